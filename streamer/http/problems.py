@@ -1,0 +1,90 @@
+"""The error table → application/problem+json (RFC 9457). The only place where a failure becomes an answer.
+
+`error` repeats `detail` for older clients. What nobody foresaw answers with a general sentence; its text goes to the
+log.
+"""
+
+import logging
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from streamer.errors import ClientError
+
+log = logging.getLogger(__name__)
+
+TYPE = "urn:streamer:problem:"
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ClientError as error:
+        return _problem(
+            request,
+            code=error.code,
+            title=error.title,
+            status=error.status,
+            sentence=error.sentence,
+            parameter=error.parameter,
+            retry_after=error.retry_after,
+        )
+    except web.HTTPException as error:
+        return _of_aiohttp(request, error)
+    except Exception:
+        if request.writer.output_size:
+            raise  # the answer is under way: nothing but a broken connection may follow
+        log.exception("%s %s failed", request.method, request.path)
+        return _problem(
+            request, code="internal", title="Internal error", status=500, sentence="the server's log has the reason"
+        )
+
+
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp itself refuses: no such route, a wrong method, a body that is too large."""
+    sentences = {
+        404: f"there is nothing at {request.path}",
+        405: f"{request.method} is not allowed here",
+        413: "the request body is too large",
+    }
+    status = HTTPStatus(error.status)
+    response = _problem(
+        request,
+        code=status.phrase.lower().replace(" ", "-"),
+        title=status.phrase,
+        status=status,
+        sentence=sentences.get(status, status.phrase),
+    )
+    if allow := error.headers.get("Allow"):
+        response.headers["Allow"] = allow
+    return response
+
+
+def _problem(
+    request: web.Request,
+    *,
+    code: str,
+    title: str,
+    status: int,
+    sentence: str,
+    parameter: str | None = None,
+    retry_after: int | None = None,
+) -> web.Response:
+    members = {
+        "type": TYPE + code,
+        "title": title,
+        "status": status,
+        "detail": sentence,
+        "instance": request.path,
+        "error": sentence,
+    }
+    if parameter is not None:
+        members["parameter"] = parameter
+    response = web.Response(status=status, body=msgspec.json.encode(members), content_type="application/problem+json")
+    response.headers["Cache-Control"] = "no-store"
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response

@@ -1,0 +1,39 @@
+"""The URL table, at one glance."""
+
+from aiohttp import web
+
+from streamer.http.download import Downloads
+from streamer.http.exports import Exports, json_response
+from streamer.http.problems import problems
+from streamer.jobs.queue import ExportQueue
+from streamer.source.catalog import Catalog
+from streamer.spool.directory import SpoolDirectory
+
+MAX_BODY = 64 * 1024  # bytes of a request
+
+
+def application(
+    queue: ExportQueue, catalog: Catalog, directory: SpoolDirectory, *, abandon_after: float
+) -> web.Application:
+    exports = Exports(queue, catalog)
+    downloads = Downloads(queue, directory, exports, abandon_after=abandon_after)
+    app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
+    app.add_routes(
+        [
+            web.get("/health", _health),
+            web.post("/exports/csv", exports.create),
+            web.get("/exports/csv", downloads.stream),
+            web.post("/exports", exports.create_job),
+            web.get("/exports/{id}", exports.status),
+            web.get("/exports/{id}/status", exports.status),
+            web.get("/exports/{id}/download", downloads.download),
+            web.delete("/exports/{id}", exports.delete),
+            web.post("/exports/{id}/cancel", exports.cancel_job),
+        ]
+    )
+    return app
+
+
+async def _health(request: web.Request) -> web.Response:
+    """For liveness: touches nothing."""
+    return json_response({"status": "ok"})

@@ -1,0 +1,67 @@
+"""An export as JSON."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from streamer.jobs.live import LiveExport
+from streamer.model import Export, ExportSpec, Operator, Progress, State
+
+
+def representation(export: Export, live: LiveExport | None) -> dict[str, Any]:
+    """The row, with the progress of this moment where the export is running here."""
+    progress = live.progress() if live and export.state is State.PROCESSING else export.progress
+    return {
+        "exportId": str(export.id),
+        "status": export.state,
+        "progress": _progress(progress),
+        "error": export.error,
+        "createdAt": _time(export.created_at),
+        "startedAt": _time(export.started_at),
+        "completedAt": _time(export.finished_at),
+        "snapshotAt": _time(live.snapshot_at if live else export.snapshot_at),
+        "expiresAt": None,
+        "dataset": export.spec.dataset,
+        "columns": export.spec.columns,
+        "query": _query(export.spec),
+        "sha256": export.sha256.hex() if export.sha256 else None,
+        "etag": entity_tag(export.id),
+        "links": links(export.id),
+    }
+
+
+def links(export_id: UUID) -> dict[str, str]:
+    return {"self": f"/exports/{export_id}/status", "download": f"/exports/{export_id}/download"}
+
+
+def entity_tag(export_id: UUID) -> str:
+    """Strong (RFC 9110, 8.8.3): the bytes of one export id never change once one of them has been served."""
+    return f'"{export_id}"'
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    return {
+        "totalRows": progress.total_rows,
+        "processedRows": progress.processed_rows,
+        "percentage": progress.percentage,
+        "estimated": progress.estimated,
+        "bytes": progress.bytes,
+        "rowsPerSecond": progress.rows_per_second,
+    }
+
+
+def _query(spec: ExportSpec) -> dict[str, str | list[str]]:
+    """The conditions and the dialect under the names of the parameters that ask for them."""
+    asked: dict[str, str | list[str]] = {}
+    for condition in spec.conditions:
+        equal = condition.operator is Operator.EQ
+        name = condition.column if equal else f"{condition.column}__{condition.operator}"
+        asked[name] = condition.values[0] if len(condition.values) == 1 else list(condition.values)
+    return {**asked, "delimiter": spec.dialect.delimiter, "quoteChar": spec.dialect.quote}
+
+
+def _time(moment: datetime | None) -> str | None:
+    """UTC with Z and milliseconds."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

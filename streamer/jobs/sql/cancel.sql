@@ -1,0 +1,4 @@
+UPDATE streamer.exports
+SET state = 'cancelled', finished_at = clock_timestamp(), removed_at = clock_timestamp()
+WHERE id = $1 AND state IN ('pending', 'processing')
+RETURNING *

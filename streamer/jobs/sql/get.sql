@@ -1,0 +1,1 @@
+SELECT * FROM streamer.exports WHERE id = $1

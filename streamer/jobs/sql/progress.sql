@@ -1,0 +1,4 @@
+UPDATE streamer.exports
+SET snapshot_at = $3, total_rows = $4, processed_rows = $5, bytes = $6,
+    percentage = greatest(percentage, $7), rows_per_second = $8
+WHERE id = $1 AND owner = $2 AND state = 'processing'

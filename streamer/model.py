@@ -1,0 +1,120 @@
+"""What an export is: frozen values, and the table of the states it may go through.
+
+The table is a plan; the guard is SQL. Every statement that changes a state names the states it may leave
+(`jobs/sql/`), so that no state is ever left twice, whoever races.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+from uuid import UUID
+
+import msgspec
+
+
+class State(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.PROCESSING, State.FAILED, State.CANCELLED}),
+    State.PROCESSING: frozenset({State.COMPLETED, State.FAILED, State.CANCELLED}),
+    State.COMPLETED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+
+class Operator(StrEnum):
+    EQ = "eq"  # equal to any of the values
+    GTE = "gte"
+    GT = "gt"
+    LTE = "lte"
+    LT = "lt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """`column operator value`, the values in the text form the column's type reads."""
+
+    column: str
+    operator: Operator
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How a record is written: both are one ASCII character, and they differ."""
+
+    delimiter: str = ","
+    quote: str = '"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSpec:
+    """A validated request: every name is in the catalog, every value reads as its column's type."""
+
+    dataset: str
+    columns: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+    dialect: Dialect = field(default_factory=Dialect)
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return msgspec.json.decode(text, type=cls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an export is. Rows are data records, without the header; bytes are those a client can read."""
+
+    total_rows: int | None = None
+    estimated: bool = True
+    processed_rows: int = 0
+    bytes: int = 0
+    percentage: float = 0.0
+    rows_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One row of the exports table."""
+
+    id: UUID
+    state: State
+    spec: ExportSpec
+    progress: Progress
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    snapshot_at: datetime | None
+    removed_at: datetime | None
+    error: str | None
+    sha256: bytes | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        return cls(
+            id=row["id"],
+            state=State(row["state"]),
+            spec=ExportSpec.from_json(row["spec"]),
+            progress=Progress(**{name: row[name] for name in PROGRESS_COLUMNS}),
+            **{name: row[name] for name in PLAIN_COLUMNS},
+        )
+
+
+PROGRESS_COLUMNS = ("total_rows", "estimated", "processed_rows", "bytes", "percentage", "rows_per_second")
+PLAIN_COLUMNS = ("created_at", "started_at", "finished_at", "snapshot_at", "removed_at", "error", "sha256")

@@ -1,0 +1,64 @@
+"""CSV exactly as PostgreSQL's COPY writes it.
+
+The source is the documentation of COPY, "CSV Format", and CopyAttributeOutCSV in src/backend/commands/copyto.c. A
+cursor that cannot use COPY writes its records here, and the conformance suite holds both to the same bytes.
+
+A record ends with one line feed. A field is quoted when it contains the delimiter, the quote, CR or LF, when it equals
+the text for NULL (so the empty string is `""` and NULL is nothing), or when it is `\\.` alone on its line.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from streamer.model import Dialect
+
+NULL = ""
+END_OF_DATA = "\\."
+
+
+def check_character(text: str) -> str:
+    """Returns `text` if it can be a delimiter or a quote; raises ValueError with a sentence otherwise."""
+    if len(text) != 1 or not text.isascii() or text == "\0":
+        raise ValueError(f"must be exactly one ASCII character, not {text[:40]!a}")
+    if text in "\r\n":
+        raise ValueError("must not be a line break")
+    return text
+
+
+def count_records(chunk: bytes | bytearray, quote: bytes) -> int:
+    """The number of records in a chunk that begins and ends at a record boundary.
+
+    A line feed between quotes belongs to a field. A doubled quote opens and closes an empty piece, so the parity holds.
+    """
+    if quote not in chunk:
+        return chunk.count(b"\n")
+    return sum(outside.count(b"\n") for outside in chunk.split(quote)[::2])
+
+
+class RecordWriter:
+    """Writes records of one dialect, for a query of `width` columns."""
+
+    def __init__(self, dialect: Dialect, width: int) -> None:
+        self._delimiter = dialect.delimiter
+        self._quote = dialect.quote
+        self._doubled = dialect.quote * 2
+        self._special = (dialect.delimiter, dialect.quote, "\n", "\r")
+        self._alone = width == 1
+
+    def record(self, fields: Sequence[str | None]) -> str:
+        """One record with its line feed; None is NULL."""
+        return self._delimiter.join(map(self._field, fields)) + "\n"
+
+    def records(self, rows: Iterable[Sequence[str | None]]) -> bytes:
+        return "".join(map(self.record, rows)).encode()
+
+    def _field(self, text: str | None) -> str:
+        if text is None:
+            return NULL
+        if self._needs_quotes(text):
+            return self._quote + text.replace(self._quote, self._doubled) + self._quote
+        return text
+
+    def _needs_quotes(self, text: str) -> bool:
+        if text == NULL or (self._alone and text == END_OF_DATA):
+            return True
+        return any(special in text for special in self._special)

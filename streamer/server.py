@@ -1,0 +1,116 @@
+"""The composition root: what is started in which order, and stopped in the reverse."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from uuid import uuid4
+
+from aiohttp import web
+
+from streamer.config import Settings
+from streamer.errors import StartError
+from streamer.http.routes import application
+from streamer.jobs.queue import ExportQueue
+from streamer.jobs.runner import Runner
+from streamer.jobs.store import Store
+from streamer.source.catalog import read_catalog
+from streamer.source.database import connect
+from streamer.source.rows import Source
+from streamer.spool.directory import SpoolDirectory
+
+log = logging.getLogger(__name__)
+
+STORE_CONNECTIONS = 4
+SHUTDOWN_GRACE = 5.0  # seconds for requests under way; aiohttp waits for it twice
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[str]:
+    """Serves while the context is open; gives the URL. Raises StartError."""
+    async with AsyncExitStack() as stack:
+        executor = stack.enter_context(
+            ThreadPoolExecutor(settings.max_concurrent_exports + 1, thread_name_prefix="spool")
+        )
+        directory = SpoolDirectory(settings.export_storage_path, executor)
+        directory.prepare()
+        store_pool = await connect(
+            settings.database_url, name="DATABASE_URL", size=STORE_CONNECTIONS, wait=settings.database_wait
+        )
+        stack.push_async_callback(store_pool.close)
+        source_pool = await connect(
+            settings.source_database_url,
+            name="SOURCE_DATABASE_URL",
+            size=settings.max_concurrent_exports,
+            wait=settings.database_wait,
+        )
+        stack.push_async_callback(source_pool.close)
+        catalog = await read_catalog(source_pool, settings.datasets)
+        store = Store(store_pool, owner=uuid4())
+        await store.migrate()
+        runner = Runner(store, Source(source_pool, catalog, settings.export_cursor))
+        queue = ExportQueue(
+            store,
+            runner,
+            directory,
+            concurrency=settings.max_concurrent_exports,
+            capacity=settings.max_queued_exports,
+        )
+        app = application(queue, catalog, directory, abandon_after=settings.abandon_after)
+        # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
+        app.on_shutdown.append(lambda _: queue.stop())
+        await queue.start()
+        stack.push_async_callback(queue.stop)
+        yield await _listen(app, settings, stack)
+
+
+async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> str:
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_GRACE)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, settings.api_host, settings.api_port).start()
+    except OSError as error:
+        raise StartError(
+            f"API_PORT: cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror}"
+        ) from error
+    host, port = runner.addresses[0][:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM, also while it is still starting; a second signal leaves at once.
+
+    `announce` is told the URL once it answers. Raises StartError.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    stopped = _cancel_on_signal(task)
+    try:
+        async with serving(settings) as url:
+            log.info("serving on %s", url)
+            announce(url)
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            task.uncancel()
+            log.info("stopping")
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise
+
+
+def _cancel_on_signal(task: "asyncio.Task[None]") -> asyncio.Event:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)  # the next one has its usual, immediate effect
+        stopped.set()
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    return stopped

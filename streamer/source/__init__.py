@@ -1,0 +1,1 @@
+"""Rows out of PostgreSQL. Knows nothing of files or HTTP."""

@@ -1,0 +1,39 @@
+"""CopyCursor: one COPY statement, for every query there is.
+
+asyncpg hands over all complete CopyData messages in its buffer as one new bytearray; a message is a record, so a page
+ends at a record boundary. Left alone the pages are some 9 KB, each with an epoll round trip of its own. A pause after
+each lets the socket fill: pages of 150-200 KB, a third of the CPU, the same speed. The first page is not paused for.
+"""
+
+import asyncio
+
+from streamer.model import Dialect
+from streamer.protocol.dialect import count_records
+from streamer.source.cursor import Sink
+from streamer.source.database import Connection
+from streamer.source.query import Query
+
+PAUSE = 0.0004  # seconds
+
+
+class CopyCursor:
+    def __init__(self, connection: Connection, query: Query, dialect: Dialect) -> None:
+        self._connection = connection
+        self._query = query
+        self._dialect = dialect
+
+    async def drain(self, sink: Sink) -> int:
+        quote = self._dialect.quote.encode()
+
+        async def take(page: bytearray) -> None:
+            await sink(page, count_records(page, quote))
+            await asyncio.sleep(PAUSE)
+
+        tag = await self._connection.copy_from_query(
+            self._query.sql,
+            output=take,
+            format="csv",
+            delimiter=self._dialect.delimiter,
+            quote=self._dialect.quote,
+        )
+        return int(tag.removeprefix("COPY "))

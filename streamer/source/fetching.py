@@ -1,0 +1,29 @@
+"""FetchCursor: a server-side cursor, FETCH by FETCH, with the records written here.
+
+Slower than COPY, and gentler: between two pages the server does nothing for us. It is the cursor for a server or a
+pooler on which COPY is not allowed, and the second opinion that keeps the first one honest.
+"""
+
+from streamer.model import Dialect
+from streamer.protocol.dialect import RecordWriter
+from streamer.source.cursor import Sink
+from streamer.source.database import Connection
+from streamer.source.query import Query
+
+FETCH_ROWS = 500
+
+
+class FetchCursor:
+    def __init__(self, connection: Connection, query: Query, dialect: Dialect) -> None:
+        self._connection = connection
+        self._query = query
+        self._dialect = dialect
+
+    async def drain(self, sink: Sink) -> int:
+        writer = RecordWriter(self._dialect, len(self._query.columns))
+        cursor = await self._connection.cursor(self._query.sql_as_text)
+        total = 0
+        while rows := await cursor.fetch(FETCH_ROWS):
+            await sink(writer.records(rows), len(rows))
+            total += len(rows)
+        return total

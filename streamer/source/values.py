@@ -1,0 +1,126 @@
+"""Does a text read as a value of a column's type? Answered before any job exists.
+
+Each reader returns the text that goes to PostgreSQL as a quoted literal, or raises ValueError with what is allowed.
+They accept a part of what PostgreSQL accepts, never more, so that a value which passes here cannot fail there.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from functools import partial
+from uuid import UUID
+
+from streamer.source.catalog import Column
+
+INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+LONGEST_NUMBER = 400  # characters; a double written out in full has 309 digits before its point
+BOOLEANS = {"true": "true", "false": "false"}
+
+Reader = Callable[[Column, str], str]
+
+
+def read_value(column: Column, text: str) -> str:
+    """`text` as a value of `column`. Raises ValueError with a sentence that says what is allowed."""
+    reader = READERS.get(column.type)
+    if reader is None:
+        raise ValueError(f"columns of type {column.declared} cannot be filtered on")
+    return reader(column, text)
+
+
+def is_date(text: str) -> bool:
+    """Whether a moment is given as a day without a time."""
+    return DATE.fullmatch(text) is not None
+
+
+def _integer(bits: int, column: Column, text: str) -> str:
+    limit = 1 << (bits - 1)
+    if not INTEGER.fullmatch(text) or not -limit <= int(text) < limit:
+        raise ValueError(f"must be a whole number from {-limit} to {limit - 1}, not {_shown(text)}")
+    return text
+
+
+def _number(column: Column, text: str) -> str:
+    if len(text) > LONGEST_NUMBER or not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+        raise ValueError(f"must be a finite decimal number, not {_shown(text)}")
+    return text
+
+
+def _text(column: Column, text: str) -> str:
+    if column.length is not None and len(text) > column.length:
+        raise ValueError(f"must have at most {column.length} characters, not {len(text)}")
+    if "\0" in text or not _encodable(text):
+        raise ValueError("must be valid Unicode text without NUL")
+    return text
+
+
+def _boolean(column: Column, text: str) -> str:
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"must be true or false, not {_shown(text)}")
+    return BOOLEANS[text.lower()]
+
+
+def _day(column: Column, text: str) -> str:
+    try:
+        return _ascii(text) and date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"must be a date such as 2024-12-31, not {_shown(text)}") from None
+
+
+def _moment(zoned: bool, column: Column, text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(_ascii(text))
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not {_shown(text)}"
+        ) from None
+    return moment.isoformat() if zoned else moment.replace(tzinfo=None).isoformat()
+
+
+def _uuid(column: Column, text: str) -> str:
+    try:
+        return str(UUID(_ascii(text)))
+    except ValueError:
+        raise ValueError(f"must be a UUID, not {_shown(text)}") from None
+
+
+def _ascii(text: str) -> str:
+    if not text.isascii():
+        raise ValueError("not ASCII")
+    return text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    """The client's own value, short enough for a sentence and with nothing that could break the line."""
+    return ascii(text if len(text) <= 40 else text[:40] + "…")
+
+
+READERS: dict[str, Reader] = {
+    "int2": partial(_integer, 16),
+    "int4": partial(_integer, 32),
+    "int8": partial(_integer, 64),
+    "numeric": _number,
+    "float4": _number,
+    "float8": _number,
+    "text": _text,
+    "varchar": _text,
+    "bpchar": _text,
+    "bool": _boolean,
+    "date": _day,
+    "timestamp": partial(_moment, False),
+    "timestamptz": partial(_moment, True),
+    "uuid": _uuid,
+}

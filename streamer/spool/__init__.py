@@ -1,0 +1,1 @@
+"""The append-only file with a published frontier. Knows nothing of databases or HTTP."""

@@ -1,0 +1,198 @@
+"""A spool: an append-only file with a published frontier, and one end.
+
+The frontier is the number of bytes that may be read. It only grows, and bytes below it never change. Everything that
+is published is whole records.
+
+    append → gathered → written and hashed in a thread → frontier moves → followers wake
+
+Writing is group commit. The first page is written at once, so that a download starts at once; while it is being
+written, and for `SPACING` after it, later pages gather and go out as one piece. `append` returns at once unless more
+than `GATHER_LIMIT` bytes are waiting for the disk: only the disk can slow an export down, a follower never.
+
+A spool ends once. `seal` says that the frontier is the length and all bytes are on disk; `fail` that no more will
+come and what came must not be taken for the whole. Between `finish` (on disk) and `seal` (told to the followers) the
+database row is written: whoever has the last byte finds the export completed.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from streamer.errors import ExportFailure
+
+SPACING = 0.005  # seconds between two pieces, so that a fast cursor's pieces are large
+GATHER_LIMIT = 4 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A whole export: its length in bytes, its rows without the header, and the SHA-256 of its bytes."""
+
+    length: int
+    rows: int
+    sha256: bytes
+
+
+class Spool:
+    """One export's file, while it is written. Belongs to one event loop."""
+
+    def __init__(self, path: Path, executor: Executor) -> None:
+        self.path = path
+        self.frontier = 0  # bytes
+        self.rows = 0  # data records within the frontier
+        self.sealed = False
+        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the rest will never come
+        self._executor = executor
+        self._fd: int | None = None
+        self._sha256 = hashlib.sha256()
+        self._gathered: list[bytes | bytearray] = []
+        self._gathered_bytes = 0
+        self._gathered_rows = 0
+        self._work = asyncio.Event()  # something is gathered, or the end has come
+        self._closing = asyncio.Event()
+        self._durable = False  # the writer's last act is an fsync
+        self._room = asyncio.Event()  # the gathered bytes have been taken
+        self._moved = asyncio.Event()  # pulsed when the frontier moves or the spool ends
+        self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.sealed or self.broken.done()
+
+    def open(self) -> None:
+        """Creates the file; it must not exist. Raises ExportFailure."""
+        try:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+        except OSError as error:
+            raise _cannot_write(error) from error
+        self._writer = asyncio.create_task(self._write_behind(), name=f"spool {self.path.name}")
+        self._writer.add_done_callback(lambda _: self._room.set())
+
+    async def append(self, page: bytes | bytearray, rows: int) -> None:
+        """Adds whole records, `rows` of them data, and owns the page from here. Raises ExportFailure if writing has."""
+        self._gathered.append(page)
+        self._gathered_bytes += len(page)
+        self._gathered_rows += rows
+        self._work.set()
+        while self._gathered_bytes > GATHER_LIMIT and not self._writing_failed():
+            self._room.clear()
+            await self._room.wait()
+        if self._writing_failed():
+            await self._stop_writing()
+
+    async def finish(self) -> Sealed:
+        """Writes what is gathered and makes it durable. The frontier is then the length. Raises ExportFailure."""
+        self._durable = True
+        await self._stop_writing()
+        return Sealed(self.frontier, self.rows, self._sha256.digest())
+
+    def seal(self) -> None:
+        """Tells the followers that the frontier is the end."""
+        self.sealed = True
+        self._close()
+        self._pulse()
+
+    def fail(self, reason: str) -> None:
+        """Tells the followers that the rest will never come. A spool that has ended stays as it ended."""
+        if not self.ended:
+            self.broken.set_result(reason)
+            self._pulse()
+
+    async def discard(self) -> None:
+        """Removes the file of a failed spool, once the writer's last piece has left its thread."""
+        self._gathered.clear()
+        with suppress(ExportFailure):
+            await self._stop_writing()
+        self._close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    async def moved_beyond(self, offset: int) -> None:
+        """Returns when the frontier is beyond `offset`, or the spool has ended."""
+        while self.frontier <= offset and not self.ended:
+            await self._moved.wait()
+
+    async def end(self) -> None:
+        """Returns when the spool has ended, well or not."""
+        while not self.ended:
+            await self._moved.wait()
+
+    async def _write_behind(self) -> None:
+        """The writer: every call that may wait for the disk is made from here, one at a time."""
+        while not self._closing.is_set() or self._gathered:
+            await self._work.wait()
+            self._work.clear()
+            pages, rows = self._take()
+            if pages:
+                self._publish(await self._in_thread(partial(self._write, pages)), rows)
+            await self._let_pages_gather()
+        if self._durable:
+            await self._in_thread(self._sync)
+
+    def _take(self) -> tuple[list[bytes | bytearray], int]:
+        pages, rows = self._gathered, self._gathered_rows
+        self._gathered, self._gathered_rows, self._gathered_bytes = [], 0, 0
+        self._room.set()
+        return pages, rows
+
+    def _write(self, pages: list[bytes | bytearray]) -> int:
+        """In a thread: the only place that touches the file and the hash while the writer runs."""
+        assert self._fd is not None
+        for page in pages:
+            rest = memoryview(page)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            self._sha256.update(page)
+        return sum(map(len, pages))
+
+    def _sync(self) -> None:
+        assert self._fd is not None
+        os.fsync(self._fd)
+
+    def _publish(self, written: int, rows: int) -> None:
+        self.frontier += written
+        self.rows += rows
+        self._pulse()
+
+    async def _let_pages_gather(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SPACING):
+                await self._closing.wait()
+
+    def _writing_failed(self) -> bool:
+        return self._writer is not None and self._writer.done()
+
+    async def _stop_writing(self) -> None:
+        """Lets the writer finish; raises what stopped it. A cancelled caller does not cancel the writer."""
+        self._closing.set()
+        self._work.set()
+        if self._writer is not None:
+            await asyncio.shield(self._writer)
+
+    async def _in_thread(self, act: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, act)
+        except OSError as error:
+            raise _cannot_write(error) from error
+
+    def _pulse(self) -> None:
+        self._moved.set()
+        self._moved.clear()
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _cannot_write(error: OSError) -> ExportFailure:
+    return ExportFailure(f"the export's file could not be written: {error.strerror}")

