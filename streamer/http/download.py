@@ -128,6 +128,6 @@ REPRESENTATION = {
 def _headers(export_id: UUID) -> dict[str, str]:
     return {
         **REPRESENTATION,
-        "Content-Disposition": attachment(export_id),
+        "Content-Disposition": attachment(f"export_{export_id}.csv"),
         "ETag": entity_tag(export_id),
     }

@@ -3,7 +3,7 @@
 asyncpg hands over all complete CopyData messages in its buffer as one new bytearray; a message is a record, so a page
 ends at a record boundary. Left alone the pages are some 9 KB, each with an epoll round trip of its own. A pause after
 each lets the socket fill: pages of 100-200 KB, fewer than half of the CPU seconds, the same speed. The pause is a
-thread's sleep, because the event loop's own timers tick in milliseconds, in which the socket fills and the server stops.
+thread's sleep: the event loop's own timers tick in milliseconds, in which the socket fills and the server stops.
 """
 
 import asyncio

@@ -1,0 +1,131 @@
+"""Preconditions: RFC 9110, 13. Validators are strong: the bytes of one representation never change.
+
+The order of evaluation is that of 13.2.2, and the answer is one of three.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
+
+# RFC 9110, 8.8.3. The opaque part may hold a comma, so a list cannot be split at commas.
+ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+SEPARATOR = re.compile(r"[ \t]*(?:,[ \t]*)+")
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+# RFC 9110, 5.6.7: one form to write, and two more to understand.
+DATES = (
+    re.compile(rf"[A-Z][a-z]+, (?P<day>[0-9]{{2}}) (?P<month>[A-Z][a-z]+) (?P<year>[0-9]{{4}}) {CLOCK} GMT"),
+    re.compile(rf"[A-Z][a-z]+, (?P<day>[0-9]{{2}})-(?P<month>[A-Z][a-z]{{2}})-(?P<year>[0-9]{{2}}) {CLOCK} GMT"),
+    re.compile(rf"[A-Z][a-z]{{2}} (?P<month>[A-Z][a-z]{{2}}) (?P<day>[ 0-9][0-9]) {CLOCK} (?P<year>[0-9]{{4}})"),
+)
+
+
+class Verdict(Enum):
+    PROCEED = auto()
+    NOT_MODIFIED = auto()  # 304
+    FAILED = auto()  # 412
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """Of the selected representation: a strong entity tag with its quotes, and whole seconds in UTC once it is known."""
+
+    etag: str
+    last_modified: datetime | None
+
+
+def evaluate(headers: Mapping[str, str], validators: Validators, now: datetime) -> Verdict:
+    """The preconditions of a GET or HEAD request, If-Range aside. `headers` has the fields' names in lower case.
+
+    A date that cannot be read is as good as no date (13.1.3, 13.1.4). `now` decides what a year of two digits means.
+    """
+    if (tags := headers.get("if-match")) is not None:
+        if not _matches(tags, validators.etag, weakly=False):
+            return Verdict.FAILED
+    elif (since := _date(headers.get("if-unmodified-since"), now)) and _modified_after(since, validators):
+        return Verdict.FAILED
+    if (tags := headers.get("if-none-match")) is not None:
+        return Verdict.NOT_MODIFIED if _matches(tags, validators.etag, weakly=True) else Verdict.PROCEED
+    since = _date(headers.get("if-modified-since"), now)
+    if since and validators.last_modified and not _modified_after(since, validators):
+        return Verdict.NOT_MODIFIED
+    return Verdict.PROCEED
+
+
+def range_applies(if_range: str | None, validators: Validators, now: datetime) -> bool:
+    """Whether a Range field is to be honoured (13.1.5): the tag is strong and the same, or the date is exactly ours."""
+    if if_range is None:
+        return True
+    if if_range.endswith('"'):
+        return if_range == validators.etag
+    return validators.last_modified is not None and _date(if_range, now) == validators.last_modified
+
+
+def http_date(moment: datetime) -> str:
+    """An IMF-fixdate (5.6.7)."""
+    moment = moment.astimezone(UTC)
+    days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    return f"{days[moment.weekday()]}, {moment:%d} {MONTHS[moment.month - 1]} {moment:%Y %H:%M:%S} GMT"
+
+
+def parse_http_date(text: str, now: datetime) -> datetime | None:
+    """A date in any of the three forms; None if it is none."""
+    for form in DATES:
+        if found := form.fullmatch(text):
+            return _moment(found.groupdict(), now)
+    return None
+
+
+def _date(text: str | None, now: datetime) -> datetime | None:
+    return None if text is None else parse_http_date(text, now)
+
+
+def _moment(parts: Mapping[str, str], now: datetime) -> datetime | None:
+    try:
+        return datetime(
+            _year(parts["year"], now),
+            MONTHS.index(parts["month"]) + 1,
+            int(parts["day"]),
+            int(parts["hour"]),
+            int(parts["minute"]),
+            min(int(parts["second"]), 59),  # a leap second is the second before it
+            tzinfo=UTC,
+        )
+    except ValueError:
+        return None
+
+
+def _year(digits: str, now: datetime) -> int:
+    """RFC 9110, 5.6.7: a year of two digits that seems more than 50 years in the future is of the past."""
+    if len(digits) == 4:
+        return int(digits)
+    year = now.year - now.year % 100 + int(digits)
+    return year - 100 if year > now.year + 50 else year
+
+
+def _modified_after(since: datetime, validators: Validators) -> bool:
+    return validators.last_modified is not None and validators.last_modified > since
+
+
+def _matches(field: str, etag: str, *, weakly: bool) -> bool:
+    """Whether a list of entity tags, or `*`, has ours, which is strong (8.8.3.2)."""
+    if field.strip(" \t") == "*":
+        return True
+    opaque = etag[1:-1]
+    return any(value == opaque and (weakly or not weak) for weak, value in _entity_tags(field))
+
+
+def _entity_tags(field: str) -> list[tuple[bool, str]]:
+    """(weak, opaque) of each tag up to the first thing that is none."""
+    tags = []
+    position = len(field) - len(field.lstrip(" \t,"))
+    while found := ENTITY_TAG.match(field, position):
+        tags.append((found[1] is not None, found[2]))
+        separator = SEPARATOR.match(field, found.end())
+        if separator is None:
+            break
+        position = separator.end()
+    return tags

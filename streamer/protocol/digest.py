@@ -1,0 +1,8 @@
+"""Repr-Digest: RFC 9530, the digest of the whole representation, whatever part of it is sent."""
+
+from base64 import b64encode
+
+
+def repr_digest(sha256: bytes) -> str:
+    """The field's value: a dictionary of one byte sequence (RFC 8941, 3.3.5)."""
+    return f"sha-256=:{b64encode(sha256).decode()}:"
