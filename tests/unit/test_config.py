@@ -1,0 +1,173 @@
+"""Settings from the environment: what each may be, and the one line a user reads when it is something else."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.config import LogFormat, Settings, read_settings
+from streamer.errors import StartError
+from streamer.source.rows import CursorChoice
+
+URL = "postgresql://localhost/exports"
+DEFAULTS = {
+    "api_host": "127.0.0.1",
+    "api_port": 8080,
+    "database_wait": 60.0,
+    "datasets": ("users",),
+    "export_storage_path": Path("spool"),
+    "export_cursor": CursorChoice.AUTO,
+    "max_concurrent_exports": 3,
+    "max_queued_exports": 100,
+    "abandon_after": 60.0,
+    "log_format": LogFormat.TEXT,
+}
+
+
+def read(**environment: str) -> Settings:
+    return read_settings({"DATABASE_URL": URL, **environment})
+
+
+def test_url_alone_gives_the_defaults() -> None:
+    found = read()
+    assert found.database_url == URL
+    assert {name: getattr(found, name) for name in DEFAULTS} == DEFAULTS
+
+
+def test_source_is_the_same_database_unless_it_is_set() -> None:
+    assert read().source_database_url == URL
+    assert read(SOURCE_DATABASE_URL="postgresql://elsewhere/").source_database_url == "postgresql://elsewhere/"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("API_HOST", "0.0.0.0", "0.0.0.0"),
+        ("API_PORT", "0", 0),
+        ("API_PORT", "65535", 65535),
+        ("EXPORT_STORAGE_PATH", "/var/spool/exports", Path("/var/spool/exports")),
+        ("EXPORT_CURSOR", "copy", CursorChoice.COPY),
+        ("EXPORT_CURSOR", "fetch", CursorChoice.FETCH),
+        ("MAX_CONCURRENT_EXPORTS", "1", 1),
+        ("MAX_QUEUED_EXPORTS", "5000", 5000),
+        ("LOG_FORMAT", "json", LogFormat.JSON),
+        ("DATASETS", "users", ("users",)),
+        ("DATASETS", "users,public.orders", ("users", "public.orders")),
+        ("DATASETS", " users , orders ", ("users", "orders")),
+        ("DATABASE_WAIT", "90", 90.0),
+        ("DATABASE_WAIT", "0", 0.0),
+        ("DATABASE_WAIT", "1.5", 1.5),
+        ("ABANDON_AFTER", "250ms", 0.25),
+        ("ABANDON_AFTER", "60s", 60.0),
+        ("ABANDON_AFTER", "5m", 300.0),
+        ("ABANDON_AFTER", "24h", 86_400.0),
+        ("ABANDON_AFTER", "7d", 604_800.0),
+        ("ABANDON_AFTER", "0.5h", 1800.0),
+        ("ABANDON_AFTER", " 5m ", 300.0),
+    ],
+)
+def test_value_is_read_as_its_setting(variable: str, text: str, value: object) -> None:
+    assert getattr(read(**{variable: text}), variable.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "allowed"),
+    [
+        ("API_PORT", "http", "int"),
+        ("API_PORT", "-1", ">= 0"),
+        ("API_PORT", "65536", "<= 65535"),
+        ("API_PORT", "8080.5", "int"),
+        ("API_PORT", "9" * 400, "65535"),
+        ("API_PORT", "80\n80", "int"),
+        ("API_PORT", "\uff18\uff10", "int"),
+        ("MAX_CONCURRENT_EXPORTS", "0", ">= 1"),
+        ("MAX_CONCURRENT_EXPORTS", "many", "int"),
+        ("MAX_QUEUED_EXPORTS", "0", ">= 1"),
+        ("MAX_QUEUED_EXPORTS", "true", "int"),
+        ("EXPORT_CURSOR", "COPY", "enum value"),
+        ("EXPORT_CURSOR", "a\nb", "enum value"),
+        ("LOG_FORMAT", "xml", "enum value"),
+        ("DATABASE_WAIT", "soon", "60s, 5m or 24h"),
+        ("DATABASE_WAIT", "-5", "60s, 5m or 24h"),
+        ("DATABASE_WAIT", "5 m", "60s, 5m or 24h"),
+        ("DATABASE_WAIT", "5w", "60s, 5m or 24h"),
+        ("DATABASE_WAIT", "1e3", "60s, 5m or 24h"),
+        ("DATABASE_WAIT", "inf", "60s, 5m or 24h"),
+        ("DATABASE_WAIT", "1\n2", "60s, 5m or 24h"),
+        ("ABANDON_AFTER", ".5s", "60s, 5m or 24h"),
+        ("ABANDON_AFTER", "5M", "60s, 5m or 24h"),
+        ("ABANDON_AFTER", "\u0665m", "60s, 5m or 24h"),
+        ("DATASETS", ",", "separated by commas"),
+        ("DATASETS", "users,,orders", "separated by commas"),
+        ("DATASETS", "users, ", "separated by commas"),
+        ("DATASETS", " ", "separated by commas"),
+    ],
+)
+def test_wrong_value_is_one_line_that_names_the_variable(variable: str, text: str, allowed: str) -> None:
+    with pytest.raises(StartError) as refused:
+        read(**{variable: text})
+    sentence = str(refused.value)
+    assert sentence.startswith(f"{variable}: ")
+    assert allowed in sentence
+    assert sentence.isprintable()
+    assert "$" not in sentence
+
+
+@pytest.mark.parametrize("variable", [name.upper() for name in DEFAULTS], ids=str)
+def test_empty_value_counts_as_unset(variable: str) -> None:
+    assert getattr(read(**{variable: ""}), variable.lower()) == DEFAULTS[variable.lower()]
+
+
+def test_empty_source_url_counts_as_unset() -> None:
+    assert read(SOURCE_DATABASE_URL="").source_database_url == URL
+
+
+@pytest.mark.parametrize("environment", [{}, {"DATABASE_URL": ""}, {"DB_HOST": ""}, {"DB_NAME": "exports"}])
+def test_missing_database_is_one_line_that_names_both_ways(environment: dict[str, str]) -> None:
+    with pytest.raises(StartError, match=r"^DATABASE_URL: set it, or DB_HOST with DB_PORT") as refused:
+        read_settings(environment)
+    assert str(refused.value).isprintable()
+
+
+def test_host_alone_gives_a_url_with_the_usual_rest() -> None:
+    found = read_settings({"DB_HOST": "db"})
+    assert found.database_url == "postgresql://postgres:@db:5432/postgres"
+    assert found.source_database_url == found.database_url
+
+
+def test_host_and_companions_give_the_url() -> None:
+    environment = {
+        "DATABASE_URL": "",
+        "DB_HOST": "db.internal",
+        "DB_PORT": "6432",
+        "DB_USER": "exporter",
+        "DB_PASSWORD": "p@ss:w/rd?#% é",
+        "DB_NAME": "my data",
+    }
+    found = read_settings(environment)
+    assert found.database_url == ("postgresql://exporter:p%40ss%3Aw%2Frd%3F%23%25%20%C3%A9@db.internal:6432/my%20data")
+
+
+def test_url_wins_over_host() -> None:
+    assert read(DB_HOST="db", DB_PASSWORD="secret").database_url == URL
+
+
+@settings(max_examples=100, deadline=None)
+@given(*[st.text(st.sampled_from("@:/?#[]%&=+ '\\") | st.characters(), min_size=1)] * 3)
+def test_any_user_password_and_name_come_back_out_of_the_url(user: str, password: str, name: str) -> None:
+    found = read_settings({"DB_HOST": "db", "DB_USER": user, "DB_PASSWORD": password, "DB_NAME": name})
+    parts = urlsplit(found.database_url)
+    assert (parts.hostname, parts.port) == ("db", 5432)
+    assert (unquote(parts.username or ""), unquote(parts.password or "")) == (user, password)
+    assert unquote(parts.path.removeprefix("/")) == name
+
+
+def test_variables_of_others_are_not_read() -> None:
+    assert read(PATH="/bin", API_PORTS="1", api_port="1") == read()
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError, match="immutable"):
+        read().api_port = 1  # type: ignore[misc]

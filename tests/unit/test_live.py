@@ -1,0 +1,283 @@
+"""An unfinished export: the progress it shows, and how long it goes on when nobody follows.
+
+The abandonment timer runs on a loop whose clock the test moves, so a minute costs nothing and nothing is left to luck.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from streamer.jobs.live import LiveExport
+from streamer.model import ExportSpec
+from streamer.spool.follower import Follower, TruncatedError
+from streamer.spool.spool import Spool
+
+SNAPSHOT_AT = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
+SPEC = ExportSpec(dataset="users", columns=("id",))
+MINUTE = 60.0
+PATIENCE = 10.0  # seconds until a test that waits has failed
+
+
+class Clock:
+    """The loop's time. It stands still until it is moved."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: self.now)
+
+    async def advance(self, seconds: float) -> None:
+        """Moves on, and lets every timer that is due run."""
+        self.now += seconds
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(asyncio.get_running_loop(), monkeypatch)
+
+
+@pytest.fixture
+async def live(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[LiveExport]:
+    spool = Spool(tmp_path / "export.csv", executor)
+    spool.open()
+    yield LiveExport(UUID(int=1), SPEC, spool)
+    spool.fail("the test is over")
+    await spool.discard()
+
+
+async def publish(live: LiveExport, rows: int, page: bytes = b"") -> None:
+    """A page that can be read on return; unless it is given, it has two bytes a row."""
+    page = page or b"1\n" * rows
+    wanted = live.spool.frontier + len(page)
+    await live.spool.append(page, rows)
+    async with asyncio.timeout(PATIENCE):
+        await live.spool.moved_beyond(wanted - 1)
+    assert live.spool.frontier == wanted
+
+
+async def percentages(live: LiveExport, expected: int, pages: list[int]) -> list[float]:
+    live.begin(SNAPSHOT_AT, expected)
+    seen = []
+    for rows in pages:
+        await publish(live, rows)
+        seen.append(live.progress().percentage)
+    return seen
+
+
+async def test_queued_export_has_no_progress_and_no_total(live: LiveExport) -> None:
+    progress = live.progress()
+    assert (progress.total_rows, progress.processed_rows, progress.bytes) == (None, 0, 0)
+    assert (progress.percentage, progress.rows_per_second, progress.estimated) == (0.0, 0, True)
+    assert live.waiting
+    assert (live.id, live.spec, live.snapshot_at) == (UUID(int=1), SPEC, None)
+
+
+async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: LiveExport) -> None:
+    live.begin(SNAPSHOT_AT, 1000)
+    await publish(live, 0, page=b"id\n")
+    assert (live.progress().processed_rows, live.progress().bytes) == (0, 3)
+    await publish(live, 250)
+    progress = live.progress()
+    assert (progress.processed_rows, progress.bytes, progress.total_rows) == (250, 503, 1000)
+    assert progress.percentage == 25.0
+    assert progress.estimated
+    assert live.snapshot_at == SNAPSHOT_AT
+
+
+@pytest.mark.parametrize(
+    ("expected", "pages", "shown"),
+    [
+        (1000, [1, 249, 250, 250, 249, 1], [0.1, 25.0, 50.0, 75.0, 99.9, 99.9]),
+        (3, [1, 1, 1], [33.3, 66.7, 99.9]),
+        (10, [5, 5, 5, 1000], [50.0, 99.9, 99.9, 99.9]),  # an estimate that is too low
+        (0, [1, 1000], [99.9, 99.9]),
+        (1, [1], [99.9]),
+        (100_000_000, [1], [0.0]),
+    ],
+)
+async def test_percentage_grows_with_the_estimate_and_stays_below_100(
+    live: LiveExport, expected: int, pages: list[int], shown: list[float]
+) -> None:
+    assert await percentages(live, expected, pages) == shown
+
+
+async def test_estimate_of_no_rows_shows_nothing_until_there_is_one(live: LiveExport) -> None:
+    live.begin(SNAPSHOT_AT, 0)
+    assert (live.progress().total_rows, live.progress().percentage) == (0, 0.0)
+
+
+async def test_total_is_never_below_the_rows_that_are_there(live: LiveExport) -> None:
+    live.begin(SNAPSHOT_AT, 10)
+    await publish(live, 25)
+    assert live.progress().total_rows == 25
+
+
+async def test_whole_export_is_not_at_100_before_its_row_says_so(live: LiveExport) -> None:
+    live.begin(SNAPSHOT_AT, 100)
+    await publish(live, 100)
+    await live.spool.finish()
+    live.spool.seal()
+    assert live.progress().percentage == 99.9
+
+
+async def test_speed_counts_from_the_beginning_of_the_query(live: LiveExport, monkeypatch: pytest.MonkeyPatch) -> None:
+    await publish(live, 100)
+    clock = Clock(asyncio.get_running_loop(), monkeypatch)
+    clock.now = 0.5
+    assert live.rows_per_second() == 0
+    live.begin(SNAPSHOT_AT, 1000)
+    assert live.rows_per_second() == 0
+    await clock.advance(0.5)
+    assert live.rows_per_second() == live.progress().rows_per_second == 200
+    await clock.advance(3.5)
+    assert live.rows_per_second() == 25
+
+
+async def test_nobody_follows_and_the_export_is_cancelled_once(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    await clock.advance(MINUTE - 0.01)
+    assert cancelled == []
+    await clock.advance(0.02)
+    assert cancelled == ["cancelled"]
+    await clock.advance(10 * MINUTE)
+    assert cancelled == ["cancelled"]
+
+
+async def test_follower_keeps_the_export_however_long_it_stays(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    await clock.advance(MINUTE - 1)
+    with live.followed():
+        await clock.advance(100 * MINUTE)
+    assert cancelled == []
+
+
+async def test_last_follower_leaves_and_the_time_starts_again(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    with live.followed():
+        await clock.advance(MINUTE - 1)
+    await clock.advance(MINUTE - 1)
+    assert cancelled == []
+    await clock.advance(2)
+    assert cancelled == ["cancelled"]
+
+
+async def test_one_of_two_followers_leaves_and_the_export_goes_on(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    with live.followed():
+        with live.followed():
+            await clock.advance(1)
+        await clock.advance(100 * MINUTE)
+        assert cancelled == []
+    await clock.advance(MINUTE + 1)
+    assert cancelled == ["cancelled"]
+
+
+async def test_new_follower_within_the_time_keeps_the_export(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    for _ in range(3):
+        with live.followed():
+            await clock.advance(1)
+        await clock.advance(MINUTE - 1)
+    with live.followed():
+        await clock.advance(MINUTE)
+        assert cancelled == []
+
+
+async def test_follower_that_breaks_off_has_left(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    with pytest.raises(ConnectionResetError), live.followed():
+        raise ConnectionResetError
+    await clock.advance(MINUTE + 1)
+    assert cancelled == ["cancelled"]
+
+
+async def test_follower_that_leaves_after_the_end_starts_no_time(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    with live.followed():
+        await live.spool.finish()
+        live.spool.seal()
+    await clock.advance(100 * MINUTE)
+    assert cancelled == []
+
+
+async def test_follower_that_leaves_after_a_failure_starts_no_time(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    with live.followed():
+        live.spool.fail("no room")
+    await clock.advance(100 * MINUTE)
+    assert cancelled == []
+
+
+async def test_stopped_export_is_not_cancelled_again(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    await live.stop("the export was cancelled")
+    await clock.advance(100 * MINUTE)
+    assert cancelled == []
+
+
+async def test_follower_of_an_export_that_may_be_left_alone_starts_no_time(live: LiveExport, clock: Clock) -> None:
+    with live.followed():
+        await clock.advance(1)
+    await clock.advance(100 * MINUTE)
+    assert not live.spool.ended
+
+
+async def test_stop_breaks_followers_and_waits_for_the_run_to_end(live: LiveExport) -> None:
+    started, cleaning, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await cleaned.wait()
+
+    task = asyncio.create_task(work())
+    running = asyncio.create_task(live.run(task))
+    await started.wait()
+    assert not live.waiting
+    assert not running.done()
+    stopping = asyncio.create_task(live.stop("the export was cancelled"))
+    await cleaning.wait()
+    assert not stopping.done()
+    with Follower(live.spool) as follower, pytest.raises(TruncatedError, match="the export was cancelled"):
+        await anext(follower)
+    cleaned.set()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(stopping, running)
+    assert task.cancelled()
+
+
+async def test_stop_of_a_queued_export_returns_at_once(live: LiveExport) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await live.stop("the server was stopped")
+        await live.finished()
+    assert live.waiting
+    assert live.spool.broken.result() == "the server was stopped"
+
+
+async def test_run_that_fails_has_finished_all_the_same(live: LiveExport) -> None:
+    async def work() -> None:
+        raise RuntimeError("a bug")
+
+    task = asyncio.create_task(work())
+    async with asyncio.timeout(PATIENCE):
+        await live.run(task)
+        await live.finished()
+    assert isinstance(task.exception(), RuntimeError)

@@ -1,0 +1,146 @@
+"""The table of states, and the values that go through JSON and the database."""
+
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.model import TRANSITIONS, Condition, Dialect, Export, ExportSpec, Operator, Progress, State
+
+FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED}
+
+conditions = st.builds(
+    Condition, column=st.text(), operator=st.sampled_from(Operator), values=st.lists(st.text()).map(tuple)
+)
+specs = st.builds(
+    ExportSpec,
+    dataset=st.text(),
+    columns=st.lists(st.text()).map(tuple),
+    conditions=st.lists(conditions, max_size=4).map(tuple),
+    dialect=st.builds(Dialect, delimiter=st.characters(max_codepoint=127), quote=st.characters(max_codepoint=127)),
+)
+
+
+def reachable(start: State) -> set[State]:
+    found: set[State] = set()
+    ahead = {start}
+    while ahead:
+        state = ahead.pop()
+        found.add(state)
+        ahead |= TRANSITIONS[state] - found
+    return found
+
+
+def test_table_names_every_state_once() -> None:
+    assert set(TRANSITIONS) == set(State)
+
+
+@pytest.mark.parametrize("state", State)
+def test_state_is_final_exactly_when_it_has_no_way_out(state: State) -> None:
+    assert state.final is (state in FINAL)
+    assert bool(TRANSITIONS[state]) is (state not in FINAL)
+
+
+def test_every_state_is_reached_from_pending() -> None:
+    assert reachable(State.PENDING) == set(State)
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - FINAL))
+def test_unfinished_state_leads_to_every_end_and_never_back(state: State) -> None:
+    assert reachable(state) >= FINAL
+    assert all(state not in reachable(following) for following in TRANSITIONS[state])
+
+
+def test_completed_is_reached_only_by_processing() -> None:
+    assert [state for state in State if State.COMPLETED in TRANSITIONS[state]] == [State.PROCESSING]
+
+
+@settings(max_examples=100, deadline=None)
+@given(specs)
+def test_any_spec_comes_back_from_json_as_it_was(spec: ExportSpec) -> None:
+    assert ExportSpec.from_json(spec.to_json()) == spec
+
+
+def test_spec_in_json_has_the_form_that_rows_of_older_versions_have() -> None:
+    spec = ExportSpec(
+        dataset="users",
+        columns=("id", "name"),
+        conditions=(Condition(column="id", operator=Operator.GTE, values=("5",)),),
+        dialect=Dialect(delimiter=";"),
+    )
+    text = (
+        '{"dataset":"users","columns":["id","name"],'
+        '"conditions":[{"column":"id","operator":"gte","values":["5"]}],'
+        '"dialect":{"delimiter":";","quote":"\\""}}'
+    )
+    assert spec.to_json() == text
+    assert ExportSpec.from_json(text) == spec
+
+
+def test_spec_without_conditions_and_dialect_has_the_defaults() -> None:
+    spec = ExportSpec.from_json('{"dataset":"users","columns":["id"]}')
+    assert spec == ExportSpec(
+        dataset="users", columns=("id",), conditions=(), dialect=Dialect(delimiter=",", quote='"')
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (Condition(column="id", operator=Operator.EQ, values=("1",)), "values"),
+        (Dialect(), "quote"),
+        (ExportSpec(dataset="users", columns=("id",)), "columns"),
+        (Progress(), "bytes"),
+    ],
+)
+def test_values_cannot_be_changed(value: object, name: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, name, None)
+
+
+def test_progress_of_an_export_that_has_not_begun_is_nothing() -> None:
+    assert Progress() == Progress(
+        total_rows=None, estimated=True, processed_rows=0, bytes=0, percentage=0.0, rows_per_second=0
+    )
+
+
+def test_row_becomes_an_export() -> None:
+    spec = ExportSpec(dataset="users", columns=("id",))
+    progress = Progress(total_rows=10, estimated=False, processed_rows=9, bytes=80, percentage=90.0, rows_per_second=7)
+    export = Export(
+        id=uuid4(),
+        state=State.FAILED,
+        spec=spec,
+        progress=progress,
+        created_at=datetime(2024, 1, 1, tzinfo=UTC),
+        started_at=datetime(2024, 1, 2, tzinfo=UTC),
+        finished_at=datetime(2024, 1, 3, tzinfo=UTC),
+        snapshot_at=datetime(2024, 1, 4, tzinfo=UTC),
+        removed_at=None,
+        error="no room",
+        sha256=b"\x01",
+    )
+    row = {
+        "id": export.id,
+        "state": "failed",
+        "spec": spec.to_json(),
+        "total_rows": 10,
+        "estimated": False,
+        "processed_rows": 9,
+        "bytes": 80,
+        "percentage": 90.0,
+        "rows_per_second": 7,
+        "created_at": export.created_at,
+        "started_at": export.started_at,
+        "finished_at": export.finished_at,
+        "snapshot_at": export.snapshot_at,
+        "removed_at": None,
+        "error": "no room",
+        "sha256": b"\x01",
+        "owner": uuid4(),
+        "lease_until": None,
+    }
+    assert Export.from_row(row) == export

@@ -1,0 +1,644 @@
+"""Query string and JSON body → ExportSpec: one meaning for many spellings, and a refusal by name for all else."""
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.errors import BadBody, BadParameter, ClientError
+from streamer.http.parameters import read_spec
+from streamer.model import Condition, Dialect, ExportSpec, Operator
+from streamer.source.catalog import Catalog, Column, Dataset
+
+
+def dataset(name: str, *columns: Column) -> Dataset:
+    return Dataset(name=name, schema="public", relation=name, columns={column.name: column for column in columns})
+
+
+def column(name: str, type_name: str, length: int | None = None) -> Column:
+    return Column(name=name, declared=type_name, type=type_name, length=length)
+
+
+CATALOG = Catalog(
+    {
+        "users": dataset(
+            "users",
+            column("id", "int8"),
+            column("name", "varchar", 255),
+            column("email", "varchar", 255),
+            column("signup_date", "timestamptz"),
+            column("country_code", "bpchar", 2),
+            column("subscription_tier", "varchar", 50),
+            column("lifetime_value", "numeric"),
+        ),
+        "events": dataset(
+            "events",
+            column("id", "int8"),
+            column("at", "timestamp"),
+            column("day", "date"),
+            column("seen", "bool"),
+            column("payload", "jsonb"),
+            column("load", "float8"),
+            column("load_max", "float8"),
+        ),
+    }
+)
+USERS = tuple(CATALOG["users"].columns)
+EVENTS = tuple(CATALOG["events"].columns)
+
+Body = bytes | dict[str, Any]
+
+
+def ask(query: str = "", body: Body = b"") -> ExportSpec:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_spec(parse_qsl(query, keep_blank_values=True), text, CATALOG)
+
+
+def where(query: str = "", body: Body = b"") -> dict[tuple[str, str], tuple[str, ...]]:
+    """What is asked, as {(column, operator): values}."""
+    conditions = ask(query, body).conditions
+    found = {(each.column, each.operator.value): each.values for each in conditions}
+    assert len(found) == len(conditions)
+    return found
+
+
+def refused(query: str = "", body: Body = b"") -> BadParameter:
+    """The refusal, which names its parameter in the sentence too."""
+    with pytest.raises(BadParameter) as caught:
+        ask(query, body)
+    assert caught.value.status == 400
+    assert caught.value.parameter is not None
+    assert caught.value.sentence.startswith(f"{caught.value.parameter}: ")
+    return caught.value
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t", b"{}", b'{"filters": {}}', b'{"filters": null}'])
+def test_empty_request_is_every_user_with_all_columns(body: bytes) -> None:
+    assert ask("", body) == ExportSpec(dataset="users", columns=USERS, conditions=(), dialect=Dialect())
+
+
+def test_every_part_of_a_request_has_its_place() -> None:
+    spec = ask("dataset=events&columns=at,id&delimiter=;&quoteChar='&seen=TRUE&id__lt=10")
+    assert spec == ExportSpec(
+        dataset="events",
+        columns=("at", "id"),
+        conditions=(
+            Condition(column="seen", operator=Operator.EQ, values=("true",)),
+            Condition(column="id", operator=Operator.LT, values=("10",)),
+        ),
+        dialect=Dialect(delimiter=";", quote="'"),
+    )
+
+
+SAME_FLOOR = ["min_ltv", "lifetime_value__gte", "lifetime_value_min", "lifetime_value_from"]
+SAME_CEILING = ["lifetime_value__lte", "lifetime_value_max", "lifetime_value_to"]
+
+
+@pytest.mark.parametrize(
+    ("names", "operator"),
+    [
+        (SAME_FLOOR, "gte"),
+        (SAME_CEILING, "lte"),
+        (["lifetime_value__gt"], "gt"),
+        (["lifetime_value__lt"], "lt"),
+        (["lifetime_value"], "eq"),
+    ],
+)
+def test_aliases_mean_the_same_wherever_they_stand(names: list[str], operator: str) -> None:
+    for name in names:
+        wanted = {("lifetime_value", operator): ("100.50",)}
+        assert where(f"{name}=100.50") == wanted
+        assert where(body={name: "100.50"}) == wanted
+        assert where(body={"filters": {name: "100.50"}}) == wanted
+
+
+def test_column_that_is_named_like_an_alias_is_the_column() -> None:
+    assert where("dataset=events&load_max=1") == {("load_max", "eq"): ("1",)}
+    assert where("dataset=events&load_max_max=1&load_min=2") == {
+        ("load_max", "lte"): ("1",),
+        ("load", "gte"): ("2",),
+    }
+
+
+@pytest.mark.parametrize("twin", SAME_FLOOR[1:])
+def test_two_names_of_one_meaning_are_refused(twin: str) -> None:
+    assert refused(f"min_ltv=1&{twin}=1").parameter == twin
+    complaint = refused("", {"min_ltv": 1, "filters": {twin: 2}})
+    assert complaint.parameter == twin
+    assert "min_ltv" in complaint.sentence
+
+
+def test_query_wins_over_the_body_where_both_say_something() -> None:
+    body = {
+        "dataset": "users",
+        "columns": ["id"],
+        "delimiter": "|",
+        "quoteChar": "'",
+        "filters": {"lifetime_value_min": 1, "country_code": ["FR"], "id_to": 9},
+    }
+    spec = ask("columns=name&delimiter=;&min_ltv=100&country_code=DE", body)
+    assert spec.columns == ("name",)
+    assert spec.dialect == Dialect(delimiter=";", quote="'")
+    assert where("columns=name&delimiter=;&min_ltv=100&country_code=DE", body) == {
+        ("lifetime_value", "gte"): ("100",),
+        ("country_code", "eq"): ("DE",),
+        ("id", "lte"): ("9",),
+    }
+
+
+def test_dataset_of_the_query_decides_how_the_body_is_read() -> None:
+    assert ask("dataset=events", {"dataset": "users", "seen": True}).dataset == "events"
+    assert refused("dataset=events", {"country_code": "US"}).parameter == "country_code"
+
+
+def test_body_alone_says_the_same_as_the_query_alone() -> None:
+    query = ask("dataset=events&columns=id,at&delimiter=tab&quoteChar='&id__gte=5&seen=false")
+    body = {
+        "dataset": "events",
+        "columns": ["id", "at"],
+        "delimiter": "tab",
+        "quoteChar": "'",
+        "filters": {"id__gte": 5, "seen": False},
+    }
+    assert ask("", body) == query
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["0.1", "100", "-12.50", "1E+2", "1e2", "99999999.99", "0.10000000000000000000000000000000000000001", "-0"],
+)
+def test_json_number_keeps_its_text(number: str) -> None:
+    body = f'{{"filters": {{"lifetime_value": {number}}}}}'.encode()
+    assert where("", body) == {("lifetime_value", "eq"): (number,)}
+
+
+def test_json_integer_beyond_a_double_keeps_its_digits() -> None:
+    assert where("", b'{"id": 9007199254740993}') == {("id", "eq"): ("9007199254740993",)}
+
+
+@pytest.mark.parametrize("digits", [20, 5_000, 100_000])
+def test_json_integer_of_any_length_is_refused_by_its_name(digits: int) -> None:
+    complaint = refused("", b'{"id": 1' + b"0" * digits + b"}")
+    assert complaint.parameter == "id"
+    assert len(complaint.sentence) < 200
+
+
+def test_null_members_are_as_if_absent() -> None:
+    body = {
+        "dataset": None,
+        "columns": None,
+        "delimiter": None,
+        "quoteChar": None,
+        "unknown": None,
+        "filters": {"id": None, "country_code": "US"},
+    }
+    assert ask("", body) == ask("country_code=US")
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ("country_code=US,DE", b""),
+        ("country_code=US&country_code=DE", b""),
+        ("country_code=US, DE", b""),
+        ("", {"country_code": ["US", "DE"]}),
+        ("", {"country_code": "US,DE"}),
+        ("", {"filters": {"country_code": ["US", "DE"]}}),
+    ],
+)
+def test_countries_are_a_list_however_they_are_written(query: str, body: Body) -> None:
+    assert where(query, body) == {("country_code", "eq"): ("US", "DE")}
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ("country_code=", b""),
+        ("country_code=US,", b""),
+        ("country_code=,", b""),
+        ("country_code=US,,DE", b""),
+        ("country_code=US&country_code=", b""),
+        ("country_code=US,USA", b""),
+        ("country_code=%00", b""),
+        ("", {"country_code": []}),
+        ("", {"country_code": ["US", ""]}),
+        ("", {"country_code": ["US", None]}),
+        ("", {"country_code": [["US"]]}),
+        ("", {"country_code": {"eq": "US"}}),
+        ("", {"country_code": "\ud800"}),
+        ("", {"country_code": ["U\0"]}),
+    ],
+)
+def test_list_of_countries_with_something_wrong_is_refused(query: str, body: Body) -> None:
+    assert refused(query, body).parameter == "country_code"
+
+
+def test_items_of_a_json_list_are_taken_as_they_are() -> None:
+    assert where("", {"subscription_tier": ["free,basic", " free"]}) == {
+        ("subscription_tier", "eq"): ("free,basic", " free")
+    }
+
+
+def test_comma_is_a_part_of_a_name() -> None:
+    assert where("name=Smith, John") == {("name", "eq"): ("Smith, John",)}
+
+
+def test_repeated_filter_asks_for_any_of_its_values() -> None:
+    assert where("id=1&id=2&id=3") == {("id", "eq"): ("1", "2", "3")}
+    assert where("", {"id": [1, "2", 3]}) == {("id", "eq"): ("1", "2", "3")}
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("min_ltv=1&min_ltv=2", "min_ltv"),
+        ("id__gte=1&id__gte=1", "id__gte"),
+        ("signup_date_to=2024-01-01&signup_date_to=2024-01-02", "signup_date_to"),
+        ("delimiter=;&delimiter=;", "delimiter"),
+        ("quoteChar='&quoteChar='", "quoteChar"),
+        ("dataset=users&dataset=users", "dataset"),
+        ("columns=id&columns=id", "columns"),
+        ("columns=id,name,id", "columns"),
+    ],
+)
+def test_repeated_parameter_that_has_one_value_is_refused(query: str, parameter: str) -> None:
+    assert refused(query).parameter == parameter
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({"min_ltv": [1, 2]}, "min_ltv"),
+        ({"min_ltv": [1]}, "min_ltv"),
+        ({"id": []}, "id"),
+        ({"delimiter": [";", "|"]}, "delimiter"),
+        ({"dataset": ["users", "events"]}, "dataset"),
+        ({"signup_date__lt": ["2024-01-01", "2024-01-02"]}, "signup_date__lt"),
+        ({"columns": []}, "columns"),
+        ({"columns": ["id", "id"]}, "columns"),
+        ({"columns": {"id": 1}}, "columns"),
+        ({"columns": [None]}, "columns"),
+        ({"id": {}}, "id"),
+        ({"filters": {"id": [{"eq": 1}]}}, "id"),
+        ({"filters": "country_code=US"}, "filters"),
+        ({"filters": ["country_code"]}, "filters"),
+        ({"filters": 1}, "filters"),
+        ({"filters": True}, "filters"),
+        ({"filters": {"filters": {"id": 1}}}, "filters"),
+        ({"id": 1, "filters": {"id": 1}}, "id"),
+        ({"columns": ["id"], "filters": {"columns": ["id"]}}, "columns"),
+    ],
+)
+def test_member_of_a_wrong_form_is_refused(body: dict[str, Any], parameter: str) -> None:
+    assert refused("", body).parameter == parameter
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "country",
+        "Country_code",
+        "country_code ",
+        "country_code__eq",
+        "country_code__",
+        "__gte",
+        "_min",
+        "min_ltv__gte",
+        "id_min_min",
+        "quotechar",
+        "quote_char",
+        "limit",
+        "filters",
+        "1=1;--",
+        "constructor",
+        "",
+    ],
+)
+def test_unknown_parameter_is_refused_and_told_what_there_is(name: str) -> None:
+    with pytest.raises(BadParameter, match="unknown parameter; allowed are columns, dataset, delimiter") as caught:
+        read_spec([(name, "1")], b"", CATALOG)
+    assert caught.value.parameter == name
+    assert all(known in caught.value.sentence for known in USERS)
+
+
+@pytest.mark.parametrize("name", ["country", "min_ltv ", "offset"])
+def test_unknown_member_is_refused_beside_filters_and_in_them(name: str) -> None:
+    assert refused("", {name: 1}).parameter == name
+    assert refused("", {"filters": {name: 1}}).parameter == name
+
+
+@pytest.mark.parametrize(
+    "name", ["user", "Users", "", "public.users", "pg_catalog.pg_authid", "users; DROP TABLE users"]
+)
+def test_unknown_dataset_is_refused_and_told_what_there_is(name: str) -> None:
+    for complaint in (refused(f"dataset={name}".replace(";", "%3B")), refused("", {"dataset": name})):
+        assert complaint.parameter == "dataset"
+        assert complaint.sentence.endswith("allowed are users, events")
+        assert repr(name) in complaint.sentence
+
+
+def test_alias_of_a_column_that_the_dataset_has_not_is_refused() -> None:
+    assert refused("dataset=events&min_ltv=1").parameter == "min_ltv"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("id", ("id",)),
+        ("name,id", ("name", "id")),
+        (" id , name ", ("id", "name")),
+        (",".join(reversed(USERS)), tuple(reversed(USERS))),
+    ],
+)
+def test_columns_come_in_the_order_asked(text: str, columns: tuple[str, ...]) -> None:
+    assert ask(f"columns={text}").columns == columns
+    assert ask("", {"columns": text}).columns == columns
+    assert ask("", {"columns": list(columns)}).columns == columns
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        "id,",
+        "*",
+        "password",
+        "ID",
+        '"id"',
+        "users.id",
+        "id;DROP TABLE users",
+        "id FROM users; --",
+        "(SELECT version())",
+        "count(*)",
+        "id\0",
+        "id'",
+        "pg_sleep(10)",
+        "\ud800",
+    ],
+)
+def test_text_that_is_no_column_is_refused(text: str) -> None:
+    for query, body in (([("columns", text)], b""), ([], json.dumps({"columns": [text]}).encode())):
+        with pytest.raises(BadParameter) as caught:
+            read_spec(query, body, CATALOG)
+        assert caught.value.parameter == "columns"
+        assert caught.value.sentence.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter"),
+    [(";", ";"), ("|", "|"), ("tab", "\t"), ("\t", "\t"), (" ", " "), ("\\", "\\"), ("a", "a"), ("\x01", "\x01")],
+)
+def test_delimiter_is_one_ascii_character_or_tab_by_name(text: str, delimiter: str) -> None:
+    assert read_spec([("delimiter", text)], b"", CATALOG).dialect == Dialect(delimiter=delimiter)
+    assert ask("", {"delimiter": text}).dialect == Dialect(delimiter=delimiter)
+
+
+@pytest.mark.parametrize(("text", "quote"), [("'", "'"), ("|", "|"), ("tab", "\t"), ("\\", "\\")])
+def test_quote_is_one_ascii_character_or_tab_by_name(text: str, quote: str) -> None:
+    assert read_spec([("quoteChar", text)], b"", CATALOG).dialect == Dialect(quote=quote)
+    assert ask("", {"quoteChar": text}).dialect == Dialect(quote=quote)
+
+
+def test_delimiter_and_quote_may_change_places() -> None:
+    assert read_spec([("delimiter", '"'), ("quoteChar", ",")], b"", CATALOG).dialect == Dialect(
+        delimiter='"', quote=","
+    )
+
+
+@pytest.mark.parametrize("name", ["delimiter", "quoteChar"])
+@pytest.mark.parametrize(
+    "text", ["", ";;", "\n", "\r", "\r\n", "\0", "é", "\u00a0", "\U0001f600", "TAB", "\\t", "\ud800"]
+)
+def test_character_that_csv_cannot_have_is_refused(name: str, text: str) -> None:
+    for query, body in (([(name, text)], b""), ([], json.dumps({name: text}).encode())):
+        with pytest.raises(BadParameter, match=f"^{name}: must ") as caught:
+            read_spec(query, body, CATALOG)
+        assert caught.value.parameter == name
+        assert caught.value.sentence.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "parameter"),
+    [
+        ([("delimiter", '"')], "delimiter"),
+        ([("quoteChar", ",")], "quoteChar"),
+        ([("delimiter", "|"), ("quoteChar", "|")], "delimiter"),
+        ([("delimiter", "tab"), ("quoteChar", "\t")], "delimiter"),
+    ],
+)
+def test_equal_delimiter_and_quote_are_refused(pairs: list[tuple[str, str]], parameter: str) -> None:
+    with pytest.raises(BadParameter, match="delimiter and quoteChar must differ") as caught:
+        read_spec(pairs, b"", CATALOG)
+    assert caught.value.parameter == parameter
+
+
+@pytest.mark.parametrize("name", ["signup_date_to", "signup_date_max", "signup_date__lte"])
+@pytest.mark.parametrize(
+    ("day", "morrow"),
+    [
+        ("2024-01-31", "2024-02-01T00:00:00+00:00"),
+        ("2024-02-28", "2024-02-29T00:00:00+00:00"),
+        ("2023-12-31", "2024-01-01T00:00:00+00:00"),
+        ("9999-12-30", "9999-12-31T00:00:00+00:00"),
+    ],
+)
+def test_up_to_a_day_includes_that_day(name: str, day: str, morrow: str) -> None:
+    assert where(f"{name}={day}") == {("signup_date", "lt"): (morrow,)}
+
+
+def test_up_to_a_day_is_the_same_for_moments_without_a_zone() -> None:
+    assert where("dataset=events&at_to=2024-01-31") == {("at", "lt"): ("2024-02-01T00:00:00",)}
+
+
+@pytest.mark.parametrize(
+    ("query", "condition"),
+    [
+        ("signup_date_to=2024-01-31T00:00:00Z", ("signup_date", "lte", "2024-01-31T00:00:00+00:00")),
+        ("signup_date_to=2024-01-31T10:00:00%2B02:00", ("signup_date", "lte", "2024-01-31T08:00:00+00:00")),
+        ("signup_date__lt=2024-01-31", ("signup_date", "lt", "2024-01-31T00:00:00+00:00")),
+        ("signup_date_from=2024-01-31", ("signup_date", "gte", "2024-01-31T00:00:00+00:00")),
+        ("signup_date__gt=2024-01-31", ("signup_date", "gt", "2024-01-31T00:00:00+00:00")),
+        ("id_to=20240131", ("id", "lte", "20240131")),
+        ("dataset=events&day_to=2024-01-31", ("day", "lte", "2024-01-31")),
+        ("dataset=events&day_to=9999-12-31", ("day", "lte", "9999-12-31")),
+    ],
+)
+def test_other_bounds_are_taken_as_written(query: str, condition: tuple[str, str, str]) -> None:
+    name, operator, value = condition
+    assert where(query) == {(name, operator): (value,)}
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("signup_date_to=9999-12-31", "signup_date_to"),
+        ("signup_date_to=2024-02-30", "signup_date_to"),
+        ("signup_date_to=yesterday", "signup_date_to"),
+        ("signup_date_from=2024-01-31T10:00:00+02:00", "signup_date_from"),  # its plus sign is a space
+        ("signup_date_from=", "signup_date_from"),
+        ("id=", "id"),
+        ("id=1 OR 1=1", "id"),
+        ("id=9223372036854775808", "id"),
+        ("id=１", "id"),  # noqa: RUF001 - a full-width digit is meant
+        ("min_ltv=NaN", "min_ltv"),
+        ("min_ltv=Infinity", "min_ltv"),
+        ("min_ltv=100%20", "min_ltv"),
+        ("lifetime_value_max=1e400", "lifetime_value_max"),
+        ("name=a%00b", "name"),
+        ("dataset=events&seen=1", "seen"),
+        ("dataset=events&payload=1", "payload"),
+        ("dataset=events&load=", "load"),
+    ],
+)
+def test_value_that_its_column_cannot_read_is_refused(query: str, parameter: str) -> None:
+    complaint = refused(query)
+    assert complaint.parameter == parameter
+    assert complaint.sentence.isprintable()
+
+
+def test_text_of_a_filter_is_never_read_as_sql() -> None:
+    text = "'; DROP TABLE users; --"
+    assert read_spec([("name", text)], b"", CATALOG).conditions == (
+        Condition(column="name", operator=Operator.EQ, values=(text,)),
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"null",
+        b'"columns"',
+        b"1",
+        b"true",
+        b"{",
+        b'{"id": }',
+        b'{"id": 01}',
+        b'{"id": 1,}',
+        b"{'id': 1}",
+        b'{"id": 1} {}',
+        b'{"id": "\n"}',
+        b"country_code=US",
+        b'{"id": NaN}',
+        b'{"id": Infinity}',
+        b'{"filters": {"lifetime_value": [-Infinity]}}',
+        b'{"id": 1, "id": 1}',
+        b'{"id": 1, "i\\u0064": 2}',
+        b'{"filters": {"id": 1, "id": 2}}',
+        b'{"filters": {}, "filters": {}}',
+        b'{"a": {"b": [{"c": 1, "c": 1}]}}',
+        b"\xff",
+        b'{"name": "\xe9"}',
+        b'{"name": "\xed\xa0\x80"}',
+        '{"id": 1}'.encode("utf-16"),
+        '{"id": 1}'.encode("utf-8-sig"),
+        b"\0",
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_body_that_is_no_json_object_is_refused_in_one_short_line(body: bytes) -> None:
+    with pytest.raises(BadBody) as caught:
+        ask("", body)
+    assert caught.value.status == 400
+    assert caught.value.sentence.startswith("the body must be a JSON object")
+    assert caught.value.sentence.isprintable()
+    assert len(caught.value.sentence) < 250
+
+
+def test_body_is_refused_even_where_the_query_says_all() -> None:
+    with pytest.raises(BadBody):
+        ask("columns=id&country_code=US", b"{")
+
+
+KNOWN_NAMES = [
+    *("columns", "dataset", "delimiter", "quoteChar", "filters", "min_ltv", "signup_date_to", "at_max", "id__gt"),
+    *USERS,
+    *EVENTS,
+]
+KNOWN_TEXTS = [
+    *("users", "events", "id", "id,name", "tab", ",", '"', ";", "", "US,DE", "true", "1", "-1", "1e5", "1e400"),
+    *("NaN", "2024-12-31", "9999-12-31", "0001-01-01T00:00:00+05:00", "2024-01-01T00:00:00Z", "\0", "\ud800", "\n"),
+]
+any_text = st.text(st.characters(exclude_categories=()), max_size=12)
+names = st.sampled_from(KNOWN_NAMES) | any_text
+texts = st.sampled_from(KNOWN_TEXTS) | any_text
+members: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=6,
+)
+objects = st.dictionaries(names, members, max_size=4)
+bodies = st.one_of(
+    st.just(b""),
+    st.binary(max_size=30),
+    objects.map(lambda found: json.dumps(found).encode()),
+    st.builds(lambda found, filters: json.dumps({**found, "filters": filters}).encode(), objects, objects),
+    st.text('{}[]":,\\0123456789eE+-. nulltrueNaN', max_size=30).map(str.encode),
+)
+
+
+def check_within_the_catalog(spec: ExportSpec) -> None:
+    columns = CATALOG[spec.dataset].columns
+    assert spec.columns
+    assert len(set(spec.columns)) == len(spec.columns)
+    assert set(spec.columns) <= set(columns)
+    for condition in spec.conditions:
+        assert condition.column in columns
+        assert condition.values
+        assert condition.operator is Operator.EQ or len(condition.values) == 1
+    assert len(spec.dialect.delimiter) == len(spec.dialect.quote) == 1
+    assert spec.dialect.delimiter != spec.dialect.quote
+    assert ExportSpec.from_json(spec.to_json()) == spec
+
+
+def answer(pairs: list[tuple[str, str]], body: bytes) -> ExportSpec | ClientError:
+    try:
+        return read_spec(pairs, body, CATALOG)
+    except ClientError as refusal:
+        return refusal
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(names, texts), max_size=4), bodies)
+def test_any_request_is_within_the_catalog_or_refused(pairs: list[tuple[str, str]], body: bytes) -> None:
+    found = answer(pairs, body)
+    if isinstance(found, ExportSpec):
+        check_within_the_catalog(found)
+    else:
+        assert isinstance(found, BadParameter if found.parameter is not None else BadBody)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "columns": st.lists(st.sampled_from(USERS), min_size=1, unique=True),
+            "delimiter": st.sampled_from(";|\t"),
+            "id": st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=3),
+            "country_code": st.lists(st.sampled_from(["US", "DE", "FR"]), min_size=1, max_size=3),
+            "min_ltv": st.integers(),
+            "signup_date_from": st.dates().map(str),
+            "name": st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1), min_size=1, max_size=3),
+        },
+    )
+)
+def test_any_good_request_is_accepted_as_it_is(asked: dict[str, Any]) -> None:
+    found = where("", {"filters": {**asked}})
+    spec = ask("", asked)
+    check_within_the_catalog(spec)
+    assert spec.columns == tuple(asked.get("columns", USERS))
+    assert len(found) == len(asked.keys() - {"columns", "delimiter"})
+    for name, operator in (("id", "eq"), ("country_code", "eq"), ("name", "eq")):
+        assert found.get((name, operator), ()) == tuple(map(str, asked.get(name, ())))
+    if "min_ltv" in asked:
+        assert found["lifetime_value", "gte"] == (str(asked["min_ltv"]),)
+    if "signup_date_from" in asked:
+        assert found["signup_date", "gte"] == (f"{asked['signup_date_from']}T00:00:00+00:00",)

@@ -1,0 +1,142 @@
+"""ExportSpec → SQL: quoting, the shape of the statement, and which literal lands where. No database is asked."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.model import Condition, ExportSpec, Operator
+from streamer.source.catalog import Column, Dataset
+from streamer.source.database import Connection
+from streamer.source.query import QUOTE_LITERALS, Query, compose, quote_identifier
+
+USERS = Dataset(
+    name="users",
+    schema="public",
+    relation="users",
+    columns={
+        name: Column(name=name, declared="text", type="text", length=None) for name in ("id", "name", "country_code")
+    },
+)
+
+
+class Quoting:
+    """Answers as PostgreSQL's quote_literal does, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    async def fetchval(self, sql: str, values: Sequence[str]) -> list[str]:
+        assert sql == QUOTE_LITERALS
+        self.asked.append(list(values))
+        return ["'" + value.replace("'", "''") + "'" for value in values]
+
+
+async def composed(dataset: Dataset, *conditions: Condition, columns: tuple[str, ...] = ("id",)) -> Query:
+    spec = ExportSpec(dataset=dataset.name, columns=columns, conditions=conditions)
+    return await compose(cast("Connection", Quoting()), dataset, spec)
+
+
+def condition(column: str, operator: Operator, *values: str) -> Condition:
+    return Condition(column=column, operator=operator, values=values)
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("id", '"id"'),
+        ("Mixed Case", '"Mixed Case"'),
+        ("select", '"select"'),
+        ('a"b', '"a""b"'),
+        ('"', '""""'),
+        ('x"; DROP TABLE users; --', '"x""; DROP TABLE users; --"'),
+        ("$1", '"$1"'),
+        ("%s", '"%s"'),
+        ("back\\slash", '"back\\slash"'),
+        ("line\nfeed", '"line\nfeed"'),
+        ("naïve", '"naïve"'),
+    ],
+)
+def test_identifier_is_delimited_and_its_quotes_doubled(name: str, quoted: str) -> None:
+    assert quote_identifier(name) == quoted
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.sampled_from('"a.; $') | st.characters(), min_size=1, max_size=20))
+def test_any_identifier_is_one_token_that_reads_back_as_itself(name: str) -> None:
+    """4.1.1 of the PostgreSQL documentation: a delimited identifier ends at the first quote that is not doubled."""
+    token = re.match(r'"((?:[^"]|"")*)"', quote_identifier(name))
+    assert token is not None
+    assert token.end() == len(quote_identifier(name))
+    assert token[1].replace('""', '"') == name
+
+
+def test_sql_names_columns_in_order_and_the_relation() -> None:
+    query = Query(columns=('"b"', '"a"'), relation='"public"."users"', where=" WHERE \"a\" IN ('1')")
+    assert query.sql == 'SELECT "b", "a" FROM "public"."users" WHERE "a" IN (\'1\')'
+
+
+def test_sql_as_text_has_the_same_rows_with_each_value_in_output_form() -> None:
+    query = Query(columns=('"b"', '"a"'), relation='"public"."users"', where=" WHERE \"a\" IN ('1')")
+    assert query.sql_as_text == (
+        'SELECT CASE WHEN "b" IS DISTINCT FROM NULL THEN format(\'%s\', "b") END, '
+        'CASE WHEN "a" IS DISTINCT FROM NULL THEN format(\'%s\', "a") END '
+        'FROM "public"."users" WHERE "a" IN (\'1\')'
+    )
+
+
+async def test_spec_without_conditions_asks_the_database_nothing() -> None:
+    class Silent:
+        async def fetchval(self, *arguments: Any) -> Any:
+            raise AssertionError("no literal is needed")
+
+    spec = ExportSpec(dataset="users", columns=("name", "id"))
+    query = await compose(cast("Connection", Silent()), USERS, spec)
+    assert query.sql == 'SELECT "name", "id" FROM "public"."users"'
+
+
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        (condition("id", Operator.EQ, "5"), "\"id\" IN ('5')"),
+        (condition("country_code", Operator.EQ, "US", "DE"), "\"country_code\" IN ('US', 'DE')"),
+        (condition("id", Operator.GTE, "5"), "\"id\" >= '5'"),
+        (condition("id", Operator.GT, "5"), "\"id\" > '5'"),
+        (condition("id", Operator.LTE, "5"), "\"id\" <= '5'"),
+        (condition("id", Operator.LT, "5"), "\"id\" < '5'"),
+        (condition("name", Operator.EQ, "O'Brien"), "\"name\" IN ('O''Brien')"),
+    ],
+)
+async def test_condition_becomes_a_comparison(asked: Condition, where: str) -> None:
+    query = await composed(USERS, asked)
+    assert query.sql == f'SELECT "id" FROM "public"."users" WHERE {where}'
+
+
+async def test_conditions_are_joined_and_each_gets_its_own_literals() -> None:
+    query = await composed(
+        USERS,
+        condition("id", Operator.GTE, "1"),
+        condition("country_code", Operator.EQ, "US", "DE", "FR"),
+        condition("id", Operator.LT, "9"),
+    )
+    assert query.where == " WHERE \"id\" >= '1' AND \"country_code\" IN ('US', 'DE', 'FR') AND \"id\" < '9'"
+
+
+async def test_all_values_are_quoted_by_the_server_in_one_question() -> None:
+    quoting = Quoting()
+    spec = ExportSpec(
+        dataset="users",
+        columns=("id",),
+        conditions=(condition("country_code", Operator.EQ, "US", "DE"), condition("name", Operator.EQ, "$1")),
+    )
+    await compose(cast("Connection", quoting), USERS, spec)
+    assert quoting.asked == [["US", "DE", "$1"]]
+
+
+async def test_strange_names_of_the_catalog_are_quoted_everywhere() -> None:
+    strange = Dataset(name="odd", schema='s"x', relation="Order Lines", columns=USERS.columns)
+    query = await composed(strange, condition('a"b', Operator.GT, "1"), columns=('a"b', "$1"))
+    assert query.sql == 'SELECT "a""b", "$1" FROM "s""x"."Order Lines" WHERE "a""b" > \'1\''

@@ -1,0 +1,761 @@
+"""The spool and its followers on real files and real threads: what is published when, and how it all ends.
+
+A disk that is slow or broken is made of `os.write` and `os.fsync`, the two calls the spool makes of it. Tests wait for
+events under a deadline, or show that something has not happened while the disk is held.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from streamer.errors import ExportFailure
+from streamer.spool.follower import WINDOW, Extent, Follower, TruncatedError, extents
+from streamer.spool.spool import GATHER_LIMIT, Sealed, Spool
+
+PATIENCE = 10.0  # seconds until a test that waits has failed
+HEADER = b"id,name\n"
+PAGES = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
+
+T = TypeVar("T")
+
+
+async def soon(event: Awaitable[T]) -> T:
+    return await asyncio.wait_for(event, PATIENCE)
+
+
+async def let_the_loop_run() -> None:
+    """Long enough for everything that waits for nothing but the loop."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
+    spool = Spool(tmp_path / "export.csv", executor)
+    yield spool
+    spool.fail("the test is over")
+    await spool.discard()
+
+
+@pytest.fixture
+def long_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two pieces lies an hour: whatever is published meanwhile did not wait for it."""
+    monkeypatch.setattr("streamer.spool.spool.SPACING", 3600.0)
+
+
+class Disk:
+    """`os.write` as the spool sees it, in the hands of the test. It writes for real."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.failure: OSError | None = None
+        self.most = 1 << 30  # bytes in one write
+        self.left: int | None = None  # bytes until the disk is full
+        self.fd = -1
+        self._write = os.write
+        self._free = threading.Event()
+        self._free.set()
+        self._entered = threading.Event()
+
+    def write(self, fd: int, piece: memoryview) -> int:
+        self.fd = fd
+        self._entered.set()
+        assert self._free.wait(PATIENCE), "the test never released the disk"
+        if self.failure is not None:
+            raise self.failure
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self._write(fd, piece[: min(self.most, self.most if self.left is None else self.left)])
+        self.left = None if self.left is None else self.left - written
+        self.pieces.append(bytes(piece[:written]))
+        return written
+
+    def hold(self) -> None:
+        self._entered.clear()
+        self._free.clear()
+
+    def release(self) -> None:
+        self._free.set()
+
+    async def held(self) -> None:
+        """Returns when a write is in its thread and waits there."""
+        entered = await asyncio.get_running_loop().run_in_executor(None, self._entered.wait, PATIENCE)
+        assert entered, "nothing was written"
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, executor: ThreadPoolExecutor) -> Iterator[Disk]:
+    disk = Disk()
+    monkeypatch.setattr(os, "write", disk.write)
+    yield disk
+    disk.release()
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def published(spool: Spool, page: bytes, rows: int = 1) -> None:
+    """Appends a page and returns once it can be read."""
+    frontier = spool.frontier
+    await spool.append(page, rows)
+    await soon(spool.moved_beyond(frontier))
+
+
+async def write_all(spool: Spool, pages: list[bytes]) -> Sealed:
+    for page in pages:
+        await spool.append(page, 1)
+    sealed = await soon(spool.finish())
+    spool.seal()
+    return sealed
+
+
+async def read_all(spool: Spool, take: Callable[[bytes], Any]) -> None:
+    """What a download does: follows, and reads each extent from a file of its own."""
+    with Follower(spool) as follower:
+        async for extent in follower:
+            take(os.pread(follower.file.fileno(), extent.length, extent.offset))
+
+
+def exists(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+# Publishing
+
+
+async def test_first_page_is_published_at_once(spool: Spool, long_spacing: None) -> None:
+    spool.open()
+    await spool.append(HEADER, 0)
+    await soon(spool.moved_beyond(0))
+    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+    assert spool.path.read_bytes() == HEADER
+
+
+async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool, long_spacing: None) -> None:
+    spool.open()
+    await let_the_loop_run()
+    await published(spool, HEADER, 0)
+
+
+async def test_page_after_a_pause_is_published_at_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.spool.spool.SPACING", 0.0)
+    spool.open()
+    await published(spool, HEADER, 0)
+    await let_the_loop_run()
+    monkeypatch.setattr("streamer.spool.spool.SPACING", 3600.0)
+    await published(spool, PAGES[0])
+
+
+async def test_pages_within_the_spacing_gather(spool: Spool, long_spacing: None, disk: Disk) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    for page in PAGES:
+        await spool.append(page, 1)
+    await let_the_loop_run()
+    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+    assert disk.pieces == [HEADER]
+
+
+async def test_pages_after_the_spacing_are_published_without_an_end(spool: Spool) -> None:
+    spool.open()
+    written = b""
+    for page in PAGES[:10]:
+        await published(spool, page)
+        written += page
+        assert spool.path.read_bytes() == written
+    assert not spool.ended
+
+
+async def test_pages_gathered_during_a_write_go_out_as_one_piece(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(PAGES[0], 1)
+    await disk.held()
+    for page in PAGES[1:]:
+        await spool.append(page, 1)
+    frontiers = asyncio.create_task(watch(spool))
+    await let_the_loop_run()
+    assert spool.frontier == 0
+    disk.release()
+    await soon(spool.finish())
+    spool.seal()
+    assert await soon(frontiers) == [(len(PAGES[0]), 1), (sum(map(len, PAGES)), len(PAGES))]
+
+
+async def test_frontier_only_grows_and_is_whole_records(spool: Spool) -> None:
+    spool.open()
+    frontiers = asyncio.create_task(watch(spool))
+    for number, page in enumerate(PAGES):
+        await spool.append(page, 1)
+        if number % 60 == 0:
+            await soon(spool.moved_beyond(spool.frontier))
+    await soon(spool.finish())
+    spool.seal()
+    seen = await soon(frontiers)
+    ends = [0]
+    for page in PAGES:
+        ends.append(ends[-1] + len(page))
+    assert seen == sorted(set(seen))
+    assert all(frontier == ends[rows] for frontier, rows in seen)
+    assert seen[-1] == (ends[-1], len(PAGES))
+    assert len(seen) >= 5
+
+
+async def watch(spool: Spool) -> list[tuple[int, int]]:
+    """Every frontier that a follower could see, with its rows."""
+    seen = []
+    while not spool.sealed:
+        frontier = spool.frontier
+        await spool.moved_beyond(frontier)
+        if spool.frontier != frontier:
+            seen.append((spool.frontier, spool.rows))
+    return seen
+
+
+async def test_page_belongs_to_the_spool_whatever_its_type(spool: Spool) -> None:
+    spool.open()
+    sealed = await write_all(spool, [bytearray(b"1\n"), b"", b"2\n", bytearray()])  # type: ignore[list-item]
+    assert spool.path.read_bytes() == b"1\n2\n"
+    assert sealed.length == 4
+
+
+# Back-pressure
+
+
+async def test_append_within_the_limit_never_waits_for_the_disk(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    half = b"x" * (GATHER_LIMIT // 2)
+    await soon(spool.append(half, 1))
+    await soon(spool.append(half, 1))
+    assert spool.frontier == 0
+
+
+async def test_append_beyond_the_limit_waits_for_the_disk(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    await spool.append(b"x" * GATHER_LIMIT, 1)
+    waiting = asyncio.create_task(spool.append(b"\n", 0))
+    await let_the_loop_run()
+    assert not waiting.done()
+    disk.release()
+    await soon(waiting)
+    await soon(spool.finish())
+    assert spool.path.read_bytes() == HEADER + b"x" * GATHER_LIMIT + b"\n"
+
+
+async def test_every_append_beyond_the_limit_is_let_go(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    waiting = [asyncio.create_task(spool.append(b"x" * GATHER_LIMIT, 1)) for _ in range(3)]
+    await let_the_loop_run()
+    assert not any(task.done() for task in waiting[1:])
+    disk.release()
+    await soon(asyncio.gather(*waiting))
+    assert (await soon(spool.finish())).length == len(HEADER) + 3 * GATHER_LIMIT
+
+
+# The good end
+
+
+async def test_finish_tells_length_rows_and_sha256_of_the_file(spool: Spool) -> None:
+    spool.open()
+    await spool.append(HEADER, 0)
+    sealed = await write_all(spool, PAGES)
+    content = HEADER + b"".join(PAGES)
+    assert spool.path.read_bytes() == content
+    assert sealed == Sealed(len(content), len(PAGES), hashlib.sha256(content).digest())
+    assert (spool.frontier, spool.rows) == (len(content), len(PAGES))
+
+
+async def test_finish_of_an_empty_spool_is_an_empty_file(spool: Spool) -> None:
+    spool.open()
+    assert await soon(spool.finish()) == Sealed(0, 0, hashlib.sha256(b"").digest())
+    assert spool.path.read_bytes() == b""
+
+
+async def test_finish_does_not_wait_for_the_spacing(spool: Spool, long_spacing: None) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    for page in PAGES:
+        await spool.append(page, 1)
+    assert (await soon(spool.finish())).length == len(HEADER) + sum(map(len, PAGES))
+
+
+async def test_finish_returns_after_an_fsync_of_everything(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(os.fstat(fd).st_size)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    spool.open()
+    for page in PAGES:
+        await spool.append(page, 1)
+    sealed = await soon(spool.finish())
+    assert synced == [sealed.length]
+
+
+async def test_followers_learn_of_the_end_by_the_seal_and_not_before(spool: Spool) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    sealed = await soon(spool.finish())
+    waiting = asyncio.create_task(spool.moved_beyond(sealed.length))
+    ending = asyncio.create_task(spool.end())
+    await let_the_loop_run()
+    assert not spool.ended
+    assert not waiting.done()
+    assert not ending.done()
+    spool.seal()
+    await soon(asyncio.gather(waiting, ending))
+    assert spool.sealed
+
+
+async def test_short_writes_are_continued(spool: Spool, disk: Disk) -> None:
+    disk.most = 3
+    spool.open()
+    sealed = await write_all(spool, [HEADER, *PAGES])
+    content = HEADER + b"".join(PAGES)
+    assert spool.path.read_bytes() == content
+    assert (sealed.length, sealed.sha256) == (len(content), hashlib.sha256(content).digest())
+    assert max(map(len, disk.pieces)) == 3
+
+
+async def test_seal_gives_the_file_descriptor_back(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    await soon(spool.finish())
+    assert exists(disk.fd)
+    spool.seal()
+    assert not exists(disk.fd)
+
+
+# Waking
+
+
+async def test_moved_beyond_returns_at_once_where_the_frontier_is_beyond(spool: Spool) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    await soon(spool.moved_beyond(0))
+    await soon(spool.moved_beyond(len(HEADER) - 1))
+
+
+async def test_moved_beyond_sleeps_through_a_frontier_that_is_not_beyond(spool: Spool) -> None:
+    spool.open()
+    waiting = asyncio.create_task(spool.moved_beyond(len(HEADER) + 1))
+    await published(spool, HEADER, 0)
+    await published(spool, b"1")
+    await let_the_loop_run()
+    assert not waiting.done()
+    await published(spool, b"2")
+    await soon(waiting)
+
+
+@pytest.mark.parametrize("end", ["publish", "seal", "fail"])
+async def test_moved_beyond_wakes_every_waiter(spool: Spool, end: str) -> None:
+    spool.open()
+    waiting = [asyncio.create_task(spool.moved_beyond(0)) for _ in range(5)]
+    await let_the_loop_run()
+    assert not any(task.done() for task in waiting)
+    if end == "publish":
+        await spool.append(HEADER, 0)
+    elif end == "seal":
+        await soon(spool.finish())
+        spool.seal()
+    else:
+        spool.fail("no room")
+    await soon(asyncio.gather(*waiting))
+
+
+async def test_follower_of_a_spool_that_is_not_open_yet_waits_for_it(spool: Spool) -> None:
+    with Follower(spool) as follower:
+        first = asyncio.create_task(soon(anext(follower)))
+        await let_the_loop_run()
+        assert not first.done()
+        spool.open()
+        await spool.append(HEADER, 0)
+        assert await first == Extent(0, len(HEADER))
+        assert os.pread(follower.file.fileno(), 100, 0) == HEADER
+
+
+# The bad end
+
+
+async def test_fail_breaks_followers_at_once_even_before_what_is_published(spool: Spool) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    with Follower(spool) as caught_up, Follower(spool) as behind:
+        await anext(caught_up)
+        waiting = asyncio.create_task(soon(anext(caught_up)))
+        await let_the_loop_run()
+        spool.fail("the database went away")
+        for breaking in (waiting, soon(anext(behind))):
+            with pytest.raises(TruncatedError, match=r"^the database went away$"):
+                await breaking
+        assert caught_up.broken.result() == behind.broken.result() == "the database went away"
+
+
+async def test_fail_breaks_followers_that_come_later(spool: Spool) -> None:
+    spool.fail("cancelled while it was waiting")
+    with Follower(spool) as follower, pytest.raises(TruncatedError, match="cancelled while it was waiting"):
+        await soon(anext(follower))
+    await soon(spool.end())
+
+
+async def test_fail_while_a_write_is_in_its_thread_breaks_followers_without_waiting(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    with Follower(spool) as follower:
+        waiting = asyncio.create_task(anext(follower))
+        await let_the_loop_run()
+        spool.fail("cancelled")
+        with pytest.raises(TruncatedError, match="cancelled"):
+            await soon(waiting)
+
+
+async def test_second_failure_changes_nothing(spool: Spool) -> None:
+    spool.open()
+    spool.fail("the first reason")
+    spool.fail("the second reason")
+    with Follower(spool) as follower, pytest.raises(TruncatedError, match=r"^the first reason$"):
+        await soon(anext(follower))
+
+
+async def test_seal_after_a_failure_mends_nothing(spool: Spool) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    await soon(spool.finish())
+    spool.fail("cancelled")
+    spool.seal()
+    with Follower(spool) as follower, pytest.raises(TruncatedError, match="cancelled"):
+        await soon(anext(follower))
+
+
+async def test_failure_after_the_seal_changes_nothing(spool: Spool) -> None:
+    spool.open()
+    await write_all(spool, PAGES)
+    spool.fail("too late")
+    assert spool.sealed
+    assert not spool.broken.done()
+    read: list[bytes] = []
+    await soon(read_all(spool, read.append))
+    assert b"".join(read) == b"".join(PAGES)
+
+
+async def test_discard_removes_the_file_and_gives_the_descriptor_back(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    spool.fail("cancelled")
+    assert spool.path.exists()
+    await soon(spool.discard())
+    assert not spool.path.exists()
+    assert not exists(disk.fd)
+
+
+async def test_discard_waits_for_no_fsync(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    spool.open()
+    await published(spool, HEADER, 0)
+    spool.fail("cancelled")
+    await soon(spool.discard())
+    assert synced == []
+
+
+async def test_discard_does_not_write_what_is_gathered(spool: Spool, long_spacing: None, disk: Disk) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    for page in PAGES:
+        await spool.append(page, 1)
+    spool.fail("cancelled")
+    await soon(spool.discard())
+    assert disk.pieces == [HEADER]
+    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+
+
+async def test_discard_waits_for_the_write_in_its_thread(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    await spool.append(PAGES[0], 1)
+    spool.fail("cancelled")
+    discarding = asyncio.create_task(spool.discard())
+    await let_the_loop_run()
+    assert not discarding.done()
+    assert exists(disk.fd)
+    disk.release()
+    await soon(discarding)
+    assert not spool.path.exists()
+    assert not exists(disk.fd)
+    assert disk.pieces == [HEADER]
+
+
+async def test_discard_after_the_caller_was_cancelled_in_finish_removes_the_file(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    finishing = asyncio.create_task(spool.finish())
+    await let_the_loop_run()
+    finishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await finishing
+    spool.fail("cancelled")
+    discarding = asyncio.create_task(spool.discard())
+    await let_the_loop_run()
+    assert not discarding.done()
+    assert spool.path.exists()
+    disk.release()
+    await soon(discarding)
+    assert not spool.path.exists()
+    assert not exists(disk.fd)
+
+
+async def test_discard_after_the_caller_was_cancelled_in_append_removes_the_file(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    appending = asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1))
+    await let_the_loop_run()
+    appending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await appending
+    spool.fail("cancelled")
+    disk.release()
+    await soon(spool.discard())
+    assert not spool.path.exists()
+    assert disk.pieces == [HEADER]
+
+
+async def test_discard_of_a_spool_that_was_never_opened_does_nothing(spool: Spool) -> None:
+    spool.fail("cancelled while it was waiting")
+    await soon(spool.discard())
+    assert list(spool.path.parent.iterdir()) == []
+
+
+async def test_discarded_file_is_read_on_by_who_has_it_open(spool: Spool) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    with Follower(spool) as follower:
+        extent = await soon(anext(follower))
+        file = follower.file
+        spool.fail("cancelled")
+        await soon(spool.discard())
+        assert os.pread(file.fileno(), extent.length, extent.offset) == HEADER
+
+
+# A disk that fails
+
+
+async def appended_until_it_fails(spool: Spool) -> None:
+    for _ in range(100_000):
+        await soon(spool.append(PAGES[1], 1))
+        await asyncio.sleep(0)
+
+
+async def test_full_disk_fails_append_and_finish_with_the_reason(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    disk.failure = full()
+    with pytest.raises(ExportFailure, match="could not be written: No space left on device") as failed:
+        await appended_until_it_fails(spool)
+    assert failed.value.__cause__ is disk.failure
+    with pytest.raises(ExportFailure, match="No space left on device"):
+        await soon(spool.finish())
+    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+
+
+async def test_full_disk_found_by_finish_fails_it(spool: Spool, disk: Disk) -> None:
+    disk.failure = full()
+    spool.open()
+    await spool.append(HEADER, 0)
+    with pytest.raises(ExportFailure, match="No space left on device"):
+        await soon(spool.finish())
+    assert spool.frontier == 0
+
+
+async def test_append_that_waits_for_a_disk_is_let_go_when_it_fails(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    disk.hold()
+    await spool.append(HEADER, 0)
+    await disk.held()
+    waiting = [asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1)) for _ in range(3)]
+    await let_the_loop_run()
+    assert not any(task.done() for task in waiting)
+    disk.failure = OSError(errno.EIO, os.strerror(errno.EIO))
+    disk.release()
+    for task in waiting:
+        with pytest.raises(ExportFailure, match="Input/output error"):
+            await soon(task)
+    assert spool.frontier == 0
+
+
+async def test_half_written_piece_is_never_published(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    disk.most, disk.left = 3, 10
+    page = b"1,the disk is full in the middle of this\n"
+    await spool.append(page, 1)
+    with pytest.raises(ExportFailure, match="No space left on device"):
+        await soon(spool.finish())
+    assert spool.path.read_bytes() == HEADER + page[:10]
+    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+    with Follower(spool) as follower:
+        assert await soon(anext(follower)) == Extent(0, len(HEADER))
+        waiting = asyncio.create_task(soon(anext(follower)))
+        await let_the_loop_run()
+        assert not waiting.done()
+        spool.fail("no room")
+        with pytest.raises(TruncatedError, match="no room"):
+            await waiting
+
+
+async def test_failing_fsync_fails_finish(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    spool.open()
+    await spool.append(HEADER, 0)
+    with pytest.raises(ExportFailure, match="Input/output error"):
+        await soon(spool.finish())
+    assert not spool.ended
+
+
+async def test_discard_after_a_write_error_removes_the_file(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    disk.failure = full()
+    with pytest.raises(ExportFailure):
+        await appended_until_it_fails(spool)
+    spool.fail("no room")
+    await soon(spool.discard())
+    assert not spool.path.exists()
+    assert not exists(disk.fd)
+
+
+async def test_open_on_an_existing_file_fails_and_leaves_it_as_it_is(spool: Spool) -> None:
+    spool.path.write_bytes(b"somebody else's\n")
+    with pytest.raises(ExportFailure, match="could not be written: File exists"):
+        spool.open()
+    assert spool.path.read_bytes() == b"somebody else's\n"
+
+
+async def test_open_in_a_folder_that_is_gone_fails(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    with pytest.raises(ExportFailure, match="could not be written: No such file or directory"):
+        Spool(tmp_path / "gone" / "export.csv", executor).open()
+
+
+async def test_opened_file_is_for_its_owner_and_group_only(spool: Spool) -> None:
+    spool.open()
+    assert spool.path.stat().st_mode & 0o007 == 0
+
+
+# Followers
+
+
+async def test_follower_gets_windows_that_join_to_the_whole(spool: Spool) -> None:
+    spool.open()
+    length = 2 * WINDOW + 12_345
+    content = os.urandom(length)
+    await write_all(spool, [content])
+    with Follower(spool) as follower:
+        found = [extent async for extent in follower]
+        read = b"".join(os.pread(follower.file.fileno(), extent.length, extent.offset) for extent in found)
+    assert found == [Extent(0, WINDOW), Extent(WINDOW, WINDOW), Extent(2 * WINDOW, 12_345)]
+    assert read == content
+
+
+async def test_follower_that_is_slow_gets_all_that_came_meanwhile_in_one_extent(spool: Spool) -> None:
+    spool.open()
+    with Follower(spool) as follower:
+        await published(spool, HEADER, 0)
+        assert await soon(anext(follower)) == Extent(0, len(HEADER))
+        for page in PAGES[:5]:
+            await published(spool, page)
+        assert await soon(anext(follower)) == Extent(len(HEADER), sum(map(len, PAGES[:5])))
+
+
+async def test_follower_of_an_empty_export_stops_without_an_extent(spool: Spool) -> None:
+    spool.open()
+    await write_all(spool, [])
+    with Follower(spool) as follower:
+        assert [extent async for extent in follower] == []
+
+
+async def test_followers_who_come_at_any_time_read_the_same_bytes(spool: Spool) -> None:
+    spool.open()
+    digests = [hashlib.sha256() for _ in range(4)]
+    reading = [asyncio.create_task(read_all(spool, digest.update)) for digest in digests[:2]]
+    for number, page in enumerate(PAGES):
+        await spool.append(page * 100, 1)
+        if number == len(PAGES) // 2:
+            await soon(spool.moved_beyond(0))
+            reading.append(asyncio.create_task(read_all(spool, digests[2].update)))
+    sealed = await soon(spool.finish())
+    spool.seal()
+    reading.append(asyncio.create_task(read_all(spool, digests[3].update)))
+    await soon(asyncio.gather(*reading))
+    assert {digest.digest() for digest in digests} == {sealed.sha256}
+    assert sealed.sha256 == hashlib.sha256(b"".join(page * 100 for page in PAGES)).digest()
+
+
+async def test_every_follower_has_a_file_of_its_own_and_closes_it(spool: Spool) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    with Follower(spool) as first, Follower(spool) as second:
+        assert first.file is first.file
+        assert first.file.fileno() != second.file.fileno()
+        files = [first.file, second.file]
+    assert all(file.closed for file in files)
+
+
+async def test_follower_of_a_file_that_is_gone_is_truncated(spool: Spool) -> None:
+    spool.open()
+    await published(spool, HEADER, 0)
+    spool.path.unlink()
+    with Follower(spool) as follower:
+        await soon(anext(follower))
+        with pytest.raises(TruncatedError, match="the file of the export is gone"):
+            _ = follower.file
+
+
+@pytest.mark.parametrize(
+    ("offset", "end", "found"),
+    [
+        (0, 0, []),
+        (5, 5, []),
+        (0, 1, [(0, 1)]),
+        (0, WINDOW, [(0, WINDOW)]),
+        (0, WINDOW + 1, [(0, WINDOW), (WINDOW, 1)]),
+        (7, WINDOW + 8, [(7, WINDOW), (WINDOW + 7, 1)]),
+        (WINDOW, 2 * WINDOW, [(WINDOW, WINDOW)]),
+    ],
+)
+def test_extents_cover_exactly_what_is_asked_in_windows(offset: int, end: int, found: list[tuple[int, int]]) -> None:
+    assert list(extents(offset, end)) == found

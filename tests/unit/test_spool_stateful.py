@@ -1,0 +1,222 @@
+"""A spool and its followers against a plain `bytes`: whatever happens in whatever order, nobody reads anything else.
+
+The loop runs only where a rule lets it, so followers come, read and are broken at every point between two pieces.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from streamer.spool.follower import Follower, TruncatedError
+from streamer.spool.spool import Sealed, Spool
+
+PATIENCE = 10.0  # seconds until what waits has failed
+REASON = "the database went away"
+
+T = TypeVar("T")
+
+pages = st.one_of(
+    st.binary(max_size=40),
+    st.builds(bytearray, st.binary(min_size=1, max_size=40)),
+    st.builds(lambda piece, times: piece * times, st.binary(min_size=1, max_size=40), st.integers(1, 60_000)),
+)
+
+
+class Reader:
+    """A follower, what it has read so far, and how it ended: None as long as it has not."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.read = bytearray()
+        self.end: str | None = None
+        self._follower = Follower(spool)
+        self._next: asyncio.Task[None] | None = None
+
+    async def step(self, ticks: int) -> None:
+        """Reads an extent if there is one by then, and else goes on waiting for it at the next step."""
+        if self.end is None and self._next is None:
+            self._next = asyncio.create_task(self._take())
+        await tick(ticks)
+        if self._next is not None and self._next.done():
+            self._next.result()
+            self._next = None
+
+    async def drain(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while self.end is None:
+                await (self._next or self._take())
+                self._next = None
+
+    async def leave(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+        self._follower.__exit__()
+
+    async def _take(self) -> None:
+        try:
+            extent = await anext(self._follower)
+        except StopAsyncIteration:
+            self.end = "drained"
+        except TruncatedError as error:
+            self.end = str(error)
+        else:
+            assert extent.offset == len(self.read)
+            found = os.pread(self._follower.file.fileno(), extent.length, extent.offset)
+            assert len(found) == extent.length > 0
+            self.read += found
+
+
+class SpoolAgainstBytes(RuleBasedStateMachine):
+    readers = Bundle("readers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="spool-"))
+        self.executor = ThreadPoolExecutor(1)
+        self.runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self.oracle = bytearray()
+        self.rows_at = {0: 0}  # rows, by the lengths at which whole pages end
+        self.following: list[Reader] = []
+        self.sealed: Sealed | None = None
+        self.failed = False
+        self.spool = self.run(self._open())
+
+    async def _open(self) -> Spool:
+        spool = Spool(self.folder / "export.csv", self.executor)
+        spool.open()
+        return spool
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    @property
+    def ended(self) -> bool:
+        return self.failed or self.sealed is not None
+
+    @initialize(target=readers)
+    def somebody_follows_from_the_start(self) -> Reader:
+        return self.add_reader()
+
+    @rule(target=readers)
+    def somebody_comes(self) -> Reader:
+        return self.add_reader()
+
+    def add_reader(self) -> Reader:
+        self.following.append(Reader(self.spool))
+        return self.following[-1]
+
+    @precondition(lambda self: not self.ended)
+    @rule(page=pages, rows=st.integers(0, 5))
+    def append(self, page: bytes | bytearray, rows: int) -> None:
+        rows = rows if page else 0
+        total = self.rows_at[len(self.oracle)] + rows
+        self.oracle += page
+        self.rows_at[len(self.oracle)] = total
+        self.run(self.spool.append(page, rows))
+
+    @rule(ticks=st.integers(1, 5))
+    def let_the_loop_run(self, ticks: int) -> None:
+        self.run(tick(ticks))
+
+    @precondition(lambda self: not self.ended)
+    @rule()
+    def let_the_disk_catch_up(self) -> None:
+        if self.oracle:
+            self.run(asyncio.wait_for(self.spool.moved_beyond(len(self.oracle) - 1), PATIENCE))
+        assert self.spool.frontier == len(self.oracle)
+
+    @rule(reader=readers, ticks=st.integers(0, 5))
+    def read(self, reader: Reader, ticks: int) -> None:
+        self.run(reader.step(ticks))
+
+    @precondition(lambda self: not self.ended)
+    @rule()
+    def seal(self) -> None:
+        self.sealed = self.run(asyncio.wait_for(self.spool.finish(), PATIENCE))
+        self.spool.seal()
+
+    @precondition(lambda self: not self.ended)
+    @rule(discard=st.booleans())
+    def fail(self, discard: bool) -> None:
+        self.failed = True
+        self.spool.fail(REASON)
+        if discard:
+            self.run(asyncio.wait_for(self.spool.discard(), PATIENCE))
+            assert not self.spool.path.exists()
+
+    @precondition(lambda self: self.ended)
+    @rule(reader=readers)
+    def drain(self, reader: Reader) -> None:
+        self.run(reader.drain())
+
+    @invariant()
+    def frontier_is_at_the_end_of_a_page(self) -> None:
+        assert self.spool.rows == self.rows_at[self.spool.frontier]
+
+    @invariant()
+    def every_reader_has_a_prefix_of_the_oracle(self) -> None:
+        for reader in self.following:
+            assert len(reader.read) <= self.spool.frontier
+            assert self.oracle.startswith(reader.read)
+
+    @invariant()
+    def every_reader_ends_as_the_spool_did(self) -> None:
+        for reader in self.following:
+            if self.failed:
+                assert reader.end in (None, REASON)
+            elif self.sealed is None:
+                assert reader.end is None
+            else:
+                assert reader.end in (None, "drained")
+                assert reader.end is None or reader.read == self.oracle
+
+    @invariant()
+    def what_was_sealed_is_the_oracle(self) -> None:
+        if self.sealed is not None:
+            rows = self.rows_at[len(self.oracle)]
+            assert self.sealed == Sealed(len(self.oracle), rows, hashlib.sha256(self.oracle).digest())
+
+    def teardown(self) -> None:
+        """Every run comes to an end, and everybody to the same one."""
+        try:
+            if not self.ended:
+                self.seal()
+            for reader in self.following:
+                self.run(reader.drain())
+                assert reader.end is not None
+            self.every_reader_has_a_prefix_of_the_oracle()
+            self.every_reader_ends_as_the_spool_did()
+            self.what_was_sealed_is_the_oracle()
+            if self.sealed is not None:
+                assert self.spool.path.read_bytes() == self.oracle
+        finally:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        for reader in self.following:
+            self.run(reader.leave())
+        self.spool.fail(REASON)
+        self.run(self.spool.discard())
+        self.runner.close()
+        self.executor.shutdown()
+        shutil.rmtree(self.folder)
+
+
+async def tick(ticks: int) -> None:
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+
+
+TestSpoolAgainstBytes = pytest.mark.timeout(120)(SpoolAgainstBytes.TestCase)
+TestSpoolAgainstBytes.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)

@@ -1,0 +1,211 @@
+"""An export as JSON: times, progress, and the query under the names that ask for it again."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from streamer.http.parameters import read_spec
+from streamer.http.status import entity_tag, links, representation
+from streamer.jobs.live import LiveExport
+from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
+from streamer.source.catalog import Catalog, Column, Dataset
+from streamer.spool.spool import Spool
+
+ID = UUID("12345678-1234-4678-9234-567812345678")
+CATALOG = Catalog(
+    {
+        "users": Dataset(
+            name="users",
+            schema="public",
+            relation="users",
+            columns={
+                name: Column(name=name, declared=type_name, type=type_name, length=None)
+                for name, type_name in (
+                    ("id", "int8"),
+                    ("name", "text"),
+                    ("signup_date", "timestamptz"),
+                    ("country_code", "bpchar"),
+                    ("lifetime_value", "numeric"),
+                )
+            },
+        )
+    }
+)
+EXPORT = Export(
+    id=ID,
+    state=State.COMPLETED,
+    spec=ExportSpec(dataset="users", columns=("id", "name")),
+    progress=Progress(
+        total_rows=3, estimated=False, processed_rows=3, bytes=42, percentage=100.0, rows_per_second=1500
+    ),
+    created_at=datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC),
+    started_at=datetime(2024, 5, 1, 12, 0, 1, 5_000, tzinfo=UTC),
+    finished_at=datetime(2024, 5, 1, 12, 0, 2, 999_999, tzinfo=UTC),
+    snapshot_at=datetime(2024, 5, 1, 12, 0, 1, 250_000, tzinfo=UTC),
+    removed_at=None,
+    error=None,
+    sha256=bytes(range(32)),
+)
+
+
+def shown(export: Export, live: LiveExport | None = None) -> dict[str, Any]:
+    """What the client reads, through JSON and back."""
+    found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live)))
+    return found
+
+
+def echo(*conditions: Condition, dialect: Dialect | None = None) -> dict[str, Any]:
+    spec = ExportSpec(dataset="users", columns=("id",), conditions=conditions, dialect=dialect or Dialect())
+    found: dict[str, Any] = shown(replace(EXPORT, spec=spec))["query"]
+    return found
+
+
+def test_completed_export_in_full() -> None:
+    assert shown(EXPORT) == {
+        "exportId": str(ID),
+        "status": "completed",
+        "progress": {
+            "totalRows": 3,
+            "processedRows": 3,
+            "percentage": 100.0,
+            "estimated": False,
+            "bytes": 42,
+            "rowsPerSecond": 1500,
+        },
+        "error": None,
+        "createdAt": "2024-05-01T12:00:00.000Z",
+        "startedAt": "2024-05-01T12:00:01.005Z",
+        "completedAt": "2024-05-01T12:00:02.999Z",
+        "snapshotAt": "2024-05-01T12:00:01.250Z",
+        "expiresAt": None,
+        "dataset": "users",
+        "columns": ["id", "name"],
+        "query": {"delimiter": ",", "quoteChar": '"'},
+        "sha256": bytes(range(32)).hex(),
+        "etag": f'"{ID}"',
+        "links": {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"},
+    }
+
+
+def test_pending_export_has_nothing_that_is_not_known_yet() -> None:
+    pending = replace(
+        EXPORT,
+        state=State.PENDING,
+        progress=Progress(),
+        started_at=None,
+        finished_at=None,
+        snapshot_at=None,
+        sha256=None,
+    )
+    found = shown(pending)
+    assert found["status"] == "pending"
+    unknown = ("startedAt", "completedAt", "snapshotAt", "sha256", "error")
+    assert [found[name] for name in unknown] == [None] * len(unknown)
+    assert found["progress"] == {
+        "totalRows": None,
+        "processedRows": 0,
+        "percentage": 0.0,
+        "estimated": True,
+        "bytes": 0,
+        "rowsPerSecond": 0,
+    }
+
+
+def test_failed_export_says_why() -> None:
+    found = shown(replace(EXPORT, state=State.FAILED, error="PostgreSQL: division by zero"))
+    assert (found["status"], found["error"]) == ("failed", "PostgreSQL: division by zero")
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(2024, 5, 1, tzinfo=UTC), "2024-05-01T00:00:00.000Z"),
+        (datetime(2024, 5, 1, 0, 30, tzinfo=timezone(timedelta(hours=2))), "2024-04-30T22:30:00.000Z"),
+        (datetime(2024, 5, 1, 23, 59, 59, 999_999, tzinfo=UTC), "2024-05-01T23:59:59.999Z"),
+        (datetime(2024, 5, 1, 1, 2, 3, 456_789, tzinfo=timezone(-timedelta(minutes=90))), "2024-05-01T02:32:03.456Z"),
+    ],
+)
+def test_time_is_utc_with_milliseconds(moment: datetime, text: str) -> None:
+    assert shown(replace(EXPORT, created_at=moment))["createdAt"] == text
+
+
+@pytest.mark.parametrize(
+    ("conditions", "asked"),
+    [
+        ((("country_code", Operator.EQ, ("US",)),), {"country_code": "US"}),
+        ((("country_code", Operator.EQ, ("US", "DE")),), {"country_code": ["US", "DE"]}),
+        ((("lifetime_value", Operator.GTE, ("100.50",)),), {"lifetime_value__gte": "100.50"}),
+        (
+            (("id", Operator.GT, ("1",)), ("id", Operator.LT, ("9",)), ("id", Operator.LTE, ("8",))),
+            {"id__gt": "1", "id__lt": "9", "id__lte": "8"},
+        ),
+    ],
+)
+def test_query_is_told_under_the_names_that_ask_for_it(
+    conditions: tuple[tuple[str, Operator, tuple[str, ...]], ...], asked: dict[str, Any]
+) -> None:
+    found = echo(
+        *(Condition(column=column, operator=operator, values=values) for column, operator, values in conditions)
+    )
+    assert found == {**asked, "delimiter": ",", "quoteChar": '"'}
+
+
+def test_dialect_is_told_by_its_characters() -> None:
+    assert echo(dialect=Dialect(delimiter="\t", quote="'")) == {"delimiter": "\t", "quoteChar": "'"}
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [],
+        [("country_code", "US,DE"), ("min_ltv", "100")],
+        [("columns", "name,id"), ("delimiter", "tab"), ("quoteChar", "'")],
+        [("signup_date_from", "2024-01-01"), ("signup_date_to", "2024-01-31")],
+        [("signup_date_to", "2024-01-31T10:00:00+02:00")],
+        [("name", "Smith, John"), ("name", 'quoted "twice"'), ("id", "7")],
+        [("id__gt", "1"), ("id__lte", "9"), ("lifetime_value_max", "1e3")],
+    ],
+)
+def test_representation_asks_for_the_same_export_again(pairs: list[tuple[str, str]]) -> None:
+    spec = read_spec(pairs, b"", CATALOG)
+    found = shown(replace(EXPORT, spec=spec))
+    body = {"dataset": found["dataset"], "columns": found["columns"], **found["query"]}
+    assert read_spec([], json.dumps(body).encode(), CATALOG) == spec
+
+
+def test_export_that_runs_elsewhere_shows_the_progress_its_server_wrote_last() -> None:
+    noted = Progress(total_rows=50, processed_rows=20, bytes=40, percentage=40.0, rows_per_second=7)
+    found = shown(replace(EXPORT, state=State.PROCESSING, progress=noted))
+    assert (found["progress"]["processedRows"], found["progress"]["percentage"]) == (20, 40.0)
+    assert found["snapshotAt"] == "2024-05-01T12:00:01.250Z"
+
+
+async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    spool = Spool(tmp_path / "export.csv", executor)
+    live = LiveExport(ID, EXPORT.spec, spool)
+    stale = replace(EXPORT, state=State.PROCESSING, snapshot_at=None, sha256=None, finished_at=None)
+    assert shown(stale, live)["snapshotAt"] is None
+    spool.open()
+    live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), 50)
+    await spool.append(b"1\n" * 25, 25)
+    sealed = await spool.finish()
+    found = shown(stale, live)
+    assert found["snapshotAt"] == "2024-05-01T13:00:00.000Z"
+    progress = found["progress"]
+    assert (progress["processedRows"], progress["bytes"]) == (sealed.rows, sealed.length) == (25, 50)
+    assert (progress["totalRows"], progress["percentage"], progress["estimated"]) == (50, 50.0, True)
+    completed = shown(EXPORT, live)["progress"]
+    assert (completed["processedRows"], completed["percentage"], completed["estimated"]) == (3, 100.0, False)
+    spool.seal()
+
+
+def test_links_and_entity_tag_are_made_of_the_id() -> None:
+    assert links(ID) == {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"}
+    assert entity_tag(ID) == '"12345678-1234-4678-9234-567812345678"'
