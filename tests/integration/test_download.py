@@ -1,28 +1,435 @@
 """Live and sealed downloads over real sockets, compared by hash with the CSV that the seeds' oracle computes."""
 
-import hashlib
+import asyncio
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
 
 import aiohttp
+import pytest
 
+from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import ROWS, Server
+from tests.conftest import ROWS, Serve, Server
+from tests.exporting import (
+    GATED_ROWS,
+    Gates,
+    RemoteExport,
+    Wire,
+    create,
+    follow_at_random,
+    gated_csv,
+    sha256,
+    until,
+    wired,
+)
+
+both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 
 
-def digest_of_users() -> str:
-    digest = hashlib.sha256()
-    for record in seeds.csv_bytes(seeds.rows(ROWS)):
-        digest.update(record)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Asked:
+    """A request, and what the oracle says of it."""
+
+    parameters: dict[str, str]
+    keep: Callable[[seeds.Row], bool]
+    columns: Sequence[str] = seeds.COLUMNS
+    delimiter: str = ","
+    quote: str = '"'
+    body: dict[str, Any] = field(default_factory=dict)
+
+    def records(self) -> list[bytes]:
+        """The header and every record, in the order of id."""
+        rows = filter(self.keep, seeds.rows(ROWS))
+        return list(seeds.csv_bytes(rows, self.columns, self.delimiter, self.quote))
 
 
-async def test_live_body_equals_sealed_body_equals_the_oracle(server: Server, session: aiohttp.ClientSession) -> None:
-    async with session.post(f"{server.url}/exports/csv") as created:
-        assert created.status == 202
-        location = (await created.json())["links"]["download"]
-    async with session.get(server.url + location) as live:
+FILTERED = {
+    "country_list": Asked({"country_code": "US,DE,X"}, lambda row: row.country_code in {"US", "DE", "X "}),
+    "tier": Asked({"subscription_tier": "premium"}, lambda row: row.subscription_tier == "premium"),
+    "min_ltv": Asked({"min_ltv": "9000.5"}, lambda row: worth(row) >= Decimal("9000.5")),
+    "min_ltv_of_zero": Asked({"min_ltv": "0"}, lambda row: worth(row) >= 0),
+    "all_filters": Asked(
+        {"country_code": "FR,JP", "subscription_tier": "basic,enterprise", "min_ltv": "250"},
+        lambda row: (
+            row.country_code in {"FR", "JP"}
+            and row.subscription_tier in {"basic", "enterprise"}
+            and worth(row) >= Decimal(250)
+        ),
+    ),
+    "columns_in_another_order": Asked(
+        {"columns": "lifetime_value,name,id", "country_code": "IN"},
+        lambda row: row.country_code == "IN",
+        columns=("lifetime_value", "name", "id"),
+    ),
+    "one_column_with_nulls": Asked(
+        {"columns": "name", "min_ltv": "-100000000"}, lambda row: row.lifetime_value is not None, columns=("name",)
+    ),
+    "semicolons_and_apostrophes": Asked(
+        {"delimiter": ";", "quoteChar": "'", "country_code": "BR"},
+        lambda row: row.country_code == "BR",
+        delimiter=";",
+        quote="'",
+    ),
+    "tabs": Asked(
+        {"delimiter": "tab", "subscription_tier": "free"},
+        lambda row: row.subscription_tier == "free",
+        delimiter="\t",
+    ),
+    "json_body": Asked(
+        {},
+        lambda row: row.country_code in {"US", "GB"} and Decimal(100) <= worth(row) <= Decimal(500),
+        columns=("id", "email", "signup_date"),
+        delimiter="|",
+        body={
+            "columns": ["id", "email", "signup_date"],
+            "delimiter": "|",
+            "filters": {"country_code": ["US", "GB"], "lifetime_value_min": 100, "lifetime_value_max": 500},
+        },
+    ),
+    "nothing_matches": Asked({"country_code": "ZZ"}, lambda row: False),
+}
+
+
+def worth(row: seeds.Row) -> Decimal:
+    """NULL is below everything that a test asks for."""
+    return Decimal(row.lifetime_value if row.lifetime_value is not None else "-Infinity")
+
+
+def split_records(body: bytes, quote: str) -> list[bytes]:
+    """The records of a CSV; a line feed between quotes is not an end."""
+    records, begun = [], b""
+    for line in body.removesuffix(b"\n").split(b"\n"):
+        begun += line + b"\n"
+        if begun.count(quote.encode()) % 2 == 0:
+            records.append(begun)
+            begun = b""
+    return records
+
+
+@both_cursors
+async def test_live_body_equals_sealed_body_equals_the_oracle(
+    serve: Serve, session: aiohttp.ClientSession, cursor: CursorChoice
+) -> None:
+    server = await serve(export_cursor=cursor)
+    expected = sha256(seeds.csv_bytes(seeds.rows(ROWS)))
+    export = await create(session, server.url)
+    async with session.get(export.download) as live:
         assert "Content-Length" not in live.headers
-        live_digest = hashlib.sha256(await live.read()).hexdigest()
-    async with session.get(server.url + location) as sealed:
-        assert int(sealed.headers["Content-Length"]) > 0
-        sealed_digest = hashlib.sha256(await sealed.read()).hexdigest()
-    assert live_digest == sealed_digest == digest_of_users()
+        assert sha256(await live.read()) == expected
+    async with session.get(export.download) as sealed:
+        body = await sealed.read()
+        assert int(sealed.headers["Content-Length"]) == len(body)
+        assert sha256(body) == expected
+    status = await export.status()
+    assert status["status"] == "completed"
+    assert status["sha256"] == expected
+    assert status["progress"]["bytes"] == len(body)
+    assert status["progress"]["processedRows"] == status["progress"]["totalRows"] == ROWS
+    assert status["progress"]["percentage"] == 100
+    assert status["progress"]["estimated"] is False
+
+
+@both_cursors
+@pytest.mark.parametrize("asked", FILTERED.values(), ids=FILTERED)
+async def test_a_filtered_export_has_exactly_the_rows_of_the_oracle(
+    serve: Serve, session: aiohttp.ClientSession, cursor: CursorChoice, asked: Asked
+) -> None:
+    server = await serve(export_cursor=cursor)
+    export = await create(session, server.url, body=asked.body or None, **asked.parameters)
+    live = await export.body()
+    sealed = await export.body()
+    assert sha256(live) == sha256(sealed)
+    expected = asked.records()
+    header, *records = split_records(live, asked.quote)
+    assert header == expected[0]
+    assert sha256(sorted(records)) == sha256(sorted(expected[1:]))  # an index scan has an order of its own
+    status = await export.status()
+    assert status["sha256"] == sha256(live)
+    assert status["progress"]["bytes"] == len(live)
+    assert status["progress"]["processedRows"] == status["progress"]["totalRows"] == len(expected) - 1
+    assert (status["progress"]["percentage"], status["progress"]["estimated"]) == (100, False)
+
+
+async def test_zero_rows_are_a_header_and_a_200(server: Server, session: aiohttp.ClientSession) -> None:
+    async with session.get(f"{server.url}/exports/csv", params={"country_code": "ZZ"}) as response:
+        assert response.status == 200
+        assert await response.read() == b",".join(name.encode() for name in seeds.COLUMNS) + b"\n"
+
+
+async def test_the_total_is_estimated_while_rows_come_and_exact_at_the_end(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    for row in (20_000, 60_000):
+        await gates.shut("gated", row)
+    # The planner takes a third of these rows to be left: the estimate is too low.
+    await gates.dataset("underestimated", "SELECT * FROM gated WHERE id > 0")
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="underestimated")
+    seen: list[dict[str, Any]] = []
+
+    async def watch(export: RemoteExport) -> None:
+        while not seen or seen[-1]["status"] != "completed":
+            seen.append(await export.status())
+
+    watching = asyncio.create_task(watch(export))
+    for row in (20_000, 60_000):
+        await gates.reached("gated", row)
+
+        async def told(row: int = row) -> bool:
+            return bool(seen) and bool(seen[-1]["progress"]["processedRows"] > row - 1000)
+
+        await until(told, f"the status tells of the rows before {row}")
+        progress = seen[-1]["progress"]
+        assert progress["estimated"] is True
+        assert row > progress["processedRows"]
+        assert progress["totalRows"] >= progress["processedRows"]
+        assert 0 < progress["percentage"] < 100
+        await gates.open("gated", row)
+    await watching
+    percentages = [status["progress"]["percentage"] for status in seen]
+    assert percentages == sorted(percentages)
+    assert {status["status"] for status in seen if status["progress"]["percentage"] == 100} == {"completed"}
+    assert seen[-1]["progress"]["totalRows"] == seen[-1]["progress"]["processedRows"] == GATED_ROWS
+    assert seen[-1]["progress"]["estimated"] is False
+
+
+async def test_twenty_followers_at_random_moments_and_speeds_get_identical_bytes(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("first")
+    await gates.view("followed")
+    await gates.shut("first", 1)
+    for row in (20_000, 70_000):
+        await gates.shut("followed", row)
+    server = await serve(max_concurrent_exports=1, **gates.settings)
+    before = await create(session, server.url, dataset="first")
+    export = await create(session, server.url, dataset="followed")
+    await gates.reached("first", 1)
+    chance = random.Random(20)
+    followers: list[asyncio.Task[str]] = []
+
+    def join(many: int) -> None:
+        for seed in range(len(followers), len(followers) + many):
+            followers.append(asyncio.create_task(join_late(seed, chance.random() / 10)))
+
+    async def join_late(seed: int, delay: float) -> str:
+        await asyncio.sleep(delay)
+        return await follow_at_random(export, seed)
+
+    join(5)
+    assert (await export.status())["status"] == "pending"
+    await gates.open("first", 1)
+    for row in (20_000, 70_000):
+        join(5)
+        await gates.reached("followed", row)
+        await gates.open("followed", row)
+    await export.until("completed")
+    join(20 - len(followers))
+    assert set(await asyncio.gather(*followers)) == {sha256(gated_csv())}
+    assert (await export.status())["sha256"] == sha256(gated_csv())
+    assert (await before.until("completed"))["sha256"] == sha256(gated_csv())
+
+
+async def test_a_follower_that_stops_reading_does_not_slow_the_export_and_gets_the_whole_later(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 20_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with wired(server.url, receive_buffer=4096) as still:
+        still.ask(export.path)
+        status, fields = await still.head()
+        assert (status, fields["transfer-encoding"]) == (200, "chunked")
+        await gates.open("gated", 20_000)
+        await export.until("completed")
+        assert await still.digest(fields) == sha256(gated_csv())
+
+
+async def test_an_export_streams_in_the_request_that_asks_for_it(serve: Serve, session: aiohttp.ClientSession) -> None:
+    server = await serve()
+    async with session.get(f"{server.url}/exports/csv", params={"columns": "id,email"}) as response:
+        assert response.status == 200
+        assert "Content-Length" not in response.headers
+        export = RemoteExport(session, server.url, response.headers["X-Export-Id"])
+        assert response.headers["Content-Location"] == export.path
+        assert response.headers["Content-Disposition"] == f'attachment; filename="export_{export.id}.csv"'
+        expected = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id", "email"]))
+        assert sha256(await response.read()) == expected
+    assert sha256(await export.body()) == (await export.status())["sha256"] == expected
+
+
+async def test_a_streamed_export_whose_client_left_is_whole_at_its_content_location(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    server = await serve(**gates.settings)
+    async with session.get(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
+        export = RemoteExport(session, server.url, response.headers["X-Export-Id"])
+        await response.content.readexactly(1_000_000)
+        response.close()
+    follower = asyncio.create_task(export.body())
+    await gates.reached("gated", 50_000)
+    await gates.open("gated", 50_000)
+    assert sha256(await follower) == sha256(gated_csv())
+
+
+async def test_head_of_a_streamed_export_starts_nothing(
+    server: Server, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    async with session.head(f"{server.url}/exports/csv") as response:
+        assert response.status == 200
+        assert response.content_type == "text/csv"
+        assert "X-Export-Id" not in response.headers
+    assert await gates.connection.fetchval("SELECT count(*) FROM streamer.exports") == 0
+    assert list(server.spool.iterdir()) == []
+
+
+async def test_http_1_0_waits_for_the_end_and_gets_a_length(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with wired(server.url) as wire:
+        wire.ask(export.path, version="1.0")
+        answer = asyncio.create_task(wire.head())
+        await gates.reached("gated", 50_000)
+        assert not answer.done()
+        await gates.open("gated", 50_000)
+        status, fields = await answer
+        assert (status, int(fields["content-length"])) == (200, len(gated_csv()))
+        assert "transfer-encoding" not in fields
+        assert sha256(await wire.rest()) == sha256(gated_csv())
+
+
+async def test_http_1_0_of_an_export_that_fails_is_an_error_and_no_body(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    await gates.dataset("failing", "SELECT id, 1 / (id - 60000) AS quotient FROM gated")
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="failing")
+    async with wired(server.url) as wire:
+        wire.ask(export.path, version="1.0")
+        await gates.reached("gated", 50_000)
+        await gates.open("gated", 50_000)
+        status, fields = await wire.head()
+        assert (status, fields["content-type"]) == (409, "application/problem+json")
+        assert "division by zero" in json.loads(await wire.rest())["detail"]
+
+
+def without_dates(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name.lower(): text for name, text in fields if name.lower() != "date"}
+
+
+async def test_head_of_a_live_and_of_a_sealed_export_has_the_fields_of_get(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    async with session.head(export.download) as head, session.get(export.download) as live:
+        assert (head.status, live.status) == (200, 200)
+        assert "Content-Length" not in head.headers
+        of_get = without_dates(live.headers.items())
+        of_get.pop("transfer-encoding")
+        of_head = without_dates(head.headers.items())
+        of_head.pop("transfer-encoding", None)
+        assert of_head == of_get
+        await gates.open("gated", 50_000)
+        assert sha256(await live.read()) == sha256(gated_csv())
+    async with session.head(export.download) as head, session.get(export.download) as sealed:
+        assert (head.status, sealed.status) == (200, 200)
+        assert head.headers["Content-Length"] == str(len(gated_csv()))
+        assert without_dates(head.headers.items()) == without_dates(sealed.headers.items())
+        assert await head.read() == b""
+        assert sha256(await sealed.read()) == sha256(gated_csv())
+
+
+async def whole_digest(wire: Wire) -> str:
+    """The SHA-256 of the answer that comes next, which must be a 200."""
+    status, fields = await wire.head()
+    assert status == 200
+    return await wire.digest(fields)
+
+
+async def test_live_and_sealed_downloads_over_one_connection_are_both_whole(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated", rows=30_000)
+    expected = sha256(gated_csv(30_000))
+    await gates.shut("gated", 20_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with wired(server.url) as wire:
+        wire.ask(export.path)
+        live = asyncio.create_task(whole_digest(wire))
+        await gates.reached("gated", 20_000)
+        await gates.open("gated", 20_000)
+        assert await live == expected
+        wire.ask("/exports/csv?dataset=gated")
+        assert await whole_digest(wire) == expected
+        await export.until("completed")
+        for _ in range(2):
+            wire.ask(export.path)
+            assert await whole_digest(wire) == expected
+
+
+async def test_pipelined_downloads_are_answered_one_after_the_other(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated", rows=30_000)
+    await gates.shut("gated", 20_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with wired(server.url) as wire:
+        for _ in range(3):
+            wire.ask(export.path)
+        await gates.reached("gated", 20_000)
+        await gates.open("gated", 20_000)
+        for _ in range(3):
+            assert await whole_digest(wire) == sha256(gated_csv(30_000))
+
+
+@pytest.mark.parametrize("garbage", [b"\x00\xff\x16\x03\x01garbage\r\n\r\n", b"GET /exports HTTP/9.9\r\n: \r\n\r\n"])
+async def test_pipelined_garbage_does_not_corrupt_the_download_before_it(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, garbage: bytes
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 20_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with wired(server.url) as wire:
+        wire.ask(export.path)
+        status, fields = await wire.head()
+        assert status == 200
+        wire.writer.write(garbage)
+        await gates.reached("gated", 20_000)
+        await gates.open("gated", 20_000)
+        assert await wire.digest(fields) == sha256(gated_csv())
+        after = await wire.rest()
+        assert after == b"" or after.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert sha256(await export.body()) == sha256(gated_csv())
+
+
+async def test_many_downloads_of_one_sealed_export_at_once_are_all_whole(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
+    export = await create(session, server.url)
+    status = await export.until("completed")
+    async with AsyncExitStack() as stack:
+        responses = [await stack.enter_async_context(session.get(export.download)) for _ in range(10)]
+        bodies = await asyncio.gather(*(response.read() for response in responses))
+    assert {sha256(body) for body in bodies} == {status["sha256"]}

@@ -1,0 +1,267 @@
+"""What the tests of the source share: sinks, COPY as the independent reference, and a reader of records of its own.
+
+Nothing here uses streamer's SQL or CSV: the reference is COPY on a plain connection, identifiers are quoted by the
+server, and a page is parsed by a pattern that knows one dialect's grammar and nothing of how it was written.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from streamer.model import Condition, Dialect, ExportSpec
+from streamer.source.catalog import Catalog, read_catalog
+from streamer.source.cursor import Sink
+from streamer.source.database import Pool, connect
+from streamer.source.rows import CursorChoice, Source
+from tests.conftest import at_database, connected
+
+CURSORS = (CursorChoice.COPY, CursorChoice.FETCH)  # a new cursor is one entry more
+POOL_SIZE = 4  # connections; as many as a cursor may want
+WAIT = 10.0  # seconds that anything may take which is waited for here
+PLAIN_SESSION = {
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "lc_monetary": "C",
+    "xmlbinary": "base64",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "synchronize_seqscans": "off",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+    "statement_timeout": "0",
+}
+
+every_cursor = pytest.mark.parametrize("choice", CURSORS)
+
+T = TypeVar("T")
+Plain: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+def every_cursor_but(*broken: CursorChoice, reason: str) -> pytest.MarkDecorator:
+    """Runs for the broken ones too, and says when they are mended."""
+    xfail = pytest.mark.xfail(strict=True, reason=reason)
+    return pytest.mark.parametrize(
+        "choice", [pytest.param(choice, marks=xfail) if choice in broken else choice for choice in CURSORS]
+    )
+
+
+@dataclass
+class Pages:
+    """A sink that keeps every page with the number of rows it was said to hold. The first page is the header."""
+
+    pages: list[tuple[bytes, int]] = field(default_factory=list)
+    total: int | None = None
+
+    async def take(self, page: bytes | bytearray, rows: int) -> None:
+        self.pages.append((bytes(page), rows))
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(page for page, _ in self.pages)
+
+
+class SinkAt:
+    """A sink that acts once, on the page with that number; 0 is the header."""
+
+    def __init__(self, number: int, act: Callable[[], Awaitable[object]]) -> None:
+        self.pages = Pages()
+        self._number = number
+        self._act = act
+
+    async def take(self, page: bytes | bytearray, rows: int) -> None:
+        await self.pages.take(page, rows)
+        if len(self.pages.pages) == self._number + 1:
+            await self._act()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source on a pool of its own."""
+
+    pool: Pool
+    catalog: Catalog
+    choice: CursorChoice
+
+    @property
+    def source(self) -> Source:
+        return Source(self.pool, self.catalog, self.choice)
+
+    async def export(self, spec: ExportSpec) -> Pages:
+        pages = Pages()
+        pages.total = await self.drain(spec, pages.take)
+        return pages
+
+    async def drain(self, spec: ExportSpec, sink: Sink) -> int:
+        async with self.source.open(spec) as rows:
+            return await rows.drain(sink)
+
+
+@asynccontextmanager
+async def opened(url: str, choice: CursorChoice, *names: str) -> AsyncIterator[Opened]:
+    """The source as the server has it: a pool by `connect`, a catalog by `read_catalog`."""
+    async with pooled(url) as pool:
+        catalog = await read_catalog(pool, names)
+        yield Opened(pool, catalog, choice)
+
+
+@asynccontextmanager
+async def pooled(url: str, size: int = POOL_SIZE) -> AsyncIterator[Pool]:
+    pool = await connect(url, name="SOURCE_DATABASE_URL", size=size, wait=WAIT)
+    try:
+        yield pool
+    finally:
+        try:
+            async with asyncio.timeout(WAIT):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+            raise AssertionError(f"the pool could not be closed within {WAIT:g} s") from None
+
+
+def spec(
+    dataset: str, columns: Sequence[str], *conditions: Condition, delimiter: str = ",", quote_char: str = '"'
+) -> ExportSpec:
+    return ExportSpec(
+        dataset=dataset,
+        columns=tuple(columns),
+        conditions=conditions,
+        dialect=Dialect(delimiter=delimiter, quote=quote_char),
+    )
+
+
+@asynccontextmanager
+async def plain_session(url: str) -> AsyncIterator[Plain]:
+    """A plain connection that prints as an export must, whatever the defaults of the database or the role are."""
+    connection = await asyncpg.connect(url, server_settings=PLAIN_SESSION)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def copied(connection: Plain, sql: str, *, delimiter: str = ",", quote_char: str = '"') -> bytes:
+    """What COPY itself prints for `sql`, with its header."""
+    received = bytearray()
+
+    async def keep(piece: bytearray) -> None:
+        received.extend(piece)
+
+    await connection.copy_from_query(sql, output=keep, format="csv", header=True, delimiter=delimiter, quote=quote_char)
+    return bytes(received)
+
+
+async def identifiers(connection: Plain, names: Sequence[str]) -> list[str]:
+    """The names as the server itself quotes them."""
+    statement = (
+        "SELECT array_agg(quote_ident(name) ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY n(name, place)"
+    )
+    return list(await connection.fetchval(statement, list(names)))
+
+
+def assert_conforms(exported: Pages, expected: bytes, dialect: Dialect | None = None) -> None:
+    """The bytes are those of the reference, and every page is whole records, as many as it was said to hold."""
+    assert_same_bytes(exported.body, expected)
+    counted = [count_records(page, dialect or Dialect()) for page, _ in exported.pages]
+    assert counted[0] == 1, "the first page is not the header alone"
+    assert exported.pages[0][1] == 0, "the header was counted as a row"
+    assert counted[1:] == [rows for _, rows in exported.pages[1:]], "a page does not hold the rows it was said to hold"
+    assert exported.total == sum(counted[1:])
+
+
+def assert_same_bytes(found: bytes, expected: bytes) -> None:
+    """Says where they part; a comparison of megabytes by pytest would explain itself for minutes."""
+    if found == expected:
+        return
+    places = (at for at, (left, right) in enumerate(zip(found, expected, strict=False)) if left != right)
+    at = next(places, min(len(found), len(expected)))
+    around = slice(max(0, at - 60), at + 60)
+    raise AssertionError(
+        f"{len(found)} bytes instead of {len(expected)}, the first difference is at byte {at}:\n"
+        f"   found {found[around]!r}\nexpected {expected[around]!r}"
+    )
+
+
+def count_records(page: bytes, dialect: Dialect) -> int:
+    """The number of records in a page; raises AssertionError if it is not whole records of one width."""
+    comma, mark = re.escape(dialect.delimiter.encode()), re.escape(dialect.quote.encode())
+    quoted = b"%b[^%b]*(?:%b%b[^%b]*)*%b" % ((mark,) * 6)
+    matching = re.compile(b"(?:%b|[^%b%b\r\n]*)(%b|\n)" % (quoted, mark, comma, comma))
+    widths, width, at = set(), 0, 0
+    records = 0
+    while at < len(page):
+        found = matching.match(page, at)
+        assert found, f"no field at byte {at} of a page of {len(page)}: {page[at : at + 60]!r}"
+        at = found.end()
+        width += 1
+        if found[1] == b"\n":
+            widths.add(width)
+            width, records = 0, records + 1
+    assert not width, f"a page ends within a record: {page[-60:]!r}"
+    assert len(widths) <= 1, f"records of one page have different widths: {widths}"
+    return records
+
+
+@contextmanager
+def made_database(postgres: str, options: str = "ENCODING 'UTF8'") -> Iterator[str]:
+    """The URL of a database of one's own, for a fixture that outlives an event loop."""
+    name = f"streamer_cursors_{uuid4().hex[:8]}"
+    asyncio.run(run_sql(postgres, f"CREATE DATABASE {name} TEMPLATE template0 {options}"))
+    try:
+        yield at_database(postgres, name)
+    finally:
+        asyncio.run(run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def run_sql(url: str, *statements: str) -> None:
+    async with connected(url) as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, T]) -> AsyncIterator["asyncio.Task[T]"]:
+    """A task that is over when the context is left, also if the test fails in it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task}, timeout=WAIT)
+        if task.done() and not task.cancelled():
+            task.exception()  # it has been seen
+
+
+async def eventually(connection: Plain, condition: str, *arguments: Any) -> None:
+    """Waits until the SQL condition holds."""
+    end = asyncio.get_running_loop().time() + WAIT
+    while not await connection.fetchval(f"SELECT {condition}", *arguments):
+        assert asyncio.get_running_loop().time() < end, f"after {WAIT:g} s still not: {condition}"
+        await asyncio.sleep(0.01)
+
+
+OTHERS = """pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+
+
+async def assert_nothing_runs(connection: Plain) -> None:
+    """Nobody else has a query or a transaction in this database, or within WAIT has none."""
+    await eventually(connection, f"NOT EXISTS (SELECT FROM {OTHERS} AND state <> 'idle')")
+
+
+async def assert_all_usable(pool: Pool) -> None:
+    """Every connection that the pool gives is outside of a transaction and answers, all of them at once."""
+    async with asyncio.timeout(WAIT), AsyncExitStack() as stack:
+        for _ in range(POOL_SIZE):
+            connection = await stack.enter_async_context(pool.acquire())
+            assert not connection.is_in_transaction()
+            assert await connection.fetchval("SELECT 1") == 1

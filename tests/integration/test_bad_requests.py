@@ -1,0 +1,262 @@
+"""What a server does not understand it refuses by name, as a problem of RFC 9457, and nothing of it remains.
+
+Each case is asked of every route that starts an export, in the query and in the JSON body, and leaves no row in the
+exports table and no file in the spool folder.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from tests.conftest import Server, connected
+from tests.exporting import create, read_problem
+
+ROUTES = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
+
+# name of the case: parameter in the query, its text, the parameter that the answer names
+QUERIES = {
+    "sql_in_columns": ("columns", "id,(SELECT version())", "columns"),
+    "a_second_statement_in_columns": ("columns", 'id"; DROP TABLE users; --', "columns"),
+    "a_star_in_columns": ("columns", "*", "columns"),
+    "no_columns": ("columns", "", "columns"),
+    "an_empty_item_in_columns": ("columns", "id,,name", "columns"),
+    "a_column_twice": ("columns", "id,name,id", "columns"),
+    "a_column_in_capitals": ("columns", "ID", "columns"),
+    "delimiter_of_two": ("delimiter", "ab", "delimiter"),
+    "no_delimiter": ("delimiter", "", "delimiter"),
+    "delimiter_is_the_quote": ("delimiter", '"', "delimiter"),
+    "delimiter_is_a_line_feed": ("delimiter", "\n", "delimiter"),
+    "delimiter_is_a_carriage_return": ("delimiter", "\r", "delimiter"),
+    "delimiter_is_nul": ("delimiter", "\0", "delimiter"),
+    "delimiter_beyond_ascii": ("delimiter", "§", "delimiter"),
+    "quote_of_two": ("quoteChar", "''", "quoteChar"),
+    "quote_is_the_delimiter": ("quoteChar", ",", "quoteChar"),
+    "quote_is_a_line_feed": ("quoteChar", "\n", "quoteChar"),
+    "quote_beyond_ascii": ("quoteChar", "«", "quoteChar"),
+    "ltv_is_no_number": ("min_ltv", "abc", "min_ltv"),
+    "ltv_is_nan": ("min_ltv", "NaN", "min_ltv"),
+    "ltv_is_infinite": ("min_ltv", "Infinity", "min_ltv"),
+    "ltv_is_beyond_a_double": ("min_ltv", "1e400", "min_ltv"),
+    "ltv_is_empty": ("min_ltv", "", "min_ltv"),
+    "ltv_is_sql": ("min_ltv", "0 OR 1=1", "min_ltv"),
+    "ltv_in_arabic_digits": ("min_ltv", "١٢", "min_ltv"),
+    "country_of_three_letters": ("country_code", "USA", "country_code"),
+    "a_country_of_three_letters_in_a_list": ("country_code", "US,USA", "country_code"),
+    "no_country": ("country_code", "", "country_code"),
+    "an_empty_country_in_a_list": ("country_code", "US,,DE", "country_code"),
+    "country_with_nul": ("country_code", "U\0", "country_code"),
+    "tier_too_long": ("subscription_tier", "t" * 51, "subscription_tier"),
+    "id_beyond_bigint": ("id", "9223372036854775808", "id"),
+    "id_with_fraction": ("id", "1.5", "id"),
+    "a_date_that_is_none": ("signup_date_from", "2023-02-29", "signup_date_from"),
+    "a_date_in_words": ("signup_date__lt", "yesterday", "signup_date__lt"),
+    "unknown_parameter": ("colour", "blue", "colour"),
+    "unknown_parameter_in_capitals": ("MIN_LTV", "1", "MIN_LTV"),
+    "unknown_operator": ("lifetime_value__like", "1", "lifetime_value__like"),
+    "sql_as_a_parameter_name": ("id=1; DROP TABLE users", "1", "id=1; DROP TABLE users"),
+    "unknown_dataset": ("dataset", "pg_shadow", "dataset"),
+    "dataset_with_schema": ("dataset", "public.users", "dataset"),
+    "no_dataset_name": ("dataset", "", "dataset"),
+}
+
+REPEATED = {
+    "dataset": ("users", "users"),
+    "delimiter": (";", "|"),
+    "quoteChar": ("'", "'"),
+    "min_ltv": ("1", "2"),
+    "signup_date_to": ("2024-01-01", "2025-01-01"),
+    "columns": ("id", "name,id"),  # a list may be given in parts, but no column twice
+}
+
+# JSON body → the parameter that the answer names; None where it is the body as a whole
+BODIES: dict[str, tuple[Any, str | None]] = {
+    "columns_as_an_empty_list": ({"columns": []}, "columns"),
+    "columns_with_a_list_in_it": ({"columns": ["id", ["name"]]}, "columns"),
+    "columns_with_null_in_it": ({"columns": ["id", None]}, "columns"),
+    "columns_as_an_object": ({"columns": {"id": True}}, "columns"),
+    "sql_in_a_column_list": ({"columns": ["id", "name FROM users; --"]}, "columns"),
+    "a_column_twice_in_a_list": ({"columns": ["id", "id"]}, "columns"),
+    "delimiters_as_a_list": ({"delimiter": [","]}, "delimiter"),
+    "filters_as_a_list": ({"filters": ["country_code"]}, "filters"),
+    "filters_as_a_text": ({"filters": "country_code=US"}, "filters"),
+    "unknown_filter": ({"filters": {"colour": "blue"}}, "colour"),
+    "a_filter_also_beside_the_filters": ({"filters": {"country_code": "US"}, "country_code": "DE"}, "country_code"),
+    "a_filter_under_two_names": ({"min_ltv": 1, "lifetime_value_min": 2}, "lifetime_value_min"),
+    "country_of_three_letters_in_filters": ({"filters": {"country_code": "USA"}}, "country_code"),
+    "countries_as_an_empty_list": ({"filters": {"country_code": []}}, "country_code"),
+    "ltv_as_true": ({"min_ltv": True}, "min_ltv"),
+    "ltv_beyond_a_double": ({"filters": {"lifetime_value_min": 10**400}}, "lifetime_value_min"),
+    "a_list": (["id"], None),
+    "a_text": ("id", None),
+    "null": (None, None),
+}
+
+BROKEN_JSON = {
+    "cut_off": b'{"columns": ["id"',
+    "trailing_comma": b'{"columns": "id",}',
+    "two_values": b'{"columns": "id"} {"columns": "id"}',
+    "nan": b'{"min_ltv": NaN}',
+    "infinity": b'{"min_ltv": -Infinity}',
+    "a_name_twice": b'{"min_ltv": 1, "min_ltv": 2}',
+    "not_utf_8": b'{"country_code": "\xff\xfe"}',
+    "form_fields": b"columns=id&country_code=US",
+    "too_deep": b'{"columns": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    "nul": b"\0",
+}
+
+
+@asynccontextmanager
+async def nothing_remains(server: Server) -> AsyncIterator[None]:
+    """No row and no file when the context is left, and the server still answers."""
+    yield
+    async with connected(server.settings.database_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM streamer.exports") == 0
+    assert list(server.spool.iterdir()) == []
+
+
+async def refuse(
+    session: aiohttp.ClientSession,
+    server: Server,
+    *,
+    query: Iterable[tuple[str, str]] = (),
+    body: bytes | None = None,
+    json: Any = None,
+    parameter: str | None,
+    status: int = 400,
+) -> None:
+    """Asks every route, and sees that the answer names the parameter."""
+    for method, path in ROUTES:
+        url = URL(server.url + path).with_query(list(query))
+        async with session.request(method, url, data=body, json=json) as response:
+            problem = await read_problem(response, status)
+        assert problem.get("parameter") == parameter
+        assert parameter is None or problem["detail"].startswith(f"{parameter}: ")
+        assert "Traceback" not in problem["detail"]
+
+
+@pytest.mark.parametrize(("name", "text", "parameter"), QUERIES.values(), ids=QUERIES)
+async def test_a_bad_parameter_in_query_or_body_is_refused_by_its_name(
+    server: Server, session: aiohttp.ClientSession, name: str, text: str, parameter: str
+) -> None:
+    async with nothing_remains(server):
+        await refuse(session, server, query=[(name, text)], parameter=parameter)
+        await refuse(session, server, json={name: text}, parameter=parameter)
+
+
+@pytest.mark.parametrize(("name", "texts"), REPEATED.items(), ids=REPEATED)
+async def test_a_repeated_parameter_is_refused_by_its_name(
+    server: Server, session: aiohttp.ClientSession, name: str, texts: tuple[str, ...]
+) -> None:
+    async with nothing_remains(server):
+        await refuse(session, server, query=[(name, text) for text in texts], parameter=name)
+
+
+@pytest.mark.parametrize(("body", "parameter"), BODIES.values(), ids=BODIES)
+async def test_a_bad_member_of_a_body_is_refused_by_its_name(
+    server: Server, session: aiohttp.ClientSession, body: Any, parameter: str | None
+) -> None:
+    async with nothing_remains(server):
+        if body is None:
+            await refuse(session, server, body=b"null", parameter=parameter)
+        else:
+            await refuse(session, server, json=body, parameter=parameter)
+
+
+@pytest.mark.parametrize("body", BROKEN_JSON.values(), ids=BROKEN_JSON)
+async def test_a_body_that_is_no_json_is_refused(server: Server, session: aiohttp.ClientSession, body: bytes) -> None:
+    async with nothing_remains(server):
+        await refuse(session, server, body=body, parameter=None)
+
+
+async def test_a_body_that_is_too_large_is_413(server: Server, session: aiohttp.ClientSession) -> None:
+    async with nothing_remains(server):
+        await refuse(session, server, body=b'{"columns": "id"}' + b" " * 100_000, parameter=None, status=413)
+
+
+async def test_a_query_that_is_not_utf_8_is_refused(server: Server, session: aiohttp.ClientSession) -> None:
+    async with nothing_remains(server):
+        for method, path in ROUTES:
+            url = URL(f"{server.url}{path}?country_code=%ff%fe%fd", encoded=True)
+            async with session.request(method, url) as response:
+                assert (await read_problem(response, 400))["parameter"] == "country_code"
+
+
+async def test_head_of_a_bad_request_is_refused_too(server: Server, session: aiohttp.ClientSession) -> None:
+    async with (
+        nothing_remains(server),
+        session.head(f"{server.url}/exports/csv", params={"columns": "nonsense"}) as response,
+    ):
+        assert response.status == 400
+        assert response.content_type == "application/problem+json"
+
+
+BY_ID = (
+    ("GET", ""),
+    ("GET", "/status"),
+    ("GET", "/download"),
+    ("DELETE", ""),
+    ("POST", "/cancel"),
+)
+IDS = {
+    "unknown": str(uuid4()),
+    "no_uuid": "abc",
+    "nil": str(uuid4())[:-1],
+    "uuid_without_hyphens": uuid4().hex,
+    "uuid_in_braces": "%7B" + str(uuid4()) + "%7D",
+    "number": "1",
+    "nul": "%00",
+    "dots": "%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+    "not_utf_8": "%ff",
+}
+
+
+@pytest.mark.parametrize("name", IDS.values(), ids=IDS)
+async def test_an_unknown_or_malformed_id_is_404_on_every_route(
+    server: Server, session: aiohttp.ClientSession, name: str
+) -> None:
+    for method, rest in BY_ID:
+        url = URL(f"{server.url}/exports/{name}{rest}", encoded=True)
+        async with session.request(method, url) as response:
+            assert response.status == 404, f"{method} {url} is {response.status}"
+            assert response.content_type == "application/problem+json"
+            problem = await response.json()
+            assert {"type", "title", "status", "detail", "instance", "error"} <= problem.keys()
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/exports/a/b", "/exports/csv/status/x", "//exports"])
+async def test_an_unknown_path_is_a_404_problem(server: Server, session: aiohttp.ClientSession, path: str) -> None:
+    async with session.get(URL(server.url + path, encoded=True)) as response:
+        await read_problem(response, 404)
+
+
+METHODS = {
+    "/health": {"GET", "HEAD"},
+    "/exports/csv": {"GET", "HEAD", "POST"},
+    "/exports": {"POST"},
+    "/exports/{id}": {"GET", "HEAD", "DELETE"},
+    "/exports/{id}/status": {"GET", "HEAD"},
+    "/exports/{id}/download": {"GET", "HEAD"},
+    "/exports/{id}/cancel": {"POST"},
+}
+
+
+@pytest.mark.parametrize(("path", "allowed"), METHODS.items(), ids=METHODS)
+async def test_a_wrong_method_is_405_and_says_what_is_allowed(
+    server: Server, session: aiohttp.ClientSession, path: str, allowed: set[str]
+) -> None:
+    export = await create(session, server.url, columns="id")
+    before = await export.until("completed")
+    tried = {"GET", "POST", "PUT", "PATCH", "DELETE"} - allowed
+    if path == "/exports/csv":
+        tried.remove("DELETE")  # there "csv" is an id, and a malformed one
+    for method in tried:
+        async with session.request(method, server.url + path.replace("{id}", export.id)) as response:
+            await read_problem(response, 405)
+            assert {word.strip() for word in response.headers["Allow"].split(",")} >= allowed
+            assert method not in response.headers["Allow"]
+    assert await export.status() == before

@@ -1,0 +1,1049 @@
+"""The source against a real PostgreSQL, with every cursor: its session and snapshot, its filters, and how it fails.
+
+Below them the parts that need no cursor: the catalog, and the patience of `connect`. What an export leaves behind is
+looked at from another connection: no query runs, and every connection of the pool answers.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from operator import ge, gt, le, lt
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from streamer.errors import ExportFailure, StartError
+from streamer.model import Condition, Operator
+from streamer.source import database as database_module
+from streamer.source import snapshot
+from streamer.source.catalog import Column, read_catalog
+from streamer.source.database import Pool, connect
+from streamer.source.rows import CursorChoice
+from tests.conftest import at_database, connected
+from tests.integration.sources import (
+    CURSORS,
+    OTHERS,
+    POOL_SIZE,
+    WAIT,
+    Opened,
+    Pages,
+    Plain,
+    SinkAt,
+    assert_all_usable,
+    assert_conforms,
+    assert_nothing_runs,
+    copied,
+    eventually,
+    every_cursor,
+    every_cursor_but,
+    made_database,
+    opened,
+    plain_session,
+    pooled,
+    run_sql,
+    running,
+    spec,
+)
+
+PASSWORD = "open, sesame"
+
+
+@pytest.fixture(scope="module")
+def shared_database(postgres: str) -> Iterator[str]:
+    with made_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(shared_database: str) -> str:
+    """The URL of an empty database with the defaults of its server: to clear one is quicker than to make one."""
+    async with connected(shared_database) as connection:
+        await terminate_others(connection)
+        here = await connection.fetchval("SELECT quote_ident(current_database())")
+        await connection.execute(f"ALTER DATABASE {here} RESET ALL")
+        await connection.execute("DROP SCHEMA IF EXISTS public, closed, kinds CASCADE")
+        await connection.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
+    return shared_database
+
+
+@pytest.fixture
+async def plain(database: str) -> AsyncIterator[Plain]:
+    """What happens to the database beside an export."""
+    async with plain_session(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def role(database: str, plain: Plain) -> AsyncIterator[str]:
+    """The name of a role that may nothing but enter the database."""
+    name = f"streamer_role_{uuid4().hex[:8]}"
+    await plain.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    yield name
+    await plain.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def entered_as(url: str, role: str, password: str = PASSWORD) -> str:
+    """The URL of the same database for a role."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{quote(role, safe='')}:{quote(password, safe='')}@{host}"))
+
+
+# The session
+
+
+HOSTILE = {
+    "timezone": "Asia/Kolkata",
+    "datestyle": "SQL, DMY",
+    "intervalstyle": "iso_8601",
+    "bytea_output": "escape",
+    "extra_float_digits": "-15",
+    "standard_conforming_strings": "off",
+    "escape_string_warning": "on",
+    "backslash_quote": "on",
+    "synchronize_seqscans": "on",
+    "xmlbinary": "hex",
+    "client_encoding": "LATIN1",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+    "max_parallel_workers_per_gather": "4",
+    "cursor_tuple_fraction": "0.0001",
+    "client_min_messages": "debug1",
+    "row_security": "off",
+}
+SENSITIVE = r"""
+    CREATE UNLOGGED TABLE sensitive AS SELECT
+        n,
+        timestamptz '2024-03-04 05:06:07.89+00' + n * interval '1 day' AS moment,
+        timestamp '2024-03-04 05:06:07.89' AS local_moment,
+        date '2024-03-04' + n AS day,
+        timetz '05:06:07+02' AS zoned_time,
+        interval '1 year -2 days 03:04:05.6' * n AS span,
+        decode('00ff5c2c22', 'hex') AS bytes,
+        n * 0.1::float8 / 3 AS double,
+        n * 0.1::float4 / 3 AS single,
+        ARRAY[0.1::float8 / 3, 1e-320] AS doubles,
+        tstzrange('2024-03-04 05:06:07+00', NULL) AS span_of_time,
+        n * 1234.5::numeric::money AS price,
+        E'back\\slash, é' AS words
+    FROM generate_series(0, 4000) n
+"""
+
+
+@pytest.fixture
+async def hostile(database: str, plain: Plain, role: str) -> str:
+    """The URL of a database whose defaults, and those of its role, are against us; it has the table `sensitive`."""
+    await plain.execute(SENSITIVE)
+    await plain.execute(f"GRANT SELECT ON sensitive TO {role}")
+    for place, (name, value) in enumerate(HOSTILE.items()):
+        if place % 2:
+            await plain.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
+        else:
+            await set_default(plain, name, value)
+    locales = "SELECT collcollate FROM pg_collation WHERE collprovider = 'c' AND collname ~ '^(de|en|fr)_..[.]' LIMIT 1"
+    if locale := await plain.fetchval(locales):
+        await set_default(plain, "lc_monetary", locale)
+    return entered_as(database, role)
+
+
+async def set_default(plain: Plain, name: str, value: str) -> None:
+    """For every session that enters the database from now on."""
+    here = await plain.fetchval("SELECT quote_ident(current_database())")
+    await plain.execute(f"ALTER DATABASE {here} SET {name} = '{value}'")
+
+
+@every_cursor
+async def test_hostile_defaults_of_database_and_role_change_no_byte(
+    hostile: str, plain: Plain, choice: CursorChoice
+) -> None:
+    expected = await copied(plain, "SELECT * FROM sensitive")
+    async with connected(hostile) as disturbed:
+        assert await copied(disturbed, "SELECT * FROM sensitive") != expected, "nothing was hostile"
+    async with opened(hostile, choice, "sensitive") as source:
+        columns = list(source.catalog["sensitive"].columns)
+        assert_conforms(await source.export(spec("sensitive", columns)), expected)
+
+
+@every_cursor
+async def test_hostile_defaults_change_no_byte_of_xml(database: str, plain: Plain, choice: CursorChoice) -> None:
+    try:
+        await plain.execute("CREATE VIEW made AS SELECT xmlelement(name bytes, decode('00ff', 'hex')) AS a")
+    except Exception as error:
+        pytest.skip(f"this server has no XML: {error}")
+    await set_default(plain, "xmlbinary", "hex")
+    async with opened(database, choice, "made") as source:
+        assert_conforms(await source.export(spec("made", ["a"])), b"a\n<bytes>AP8=</bytes>\n")
+
+
+@every_cursor_but(*CURSORS, reason="quote_all_identifiers is not among the settings of a snapshot")
+async def test_quoting_all_identifiers_changes_no_byte(database: str, plain: Plain, choice: CursorChoice) -> None:
+    await plain.execute("CREATE TABLE names AS SELECT 'pg_class'::regclass AS a")
+    await set_default(plain, "quote_all_identifiers", "on")
+    async with opened(database, choice, "names") as source:
+        assert_conforms(await source.export(spec("names", ["a"])), b"a\npg_class\n")
+
+
+SLOW = """
+    CREATE VIEW slow AS
+    SELECT n, CASE n WHEN 900 THEN pg_sleep({0}) END::text AS slept FROM generate_series(1, 1500) n
+"""
+TIMEOUTS = [
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    pytest.param(
+        "transaction_timeout",
+        marks=pytest.mark.xfail(strict=True, reason="transaction_timeout is not among the settings of a snapshot"),
+    ),
+]
+
+
+@every_cursor
+@pytest.mark.parametrize("timeout", TIMEOUTS)
+async def test_a_timeout_of_the_database_does_not_end_an_export(
+    database: str, plain: Plain, choice: CursorChoice, timeout: str
+) -> None:
+    """The server is slow at one row and the sink at one page, each for longer than the timeout."""
+    if not await plain.fetchval("SELECT EXISTS (SELECT FROM pg_settings WHERE name = $1)", timeout):
+        pytest.skip(f"this server has no {timeout}")
+    await plain.execute(SLOW.format(0.5))
+    await set_default(plain, timeout, "300ms")
+    async with opened(database, choice, "slow") as source:
+        sink = SinkAt(1, lambda: asyncio.sleep(0.5))
+        sink.pages.total = await source.drain(spec("slow", ["n", "slept"]), sink.take)
+    assert_conforms(sink.pages, b"n,slept\n" + b"".join(b"%d,%b\n" % (n, b'""' * (n == 900)) for n in range(1, 1501)))
+
+
+@every_cursor
+async def test_a_lock_timeout_of_the_database_does_not_end_an_export(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute("CREATE TABLE locked AS SELECT 1 AS a")
+    await set_default(plain, "lock_timeout", "100ms")
+    async with (
+        opened(database, choice, "locked") as source,
+        locked(database, "locked") as unlock,
+        running(source.export(spec("locked", ["a"]))) as exporting,
+    ):
+        await eventually(plain, f"EXISTS (SELECT {WAITING_FOR_LOCK} AND clock_timestamp() - query_start > '300 ms')")
+        await unlock()
+        assert_conforms(await exporting, b"a\n1\n")
+
+
+WAITING_FOR_LOCK = f"FROM {OTHERS} AND wait_event_type = 'Lock'"
+ASLEEP = f"FROM {OTHERS} AND wait_event = 'PgSleep'"
+
+
+@asynccontextmanager
+async def locked(url: str, table: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """Nobody can read the table before the function it gives is called, or the context is left."""
+    async with connected(url) as connection:
+        await connection.execute(f"BEGIN; LOCK TABLE {table}")
+        yield partial(connection.execute, "ROLLBACK")
+
+
+@every_cursor
+@pytest.mark.parametrize("ends", ["well", "by its sink"])
+async def test_no_setting_of_an_export_stays_in_the_pool(hostile: str, choice: CursorChoice, ends: str) -> None:
+    async with opened(hostile, choice, "sensitive") as source:
+        before = await settings_in(source.pool)
+        sink = SinkAt(1 if ends == "by its sink" else 1_000_000, stop)
+        with suppress(Stop):
+            await source.drain(spec("sensitive", list(source.catalog["sensitive"].columns)), sink.take)
+        assert len(sink.pages.pages) > 1
+        assert await settings_in(source.pool) == before
+
+
+async def settings_in(pool: Pool) -> list[dict[str, str]]:
+    """Every setting of every connection of the pool."""
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(pool.acquire()) for _ in range(POOL_SIZE)]
+        return [dict(await each.fetch("SELECT name, setting FROM pg_settings")) for each in connections]
+
+
+class Stop(Exception):
+    """What a sink of a test raises."""
+
+
+async def stop() -> None:
+    raise Stop
+
+
+@every_cursor
+async def test_the_transaction_is_repeatable_read_and_read_only(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(
+        "CREATE VIEW session AS SELECT current_setting('transaction_isolation') AS isolation,"
+        " current_setting('transaction_read_only') AS read_only"
+    )
+    async with opened(database, choice, "session") as source:
+        exported = await source.export(spec("session", ["isolation", "read_only"]))
+    assert_conforms(exported, b"isolation,read_only\nrepeatable read,on\n")
+
+
+@every_cursor
+async def test_a_view_that_writes_is_refused_and_writes_nothing(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute("""
+        CREATE TABLE written (n integer);
+        CREATE FUNCTION write() RETURNS integer LANGUAGE sql AS 'INSERT INTO written VALUES (1) RETURNING n';
+        CREATE VIEW writing AS SELECT write() AS n;
+    """)
+    async with opened(database, choice, "writing") as source:
+        with pytest.raises(ExportFailure, match=r"^PostgreSQL: cannot execute INSERT in a read-only transaction$"):
+            await source.export(spec("writing", ["n"]))
+    assert await plain.fetchval("SELECT count(*) FROM written") == 0
+
+
+MANY = "CREATE UNLOGGED TABLE many AS SELECT n, repeat(chr(97 + n % 26), 200) AS words FROM generate_series(1, 30000) n"
+"""Six megabytes: more than the sockets and the buffers between server and sink can hold."""
+
+
+@every_cursor
+@pytest.mark.parametrize("page", [0, 1, 2])
+async def test_rows_changed_during_an_export_do_not_show(
+    database: str, plain: Plain, choice: CursorChoice, page: int
+) -> None:
+    await plain.execute(MANY)
+    expected = await copied(plain, "SELECT * FROM many")
+
+    async def change() -> None:
+        await plain.execute("DELETE FROM many WHERE n % 3 = 0; UPDATE many SET n = -n, words = 'changed'")
+        await plain.execute("INSERT INTO many SELECT n, 'new' FROM generate_series(1, 5000) n")
+
+    async with opened(database, choice, "many") as source:
+        sink = SinkAt(page, change)
+        sink.pages.total = await source.drain(spec("many", ["n", "words"]), sink.take)
+        assert_conforms(sink.pages, expected)
+        changed = await copied(plain, "SELECT * FROM many")
+        assert changed != expected
+        assert_conforms(await source.export(spec("many", ["n", "words"])), changed)
+
+
+@every_cursor
+async def test_an_opened_export_knows_its_moment_its_header_and_an_estimate(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(MANY)
+    await plain.execute("ANALYZE many")
+    before = datetime.now(UTC)
+    async with opened(database, choice, "many") as source, source.source.open(spec("many", ["words", "n"])) as rows:
+        assert before - timedelta(minutes=1) < rows.snapshot_at < datetime.now(UTC) + timedelta(minutes=1)
+        assert rows.expected == 30000
+        assert rows.header == b"words,n\n"
+
+
+@every_cursor
+async def test_exports_side_by_side_on_one_pool_are_each_whole(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(MANY)
+    expected = await copied(plain, "SELECT * FROM many")
+    async with opened(database, choice, "many") as source:
+        many = [source.export(spec("many", ["n", "words"])) for _ in range(2 * POOL_SIZE)]
+        for exported in await asyncio.gather(*many):
+            assert_conforms(exported, expected)
+
+
+@every_cursor
+async def test_a_column_of_another_type_since_the_last_export_is_written(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute("CREATE TABLE changing AS SELECT 1 AS a")
+    async with opened(database, choice, "changing") as source:
+        assert_conforms(await source.export(spec("changing", ["a"])), b"a\n1\n")
+        await plain.execute("ALTER TABLE changing ALTER a TYPE date USING date '2024-02-29'")
+        assert_conforms(await source.export(spec("changing", ["a"])), b"a\n2024-02-29\n")
+
+
+async def test_auto_is_one_of_the_cursors(database: str, plain: Plain) -> None:
+    await plain.execute(MANY)
+    async with opened(database, CursorChoice.AUTO, "many") as source:
+        assert_conforms(await source.export(spec("many", ["n", "words"])), await copied(plain, "SELECT * FROM many"))
+
+
+# Filters
+
+
+VALUES = [
+    "plain", "", " ", "'", "''", '"', "\\", "\\\\", "\\'", "'\\", "\\' OR 1=1 --", "' OR '1'='1", "$1", "$2", "$$",
+    "%s", "{}", "'; DROP TABLE users; --", "\\'; DROP TABLE users; --", "E'\\''", "U&'\\0041'", "\\x41", "\\.", "NULL",
+    "null", "line\nfeed", "carriage\r\nreturn", "tab\t", "\x01", "ünïcödé", "北京", "\U0001f600", "a,b", ";", "*/",
+    "/*", "--", "?", ":a",
+]  # fmt: skip
+
+
+@pytest.fixture
+async def notes(database: str, plain: Plain) -> str:
+    """The URL of a database that reads backslashes as escapes, with a table of VALUES by their places."""
+    await plain.execute("CREATE TABLE users (id integer)")
+    await plain.execute('CREATE TABLE notes (id integer, words text COLLATE "C", short varchar(40), "$1" text)')
+    rows = [(place, value, value, value) for place, value in enumerate(VALUES)]
+    await plain.executemany("INSERT INTO notes VALUES ($1, $2, $3, $4)", rows)
+    await set_default(plain, "standard_conforming_strings", "off")
+    await set_default(plain, "backslash_quote", "on")
+    return database
+
+
+def ids(*places: int) -> bytes:
+    return b"".join([b"id\n", *(b"%d\n" % place for place in places)])
+
+
+@every_cursor
+@pytest.mark.parametrize("column", ["words", "short", "$1"])
+async def test_a_hostile_value_is_only_compared(notes: str, plain: Plain, choice: CursorChoice, column: str) -> None:
+    async with opened(notes, choice, "notes") as source:
+        for place, value in enumerate(VALUES):
+            condition = Condition(column=column, operator=Operator.EQ, values=(value,))
+            assert_conforms(await source.export(spec("notes", ["id"], condition)), ids(place))
+    assert await plain.fetchval("SELECT to_regclass('users') IS NOT NULL")
+
+
+@every_cursor
+async def test_hostile_values_together_are_only_compared(notes: str, choice: CursorChoice) -> None:
+    absent = Condition(column="words", operator=Operator.EQ, values=("absent'", "$1 "))
+    every = Condition(column="words", operator=Operator.EQ, values=(*VALUES[::-1], "absent"))
+    some = Condition(column="$1", operator=Operator.EQ, values=("$1", "\\' OR 1=1 --", "' OR '1'='1"))
+    async with opened(notes, choice, "notes") as source:
+        assert_conforms(await source.export(spec("notes", ["id"], absent)), ids())
+        assert_conforms(await source.export(spec("notes", ["id"], every)), ids(*range(len(VALUES))))
+        expected = ids(*(place for place, value in enumerate(VALUES) if value in some.values))
+        assert_conforms(await source.export(spec("notes", ["id"], every, some)), expected)
+
+
+ORDERS = {Operator.GTE: ge, Operator.GT: gt, Operator.LTE: le, Operator.LT: lt}
+
+
+@every_cursor
+@pytest.mark.parametrize("operator", ORDERS)
+async def test_a_hostile_value_is_only_a_bound(notes: str, choice: CursorChoice, operator: Operator) -> None:
+    async with opened(notes, choice, "notes") as source:
+        for bound in VALUES:
+            condition = Condition(column="words", operator=operator, values=(bound,))
+            within = [place for place, value in enumerate(VALUES) if ORDERS[operator](value.encode(), bound.encode())]
+            assert_conforms(await source.export(spec("notes", ["id"], condition)), ids(*within))
+
+
+@every_cursor
+async def test_a_value_outside_of_a_domain_is_only_compared(database: str, plain: Plain, choice: CursorChoice) -> None:
+    await plain.execute("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
+    await plain.execute("CREATE TABLE counted (id integer, n positive); INSERT INTO counted VALUES (1, 5), (2, NULL)")
+    async with opened(database, choice, "counted") as source:
+        for values, expected in [(("-1", "5"), ids(1)), (("-1",), ids())]:
+            condition = Condition(column="n", operator=Operator.EQ, values=values)
+            assert_conforms(await source.export(spec("counted", ["id"], condition)), expected)
+
+
+# Failures
+
+
+async def assert_recovered(source: Opened, plain: Plain) -> None:
+    """Nothing of the export is left in the server, and the source works on."""
+    await assert_nothing_runs(plain)
+    await assert_all_usable(source.pool)
+    await plain.execute("CREATE OR REPLACE VIEW fine AS SELECT n FROM generate_series(1, 1500) n")
+    catalog = await read_catalog(source.pool, ["fine"])
+    again = Opened(source.pool, catalog, source.choice)
+    assert_conforms(await again.export(spec("fine", ["n"])), await copied(plain, "SELECT n FROM fine"))
+
+
+@every_cursor
+@pytest.mark.parametrize("row", [1, 2, 700, 20_000])
+async def test_an_error_at_a_row_fails_the_export_with_the_reason_of_the_database(
+    database: str, plain: Plain, choice: CursorChoice, row: int
+) -> None:
+    await plain.execute(f"CREATE VIEW failing AS SELECT 1 / ({row} - n) AS n FROM generate_series(1, 20000) n")
+    async with opened(database, choice, "failing") as source:
+        pages = Pages()
+        with pytest.raises(ExportFailure, match=r"^PostgreSQL: division by zero$"):
+            await source.drain(spec("failing", ["n"]), pages.take)
+        assert sum(rows for _, rows in pages.pages) < row
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_an_error_message_of_several_lines_is_told_without_where_it_happened(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute("""
+        CREATE FUNCTION complain() RETURNS integer LANGUAGE plpgsql AS $$
+        BEGIN RAISE 'not today' USING DETAIL = 'a detail', HINT = 'a hint'; END $$;
+        CREATE VIEW complaining AS SELECT complain() AS n
+    """)
+    async with opened(database, choice, "complaining") as source:
+        with pytest.raises(ExportFailure, match=r"^PostgreSQL: not today$"):
+            await source.export(spec("complaining", ["n"]))
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_a_role_without_select_is_refused_before_the_first_byte(
+    database: str, plain: Plain, role: str, choice: CursorChoice
+) -> None:
+    await plain.execute("CREATE TABLE secrets AS SELECT 1 AS a")
+    async with opened(entered_as(database, role), choice, "secrets") as source:
+        with pytest.raises(ExportFailure, match=r"^PostgreSQL: permission denied for table secrets$"):
+            async with source.source.open(spec("secrets", ["a"])):
+                pytest.fail("it was opened")
+        await assert_nothing_runs(plain)
+        await assert_all_usable(source.pool)
+        await plain.execute(f"GRANT SELECT ON secrets TO {role}")
+        assert_conforms(await source.export(spec("secrets", ["a"])), b"a\n1\n")
+
+
+@every_cursor
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("DROP TABLE changing", '^PostgreSQL: relation "public.changing" does not exist$'),
+        ("ALTER TABLE changing DROP a", '^PostgreSQL: column "a" does not exist$'),
+        ("ALTER TABLE changing ALTER a TYPE int USING 1", "^PostgreSQL: invalid input syntax for type integer: "),
+    ],
+)
+async def test_a_table_that_is_no_longer_as_it_was_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice, change: str, reason: str
+) -> None:
+    await plain.execute("CREATE TABLE changing (a text, b text)")
+    condition = Condition(column="a", operator=Operator.EQ, values=("x",))
+    async with opened(database, choice, "changing") as source:
+        await plain.execute(change)
+        with pytest.raises(ExportFailure, match=reason):
+            await source.export(spec("changing", ["a"], condition))
+        await assert_recovered(source, plain)
+
+
+async def test_a_dataset_that_is_not_in_the_catalog_fails_the_export(database: str) -> None:
+    async with opened(database, CursorChoice.AUTO) as source:
+        with pytest.raises(ExportFailure, match=r"^the dataset 'users' is no longer offered$"):
+            await source.export(spec("users", ["id"]))
+
+
+async def terminate_others(plain: Plain) -> None:
+    """Returns when the sessions are gone. In two steps: the planner may ask `pg_terminate_backend` before the rest."""
+    pids = await plain.fetchval(f"SELECT coalesce(array_agg(pid), '{{}}') FROM {OTHERS}")
+    await plain.fetch("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid", pids)
+    await eventually(plain, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY ($1))", pids)
+
+
+RELEASED = "_roll_back calls terminate() on a connection that has left the pool by itself: that raises, too"
+
+
+@every_cursor_but(*CURSORS, reason=RELEASED)
+@pytest.mark.parametrize("page", [0, 1, 2, 5])
+async def test_a_session_terminated_between_pages_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice, page: int
+) -> None:
+    await plain.execute(MANY)
+    async with opened(database, choice, "many") as source:
+        sink = SinkAt(page, lambda: terminate_others(plain))
+        async with asyncio.timeout(WAIT):
+            with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
+                await source.drain(spec("many", ["n", "words"]), sink.take)
+        assert len(sink.pages.pages) > page
+        await assert_recovered(source, plain)
+
+
+@every_cursor_but(*CURSORS, reason=RELEASED)
+async def test_a_session_terminated_while_the_server_computes_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(SLOW.format(600))
+    async with opened(database, choice, "slow") as source:
+        async with running(source.export(spec("slow", ["n", "slept"]))) as exporting:
+            await eventually(plain, f"EXISTS (SELECT {ASLEEP})")
+            await terminate_others(plain)
+            with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
+                await asyncio.wait_for(exporting, WAIT)
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_connections_that_died_in_the_pool_are_replaced(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    async with opened(database, choice) as source:
+        await assert_all_usable(source.pool)
+        await terminate_others(plain)
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_a_query_cancelled_in_the_server_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(SLOW.format(600))
+    async with opened(database, choice, "slow") as source:
+        async with running(source.export(spec("slow", ["n", "slept"]))) as exporting:
+            await eventually(plain, f"EXISTS (SELECT {ASLEEP})")
+            assert await plain.fetchval(f"SELECT pg_cancel_backend((SELECT pid {ASLEEP}))")
+            with pytest.raises(ExportFailure, match=r"^PostgreSQL: canceling statement due to user request$"):
+                await asyncio.wait_for(exporting, WAIT)
+        await assert_recovered(source, plain)
+
+
+# What ends an export from this side
+
+
+@every_cursor
+@pytest.mark.parametrize("page", [0, 1, 2, 5])
+async def test_an_exception_of_the_sink_comes_through_and_ends_the_query(
+    database: str, plain: Plain, choice: CursorChoice, page: int
+) -> None:
+    await plain.execute(MANY)
+    async with opened(database, choice, "many") as source:
+        sink = SinkAt(page, stop)
+        with pytest.raises(Stop):
+            await source.drain(spec("many", ["n", "words"]), sink.take)
+        assert len(sink.pages.pages) == page + 1
+        await assert_recovered(source, plain)
+
+
+@every_cursor_but(*CURSORS, reason="database_errors() around drain takes the sink's OSError for the database's")
+async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(MANY)
+
+    async def fill_disk() -> None:
+        raise OSError(28, "No space left on device")
+
+    async with opened(database, choice, "many") as source:
+        with pytest.raises(OSError, match="No space left"):
+            await source.drain(spec("many", ["n", "words"]), SinkAt(1, fill_disk).take)
+
+
+STUCK = "asyncpg waits for an answer to its CancelRequest although COPY has been answered in full"
+
+
+@every_cursor_but(CursorChoice.COPY, reason=STUCK)
+@pytest.mark.parametrize("ending", ["exception", "cancellation"])
+async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
+    database: str, plain: Plain, choice: CursorChoice, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "CLEAN_UP", min(snapshot.CLEAN_UP, 2.5))  # what a stuck one may cost this test
+    await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
+    async with opened(database, choice, "few") as source:
+        sink = SinkAt(1, stop if ending == "exception" else cancel_here)
+        started = asyncio.get_running_loop().time()
+        async with running(source.drain(spec("few", ["n"]), sink.take)) as exporting:
+            await asyncio.wait({exporting}, timeout=WAIT)
+            assert exporting.cancelled() if ending == "cancellation" else isinstance(exporting.exception(), Stop)
+        assert asyncio.get_running_loop().time() - started < 2
+        await assert_recovered(source, plain)
+
+
+async def cancel_here() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def assert_cancelled(task: "asyncio.Task[Any]") -> None:
+    """A cancelled task ends soon, and as cancelled."""
+    await asyncio.wait({task}, timeout=WAIT)
+    assert task.done(), f"it has not ended within {WAIT:g} s"
+    if not task.cancelled():
+        pytest.fail(f"it ended as if it had not been cancelled: {task.exception()!r}")
+
+
+@every_cursor
+@pytest.mark.parametrize("page", [0, 1, 2, 5])
+async def test_an_export_cancelled_in_its_sink_leaves_no_query(
+    database: str, plain: Plain, choice: CursorChoice, page: int
+) -> None:
+    await plain.execute(MANY)
+    arrived, never = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        arrived.set()
+        await never.wait()
+
+    async with opened(database, choice, "many") as source:
+        async with running(source.drain(spec("many", ["n", "words"]), SinkAt(page, wait).take)) as exporting:
+            await asyncio.wait_for(arrived.wait(), WAIT)
+            exporting.cancel()
+            await assert_cancelled(exporting)
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_an_export_cancelled_while_the_server_sends_nothing_leaves_no_query(
+    database: str, plain: Plain, choice: CursorChoice, times: int
+) -> None:
+    await plain.execute(SLOW.format(600))
+    async with opened(database, choice, "slow") as source:
+        async with running(source.export(spec("slow", ["n", "slept"]))) as exporting:
+            await eventually(plain, f"EXISTS (SELECT {ASLEEP})")
+            for _ in range(times):
+                exporting.cancel()
+                await asyncio.sleep(0)
+            await assert_cancelled(exporting)
+        await assert_recovered(source, plain)
+
+
+async def cancel_at_wake_up(task: "asyncio.Task[Any]", number: int, since: Callable[[], object] = lambda: True) -> None:
+    """Cancels the task when what it waits for has come and it does not know it yet, for the number-th time."""
+    seen = None
+    while number and not task.done():
+        awaited = getattr(task, "_fut_waiter", None)
+        if since() and awaited is not None and awaited.done() and awaited is not seen:
+            seen, number = awaited, number - 1
+            if not number:
+                task.cancel()
+        await asyncio.sleep(0)
+
+
+MET = "asyncpg forgets a COPY whose result and cancellation meet, and _roll_back expects no InternalClientError"
+
+
+@every_cursor_but(CursorChoice.COPY, reason=MET)
+async def test_an_export_cancelled_as_it_wakes_up_ends_as_cancelled(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    """A result that has arrived and a cancellation may meet at every step."""
+    await plain.execute(MANY)
+    async with opened(database, choice, "many") as source:
+        for step in range(1, 17):
+            async with running(source.export(spec("many", ["n", "words"]))) as exporting:
+                await asyncio.wait_for(cancel_at_wake_up(exporting, step), WAIT)
+                await assert_cancelled(exporting)
+            await assert_recovered(source, plain)
+
+
+@every_cursor_but(CursorChoice.COPY, reason=MET)
+async def test_an_export_cancelled_as_it_wakes_up_leaves_no_query_in_a_silent_server(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    """The server has sent a page and sends nothing after it: it does not find out that nobody listens."""
+    await plain.execute(SLOW.format(600))
+    async with opened(database, choice, "slow") as source:
+        pages = Pages()
+        async with running(source.drain(spec("slow", ["n", "slept"]), pages.take)) as exporting:
+            await asyncio.wait_for(cancel_at_wake_up(exporting, 1, since=lambda: pages.pages), WAIT)
+            await assert_cancelled(exporting)
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_an_export_cancelled_while_it_waits_for_a_lock_leaves_no_query(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(MANY)
+    async with opened(database, choice, "many") as source:
+        async with locked(database, "many"), running(source.export(spec("many", ["n", "words"]))) as exporting:
+            await eventually(plain, f"EXISTS (SELECT {WAITING_FOR_LOCK})")
+            exporting.cancel()
+            await assert_cancelled(exporting)
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_an_export_that_is_opened_and_not_drained_leaves_nothing(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute(MANY)
+    async with opened(database, choice, "many") as source:
+        with pytest.raises(Stop):
+            async with source.source.open(spec("many", ["n", "words"])):
+                raise Stop
+        await assert_recovered(source, plain)
+
+
+# The catalog
+
+
+RELATIONS = """
+    CREATE SCHEMA other;
+    CREATE SCHEMA "Odd. ""Schema";
+    CREATE TABLE plain (id integer PRIMARY KEY, word text);
+    CREATE TABLE other.plain (other_id integer);
+    CREATE TABLE other.elsewhere (id integer);
+    CREATE TABLE "Mixed Case" (id integer);
+    CREATE TABLE "Odd. ""Schema"."Odd, ""Table" (id integer);
+    CREATE TABLE mixedcase (id integer);
+    CREATE VIEW a_view AS SELECT * FROM plain;
+    CREATE MATERIALIZED VIEW a_materialized_view AS SELECT * FROM plain;
+    CREATE TABLE parted (id integer) PARTITION BY RANGE (id);
+    CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10);
+    CREATE INDEX an_index ON plain (word);
+    CREATE INDEX a_partitioned_index ON parted (id);
+    CREATE SEQUENCE a_sequence;
+    CREATE TYPE a_type AS (id integer);
+    CREATE FOREIGN DATA WRAPPER nothing;
+    CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
+    CREATE FOREIGN TABLE a_foreign_table (id integer) SERVER nowhere;
+"""
+FOUND = {
+    "plain": ("public", "plain", ["id", "word"]),
+    "PLAIN": ("public", "plain", ["id", "word"]),
+    '"plain"': ("public", "plain", ["id", "word"]),
+    "public.plain": ("public", "plain", ["id", "word"]),
+    " public . plain ": ("public", "plain", ["id", "word"]),
+    "other.plain": ("other", "plain", ["other_id"]),
+    'other."plain"': ("other", "plain", ["other_id"]),
+    '"Mixed Case"': ("public", "Mixed Case", ["id"]),
+    "MixedCase": ("public", "mixedcase", ["id"]),
+    '"Odd. ""Schema"."Odd, ""Table"': ('Odd. "Schema', 'Odd, "Table', ["id"]),
+    "a_view": ("public", "a_view", ["id", "word"]),
+    "a_materialized_view": ("public", "a_materialized_view", ["id", "word"]),
+    "parted": ("public", "parted", ["id"]),
+    "part": ("public", "part", ["id"]),
+    "a_foreign_table": ("public", "a_foreign_table", ["id"]),
+}
+REFUSED = [
+    "absent", "elsewhere", "nowhere.plain", "other.absent", '"PLAIN"', "Mixed Case", "an_index", "plain_pkey",
+    "a_partitioned_index", "a_sequence", "a_type", "", " ", ".", "plain.", ".plain", '"plain', 'plain"', '""',
+    "plain; SELECT 1", "plain, part", "'plain'", "$1", "1", "16384", "plain -- x", "a.b.c", "a.b.c.d",
+    "elsewhere.public.plain", "plain\\", "é" * 100,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def relations(postgres: str) -> Iterator[str]:
+    with made_database(postgres) as url:
+        asyncio.run(run_sql(url, RELATIONS))
+        yield url
+
+
+async def test_relations_of_every_kind_are_found_under_the_names_given(relations: str) -> None:
+    async with pooled(relations) as pool:
+        catalog = await read_catalog(pool, list(FOUND))
+    assert list(catalog) == list(FOUND)
+    for name, expected in FOUND.items():
+        dataset = catalog[name]
+        assert dataset.name == name
+        assert (dataset.schema, dataset.relation, list(dataset.columns)) == expected
+    assert "absent" not in catalog
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_name_of_no_table_or_view_is_refused_in_one_line(relations: str, name: str) -> None:
+    async with pooled(relations, size=1) as pool:
+        with pytest.raises(StartError, match=r"^DATASETS: ") as refused:
+            await read_catalog(pool, ["plain", name])
+        assert repr(name) in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1
+        assert list(await read_catalog(pool, ["plain"])) == ["plain"]
+
+
+@pytest.mark.xfail(strict=True, reason="read_catalog puts the message of the database into its line as it is")
+@pytest.mark.parametrize("name", ['"a\nb".c.d.e', 'a."b\r\nc".d'])
+async def test_a_name_of_two_lines_is_refused_in_one_line(relations: str, name: str) -> None:
+    async with pooled(relations, size=1) as pool:
+        with pytest.raises(StartError, match=r"^DATASETS: ") as refused:
+            await read_catalog(pool, [name])
+        assert len(str(refused.value).splitlines()) == 1
+
+
+async def test_a_schema_that_may_not_be_entered_is_refused_in_one_line(database: str, plain: Plain, role: str) -> None:
+    await plain.execute("CREATE SCHEMA closed; CREATE TABLE closed.secrets (id integer)")
+    async with pooled(entered_as(database, role)) as pool:
+        with pytest.raises(StartError, match=r"^DATASETS: 'closed.secrets' [^\n]*permission denied for schema closed$"):
+            await read_catalog(pool, ["closed.secrets"])
+
+
+FACTS = """
+    CREATE DOMAIN word AS varchar(30);
+    CREATE DOMAIN letters AS text CHECK (VALUE ~ '^[a-z]*$');
+    CREATE DOMAIN code AS char(3);
+    CREATE DOMAIN price AS numeric(8, 2);
+    CREATE TYPE mood AS ENUM ('ok');
+    CREATE SCHEMA kinds;
+    CREATE TYPE kinds.pair AS (a integer);
+    CREATE TABLE facts (
+        a bigint, gone text, b varchar(255), c varchar, d char(2), e bpchar, f text, g numeric(10, 2), h numeric,
+        i timestamptz, j timestamp(3), k date, l boolean, m uuid, n real, o double precision, p smallint, q integer,
+        r word, s letters, t code, u price, v mood, w integer[], x kinds.pair, y "char", z name,
+        "A ""b"" c" varchar(1), stored integer GENERATED ALWAYS AS (q * 2) STORED,
+        own integer GENERATED ALWAYS AS IDENTITY
+    );
+    ALTER TABLE facts DROP gone, ADD later varchar(7);
+"""
+COLUMNS = [
+    Column(name="a", declared="bigint", type="int8", length=None),
+    Column(name="b", declared="character varying(255)", type="varchar", length=255),
+    Column(name="c", declared="character varying", type="varchar", length=None),
+    Column(name="d", declared="character(2)", type="bpchar", length=2),
+    Column(name="e", declared="bpchar", type="bpchar", length=None),
+    Column(name="f", declared="text", type="text", length=None),
+    Column(name="g", declared="numeric(10,2)", type="numeric", length=None),
+    Column(name="h", declared="numeric", type="numeric", length=None),
+    Column(name="i", declared="timestamp with time zone", type="timestamptz", length=None),
+    Column(name="j", declared="timestamp(3) without time zone", type="timestamp", length=None),
+    Column(name="k", declared="date", type="date", length=None),
+    Column(name="l", declared="boolean", type="bool", length=None),
+    Column(name="m", declared="uuid", type="uuid", length=None),
+    Column(name="n", declared="real", type="float4", length=None),
+    Column(name="o", declared="double precision", type="float8", length=None),
+    Column(name="p", declared="smallint", type="int2", length=None),
+    Column(name="q", declared="integer", type="int4", length=None),
+    Column(name="r", declared="word", type="varchar", length=30),
+    Column(name="s", declared="letters", type="text", length=None),
+    Column(name="t", declared="code", type="bpchar", length=3),
+    Column(name="u", declared="price", type="numeric", length=None),
+    Column(name="v", declared="mood", type="mood", length=None),
+    Column(name="w", declared="integer[]", type="_int4", length=None),
+    Column(name="x", declared="kinds.pair", type="pair", length=None),
+    Column(name="y", declared='"char"', type="char", length=None),
+    Column(name="z", declared="name", type="name", length=None),
+    Column(name='A "b" c', declared="character varying(1)", type="varchar", length=1),
+    Column(name="stored", declared="integer", type="int4", length=None),
+    Column(name="own", declared="integer", type="int4", length=None),
+    Column(name="later", declared="character varying(7)", type="varchar", length=7),
+]
+
+
+async def test_columns_are_known_with_their_types_and_lengths(database: str, plain: Plain) -> None:
+    await plain.execute(FACTS)
+    async with pooled(database) as pool:
+        facts = (await read_catalog(pool, ["facts"]))["facts"]
+    assert list(facts.columns.values()) == COLUMNS
+    assert list(facts.columns) == [column.name for column in COLUMNS]
+
+
+@pytest.mark.xfail(strict=True, reason="COLUMNS looks one domain deep")
+async def test_a_domain_of_a_domain_is_read_as_the_type_beneath(database: str, plain: Plain) -> None:
+    await plain.execute("CREATE DOMAIN word AS varchar(30); CREATE DOMAIN short AS word CHECK (length(VALUE) < 9)")
+    await plain.execute("CREATE TABLE facts (a short)")
+    async with pooled(database) as pool:
+        facts = (await read_catalog(pool, ["facts"]))["facts"]
+    assert facts.columns["a"] == Column(name="a", declared="short", type="varchar", length=30)
+
+
+async def test_an_empty_list_of_names_gives_an_empty_catalog(database: str) -> None:
+    async with pooled(database) as pool:
+        assert len(await read_catalog(pool, [])) == 0
+
+
+# Connecting
+
+
+NAME = "SOURCE_DATABASE_URL"
+SECRET = "hunter2"
+
+
+def closed_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def refusal(url: str, wait: float, caplog: pytest.LogCaptureFixture) -> tuple[str, float]:
+    """The line that `connect` ends with, and the seconds it took; the password is nowhere."""
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(StartError) as refused:
+        await connect(url, name=NAME, size=1, wait=wait)
+    line = str(refused.value)
+    assert line.startswith(f"{NAME}: ")
+    assert len(line.splitlines()) == 1
+    assert SECRET not in line
+    assert SECRET not in caplog.text
+    return line, asyncio.get_running_loop().time() - started
+
+
+async def test_a_closed_port_is_waited_for_and_then_told(caplog: pytest.LogCaptureFixture) -> None:
+    url = f"postgresql://someone:{SECRET}@127.0.0.1:{closed_port()}/somewhere"
+    line, seconds = await refusal(url, 0.6, caplog)
+    assert line.startswith(f"{NAME}: no answer from the database within 0.6 s: ")
+    assert 0.6 <= seconds < 2
+    assert f"{NAME}: waiting for the database: " in caplog.text
+
+
+async def test_a_server_that_never_answers_is_given_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "CONNECT_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://someone:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/somewhere"
+        line, seconds = await refusal(url, 0.5, caplog)
+    assert line == f"{NAME}: no answer from the database within 0.5 s: TimeoutError"
+    assert 0.5 <= seconds < 2
+
+
+async def test_a_database_that_does_not_exist_ends_the_start_at_once(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    line, seconds = await refusal(at_database(database, "no_such_database"), WAIT, caplog)
+    assert line == f'{NAME}: database "no_such_database" does not exist'
+    assert seconds < WAIT / 2
+    assert not caplog.records
+
+
+async def test_a_wrong_password_ends_the_start_at_once(
+    database: str, role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = entered_as(database, role, SECRET)
+    try:
+        async with connected(url):
+            pytest.skip("this server asks for no password")
+    except asyncpg.InvalidPasswordError:
+        line, seconds = await refusal(url, WAIT, caplog)
+    assert line == f'{NAME}: password authentication failed for user "{role}"'
+    assert seconds < WAIT / 2
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://someone:{SECRET}@127.0.0.1/somewhere",
+        f"postgresql://someone:{SECRET}@127.0.0.1:port/somewhere",
+        f"postgresql://someone:{SECRET}@[::1/somewhere",
+        f"postgresql://someone:{SECRET}@127.0.0.1/somewhere?sslmode=perhaps",
+        f"someone:{SECRET}@127.0.0.1/somewhere",
+        f"host=127.0.0.1 user=someone password={SECRET} dbname=somewhere",
+        pytest.param(
+            f"postgresql://someone:{SECRET}@127.0.0.1:70000/somewhere",
+            marks=pytest.mark.xfail(strict=True, raises=OverflowError, reason="connect() expects no OverflowError"),
+        ),
+        *(
+            pytest.param(
+                url,
+                marks=pytest.mark.xfail(strict=True, reason="the ValueError shows the part of the URL it stands for"),
+            )
+            for url in (
+                f"postgresql://someone:{SECRET}/x@127.0.0.1/somewhere",
+                f"postgresql://someone:{SECRET}#x@127.0.0.1/somewhere",
+                f"postgresql://someone:x?{SECRET}@127.0.0.1/somewhere",
+            )
+        ),
+    ],
+)
+async def test_a_url_that_cannot_be_read_ends_the_start_at_once(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    _, seconds = await refusal(url, WAIT, caplog)
+    assert seconds < WAIT / 2
+    assert not caplog.records
+
+
+async def test_a_database_that_comes_up_late_is_waited_for(
+    database: str, plain: Plain, role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A role without connections stands for a server without room: both answer that there are too many."""
+    await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    async with running(connect(entered_as(database, role), name=NAME, size=1, wait=WAIT)) as connecting:
+        async with asyncio.timeout(WAIT):
+            while "waiting for the database: too many connections" not in caplog.text:
+                assert not connecting.done()
+                await asyncio.sleep(0.01)
+        await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+        pool = await connecting
+    assert await pool.fetchval("SELECT current_user::text") == role
+    await pool.close()
+    assert PASSWORD not in caplog.text
+
+
+async def test_a_pool_has_no_more_connections_than_asked_for_and_says_who_it_is(database: str, plain: Plain) -> None:
+    async with pooled(database, size=2) as pool:
+        names = await asyncio.gather(*(pool.fetchval("SELECT current_setting('application_name')") for _ in range(6)))
+        assert set(names) == {"streamer"}
+        assert 1 <= await plain.fetchval(f"SELECT count(*) FROM {OTHERS}") <= 2

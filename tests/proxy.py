@@ -1,0 +1,128 @@
+"""A TCP proxy before PostgreSQL: the faults that come from outside.
+
+It lets a database come up late, and it can hold back the answer to one statement that the server has executed already.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+PIECE = 65536  # bytes
+
+
+class Proxy:
+    """Has a port of this machine from the start, and accepts connections to it once `listen` has been called."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self._links: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._held_text: bytes | None = None
+        self._released = asyncio.Event()
+        self.holding = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """The same database, through the proxy."""
+        parts = urlsplit(self._target)
+        user, at, _ = parts.netloc.rpartition("@")
+        port = self._socket.getsockname()[1]
+        return parts._replace(netloc=f"{user}{at}127.0.0.1:{port}", query="").geturl()
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, sock=self._socket)
+
+    async def close(self) -> None:
+        """Cuts every connection."""
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+        for link in self._links:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+
+    def hold_answer_to(self, text: str) -> None:
+        """Once: the statement with this text is executed, and its answer waits for `release`; `holding` says so."""
+        self._held_text = text.encode()
+
+    def release(self) -> None:
+        self._released.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.create_task(self._link(reader, writer))
+        self._links.add(link)
+        link.add_done_callback(self._links.discard)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            upstream, to_upstream = await _open(self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        flowing = asyncio.Event()
+        flowing.set()
+        pumps = {
+            asyncio.create_task(self._requests(reader, to_upstream, flowing)),
+            asyncio.create_task(self._answers(upstream, writer, flowing)),
+        }
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for end in (writer, to_upstream):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
+        prepared = False
+        while request := await reader.read(PIECE):
+            if prepared:  # this is the statement's execution
+                prepared = False
+                flowing.clear()
+                self.holding.set()
+            elif self._held_text is not None and self._held_text in request:
+                prepared, self._held_text = True, None
+            writer.write(request)
+            await writer.drain()
+
+    async def _answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
+        while answer := await reader.read(PIECE):
+            if not flowing.is_set():
+                await self._released.wait()
+                flowing.set()
+            writer.write(answer)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def proxied(url: str, *, listening: bool = True) -> AsyncIterator[Proxy]:
+    """A proxy before the database, closed with the context."""
+    proxy = Proxy(url)
+    try:
+        if listening:
+            await proxy.listen()
+        yield proxy
+    finally:
+        await proxy.close()
+
+
+async def _open(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """By TCP, or where the URL names a folder as the host by the socket in it."""
+    parts = urlsplit(url)
+    host = parse_qs(parts.query).get("host", [parts.hostname or "127.0.0.1"])[0]
+    port = parts.port or 5432
+    if host.startswith("/"):
+        return await asyncio.open_unix_connection(Path(host) / f".s.PGSQL.{port}")
+    return await asyncio.open_connection(host, port)
