@@ -24,9 +24,6 @@ from streamer.config import Names
 PATIENCE = 20.0  # seconds until a poll gives up
 POLL_INTERVAL = 0.01  # seconds
 
-BROKEN = (asyncio.IncompleteReadError, ConnectionResetError)
-"""How a body that breaks looks to a Wire."""
-
 
 async def until(met: Callable[[], Awaitable[bool]], hope: str, *, within: float = PATIENCE) -> None:
     """Polls until `met`, and fails the test with `hope` if that takes longer than `within` seconds."""
@@ -236,7 +233,7 @@ class Wire:
     async def body(self, fields: dict[str, str], most: Callable[[], int] = lambda: 65536) -> AsyncIterator[bytes]:
         """The body that goes with these fields, at most `most()` bytes at a time.
 
-        Raises one of BROKEN if it ends early.
+        Raises IncompleteReadError or ConnectionResetError if it ends early.
         """
         if "content-length" in fields:
             async for piece in self._exactly(int(fields["content-length"]), most):

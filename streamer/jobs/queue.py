@@ -21,7 +21,7 @@ from streamer.errors import NotFound, QueueFull, Unavailable
 from streamer.jobs.live import LiveExport
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import RENEWAL, Store
-from streamer.model import Export, ExportSpec
+from streamer.model import Export, ExportSpec, State
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,10 @@ class ExportQueue:
             raise Unavailable("the server is stopping", retry_after=RETRY_AFTER)
         if sum(live.waiting for live in self._live.values()) >= self._capacity:
             raise QueueFull(f"{self._capacity} exports are waiting already", retry_after=RETRY_AFTER)
-        return await asyncio.shield(self._spawn(self._insert(spec, abandon_after), "submit"))
+        export_id = uuid4()
+        live = self._live[export_id] = LiveExport(export_id, spec, self._directory.create(export_id))
+        await asyncio.shield(self._spawn(self._insert(live, abandon_after), "submit"))
+        return live
 
     async def get(self, export_id: UUID) -> Export:
         """Raises NotFound."""
@@ -99,18 +102,15 @@ class ExportQueue:
         await self._store.note_removed(export_id)
         return export
 
-    async def _insert(self, spec: ExportSpec, abandon_after: float | None) -> LiveExport:
-        export_id = uuid4()
-        live = self._live[export_id] = LiveExport(export_id, spec, self._directory.create(export_id))
+    async def _insert(self, live: LiveExport, abandon_after: float | None) -> None:
         try:
-            await self._store.insert(export_id, spec)
+            await self._store.insert(live.id, live.spec)
         except BaseException:
-            del self._live[export_id]
+            del self._live[live.id]
             raise
         if abandon_after is not None:
-            live.leave_if_abandoned(abandon_after, lambda: self._spawn(self.cancel(export_id), "abandoned"))
+            live.leave_if_abandoned(abandon_after, lambda: self._spawn(self.cancel(live.id), "abandoned"))
         self._permits.release()
-        return live
 
     async def _work(self) -> None:
         while True:
@@ -150,8 +150,9 @@ class ExportQueue:
 
     async def _abort(self, live: LiveExport) -> None:
         try:
-            if await self._store.fail(live.id, STOPPED) is None:
-                return await live.finished()  # it was completed a moment ago, and is about to say so
+            failed = await self._store.fail(live.id, STOPPED)
+            if failed is None and (await self.get(live.id)).state is State.COMPLETED:
+                return await live.finished()  # it is about to say so
         except Exception:
             log.exception("export %s: its end could not be written; it is settled when its lease runs out", live.id)
         return await live.stop(STOPPED)

@@ -31,7 +31,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """Of the selected representation: a strong entity tag with its quotes, and whole seconds in UTC once it is known."""
+    """Of the selected representation: a strong entity tag with its quotes, and a time in whole seconds, if known."""
 
     etag: str
     last_modified: datetime | None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from streamer.errors import StartError
-from streamer.source.database import Connection, Pool
+from streamer.source.database import Connection, Pool, one_line
 
 RELATION = """
     SELECT c.oid, n.nspname AS schema, c.relname AS name
@@ -18,19 +18,22 @@ RELATION = """
     WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 
-# A domain is filtered as the type it is made of, and its length is that of the base type.
+# A domain is filtered as the type at its bottom, and its length is that of the first type on the way that has one.
 COLUMNS = """
-    SELECT a.attname AS name,
-           format_type(a.atttypid, a.atttypmod) AS declared,
-           coalesce(base.typname, t.typname) AS type,
-           CASE WHEN coalesce(base.typname, t.typname) IN ('bpchar', 'varchar')
-                THEN nullif(CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, -1) - 4
-           END AS length
-    FROM pg_attribute a
-    JOIN pg_type t ON t.oid = a.atttypid
-    LEFT JOIN pg_type base ON t.typtype = 'd' AND base.oid = t.typbasetype
-    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-    ORDER BY a.attnum
+    WITH RECURSIVE types AS (
+        SELECT a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.atttypid AS type,
+               a.atttypmod AS length
+        FROM pg_attribute a
+        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+      UNION ALL
+        SELECT types.attnum, attname, declared, modifier, t.typbasetype,
+               CASE WHEN types.length = -1 THEN t.typtypmod ELSE types.length END
+        FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype = 'd'
+    )
+    SELECT attname AS name, format_type(declared, modifier) AS declared, t.typname AS type,
+           CASE WHEN t.typname IN ('bpchar', 'varchar') THEN nullif(length, -1) - 4 END AS length
+    FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype <> 'd'
+    ORDER BY attnum
 """
 
 
@@ -80,7 +83,7 @@ async def _read_dataset(connection: Connection, name: str) -> Dataset:
     try:
         relation = await connection.fetchrow(RELATION, name)
     except asyncpg.PostgresError as error:
-        raise StartError(f"DATASETS: {name!r} is not a relation name: {error}") from error
+        raise StartError(f"DATASETS: {name!r} is not a relation name: {one_line(error)}") from error
     if relation is None:
         raise StartError(f"DATASETS: there is no table or view {name!r} in the database")
     columns = await connection.fetch(COLUMNS, relation["oid"])

@@ -9,6 +9,7 @@ thread's sleep: the event loop's own timers tick in milliseconds, in which the s
 import asyncio
 import time
 
+from streamer.errors import ExportFailure
 from streamer.model import Dialect
 from streamer.protocol.dialect import count_records
 from streamer.source.cursor import Sink
@@ -27,9 +28,13 @@ class CopyCursor:
     async def drain(self, sink: Sink) -> int:
         loop = asyncio.get_running_loop()
         quote = self._dialect.quote.encode()
+        taken = 0
 
         async def take(page: bytearray) -> None:
-            await sink(page, count_records(page, quote))
+            nonlocal taken
+            rows = count_records(page, quote)
+            taken += rows
+            await sink(page, rows)
             await loop.run_in_executor(None, time.sleep, PAUSE)
 
         tag = await self._connection.copy_from_query(
@@ -39,4 +44,8 @@ class CopyCursor:
             delimiter=self._dialect.delimiter,
             quote=self._dialect.quote,
         )
-        return int(tag.removeprefix("COPY "))
+        total = int(tag.removeprefix("COPY "))
+        if taken != total:
+            # asyncpg drops what is in its buffer when another message stands between two rows.
+            raise ExportFailure(f"PostgreSQL sent {total} rows, of which {taken} arrived")
+        return total

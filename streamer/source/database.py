@@ -51,19 +51,23 @@ async def connect(url: str, *, name: str, size: int, wait: float) -> Pool:
                     server_settings={"application_name": "streamer"},
                 )
     except UNREACHABLE as error:
-        raise StartError(f"{name}: no answer from the database within {wait:g} s: {_one_line(error)}") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-        raise StartError(f"{name}: {_one_line(error)}") from error
+        raise StartError(f"{name}: no answer from the database within {wait:g} s: {one_line(error)}") from error
+    except asyncpg.PostgresError as error:
+        raise StartError(f"{name}: {one_line(error)}") from error
+    except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
+        # What the driver says of it may hold a part of it, and so of the password.
+        raise StartError(f"{name}: is not a URL of a PostgreSQL database that can be understood") from error
     raise AssertionError("tenacity either returns an attempt or raises")
 
 
 def _say_waiting(name: str) -> Any:
     def say(retry: tenacity.RetryCallState) -> None:
         error = retry.outcome.exception() if retry.outcome else None
-        log.warning("%s: waiting for the database: %s", name, _one_line(error))
+        log.warning("%s: waiting for the database: %s", name, one_line(error))
 
     return say
 
 
-def _one_line(error: BaseException | None) -> str:
+def one_line(error: BaseException | None) -> str:
+    """An error's message without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

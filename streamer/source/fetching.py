@@ -10,7 +10,9 @@ from streamer.source.cursor import Sink
 from streamer.source.database import Connection
 from streamer.source.query import Query
 
-FETCH_ROWS = 500
+FIRST_ROWS = 32  # of a page, until it is known how large they are
+MOST_ROWS = 500
+PAGE_TARGET = 256 * 1024  # bytes that a page is meant to have
 
 
 class FetchCursor:
@@ -22,8 +24,10 @@ class FetchCursor:
     async def drain(self, sink: Sink) -> int:
         writer = RecordWriter(self._dialect, len(self._query.columns))
         cursor = await self._connection.cursor(self._query.sql_as_text)
-        total = 0
-        while rows := await cursor.fetch(FETCH_ROWS):
-            await sink(writer.records(rows), len(rows))
+        total, wanted = 0, FIRST_ROWS
+        while rows := await cursor.fetch(wanted):
+            page = writer.records(rows)
+            await sink(page, len(rows))
             total += len(rows)
+            wanted = max(1, min(PAGE_TARGET * len(rows) // len(page), 2 * wanted, MOST_ROWS))
         return total

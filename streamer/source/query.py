@@ -14,8 +14,8 @@ from streamer.source.database import Connection
 
 COMPARISONS = {Operator.GTE: ">=", Operator.GT: ">", Operator.LTE: "<=", Operator.LT: "<"}
 QUOTE_LITERALS = """
-    SELECT coalesce(array_agg(quote_literal(value) ORDER BY place), '{}')
-    FROM unnest($1::text[]) WITH ORDINALITY AS given (value, place)
+    SELECT pg_catalog.array_agg(pg_catalog.quote_literal(value) ORDER BY place)
+    FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS given (value, place)
 """
 
 
@@ -38,7 +38,10 @@ class Query:
         `column::text` is not: it trims char(n) and says `true` for bool. `IS DISTINCT FROM NULL` asks whether the value
         itself is NULL; `IS NOT NULL` would look inside a composite value.
         """
-        texts = (f"CASE WHEN {column} IS DISTINCT FROM NULL THEN format('%s', {column}) END" for column in self.columns)
+        texts = (
+            f"CASE WHEN {column} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {column}) END"
+            for column in self.columns
+        )
         return f"SELECT {', '.join(texts)} FROM {self.relation}{self.where}"  # noqa: S608 - quoted, see above
 
 

@@ -52,9 +52,24 @@ class Rows:
 
         Raises ExportFailure with the database's reason.
         """
-        with database_errors():
-            await sink(self.header, 0)
-            return await self.cursor.drain(sink)
+        await sink(self.header, 0)
+        failure: Exception | None = None
+
+        async def guarded(page: bytes | bytearray, rows: int) -> None:
+            nonlocal failure
+            try:
+                await sink(page, rows)
+            except Exception as error:
+                failure = error  # the sink's own, whatever becomes of it on its way through the driver
+                raise
+
+        try:
+            with database_errors():
+                return await self.cursor.drain(guarded)
+        except Exception:
+            if failure is not None:
+                raise failure from None
+            raise
 
 
 class Source:
@@ -95,6 +110,8 @@ def database_errors() -> Iterator[None]:
     """The database's own message is the user's; where it happened in the server stays in the log."""
     try:
         yield
+    except asyncpg.PostgresConnectionError as error:
+        raise ExportFailure("the connection to the database was lost") from error
     except asyncpg.PostgresError as error:
         raise ExportFailure(f"PostgreSQL: {error.args[0] if error.args else type(error).__name__}") from error
     except (asyncpg.InterfaceError, OSError, TimeoutError) as error:

@@ -2,14 +2,19 @@
 
 All rows of an export are of one REPEATABLE READ READ ONLY snapshot. The settings are local to the transaction, so a
 pooled connection goes back as it came, and a pooler that refuses start-up parameters has nothing to refuse.
+
+However a snapshot is left, nothing of it goes on in the server. asyncpg answers a cancelled query with a CancelRequest
+and lets the next statement wait until that has been obeyed; where it loses track of a COPY, the session is ended from
+another connection.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import asyncpg
 
@@ -26,6 +31,9 @@ SETTINGS = {
     "lc_monetary": "C",
     "xmlbinary": "base64",
     "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    # asyncpg drops the rows that are in its buffer when a notice stands between them.
+    "client_min_messages": "error",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -37,8 +45,10 @@ SETTINGS = {
     # Compiling a plan costs more than the first rows.
     "jit": "off",
 }
-PREPARE = "SELECT now(), " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in SETTINGS.items())
-CLEAN_UP = 10.0  # seconds for a cancelled query to end and its transaction to be rolled back
+LATER_SETTINGS = {17: {"transaction_timeout": "0"}}  # by the version that has them first
+CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be rolled back
+# A transaction by its session and its start: a process number alone may be another's by now.
+END_SESSION = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND xact_start = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +57,54 @@ class Snapshot:
 
     connection: Connection
     taken_at: datetime
+    process: int  # of the server
 
 
 @asynccontextmanager
 async def open_snapshot(pool: Pool) -> AsyncIterator[Snapshot]:
-    """A read-only transaction on a connection of its own.
-
-    However it is left, the query has ended in the server when the connection goes back, or the connection is dropped.
-    """
+    """A read-only transaction on a connection of its own."""
     connection = await pool.acquire()
+    snapshot, clean = None, True
     try:
         transaction = connection.transaction(isolation="repeatable_read", readonly=True)
         await transaction.start()
         try:
-            row = await connection.fetchrow(PREPARE)
-            yield Snapshot(connection, row["now"])
+            row = await connection.fetchrow(_prepare(connection.get_server_version().major))
+            snapshot = Snapshot(connection, row["taken_at"], row["process"])
+            yield snapshot
         finally:
-            await _roll_back(connection, transaction)
+            clean = await _rolled_back(connection, transaction)
     finally:
         await pool.release(connection)
+        if snapshot is not None and not clean:
+            await _end_session(pool, snapshot)
 
 
-async def _roll_back(connection: Connection, transaction: asyncpg.transaction.Transaction) -> None:
-    """asyncpg answers a cancelled query with a CancelRequest; the rollback waits until that has been obeyed."""
+@lru_cache
+def _prepare(version: int) -> str:
+    known = dict(SETTINGS)
+    for since, settings in LATER_SETTINGS.items():
+        known.update(settings if version >= since else {})
+    calls = (f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in known.items())
+    return f"SELECT now() AS taken_at, pg_catalog.pg_backend_pid() AS process, {', '.join(calls)}"
+
+
+async def _rolled_back(connection: Connection, transaction: asyncpg.transaction.Transaction) -> bool:
+    """Whether the transaction has ended in the server; if not, the connection is dropped."""
     try:
         async with asyncio.timeout(CLEAN_UP):
             await transaction.rollback()
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except Exception as error:
         log.warning("dropped a connection that could not be rolled back: %r", error)
-        connection.terminate()
+        with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
+            connection.terminate()
+        return False
+    return True
+
+
+async def _end_session(pool: Pool, snapshot: Snapshot) -> None:
+    try:
+        async with asyncio.timeout(CLEAN_UP):
+            await pool.execute(END_SESSION, snapshot.process, snapshot.taken_at)
+    except Exception as error:
+        log.warning("a session that may still be running a query could not be ended: %r", error)

@@ -78,11 +78,15 @@ class Spool:
         self._writer.add_done_callback(lambda _: self._room.set())
 
     async def append(self, page: bytes | bytearray, rows: int) -> None:
-        """Adds whole records, `rows` of them data, and owns the page from here. Raises ExportFailure if writing has."""
+        """Adds whole records, `rows` of them data, and owns the page from here. Raises ExportFailure if writing has.
+
+        A page without rows, the header, waits for the next: an export that fails before its first row shows nothing.
+        """
         self._gathered.append(page)
         self._gathered_bytes += len(page)
         self._gathered_rows += rows
-        self._work.set()
+        if self._gathered_rows:
+            self._work.set()
         while self._gathered_bytes > GATHER_LIMIT and not self._writing_failed():
             self._room.clear()
             await self._room.wait()

@@ -121,11 +121,11 @@ async def pooled(url: str, size: int = POOL_SIZE) -> AsyncIterator[Pool]:
         yield pool
     finally:
         try:
-            async with asyncio.timeout(WAIT):
+            async with asyncio.timeout(WAIT / 2):
                 await pool.close()
         except TimeoutError:
             pool.terminate()
-            raise AssertionError(f"the pool could not be closed within {WAIT:g} s") from None
+            raise AssertionError("the pool could not be closed: a connection has not come back") from None
 
 
 def spec(

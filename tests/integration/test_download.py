@@ -52,7 +52,12 @@ FILTERED = {
     "country_list": Asked({"country_code": "US,DE,X"}, lambda row: row.country_code in {"US", "DE", "X "}),
     "tier": Asked({"subscription_tier": "premium"}, lambda row: row.subscription_tier == "premium"),
     "min_ltv": Asked({"min_ltv": "9000.5"}, lambda row: worth(row) >= Decimal("9000.5")),
-    "min_ltv_of_zero": Asked({"min_ltv": "0"}, lambda row: worth(row) >= 0),
+    "min_ltv_of_zero": Asked(
+        {"min_ltv": "0", "country_code": "GB"}, lambda row: worth(row) >= 0 and row.country_code == "GB"
+    ),
+    "ltv_below_zero": Asked(
+        {"lifetime_value__lt": "-0.5"}, lambda row: Decimal("-Infinity") < worth(row) < Decimal("-0.5")
+    ),
     "all_filters": Asked(
         {"country_code": "FR,JP", "subscription_tier": "basic,enterprise", "min_ltv": "250"},
         lambda row: (
@@ -67,7 +72,7 @@ FILTERED = {
         columns=("lifetime_value", "name", "id"),
     ),
     "one_column_with_nulls": Asked(
-        {"columns": "name", "min_ltv": "-100000000"}, lambda row: row.lifetime_value is not None, columns=("name",)
+        {"columns": "name", "min_ltv": "9000"}, lambda row: worth(row) >= 9000, columns=("name",)
     ),
     "semicolons_and_apostrophes": Asked(
         {"delimiter": ";", "quoteChar": "'", "country_code": "BR"},
@@ -76,8 +81,8 @@ FILTERED = {
         quote="'",
     ),
     "tabs": Asked(
-        {"delimiter": "tab", "subscription_tier": "free"},
-        lambda row: row.subscription_tier == "free",
+        {"delimiter": "tab", "subscription_tier": "enterprise"},
+        lambda row: row.subscription_tier == "enterprise",
         delimiter="\t",
     ),
     "json_body": Asked(

@@ -126,9 +126,6 @@ async def test_a_cancelled_waiting_export_makes_room_in_the_queue(
         assert (await export.until("completed"))["sha256"] == sha256(gated_csv(20_000))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ExportQueue.submit counts an export as waiting only when its insertion has begun"
-)
 async def test_requests_that_come_at_once_do_not_overfill_the_queue(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:

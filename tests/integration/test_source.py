@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import ge, gt, le, lt
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
@@ -57,12 +57,24 @@ PASSWORD = "open, sesame"
 @pytest.fixture(scope="module")
 def shared_database(postgres: str) -> Iterator[str]:
     with made_database(postgres) as url:
+        asyncio.run(run_sql(url, "CREATE SCHEMA kept", MADE_VAST))
         yield url
+
+
+VAST = spec("kept.vast", ["n", "words"])
+MADE_VAST = """
+    CREATE UNLOGGED TABLE kept.vast AS
+    SELECT n, repeat(chr(97 + n % 26), 1000) AS words FROM generate_series(1, 30000) n
+"""
+"""Thirty megabytes: more than the sockets between server and sink can hold. An export of it can be interrupted."""
 
 
 @pytest.fixture
 async def database(shared_database: str) -> str:
-    """The URL of an empty database with the defaults of its server: to clear one is quicker than to make one."""
+    """The URL of a database with the defaults of its server, and nothing in it but `kept.vast`.
+
+    To clear one is quicker than to make one.
+    """
     async with connected(shared_database) as connection:
         await terminate_others(connection)
         here = await connection.fetchval("SELECT quote_ident(current_database())")
@@ -168,6 +180,17 @@ async def test_hostile_defaults_of_database_and_role_change_no_byte(
     async with opened(hostile, choice, "sensitive") as source:
         columns = list(source.catalog["sensitive"].columns)
         assert_conforms(await source.export(spec("sensitive", columns)), expected)
+
+
+@every_cursor
+@pytest.mark.parametrize(("delimiter", "quote_char"), [("\\", '"'), (",", "\\"), ("'", "\\"), ("\\", "'")])
+async def test_backslashes_as_escapes_do_not_change_how_a_dialect_is_read(
+    hostile: str, plain: Plain, choice: CursorChoice, delimiter: str, quote_char: str
+) -> None:
+    expected = await copied(plain, "SELECT n, words FROM sensitive", delimiter=delimiter, quote_char=quote_char)
+    async with opened(hostile, choice, "sensitive") as source:
+        asked = spec("sensitive", ["n", "words"], delimiter=delimiter, quote_char=quote_char)
+        assert_conforms(await source.export(asked), expected, asked.dialect)
 
 
 @every_cursor
@@ -303,7 +326,6 @@ async def test_a_view_that_writes_is_refused_and_writes_nothing(
 
 
 MANY = "CREATE UNLOGGED TABLE many AS SELECT n, repeat(chr(97 + n % 26), 200) AS words FROM generate_series(1, 30000) n"
-"""Six megabytes: more than the sockets and the buffers between server and sink can hold."""
 
 
 @every_cursor
@@ -540,14 +562,55 @@ RELEASED = "_roll_back calls terminate() on a connection that has left the pool 
 async def test_a_session_terminated_between_pages_fails_the_export(
     database: str, plain: Plain, choice: CursorChoice, page: int
 ) -> None:
-    await plain.execute(MANY)
-    async with opened(database, choice, "many") as source:
+    async with opened(database, choice, "kept.vast") as source:
         sink = SinkAt(page, lambda: terminate_others(plain))
         async with asyncio.timeout(WAIT):
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
-                await source.drain(spec("many", ["n", "words"]), sink.take)
+                await source.drain(VAST, sink.take)
         assert len(sink.pages.pages) > page
         await assert_recovered(source, plain)
+
+
+@every_cursor_but(*CURSORS, reason="neither database_errors() nor _roll_back expects an InternalClientError")
+async def test_a_session_whose_last_words_come_before_its_end_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    """The message that the session is terminated is there; that the connection is closed is not known yet."""
+    async with lingering(database) as (url, ends), opened(url, choice, "kept.vast") as source:
+        sink = SinkAt(0, lambda: terminate_others(plain))
+        async with running(source.drain(VAST, sink.take)) as exporting:
+            await asyncio.wait({exporting}, timeout=WAIT)
+            ends.set()
+            assert isinstance(exporting.exception(), ExportFailure)
+        await assert_recovered(source, plain)
+
+
+@asynccontextmanager
+async def lingering(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A relay that passes on what the database says, and that it closes a connection only after the event."""
+    parts = urlsplit(url)
+    folder = parse_qs(parts.query).get("host")
+    ends = asyncio.Event()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
+        await ends.wait()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if folder:
+            answers, requests = await asyncio.open_unix_connection(f"{folder[0]}/.s.PGSQL.{parts.port or 5432}")
+        else:
+            answers, requests = await asyncio.open_connection(parts.hostname, parts.port or 5432)
+        await asyncio.gather(pump(reader, requests), pump(answers, writer))
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        user, at, _ = parts.netloc.rpartition("@")
+        yield urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}", query="")), ends
 
 
 @every_cursor_but(*CURSORS, reason=RELEASED)
@@ -596,11 +659,10 @@ async def test_a_query_cancelled_in_the_server_fails_the_export(
 async def test_an_exception_of_the_sink_comes_through_and_ends_the_query(
     database: str, plain: Plain, choice: CursorChoice, page: int
 ) -> None:
-    await plain.execute(MANY)
-    async with opened(database, choice, "many") as source:
+    async with opened(database, choice, "kept.vast") as source:
         sink = SinkAt(page, stop)
         with pytest.raises(Stop):
-            await source.drain(spec("many", ["n", "words"]), sink.take)
+            await source.drain(VAST, sink.take)
         assert len(sink.pages.pages) == page + 1
         await assert_recovered(source, plain)
 
@@ -609,14 +671,13 @@ async def test_an_exception_of_the_sink_comes_through_and_ends_the_query(
 async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
-    await plain.execute(MANY)
 
     async def fill_disk() -> None:
         raise OSError(28, "No space left on device")
 
-    async with opened(database, choice, "many") as source:
+    async with opened(database, choice, "kept.vast") as source:
         with pytest.raises(OSError, match="No space left"):
-            await source.drain(spec("many", ["n", "words"]), SinkAt(1, fill_disk).take)
+            await source.drain(VAST, SinkAt(1, fill_disk).take)
 
 
 STUCK = "asyncpg waits for an answer to its CancelRequest although COPY has been answered in full"
@@ -636,6 +697,20 @@ async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
             await asyncio.wait({exporting}, timeout=WAIT)
             assert exporting.cancelled() if ending == "cancellation" else isinstance(exporting.exception(), Stop)
         assert asyncio.get_running_loop().time() - started < 2
+        await assert_recovered(source, plain)
+
+
+@every_cursor_but(CursorChoice.COPY, reason="pool.release() without a timeout waits for the same answer for ever")
+async def test_an_export_cancelled_again_while_it_is_cleaned_up_gives_its_connection_back(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
+    async with opened(database, choice, "few") as source:
+        async with running(source.drain(spec("few", ["n"]), SinkAt(1, cancel_here).take)) as exporting:
+            await asyncio.wait({exporting}, timeout=0.1)
+            exporting.cancel()
+            await asyncio.wait({exporting}, timeout=3)
+            assert exporting.cancelled()
         await assert_recovered(source, plain)
 
 
@@ -659,15 +734,14 @@ async def assert_cancelled(task: "asyncio.Task[Any]") -> None:
 async def test_an_export_cancelled_in_its_sink_leaves_no_query(
     database: str, plain: Plain, choice: CursorChoice, page: int
 ) -> None:
-    await plain.execute(MANY)
     arrived, never = asyncio.Event(), asyncio.Event()
 
     async def wait() -> None:
         arrived.set()
         await never.wait()
 
-    async with opened(database, choice, "many") as source:
-        async with running(source.drain(spec("many", ["n", "words"]), SinkAt(page, wait).take)) as exporting:
+    async with opened(database, choice, "kept.vast") as source:
+        async with running(source.drain(VAST, SinkAt(page, wait).take)) as exporting:
             await asyncio.wait_for(arrived.wait(), WAIT)
             exporting.cancel()
             await assert_cancelled(exporting)
@@ -710,10 +784,9 @@ async def test_an_export_cancelled_as_it_wakes_up_ends_as_cancelled(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
     """A result that has arrived and a cancellation may meet at every step."""
-    await plain.execute(MANY)
-    async with opened(database, choice, "many") as source:
+    async with opened(database, choice, "kept.vast") as source:
         for step in range(1, 17):
-            async with running(source.export(spec("many", ["n", "words"]))) as exporting:
+            async with running(source.export(VAST)) as exporting:
                 await asyncio.wait_for(cancel_at_wake_up(exporting, step), WAIT)
                 await assert_cancelled(exporting)
             await assert_recovered(source, plain)
@@ -737,9 +810,8 @@ async def test_an_export_cancelled_as_it_wakes_up_leaves_no_query_in_a_silent_se
 async def test_an_export_cancelled_while_it_waits_for_a_lock_leaves_no_query(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
-    await plain.execute(MANY)
-    async with opened(database, choice, "many") as source:
-        async with locked(database, "many"), running(source.export(spec("many", ["n", "words"]))) as exporting:
+    async with opened(database, choice, "kept.vast") as source:
+        async with locked(database, "kept.vast"), running(source.export(VAST)) as exporting:
             await eventually(plain, f"EXISTS (SELECT {WAITING_FOR_LOCK})")
             exporting.cancel()
             await assert_cancelled(exporting)
@@ -750,10 +822,9 @@ async def test_an_export_cancelled_while_it_waits_for_a_lock_leaves_no_query(
 async def test_an_export_that_is_opened_and_not_drained_leaves_nothing(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
-    await plain.execute(MANY)
-    async with opened(database, choice, "many") as source:
+    async with opened(database, choice, "kept.vast") as source:
         with pytest.raises(Stop):
-            async with source.source.open(spec("many", ["n", "words"])):
+            async with source.source.open(VAST):
                 raise Stop
         await assert_recovered(source, plain)
 

@@ -155,7 +155,7 @@ def test_url_wins_over_host() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(*[st.text(st.sampled_from("@:/?#[]%&=+ '\\") | st.characters(), min_size=1)] * 3)
+@given(*[st.text(st.sampled_from("@:/?#[]%&=+ '\\") | st.characters(codec="utf-8"), min_size=1)] * 3)
 def test_any_user_password_and_name_come_back_out_of_the_url(user: str, password: str, name: str) -> None:
     found = read_settings({"DB_HOST": "db", "DB_USER": user, "DB_PASSWORD": password, "DB_NAME": name})
     parts = urlsplit(found.database_url)

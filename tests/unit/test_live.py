@@ -80,9 +80,9 @@ async def test_queued_export_has_no_progress_and_no_total(live: LiveExport) -> N
 
 async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: LiveExport) -> None:
     live.begin(SNAPSHOT_AT, 1000)
-    await publish(live, 0, page=b"id\n")
-    assert (live.progress().processed_rows, live.progress().bytes) == (0, 3)
-    await publish(live, 250)
+    await publish(live, 1, page=b"id\n1\n")
+    assert (live.progress().processed_rows, live.progress().bytes) == (1, 5)
+    await publish(live, 249)
     progress = live.progress()
     assert (progress.processed_rows, progress.bytes, progress.total_rows) == (250, 503, 1000)
     assert progress.percentage == 25.0

@@ -626,7 +626,9 @@ def test_any_request_is_within_the_catalog_or_refused(pairs: list[tuple[str, str
             "country_code": st.lists(st.sampled_from(["US", "DE", "FR"]), min_size=1, max_size=3),
             "min_ltv": st.integers(),
             "signup_date_from": st.dates().map(str),
-            "name": st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1), min_size=1, max_size=3),
+            "name": st.lists(
+                st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=1, max_size=3
+            ),
         },
     )
 )

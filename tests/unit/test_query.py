@@ -82,8 +82,8 @@ def test_sql_names_columns_in_order_and_the_relation() -> None:
 def test_sql_as_text_has_the_same_rows_with_each_value_in_output_form() -> None:
     query = Query(columns=('"b"', '"a"'), relation='"public"."users"', where=" WHERE \"a\" IN ('1')")
     assert query.sql_as_text == (
-        'SELECT CASE WHEN "b" IS DISTINCT FROM NULL THEN format(\'%s\', "b") END, '
-        'CASE WHEN "a" IS DISTINCT FROM NULL THEN format(\'%s\', "a") END '
+        'SELECT CASE WHEN "b" IS DISTINCT FROM NULL THEN pg_catalog.format(\'%s\', "b") END, '
+        'CASE WHEN "a" IS DISTINCT FROM NULL THEN pg_catalog.format(\'%s\', "a") END '
         'FROM "public"."users" WHERE "a" IN (\'1\')'
     )
 

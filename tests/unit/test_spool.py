@@ -22,6 +22,7 @@ from streamer.spool.spool import GATHER_LIMIT, Sealed, Spool
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
 HEADER = b"id,name\n"
+FIRST = HEADER + b"0,Ann\n"  # the first piece that is published: the header and a row
 PAGES = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
 
 T = TypeVar("T")
@@ -138,35 +139,63 @@ def exists(fd: int) -> bool:
 
 async def test_first_page_is_published_at_once(spool: Spool, long_spacing: None) -> None:
     spool.open()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await soon(spool.moved_beyond(0))
-    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
-    assert spool.path.read_bytes() == HEADER
+    assert (spool.frontier, spool.rows) == (len(FIRST), 1)
+    assert spool.path.read_bytes() == FIRST
+
+
+async def test_header_waits_for_the_first_row(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await spool.append(HEADER, 0)
+    await let_the_loop_run()
+    assert disk.pieces == []
+    await published(spool, PAGES[0])
+    assert (spool.frontier, spool.rows) == (len(HEADER + PAGES[0]), 1)
+    assert spool.path.read_bytes() == HEADER + PAGES[0]
+
+
+async def test_header_of_an_export_without_rows_is_published_by_finish(spool: Spool) -> None:
+    spool.open()
+    await spool.append(HEADER, 0)
+    assert await soon(spool.finish()) == Sealed(len(HEADER), 0, hashlib.sha256(HEADER).digest())
+    assert (spool.frontier, spool.path.read_bytes()) == (len(HEADER), HEADER)
+
+
+async def test_export_that_fails_before_its_first_row_shows_nothing(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await spool.append(HEADER, 0)
+    await let_the_loop_run()
+    spool.fail("division by zero")
+    await soon(spool.discard())
+    assert spool.frontier == 0
+    assert disk.pieces == []
 
 
 async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool, long_spacing: None) -> None:
     spool.open()
     await let_the_loop_run()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
 
 
 async def test_page_after_a_pause_is_published_at_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamer.spool.spool.SPACING", 0.0)
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     await let_the_loop_run()
     monkeypatch.setattr("streamer.spool.spool.SPACING", 3600.0)
+    await let_the_loop_run()
     await published(spool, PAGES[0])
 
 
 async def test_pages_within_the_spacing_gather(spool: Spool, long_spacing: None, disk: Disk) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     for page in PAGES:
         await spool.append(page, 1)
     await let_the_loop_run()
-    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
-    assert disk.pieces == [HEADER]
+    assert (spool.frontier, spool.rows) == (len(FIRST), 1)
+    assert disk.pieces == [FIRST]
 
 
 async def test_pages_after_the_spacing_are_published_without_an_end(spool: Spool) -> None:
@@ -238,7 +267,7 @@ async def test_page_belongs_to_the_spool_whatever_its_type(spool: Spool) -> None
 async def test_append_within_the_limit_never_waits_for_the_disk(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     half = b"x" * (GATHER_LIMIT // 2)
     await soon(spool.append(half, 1))
@@ -249,7 +278,7 @@ async def test_append_within_the_limit_never_waits_for_the_disk(spool: Spool, di
 async def test_append_beyond_the_limit_waits_for_the_disk(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     await spool.append(b"x" * GATHER_LIMIT, 1)
     waiting = asyncio.create_task(spool.append(b"\n", 0))
@@ -258,20 +287,20 @@ async def test_append_beyond_the_limit_waits_for_the_disk(spool: Spool, disk: Di
     disk.release()
     await soon(waiting)
     await soon(spool.finish())
-    assert spool.path.read_bytes() == HEADER + b"x" * GATHER_LIMIT + b"\n"
+    assert spool.path.read_bytes() == FIRST + b"x" * GATHER_LIMIT + b"\n"
 
 
 async def test_every_append_beyond_the_limit_is_let_go(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     waiting = [asyncio.create_task(spool.append(b"x" * GATHER_LIMIT, 1)) for _ in range(3)]
     await let_the_loop_run()
     assert not any(task.done() for task in waiting[1:])
     disk.release()
     await soon(asyncio.gather(*waiting))
-    assert (await soon(spool.finish())).length == len(HEADER) + 3 * GATHER_LIMIT
+    assert (await soon(spool.finish())).length == len(FIRST) + 3 * GATHER_LIMIT
 
 
 # The good end
@@ -295,10 +324,10 @@ async def test_finish_of_an_empty_spool_is_an_empty_file(spool: Spool) -> None:
 
 async def test_finish_does_not_wait_for_the_spacing(spool: Spool, long_spacing: None) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     for page in PAGES:
         await spool.append(page, 1)
-    assert (await soon(spool.finish())).length == len(HEADER) + sum(map(len, PAGES))
+    assert (await soon(spool.finish())).length == len(FIRST) + sum(map(len, PAGES))
 
 
 async def test_finish_returns_after_an_fsync_of_everything(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +348,7 @@ async def test_finish_returns_after_an_fsync_of_everything(spool: Spool, monkeyp
 
 async def test_followers_learn_of_the_end_by_the_seal_and_not_before(spool: Spool) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     sealed = await soon(spool.finish())
     waiting = asyncio.create_task(spool.moved_beyond(sealed.length))
     ending = asyncio.create_task(spool.end())
@@ -335,8 +364,8 @@ async def test_followers_learn_of_the_end_by_the_seal_and_not_before(spool: Spoo
 async def test_short_writes_are_continued(spool: Spool, disk: Disk) -> None:
     disk.most = 3
     spool.open()
-    sealed = await write_all(spool, [HEADER, *PAGES])
-    content = HEADER + b"".join(PAGES)
+    sealed = await write_all(spool, [FIRST, *PAGES])
+    content = FIRST + b"".join(PAGES)
     assert spool.path.read_bytes() == content
     assert (sealed.length, sealed.sha256) == (len(content), hashlib.sha256(content).digest())
     assert max(map(len, disk.pieces)) == 3
@@ -344,7 +373,7 @@ async def test_short_writes_are_continued(spool: Spool, disk: Disk) -> None:
 
 async def test_seal_gives_the_file_descriptor_back(spool: Spool, disk: Disk) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     await soon(spool.finish())
     assert exists(disk.fd)
     spool.seal()
@@ -356,15 +385,15 @@ async def test_seal_gives_the_file_descriptor_back(spool: Spool, disk: Disk) -> 
 
 async def test_moved_beyond_returns_at_once_where_the_frontier_is_beyond(spool: Spool) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     await soon(spool.moved_beyond(0))
-    await soon(spool.moved_beyond(len(HEADER) - 1))
+    await soon(spool.moved_beyond(len(FIRST) - 1))
 
 
 async def test_moved_beyond_sleeps_through_a_frontier_that_is_not_beyond(spool: Spool) -> None:
     spool.open()
-    waiting = asyncio.create_task(spool.moved_beyond(len(HEADER) + 1))
-    await published(spool, HEADER, 0)
+    waiting = asyncio.create_task(spool.moved_beyond(len(FIRST) + 1))
+    await published(spool, FIRST)
     await published(spool, b"1")
     await let_the_loop_run()
     assert not waiting.done()
@@ -379,7 +408,7 @@ async def test_moved_beyond_wakes_every_waiter(spool: Spool, end: str) -> None:
     await let_the_loop_run()
     assert not any(task.done() for task in waiting)
     if end == "publish":
-        await spool.append(HEADER, 0)
+        await spool.append(FIRST, 1)
     elif end == "seal":
         await soon(spool.finish())
         spool.seal()
@@ -394,9 +423,9 @@ async def test_follower_of_a_spool_that_is_not_open_yet_waits_for_it(spool: Spoo
         await let_the_loop_run()
         assert not first.done()
         spool.open()
-        await spool.append(HEADER, 0)
-        assert await first == Extent(0, len(HEADER))
-        assert os.pread(follower.file.fileno(), 100, 0) == HEADER
+        await spool.append(FIRST, 1)
+        assert await first == Extent(0, len(FIRST))
+        assert os.pread(follower.file.fileno(), 100, 0) == FIRST
 
 
 # The bad end
@@ -404,7 +433,7 @@ async def test_follower_of_a_spool_that_is_not_open_yet_waits_for_it(spool: Spoo
 
 async def test_fail_breaks_followers_at_once_even_before_what_is_published(spool: Spool) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     with Follower(spool) as caught_up, Follower(spool) as behind:
         await anext(caught_up)
         waiting = asyncio.create_task(soon(anext(caught_up)))
@@ -426,7 +455,7 @@ async def test_fail_breaks_followers_that_come_later(spool: Spool) -> None:
 async def test_fail_while_a_write_is_in_its_thread_breaks_followers_without_waiting(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     with Follower(spool) as follower:
         waiting = asyncio.create_task(anext(follower))
@@ -446,7 +475,7 @@ async def test_second_failure_changes_nothing(spool: Spool) -> None:
 
 async def test_seal_after_a_failure_mends_nothing(spool: Spool) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     await soon(spool.finish())
     spool.fail("cancelled")
     spool.seal()
@@ -467,7 +496,7 @@ async def test_failure_after_the_seal_changes_nothing(spool: Spool) -> None:
 
 async def test_discard_removes_the_file_and_gives_the_descriptor_back(spool: Spool, disk: Disk) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     spool.fail("cancelled")
     assert spool.path.exists()
     await soon(spool.discard())
@@ -479,7 +508,7 @@ async def test_discard_waits_for_no_fsync(spool: Spool, monkeypatch: pytest.Monk
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     spool.fail("cancelled")
     await soon(spool.discard())
     assert synced == []
@@ -487,19 +516,19 @@ async def test_discard_waits_for_no_fsync(spool: Spool, monkeypatch: pytest.Monk
 
 async def test_discard_does_not_write_what_is_gathered(spool: Spool, long_spacing: None, disk: Disk) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     for page in PAGES:
         await spool.append(page, 1)
     spool.fail("cancelled")
     await soon(spool.discard())
-    assert disk.pieces == [HEADER]
-    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+    assert disk.pieces == [FIRST]
+    assert (spool.frontier, spool.rows) == (len(FIRST), 1)
 
 
 async def test_discard_waits_for_the_write_in_its_thread(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     await spool.append(PAGES[0], 1)
     spool.fail("cancelled")
@@ -511,13 +540,13 @@ async def test_discard_waits_for_the_write_in_its_thread(spool: Spool, disk: Dis
     await soon(discarding)
     assert not spool.path.exists()
     assert not exists(disk.fd)
-    assert disk.pieces == [HEADER]
+    assert disk.pieces == [FIRST]
 
 
 async def test_discard_after_the_caller_was_cancelled_in_finish_removes_the_file(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     finishing = asyncio.create_task(spool.finish())
     await let_the_loop_run()
@@ -538,7 +567,7 @@ async def test_discard_after_the_caller_was_cancelled_in_finish_removes_the_file
 async def test_discard_after_the_caller_was_cancelled_in_append_removes_the_file(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     appending = asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1))
     await let_the_loop_run()
@@ -549,7 +578,7 @@ async def test_discard_after_the_caller_was_cancelled_in_append_removes_the_file
     disk.release()
     await soon(spool.discard())
     assert not spool.path.exists()
-    assert disk.pieces == [HEADER]
+    assert disk.pieces == [FIRST]
 
 
 async def test_discard_of_a_spool_that_was_never_opened_does_nothing(spool: Spool) -> None:
@@ -560,13 +589,13 @@ async def test_discard_of_a_spool_that_was_never_opened_does_nothing(spool: Spoo
 
 async def test_discarded_file_is_read_on_by_who_has_it_open(spool: Spool) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     with Follower(spool) as follower:
         extent = await soon(anext(follower))
         file = follower.file
         spool.fail("cancelled")
         await soon(spool.discard())
-        assert os.pread(file.fileno(), extent.length, extent.offset) == HEADER
+        assert os.pread(file.fileno(), extent.length, extent.offset) == FIRST
 
 
 # A disk that fails
@@ -580,20 +609,20 @@ async def appended_until_it_fails(spool: Spool) -> None:
 
 async def test_full_disk_fails_append_and_finish_with_the_reason(spool: Spool, disk: Disk) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     disk.failure = full()
     with pytest.raises(ExportFailure, match="could not be written: No space left on device") as failed:
         await appended_until_it_fails(spool)
     assert failed.value.__cause__ is disk.failure
     with pytest.raises(ExportFailure, match="No space left on device"):
         await soon(spool.finish())
-    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+    assert (spool.frontier, spool.rows) == (len(FIRST), 1)
 
 
 async def test_full_disk_found_by_finish_fails_it(spool: Spool, disk: Disk) -> None:
     disk.failure = full()
     spool.open()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     with pytest.raises(ExportFailure, match="No space left on device"):
         await soon(spool.finish())
     assert spool.frontier == 0
@@ -602,7 +631,7 @@ async def test_full_disk_found_by_finish_fails_it(spool: Spool, disk: Disk) -> N
 async def test_append_that_waits_for_a_disk_is_let_go_when_it_fails(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     await disk.held()
     waiting = [asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1)) for _ in range(3)]
     await let_the_loop_run()
@@ -617,16 +646,16 @@ async def test_append_that_waits_for_a_disk_is_let_go_when_it_fails(spool: Spool
 
 async def test_half_written_piece_is_never_published(spool: Spool, disk: Disk) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     disk.most, disk.left = 3, 10
     page = b"1,the disk is full in the middle of this\n"
     await spool.append(page, 1)
     with pytest.raises(ExportFailure, match="No space left on device"):
         await soon(spool.finish())
-    assert spool.path.read_bytes() == HEADER + page[:10]
-    assert (spool.frontier, spool.rows) == (len(HEADER), 0)
+    assert spool.path.read_bytes() == FIRST + page[:10]
+    assert (spool.frontier, spool.rows) == (len(FIRST), 1)
     with Follower(spool) as follower:
-        assert await soon(anext(follower)) == Extent(0, len(HEADER))
+        assert await soon(anext(follower)) == Extent(0, len(FIRST))
         waiting = asyncio.create_task(soon(anext(follower)))
         await let_the_loop_run()
         assert not waiting.done()
@@ -641,7 +670,7 @@ async def test_failing_fsync_fails_finish(spool: Spool, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fsync", refuse)
     spool.open()
-    await spool.append(HEADER, 0)
+    await spool.append(FIRST, 1)
     with pytest.raises(ExportFailure, match="Input/output error"):
         await soon(spool.finish())
     assert not spool.ended
@@ -649,7 +678,7 @@ async def test_failing_fsync_fails_finish(spool: Spool, monkeypatch: pytest.Monk
 
 async def test_discard_after_a_write_error_removes_the_file(spool: Spool, disk: Disk) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     disk.failure = full()
     with pytest.raises(ExportFailure):
         await appended_until_it_fails(spool)
@@ -694,11 +723,11 @@ async def test_follower_gets_windows_that_join_to_the_whole(spool: Spool) -> Non
 async def test_follower_that_is_slow_gets_all_that_came_meanwhile_in_one_extent(spool: Spool) -> None:
     spool.open()
     with Follower(spool) as follower:
-        await published(spool, HEADER, 0)
-        assert await soon(anext(follower)) == Extent(0, len(HEADER))
+        await published(spool, FIRST)
+        assert await soon(anext(follower)) == Extent(0, len(FIRST))
         for page in PAGES[:5]:
             await published(spool, page)
-        assert await soon(anext(follower)) == Extent(len(HEADER), sum(map(len, PAGES[:5])))
+        assert await soon(anext(follower)) == Extent(len(FIRST), sum(map(len, PAGES[:5])))
 
 
 async def test_follower_of_an_empty_export_stops_without_an_extent(spool: Spool) -> None:
@@ -727,7 +756,7 @@ async def test_followers_who_come_at_any_time_read_the_same_bytes(spool: Spool) 
 
 async def test_every_follower_has_a_file_of_its_own_and_closes_it(spool: Spool) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     with Follower(spool) as first, Follower(spool) as second:
         assert first.file is first.file
         assert first.file.fileno() != second.file.fileno()
@@ -737,7 +766,7 @@ async def test_every_follower_has_a_file_of_its_own_and_closes_it(spool: Spool) 
 
 async def test_follower_of_a_file_that_is_gone_is_truncated(spool: Spool) -> None:
     spool.open()
-    await published(spool, HEADER, 0)
+    await published(spool, FIRST)
     spool.path.unlink()
     with Follower(spool) as follower:
         await soon(anext(follower))
