@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     export_cursor: CursorChoice = CursorChoice.AUTO
     max_concurrent_exports: AtLeastOne = 3
     max_queued_exports: AtLeastOne = 100
+    gzip_streams: AtLeastOne = 32
     abandon_after: Duration = Duration(60)
     log_format: LogFormat = LogFormat.TEXT
 

@@ -38,12 +38,32 @@ class NotFound(ClientError):
     code, status, title = "not-found", 404, "Not found"
 
 
+class NotAcceptable(ClientError):
+    code, status, title = "not-acceptable", 406, "No acceptable content coding"
+
+
 class ExportFailed(ClientError):
     code, status, title = "export-failed", 409, "The export failed"
 
 
 class ExportGone(ClientError):
     code, status, title = "export-gone", 410, "The export is gone"
+
+
+class PreconditionFailed(ClientError):
+    code, status, title = "precondition-failed", 412, "A precondition failed"
+
+
+class RangeNotSatisfiable(ClientError):
+    code, status, title = "range-not-satisfiable", 416, "The range does not exist"
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"the export has {length} bytes, and none of those asked for")
+        self.length = length
+
+
+class TooEarly(ClientError):
+    code, status, title = "too-early", 425, "The export is not finished"
 
 
 class QueueFull(ClientError):

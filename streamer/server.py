@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,12 @@ from aiohttp import web
 
 from streamer.config import Settings
 from streamer.errors import StartError
+from streamer.http.access_log import AccessLog
+from streamer.http.compression import GzipStreams
 from streamer.http.routes import application
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.runner import Runner
+from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
 from streamer.source.catalog import read_catalog
 from streamer.source.database import connect
@@ -24,7 +28,7 @@ from streamer.spool.directory import SpoolDirectory
 log = logging.getLogger(__name__)
 
 STORE_CONNECTIONS = 4
-SHUTDOWN_GRACE = 5.0  # seconds for requests under way; aiohttp waits for it twice
+SHUTDOWN_GRACE = 2.5  # seconds for requests under way; aiohttp waits for it twice
 
 
 @asynccontextmanager
@@ -51,14 +55,19 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         store = Store(store_pool, owner=uuid4())
         await store.migrate()
         runner = Runner(store, Source(source_pool, catalog, settings.export_cursor))
+        sealed = SealedExports(store, directory)
+        stack.callback(sealed.close)
         queue = ExportQueue(
             store,
             runner,
             directory,
+            sealed,
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
         )
-        app = application(queue, catalog, directory, abandon_after=settings.abandon_after)
+        compressors = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gzip"))
+        gzip = GzipStreams(compressors, settings.gzip_streams)
+        app = application(queue, catalog, sealed, gzip, abandon_after=settings.abandon_after)
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: queue.stop())
         await queue.start()
@@ -67,7 +76,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 
 
 async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> str:
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_GRACE)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_GRACE, access_log_class=AccessLog)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:

@@ -114,10 +114,12 @@ async def server(serve: Serve) -> Server:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """A client without limits of its own."""
-    connector = aiohttp.TCPConnector(limit=0)
+    """A client without limits of its own, which asks for no coding unless a test does."""
     async with aiohttp.ClientSession(
-        connector=connector, timeout=aiohttp.ClientTimeout(total=60), auto_decompress=False
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=60),
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
     ) as client:
         yield client
 

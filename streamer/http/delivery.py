@@ -5,20 +5,29 @@ head, sendfile, line end, and the final chunk is aiohttp's. A `DownloadResponse`
 its body is known to be whole, so no path through a handler, foreseen or not, can end a truncated body well.
 
 A body that breaks at a chunk boundary is closed (FIN): clients see that the final chunk is missing, and wget comes back
-for the rest. Within a chunk, or within a body of known length that nobody waits for any more, the connection is reset:
-wget takes a FIN inside a chunk for the end.
+for the rest. Within a chunk, or within a body of known length, the connection is reset: wget takes a FIN inside a chunk
+for the end.
 """
 
 import asyncio
+import logging
 import socket
 import struct
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from aiohttp import web
 
+from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError, extents
 
+log = logging.getLogger(__name__)
+
 LINGER_AND_RESET = struct.pack("ii", 1, 0)
+
+Part = bytes | Slice
+"""A piece of a body: bytes as they are, or a slice of the file."""
 
 
 class DownloadResponse(web.StreamResponse):
@@ -26,84 +35,118 @@ class DownloadResponse(web.StreamResponse):
 
     whole = False
 
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """The body is written within, and is whole if nothing was raised. A break is told by the connection alone."""
+        try:
+            yield
+        except TruncatedError as error:
+            log.warning("a download was broken off: %s", error)
+        except ConnectionError:
+            log.info("a client left its download")
+        else:
+            self.whole = True
+
     async def write_eof(self, data: bytes = b"") -> None:
         if not self.whole:
             raise ConnectionResetError("the body is not whole")
         await super().write_eof(data)
 
 
-async def send_live(request: web.Request, response: DownloadResponse, follower: Follower) -> None:
-    """The whole export, each extent as a chunk as soon as it is published. Raises TruncatedError."""
+async def send_followed(request: web.Request, response: DownloadResponse, follower: Follower) -> None:
+    """What the follower gives, each extent as a chunk as soon as it is published."""
     response.enable_chunked_encoding()
-    await response.prepare(request)
-    async for extent in follower:
-        await _Line(request, follower.file, follower.broken).send_chunk(extent)
-    response.whole = True
+    with response.body():
+        await response.prepare(request)
+        line = Line(request, follower.broken)
+        async for extent in follower:
+            await line.send_chunk(follower.file, extent)
 
 
-async def send_sealed(request: web.Request, response: DownloadResponse, file: BinaryIO, length: int) -> None:
-    """`length` bytes from the start of a file that no longer changes. Raises TruncatedError."""
-    response.content_length = length
-    await response.prepare(request)
-    line = _Line(request, file)
-    for extent in extents(0, length):
-        await line.send(extent)
-    response.whole = True
+async def send_parts(
+    request: web.Request,
+    response: DownloadResponse,
+    file: BinaryIO,
+    parts: Sequence[Part],
+    broken: "asyncio.Future[str] | None" = None,
+) -> None:
+    """A body of known length."""
+    response.content_length = length_of(parts)
+    with response.body():
+        await response.prepare(request)
+        line = Line(request, broken)
+        for part in parts:
+            if isinstance(part, bytes):
+                await response.write(part)
+            else:
+                for extent in extents(part.start, part.stop):
+                    await line.send(file, extent)
 
 
 async def send_head(request: web.Request, response: DownloadResponse, length: int | None = None) -> None:
     """The answer to HEAD: the headers of GET."""
     response.content_length = length
-    response.whole = True
-    await response.prepare(request)
+    with response.body():
+        await response.prepare(request)
 
 
-class _Line:
-    """One connection while a file goes through it. Raises ConnectionResetError when the client has gone."""
+def length_of(parts: Sequence[Part]) -> int:
+    """In bytes."""
+    return sum(len(part) if isinstance(part, bytes) else part.length for part in parts)
 
-    def __init__(self, request: web.Request, file: BinaryIO, broken: "asyncio.Future[str] | None" = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._request = request
-        self._file = file
+
+class Line:
+    """One connection while a body goes through it. Raises ConnectionResetError when the client has gone.
+
+    `broken` is done, with the reason, when the rest of the body will never come: what is being sent is then cut.
+    """
+
+    def __init__(self, request: web.Request, broken: "asyncio.Future[str] | None" = None) -> None:
+        self._connection = request.transport  # the request forgets it when the server closes
         self._broken = broken
 
-    async def send_chunk(self, extent: Extent) -> None:
+    async def send_chunk(self, file: BinaryIO, extent: Extent) -> None:
         """RFC 9112, 7.1."""
         self._transport.write(b"%x\r\n" % extent.length)
-        await self.send(extent)
+        await self.send(file, extent)
         self._transport.write(b"\r\n")
 
-    async def send(self, extent: Extent) -> None:
+    async def send(self, file: BinaryIO, extent: Extent) -> None:
         """Sends all of the extent, or resets the connection and raises."""
-        sending = self._loop.create_task(self._loop.sendfile(self._transport, self._file, *extent))
-        ends: set[asyncio.Future[Any]] = {sending, self._broken} if self._broken else {sending}
+        loop = asyncio.get_running_loop()
+        if await self.complete(loop.sendfile(self._transport, file, *extent)) != extent.length:
+            self._reset()
+            raise TruncatedError("the file of the export is shorter than it was")
+
+    async def complete(self, sending: Coroutine[Any, Any, Any]) -> Any:
+        """The result of `sending`; if it fails, or the rest will never come, the connection is reset."""
+        task = asyncio.ensure_future(sending)
+        ends: set[asyncio.Future[Any]] = {task, self._broken} if self._broken else {task}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            sent = sending.result() if sending.done() else 0
+            if task.done():
+                return task.result()
         except BaseException:
-            await self._reset(sending)
+            await self._give_up(task)
             raise
-        if sent < extent.length:
-            await self._reset(sending)
-            raise TruncatedError(self._why_short())
+        await self._give_up(task)
+        assert self._broken is not None
+        raise TruncatedError(self._broken.result())
 
-    def _why_short(self) -> str:
-        if self._broken and self._broken.done():
-            return self._broken.result()
-        return "the file of the export is shorter than it was"
-
-    async def _reset(self, sending: "asyncio.Task[int]") -> None:
+    async def _give_up(self, task: "asyncio.Future[Any]") -> None:
         """Ends the sending first: a socket that is closed under a sendfile leaves its descriptor in the selector."""
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
-        if transport := self._request.transport:
-            if (connection := transport.get_extra_info("socket")) is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        self._reset()
+
+    def _reset(self) -> None:
+        if transport := self._connection:
+            if (connection := transport.get_extra_info("socket")) is not None and connection.fileno() >= 0:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_AND_RESET)
             transport.abort()
 
     @property
     def _transport(self) -> asyncio.Transport:
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
+        if self._connection is None or self._connection.is_closing():
             raise ConnectionResetError("the client has gone")
-        return transport
+        return self._connection

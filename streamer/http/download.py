@@ -1,133 +1,225 @@
-"""Downloads: decide, then deliver.
+"""Downloads: decide, then deliver. Everything is decided before the first byte.
 
-An unfinished export is followed, a completed one is sent with its length, and anything else is an answer without a
-body. Everything is decided before the first byte. An export that has just been asked for gets a moment to show its
-first rows or to fail: a statement that the database refuses is then an error with a reason, not a body that breaks.
+An unfinished export is followed. A completed one has a length, validators and ranges. Anything else is an answer
+without a body. Both ways read as RFC 9110 has them: coding, preconditions, range, headers, body.
+
+A new export gets a moment to show its first rows or to fail: a statement that the database refuses is then an error
+with a reason, not a body that breaks.
 """
 
 import asyncio
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import BinaryIO
 from uuid import UUID
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
-from streamer.errors import ClientError, ExportFailed, ExportGone, Unavailable
-from streamer.http.delivery import DownloadResponse, send_head, send_live, send_sealed
+from streamer.errors import BadParameter, RangeNotSatisfiable, TooEarly
+from streamer.http.compression import WINDOW as GZIP_WINDOW
+from streamer.http.compression import GzipStreams
+from streamer.http.delivery import DownloadResponse, Part, length_of, send_followed, send_head, send_parts
 from streamer.http.exports import Exports, requested_id
-from streamer.http.status import entity_tag, links
+from streamer.http.multipart import byteranges
+from streamer.http.negotiation import (
+    REPRESENTATION,
+    Asked,
+    chunks_allowed,
+    not_modified_headers,
+    representation_headers,
+    validators,
+)
 from streamer.jobs.live import LiveExport
 from streamer.jobs.queue import ExportQueue
-from streamer.model import Export, State
-from streamer.protocol.disposition import attachment
-from streamer.spool.directory import SpoolDirectory
-from streamer.spool.follower import Follower, TruncatedError
-
-log = logging.getLogger(__name__)
+from streamer.jobs.sealed import SealedExport, SealedExports, refusal
+from streamer.protocol.digest import repr_digest
+from streamer.protocol.encoding import Coding
+from streamer.protocol.ranges import (
+    Positions,
+    Slice,
+    Slices,
+    Unsatisfiable,
+    Whole,
+    content_range,
+    live_content_range,
+)
+from streamer.spool.follower import Follower
 
 FIRST_ROWS = 1.0  # seconds that a new export has to show rows or to fail, before the headers go out without either
-ELSEWHERE_RETRY_AFTER = 5  # seconds
+LIVE_RETRY_AFTER = 2  # seconds
+ONE_WRITE = 256 * 1024  # bytes of a body that is read and written at once
 
 
 class Downloads:
     def __init__(
-        self, queue: ExportQueue, directory: SpoolDirectory, exports: Exports, *, abandon_after: float
+        self,
+        queue: ExportQueue,
+        sealed: SealedExports,
+        exports: Exports,
+        gzip: GzipStreams,
+        *,
+        abandon_after: float,
     ) -> None:
         self._queue = queue
-        self._directory = directory
+        self._sealed_exports = sealed
         self._exports = exports
+        self._gzip = gzip
         self._abandon_after = abandon_after
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/{id}/download`."""
         export_id = requested_id(request)
-        response = DownloadResponse(headers=_headers(export_id))
-        if live := self._queue.live(export_id):
-            return await self._live(request, response, live)
-        return await self._sealed(request, response, await self._queue.get(export_id))
+        follow = _follow_wanted(request)
+        asked = Asked.of(request)
+        live = self._queue.live(export_id)
+        if live is None:
+            return await self._sealed(request, asked, export_id)
+        if not follow:
+            raise TooEarly("the export is not finished yet, and live=false", retry_after=LIVE_RETRY_AFTER)
+        return await self._live(request, asked, live)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/csv`: an export, streamed in the request that asks for it. HEAD starts nothing."""
-        spec = await self._exports.read_spec(request)
+        spec = await self._exports.read_spec(request, besides="filename")
+        asked = Asked.of_a_new_export(request)
+        asked.coding(gzip_available=self._gzip.available)  # refuses what could only be refused when the export runs
         if request.method == "HEAD":
             response = DownloadResponse(headers=REPRESENTATION)
             await send_head(request, response)
             return response
         live = await self._queue.submit(spec, abandon_after=self._abandon_after)
-        response = DownloadResponse(headers=_headers(live.id))
-        response.headers["X-Export-Id"] = str(live.id)
-        response.headers["Content-Location"] = links(live.id)["download"]
-        return await self._live(request, response, live)
+        return await self._live(request, asked, live)
 
-    async def _live(self, request: web.Request, response: DownloadResponse, live: LiveExport) -> web.StreamResponse:
+    async def _sealed(self, request: web.Request, asked: Asked, export_id: UUID) -> web.StreamResponse:
+        """The sealed table: RFC 9110, in its order."""
+        with await self._sealed_exports.borrow(export_id) as sealed:
+            coding = asked.coding(gzip_available=chunks_allowed(request) and self._gzip.available)
+            tags = validators(export_id, coding, sealed.last_modified)
+            headers = representation_headers(asked, export_id, coding, tags)
+            if not asked.modified(tags):
+                return web.Response(status=304, headers=not_modified_headers(headers))
+            if coding is Coding.GZIP:
+                return await self._send_gzip(request, headers, sealed)
+            assert sealed.export.sha256 is not None
+            headers["Repr-Digest"] = repr_digest(sealed.export.sha256)
+            return await _send_selected(request, headers, sealed, asked.selected_of(sealed.length, tags))
+
+    async def _live(self, request: web.Request, asked: Asked, live: LiveExport) -> web.StreamResponse:
+        """The live table: what is asked is answered from what is there, or waits until it is."""
         with live.followed():
             await self._first_rows(live)
-            if request.version < HttpVersion11:
-                # Without chunks the end of the body is the end of the connection, which cannot show a failure.
+            if not chunks_allowed(request):
                 await live.spool.end()
-                return await self._sealed(request, response, await self._queue.get(live.id))
-            if request.method == "HEAD":
+                return await self._sealed(request, asked, live.id)
+            coding = asked.coding(gzip_available=self._gzip.available)
+            tags = validators(live.id, coding)
+            headers = representation_headers(asked, live.id, coding, tags)
+            if not asked.modified(tags):
+                return web.Response(status=304, headers=not_modified_headers(headers))
+            wanted = asked.selected_of_live(tags)
+            if isinstance(wanted, Positions):
+                return await self._live_range(request, asked, live, wanted, headers)
+            return await self._live_whole(request, live, coding, headers)
+
+    async def _live_range(
+        self, request: web.Request, asked: Asked, live: LiveExport, wanted: Positions, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """RFC 8673: the headers wait until the first byte that was asked for exists, or the export ends short of it."""
+        await live.spool.moved_beyond(wanted.first)
+        if live.spool.ended:
+            return await self._sealed(request, asked, live.id)
+        headers["Content-Range"] = live_content_range(wanted)
+        response = DownloadResponse(status=206, headers=headers)
+        stop = None if wanted.last is None else wanted.last + 1
+        with Follower(live.spool, wanted.first, stop) as follower:
+            if stop is not None and stop <= live.spool.frontier:
+                parts = [Slice(wanted.first, stop)]
+                await _send_known(request, response, follower.file, parts, follower.broken)
+            elif request.method == "HEAD":
                 await send_head(request, response)
-                return response
-            with _breaks(live.id), Follower(live.spool) as follower:
-                await send_live(request, response, follower)
-            return response
+            else:
+                await send_followed(request, response, follower)
+        return response
+
+    async def _live_whole(
+        self, request: web.Request, live: LiveExport, coding: Coding, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        response = DownloadResponse(headers=headers)
+        if request.method == "HEAD":
+            await send_head(request, response)
+        elif coding is Coding.GZIP:
+            with Follower(live.spool, window=GZIP_WINDOW) as follower:
+                await self._gzip.send_followed(request, response, follower)
+        else:
+            with Follower(live.spool) as follower:
+                await send_followed(request, response, follower)
+        return response
+
+    async def _send_gzip(
+        self, request: web.Request, headers: dict[str, str], sealed: SealedExport
+    ) -> web.StreamResponse:
+        response = DownloadResponse(headers=headers)
+        if request.method == "HEAD":
+            await send_head(request, response)
+        else:
+            await self._gzip.send_file(request, response, sealed.file, sealed.length)
+        return response
 
     async def _first_rows(self, live: LiveExport) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_ROWS):
                 await live.spool.moved_beyond(0)
         if live.spool.broken.done():
-            raise _refusal(await self._queue.get(live.id))
-
-    async def _sealed(self, request: web.Request, response: DownloadResponse, export: Export) -> web.StreamResponse:
-        if export.state is not State.COMPLETED or export.removed_at is not None:
-            raise _refusal(export)
-        length = export.progress.bytes
-        try:
-            file = self._directory.open(export.id, length)
-        except FileNotFoundError as error:
-            raise ExportGone("the file of this export is gone; start a new one") from error
-        with file, _breaks(export.id):
-            if request.method == "HEAD":
-                await send_head(request, response, length)
-            else:
-                await send_sealed(request, response, file, length)
-        return response
+            raise refusal(await self._queue.get(live.id))
 
 
-@contextmanager
-def _breaks(export_id: UUID) -> Iterator[None]:
-    """A body that broke is told by its connection; the response that is not whole sees to that."""
-    try:
-        yield
-    except TruncatedError as error:
-        log.warning("export %s: a download was broken off: %s", export_id, error)
-    except ConnectionError:
-        log.info("export %s: a client left its download", export_id)
+async def _send_selected(
+    request: web.Request, headers: dict[str, str], sealed: SealedExport, selected: Whole | Slices | Unsatisfiable
+) -> web.StreamResponse:
+    """The whole, a slice, or several. Raises RangeNotSatisfiable."""
+    if isinstance(selected, Unsatisfiable):
+        raise RangeNotSatisfiable(sealed.length)
+    status, parts = 200, list[Part]([Slice(0, sealed.length)])
+    if isinstance(selected, Slices):
+        status, parts = 206, list[Part](selected.slices)
+        if len(selected.slices) == 1:
+            headers["Content-Range"] = content_range(selected.slices[0], sealed.length)
+        else:
+            headers["Content-Type"], parts = byteranges(selected.slices, sealed.length, headers["Content-Type"])
+    if (body := _in_memory(request, sealed, parts)) is not None:
+        return web.Response(status=status, headers=headers, body=body)
+    response = DownloadResponse(status=status, headers=headers)
+    await _send_known(request, response, sealed.file, parts)
+    return response
 
 
-def _refusal(export: Export) -> ClientError:
-    """Why an export that is not running here has nothing to download."""
-    if export.state is State.FAILED:
-        return ExportFailed(f"the export failed: {export.error}")
-    if export.state.final:
-        word = "cancelled" if export.state is State.CANCELLED else "deleted"
-        return ExportGone(f"the export was {word}; start a new one")
-    return Unavailable("the export is being written by another server", retry_after=ELSEWHERE_RETRY_AFTER)
+def _in_memory(request: web.Request, sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray | None:
+    """A body that fits one write, if that takes no waiting: no thread, no task, no sendfile."""
+    if request.method == "HEAD" or length_of(parts) > ONE_WRITE:
+        return None
+    read = [part if isinstance(part, bytes) else sealed.read(part.start, part.length) for part in parts]
+    found = [piece for piece in read if piece is not None]
+    if len(found) < len(read):
+        return None
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
-REPRESENTATION = {
-    "Content-Type": "text/csv; charset=utf-8; header=present",
-    "Cache-Control": "private, no-transform",
-    "X-Accel-Buffering": "no",
-}
+async def _send_known(
+    request: web.Request,
+    response: DownloadResponse,
+    file: BinaryIO,
+    parts: Sequence[Part],
+    broken: "asyncio.Future[str] | None" = None,
+) -> None:
+    if request.method == "HEAD":
+        await send_head(request, response, length_of(parts))
+    else:
+        await send_parts(request, response, file, parts, broken)
 
 
-def _headers(export_id: UUID) -> dict[str, str]:
-    return {
-        **REPRESENTATION,
-        "Content-Disposition": attachment(f"export_{export_id}.csv"),
-        "ETag": entity_tag(export_id),
-    }
+def _follow_wanted(request: web.Request) -> bool:
+    """Whether an unfinished export is to be followed: `live`, by default true."""
+    asked = request.query.getall("live", ["true"])
+    if asked not in (["true"], ["false"]):
+        raise BadParameter("live", "must be true or false, once")
+    return asked == ["true"]

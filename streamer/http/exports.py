@@ -43,9 +43,13 @@ class Exports:
         export = await self._queue.cancel(requested_id(request))
         return json_response({"jobId": str(export.id), "exportId": str(export.id), "status": export.state})
 
-    async def read_spec(self, request: web.Request) -> ExportSpec:
-        """The export that the request asks for. Raises BadParameter and BadBody."""
-        return read_spec(request.query.items(), await request.read(), self._catalog)
+    async def read_spec(self, request: web.Request, *, besides: str | None = None) -> ExportSpec:
+        """The export that the request asks for, where `besides` is a parameter that somebody else reads.
+
+        Raises BadParameter and BadBody.
+        """
+        query = [(name, text) for name, text in request.query.items() if name != besides]
+        return read_spec(query, await request.read(), self._catalog)
 
     async def _submit(self, request: web.Request) -> LiveExport:
         return await self._queue.submit(await self.read_spec(request))

@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from streamer.errors import ClientError
+from streamer.errors import ClientError, RangeNotSatisfiable
+from streamer.protocol.ranges import unsatisfied_range
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +24,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ClientError as error:
-        return _problem(
-            request,
-            code=error.code,
-            title=error.title,
-            status=error.status,
-            sentence=error.sentence,
-            parameter=error.parameter,
-            retry_after=error.retry_after,
-        )
+        return _of_ours(request, error)
     except web.HTTPException as error:
         return _of_aiohttp(request, error)
     except Exception:
@@ -41,6 +34,22 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return _problem(
             request, code="internal", title="Internal error", status=500, sentence="the server's log has the reason"
         )
+
+
+def _of_ours(request: web.Request, error: ClientError) -> web.Response:
+    response = _problem(
+        request,
+        code=error.code,
+        title=error.title,
+        status=error.status,
+        sentence=error.sentence,
+        parameter=error.parameter,
+    )
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, RangeNotSatisfiable):
+        response.headers["Content-Range"] = unsatisfied_range(error.length)
+    return response
 
 
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -71,7 +80,6 @@ def _problem(
     status: int,
     sentence: str,
     parameter: str | None = None,
-    retry_after: int | None = None,
 ) -> web.Response:
     members = {
         "type": TYPE + code,
@@ -85,6 +93,4 @@ def _problem(
         members["parameter"] = parameter
     response = web.Response(status=status, body=msgspec.json.encode(members), content_type="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
-    if retry_after is not None:
-        response.headers["Retry-After"] = str(retry_after)
     return response

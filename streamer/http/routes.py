@@ -2,21 +2,22 @@
 
 from aiohttp import web
 
+from streamer.http.compression import GzipStreams
 from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
 from streamer.http.problems import problems
 from streamer.jobs.queue import ExportQueue
+from streamer.jobs.sealed import SealedExports
 from streamer.source.catalog import Catalog
-from streamer.spool.directory import SpoolDirectory
 
 MAX_BODY = 64 * 1024  # bytes of a request
 
 
 def application(
-    queue: ExportQueue, catalog: Catalog, directory: SpoolDirectory, *, abandon_after: float
+    queue: ExportQueue, catalog: Catalog, sealed: SealedExports, gzip: GzipStreams, *, abandon_after: float
 ) -> web.Application:
     exports = Exports(queue, catalog)
-    downloads = Downloads(queue, directory, exports, abandon_after=abandon_after)
+    downloads = Downloads(queue, sealed, exports, gzip, abandon_after=abandon_after)
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app.add_routes(
         [

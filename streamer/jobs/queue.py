@@ -17,9 +17,10 @@ from uuid import UUID, uuid4
 
 import tenacity
 
-from streamer.errors import NotFound, QueueFull, Unavailable
+from streamer.errors import ClientError, NotFound, QueueFull, Unavailable
 from streamer.jobs.live import LiveExport
 from streamer.jobs.runner import Runner
+from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import RENEWAL, Store
 from streamer.model import Export, ExportSpec, State
 from streamer.spool.directory import SpoolDirectory
@@ -34,11 +35,19 @@ RETRY_AFTER = 5  # seconds
 
 class ExportQueue:
     def __init__(
-        self, store: Store, runner: Runner, directory: SpoolDirectory, *, concurrency: int, capacity: int
+        self,
+        store: Store,
+        runner: Runner,
+        directory: SpoolDirectory,
+        sealed: SealedExports,
+        *,
+        concurrency: int,
+        capacity: int,
     ) -> None:
         self._store = store
         self._runner = runner
         self._directory = directory
+        self._sealed = sealed
         self._concurrency = concurrency
         self._capacity = capacity
         self._live: dict[UUID, LiveExport] = {}
@@ -91,7 +100,13 @@ class ExportQueue:
         return live if live and not live.spool.ended else None
 
     async def cancel(self, export_id: UUID) -> Export:
-        """Cancels an unfinished export, or removes the file of a finished one. Raises NotFound."""
+        """Cancels an unfinished export, or removes the file of a finished one. Raises NotFound.
+
+        Whole even if the caller is cancelled meanwhile.
+        """
+        return await asyncio.shield(self._spawn(self._cancel(export_id), "cancel"))
+
+    async def _cancel(self, export_id: UUID) -> Export:
         cancelled = await self._store.cancel(export_id)
         if cancelled is not None:
             if live := self._live.pop(export_id, None):
@@ -100,6 +115,7 @@ class ExportQueue:
         export = await self.get(export_id)
         self._directory.remove(export_id)
         await self._store.note_removed(export_id)
+        self._sealed.forget(export_id)
         return export
 
     async def _insert(self, live: LiveExport, abandon_after: float | None) -> None:
@@ -109,7 +125,7 @@ class ExportQueue:
             del self._live[live.id]
             raise
         if abandon_after is not None:
-            live.leave_if_abandoned(abandon_after, lambda: self._spawn(self.cancel(live.id), "abandoned"))
+            live.leave_if_abandoned(abandon_after, lambda: self._spawn(self._cancel(live.id), "abandoned"))
         self._permits.release()
 
     async def _work(self) -> None:
@@ -160,5 +176,11 @@ class ExportQueue:
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        """Whoever waited for the task has its error; if nobody did, the log has."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ClientError):
+            log.error("%s ended badly", task.get_name(), exc_info=error)

@@ -8,18 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
+from functools import lru_cache
 
 # RFC 9110, 8.8.3. The opaque part may hold a comma, so a list cannot be split at commas.
-ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+# Octets beyond ASCII are allowed, and arrive decoded.
+ENTITY_TAG = re.compile(r'(W/)?"([^\x00-\x20"\x7f]*)"')
 SEPARATOR = re.compile(r"[ \t]*(?:,[ \t]*)+")
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 # RFC 9110, 5.6.7: one form to write, and two more to understand.
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+DAY = f"(?:{'|'.join(DAYS)})"
+LONG_DAY = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
+MONTH = f"(?P<month>{'|'.join(MONTHS)})"
 DATES = (
-    re.compile(rf"[A-Z][a-z]+, (?P<day>[0-9]{{2}}) (?P<month>[A-Z][a-z]+) (?P<year>[0-9]{{4}}) {CLOCK} GMT"),
-    re.compile(rf"[A-Z][a-z]+, (?P<day>[0-9]{{2}})-(?P<month>[A-Z][a-z]{{2}})-(?P<year>[0-9]{{2}}) {CLOCK} GMT"),
-    re.compile(rf"[A-Z][a-z]{{2}} (?P<month>[A-Z][a-z]{{2}}) (?P<day>[ 0-9][0-9]) {CLOCK} (?P<year>[0-9]{{4}})"),
+    re.compile(rf"{DAY}, (?P<day>[0-9]{{2}}) {MONTH} (?P<year>[0-9]{{4}}) {CLOCK} GMT"),
+    re.compile(rf"{LONG_DAY}, (?P<day>[0-9]{{2}})-{MONTH}-(?P<year>[0-9]{{2}}) {CLOCK} GMT"),
+    re.compile(rf"{DAY} {MONTH} (?P<day>[ 0-9][0-9]) {CLOCK} (?P<year>[0-9]{{4}})"),
 )
 
 
@@ -64,11 +70,11 @@ def range_applies(if_range: str | None, validators: Validators, now: datetime) -
     return validators.last_modified is not None and _date(if_range, now) == validators.last_modified
 
 
+@lru_cache(maxsize=256)  # asked for again with every range of one export
 def http_date(moment: datetime) -> str:
     """An IMF-fixdate (5.6.7)."""
     moment = moment.astimezone(UTC)
-    days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-    return f"{days[moment.weekday()]}, {moment:%d} {MONTHS[moment.month - 1]} {moment:%Y %H:%M:%S} GMT"
+    return f"{DAYS[moment.weekday()]}, {moment:%d} {MONTHS[moment.month - 1]} {moment:%Y %H:%M:%S} GMT"
 
 
 def parse_http_date(text: str, now: datetime) -> datetime | None:
@@ -85,25 +91,27 @@ def _date(text: str | None, now: datetime) -> datetime | None:
 
 def _moment(parts: Mapping[str, str], now: datetime) -> datetime | None:
     try:
-        return datetime(
-            _year(parts["year"], now),
-            MONTHS.index(parts["month"]) + 1,
-            int(parts["day"]),
-            int(parts["hour"]),
-            int(parts["minute"]),
-            min(int(parts["second"]), 59),  # a leap second is the second before it
-            tzinfo=UTC,
-        )
+        if len(parts["year"]) == 4:
+            return _moment_of(int(parts["year"]), parts)
+        year = now.year - now.year % 100 + int(parts["year"])
+        moment = _moment_of(year, parts)
+        # RFC 9110, 5.6.7: what seems more than 50 years in the future is of the century before.
+        return _moment_of(year - 100, parts) if moment > _years_later(now, 50) else moment
     except ValueError:
         return None
 
 
-def _year(digits: str, now: datetime) -> int:
-    """RFC 9110, 5.6.7: a year of two digits that seems more than 50 years in the future is of the past."""
-    if len(digits) == 4:
-        return int(digits)
-    year = now.year - now.year % 100 + int(digits)
-    return year - 100 if year > now.year + 50 else year
+def _moment_of(year: int, parts: Mapping[str, str]) -> datetime:
+    second = 59 if parts["second"] == "60" else int(parts["second"])  # a leap second is the one before it
+    month = MONTHS.index(parts["month"]) + 1
+    return datetime(year, month, int(parts["day"]), int(parts["hour"]), int(parts["minute"]), second, tzinfo=UTC)
+
+
+def _years_later(moment: datetime, years: int) -> datetime:
+    try:
+        return moment.replace(year=moment.year + years)
+    except ValueError:  # 29 February
+        return moment.replace(year=moment.year + years, month=3, day=1)
 
 
 def _modified_after(since: datetime, validators: Validators) -> bool:

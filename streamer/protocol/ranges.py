@@ -17,9 +17,10 @@ MOST_RANGES = 8  # more than these in one request is an attack or a mistake (RFC
 OPEN_END = 9007199254740991  # RFC 8673, 3.2: 2^53-1 stands for a last position that nobody knows yet
 
 # RFC 9110, 14.1.1. White space is allowed around a member of the list (5.6.1), never inside of it.
-UNIT = re.compile(r"bytes=(.*)", re.IGNORECASE | re.DOTALL)
+UNIT = re.compile(r"bytes=(.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 RANGE_SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 OWS = " \t"
+MOST_DIGITS = 4000  # Python reads a few more; a longer number is as large as it gets
 
 
 class Slice(NamedTuple):
@@ -84,15 +85,21 @@ def _parse_spec(text: str) -> RangeSpec | None:
     first, last = found.groups()
     if not first:
         return Suffix(_number(last))
-    positions = Positions(_number(first), _number(last) if last else None)
     # RFC 9110, 14.1.1: an int-range is invalid if its last-pos is less than its first-pos.
-    return None if positions.last is not None and positions.last < positions.first else positions
+    if last and _magnitude(last) < _magnitude(first):
+        return None
+    return Positions(_number(first), _number(last) if last else None)
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    """Orders numbers of any length."""
+    significant = digits.lstrip("0")
+    return len(significant), significant
 
 
 def _number(digits: str) -> int:
-    """Python reads a few thousand digits at most, and in quadratic time; no representation is longer than these say."""
-    significant = digits.lstrip("0")
-    return int(significant or "0") if len(significant) <= 40 else 10**40
+    length, significant = _magnitude(digits)
+    return int(significant or "0") if length <= MOST_DIGITS else 10**MOST_DIGITS
 
 
 def select(field: str | None, length: int) -> Whole | Slices | Unsatisfiable:
@@ -102,7 +109,9 @@ def select(field: str | None, length: int) -> Whole | Slices | Unsatisfiable:
         return Whole()
     slices = [found for spec in specs if (found := _resolve(spec, length)) is not None]
     if not slices:
-        return Unsatisfiable()
+        # RFC 9110, 14.1.2: a suffix of nothing is satisfiable, but no Content-Range can say it.
+        suffix = not length and any(isinstance(spec, Suffix) and spec.length for spec in specs)
+        return Whole() if suffix else Unsatisfiable()
     if _overlap(slices):
         return Whole()
     return Slices(tuple(_join_adjacent(slices)))
@@ -143,6 +152,8 @@ def select_live(field: str | None, *, conditional: bool) -> Whole | Positions:
         return Whole()
     if conditional and specs[0].last is None:
         return Whole()
+    if specs[0].last == 10**MOST_DIGITS:
+        return Whole()  # it could not be repeated as the client wrote it
     return specs[0]
 
 

@@ -5,12 +5,13 @@ drained to its end. A failed one is left at once: what was published is a part o
 """
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Self
 
 from streamer.spool.spool import Spool
 
-WINDOW = 1024 * 1024  # bytes handed over at a time; other followers get their turn in between
+WINDOW = 8 * 1024 * 1024  # bytes handed over at a time
 
 
 class Extent(NamedTuple):
@@ -27,13 +28,16 @@ class TruncatedError(Exception):
 class Follower:
     """One reader's place in a spool, and a file object of its own.
 
-    Iterating gives the extents to the end of the export, each as soon as it is published, and raises TruncatedError
-    with the reason if the spool fails. The file is there once there is an extent.
+    Iterating gives the extents from `start` to `stop`, or to the end of the export if that comes first, each as soon as
+    it is published, and raises TruncatedError with the reason if the spool fails. The file is there once there is an
+    extent.
     """
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, start: int = 0, stop: int | None = None, *, window: int = WINDOW) -> None:
         self._spool = spool
-        self._offset = 0
+        self._offset = start
+        self._stop = sys.maxsize if stop is None else stop
+        self._window = window
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -57,21 +61,29 @@ class Follower:
         """Done, with the reason, when the rest will never come."""
         return self._spool.broken
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether the next extent has still to be published."""
+        return self._offset >= self._spool.frontier
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Extent:
+        if self._offset >= self._stop:
+            raise StopAsyncIteration
         await self._spool.moved_beyond(self._offset)
         if self._spool.broken.done():
             raise TruncatedError(self._spool.broken.result())
-        if self._offset >= self._spool.frontier:
+        end = min(self._spool.frontier, self._stop)
+        if self._offset >= end:
             raise StopAsyncIteration
-        extent = Extent(self._offset, min(WINDOW, self._spool.frontier - self._offset))
+        extent = Extent(self._offset, min(self._window, end - self._offset))
         self._offset += extent.length
         return extent
 
 
-def extents(offset: int, end: int) -> Iterator[Extent]:
-    """`[offset, end)` in windows."""
-    for start in range(offset, end, WINDOW):
-        yield Extent(start, min(WINDOW, end - start))
+def extents(start: int, stop: int, window: int = WINDOW) -> Iterator[Extent]:
+    """`[start, stop)` in windows."""
+    for offset in range(start, stop, window):
+        yield Extent(offset, min(window, stop - offset))

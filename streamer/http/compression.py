@@ -1,0 +1,97 @@
+"""gzip on the fly: made while it is sent, in threads, a window at a time.
+
+ISA-L at level 1 is faster than the network it saves. A live stream is flushed whenever its follower has caught up, so
+that a row is readable as soon as it is published; between two flushes the compressor keeps what it likes. A stream
+holds one window and what became of it, and there are at most `capacity` streams at once.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import BinaryIO, TypeVar
+
+from aiohttp import web
+from isal import isal_zlib
+
+from streamer.http.delivery import DownloadResponse, Line
+from streamer.spool.follower import Extent, Follower, TruncatedError, extents
+
+WINDOW = 512 * 1024  # bytes of the export that one stream holds at a time
+LEVEL = 1
+GZIP_FORMAT = 16 + 15  # zlib's code for a gzip header and the largest history
+
+T = TypeVar("T")
+
+
+class GzipStreams:
+    """The gzip streams of this server."""
+
+    def __init__(self, executor: Executor, capacity: int) -> None:
+        self._executor = executor
+        self._free = capacity
+
+    @property
+    def available(self) -> bool:
+        return self._free > 0
+
+    async def send_followed(self, request: web.Request, response: DownloadResponse, follower: Follower) -> None:
+        """A live export from its start to its end."""
+        response.enable_chunked_encoding()
+        with self._one_more(), response.body():
+            await response.prepare(request)
+            stream = _Stream(self._executor, Line(request, follower.broken), response)
+            async for extent in follower:
+                await stream.send(follower.file, extent, flush=follower.caught_up)
+            await stream.end()
+
+    async def send_file(self, request: web.Request, response: DownloadResponse, file: BinaryIO, length: int) -> None:
+        """`length` bytes of a file that no longer changes."""
+        response.enable_chunked_encoding()
+        with self._one_more(), response.body():
+            await response.prepare(request)
+            stream = _Stream(self._executor, Line(request), response)
+            for extent in extents(0, length, WINDOW):
+                await stream.send(file, extent, flush=False)
+            await stream.end()
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+class _Stream:
+    def __init__(self, executor: Executor, line: Line, response: DownloadResponse) -> None:
+        self._executor = executor
+        self._line = line
+        self._response = response
+        self._compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP_FORMAT)
+
+    async def send(self, file: BinaryIO, extent: Extent, *, flush: bool) -> None:
+        piece = await self._in_thread(lambda: self._compress(file, extent, flush))
+        await self._line.complete(self._response.write(piece))
+
+    async def end(self) -> None:
+        await self._line.complete(self._response.write(self._compressor.flush()))
+
+    def _compress(self, file: BinaryIO, extent: Extent, flush: bool) -> bytes:
+        window = os.pread(file.fileno(), extent.length, extent.offset)
+        if len(window) < extent.length:
+            raise TruncatedError("the file of the export is shorter than it was")
+        piece = self._compressor.compress(window)
+        return piece + self._compressor.flush(isal_zlib.Z_SYNC_FLUSH) if flush else piece
+
+    async def _in_thread(self, act: Callable[[], T]) -> T:
+        """Returns or raises only when the thread has let go of the file."""
+        work = asyncio.get_running_loop().run_in_executor(self._executor, act)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.cancel()
+            await asyncio.wait({work})
+            raise

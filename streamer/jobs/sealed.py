@@ -1,0 +1,122 @@
+"""Completed exports, with their files open, for those who read them.
+
+A range of a few kilobytes costs less than a statement to the database and an `open`. So the row and the file of an
+export that was just read are kept, for as long as `FRESH` says without asking again, and for `LIMIT` exports at most. A
+file is closed when it is no longer kept and the last reader has given it back.
+"""
+
+import os
+from collections import OrderedDict
+from datetime import datetime
+from time import monotonic
+from typing import BinaryIO, Self
+from uuid import UUID
+
+from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Unavailable
+from streamer.jobs.store import Store
+from streamer.model import Export, State
+from streamer.spool.directory import SpoolDirectory
+
+LIMIT = 64  # open files that nobody may be reading
+FRESH = 1.0  # seconds: so long a file may be served after another server has removed it
+ELSEWHERE_RETRY_AFTER = 5  # seconds
+
+
+class SealedExport:
+    """A completed export that is lent to readers: `with` gives it back."""
+
+    def __init__(self, export: Export, file: BinaryIO) -> None:
+        self.export = export
+        self.file = file
+        self.length = export.progress.bytes
+        self._fresh_until = monotonic() + FRESH
+        self._holders = 1  # the shelf itself
+
+    @property
+    def last_modified(self) -> datetime:
+        """In whole seconds, as HTTP writes it."""
+        assert self.export.finished_at is not None
+        return self.export.finished_at.replace(microsecond=0)
+
+    @property
+    def fresh(self) -> bool:
+        return monotonic() < self._fresh_until
+
+    def read(self, offset: int, length: int) -> bytearray | None:
+        """The bytes, if all of them are in memory already: never waits for the disk. None otherwise."""
+        buffer = bytearray(length)
+        try:
+            got = os.preadv(self.file.fileno(), [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        return buffer if got == length else None
+
+    def lend(self) -> Self:
+        self._holders += 1
+        return self
+
+    def give_back(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.give_back()
+
+
+class SealedExports:
+    """The shelf of completed exports."""
+
+    def __init__(self, store: Store, directory: SpoolDirectory) -> None:
+        self._store = store
+        self._directory = directory
+        self._kept: OrderedDict[UUID, SealedExport] = OrderedDict()
+
+    async def borrow(self, export_id: UUID) -> SealedExport:
+        """A completed export, to be given back. Raises what `refusal` says of any other, and NotFound."""
+        kept = self._kept.get(export_id)
+        if kept is None or not kept.fresh:
+            self.forget(export_id)
+            kept = self._keep(await self._open(export_id))
+        self._kept.move_to_end(export_id)
+        return kept.lend()
+
+    def forget(self, export_id: UUID) -> None:
+        """The export has changed, or is gone."""
+        if kept := self._kept.pop(export_id, None):
+            kept.give_back()
+
+    def close(self) -> None:
+        for export_id in list(self._kept):
+            self.forget(export_id)
+
+    async def _open(self, export_id: UUID) -> SealedExport:
+        export = await self._store.get(export_id)
+        if export is None:
+            raise NotFound(f"there is no export {export_id}")
+        if export.state is not State.COMPLETED or export.removed_at is not None:
+            raise refusal(export)
+        try:
+            return SealedExport(export, self._directory.open(export_id, export.progress.bytes))
+        except FileNotFoundError as error:
+            raise ExportGone("the file of this export is gone; start a new one") from error
+
+    def _keep(self, opened: SealedExport) -> SealedExport:
+        self.forget(opened.export.id)  # somebody may have been faster
+        self._kept[opened.export.id] = opened
+        while len(self._kept) > LIMIT:
+            self.forget(next(iter(self._kept)))
+        return opened
+
+
+def refusal(export: Export) -> ClientError:
+    """Why an export that is not running here has nothing to download."""
+    if export.state is State.FAILED:
+        return ExportFailed(f"the export failed: {export.error}")
+    if export.state.final:
+        word = "cancelled" if export.state is State.CANCELLED else "deleted"
+        return ExportGone(f"the export was {word}; start a new one")
+    return Unavailable("the export is being written by another server", retry_after=ELSEWHERE_RETRY_AFTER)
