@@ -16,6 +16,8 @@ from aiohttp import web
 from isal import isal_zlib
 
 from streamer.http.delivery import DownloadResponse, Line
+from streamer.http.negotiation import Asked
+from streamer.protocol.encoding import Coding
 from streamer.spool.follower import Extent, Follower, TruncatedError, extents
 
 WINDOW = 512 * 1024  # bytes of the export that one stream holds at a time
@@ -32,14 +34,21 @@ class GzipStreams:
         self._executor = executor
         self._free = capacity
 
-    @property
-    def available(self) -> bool:
-        return self._free > 0
+    @contextmanager
+    def coding_for(self, asked: Asked) -> Iterator[Coding]:
+        """The coding of the answer, and a place among the streams for as long as it takes. Raises as `Asked.coding`."""
+        coding = asked.coding(gzip_available=self._free > 0)
+        taken = coding is Coding.GZIP
+        self._free -= taken
+        try:
+            yield coding
+        finally:
+            self._free += taken
 
     async def send_followed(self, request: web.Request, response: DownloadResponse, follower: Follower) -> None:
         """A live export from its start to its end."""
         response.enable_chunked_encoding()
-        with self._one_more(), response.body():
+        with response.body():
             await response.prepare(request)
             stream = _Stream(self._executor, Line(request, follower.broken), response)
             async for extent in follower:
@@ -49,20 +58,12 @@ class GzipStreams:
     async def send_file(self, request: web.Request, response: DownloadResponse, file: BinaryIO, length: int) -> None:
         """`length` bytes of a file that no longer changes."""
         response.enable_chunked_encoding()
-        with self._one_more(), response.body():
+        with response.body():
             await response.prepare(request)
             stream = _Stream(self._executor, Line(request), response)
             for extent in extents(0, length, WINDOW):
                 await stream.send(file, extent, flush=False)
             await stream.end()
-
-    @contextmanager
-    def _one_more(self) -> Iterator[None]:
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
 
 
 class _Stream:

@@ -24,7 +24,6 @@ from streamer.http.multipart import byteranges
 from streamer.http.negotiation import (
     REPRESENTATION,
     Asked,
-    chunks_allowed,
     not_modified_headers,
     representation_headers,
     validators,
@@ -71,29 +70,29 @@ class Downloads:
         export_id = requested_id(request)
         follow = _follow_wanted(request)
         asked = Asked.of(request)
-        live = self._queue.live(export_id)
-        if live is None:
-            return await self._sealed(request, asked, export_id)
-        if not follow:
-            raise TooEarly("the export is not finished yet, and live=false", retry_after=LIVE_RETRY_AFTER)
-        return await self._live(request, asked, live)
+        with self._gzip.coding_for(asked) as coding:
+            live = self._queue.live(export_id)
+            if live is None:
+                return await self._sealed(request, asked, coding, export_id)
+            if not follow:
+                raise TooEarly("the export is not finished yet, and live=false", retry_after=LIVE_RETRY_AFTER)
+            return await self._live(request, asked, coding, live)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/csv`: an export, streamed in the request that asks for it. HEAD starts nothing."""
         spec = await self._exports.read_spec(request, besides="filename")
         asked = Asked.of_a_new_export(request)
-        asked.coding(gzip_available=self._gzip.available)  # refuses what could only be refused when the export runs
-        if request.method == "HEAD":
-            response = DownloadResponse(headers=REPRESENTATION)
-            await send_head(request, response)
-            return response
-        live = await self._queue.submit(spec, abandon_after=self._abandon_after)
-        return await self._live(request, asked, live)
+        with self._gzip.coding_for(asked) as coding:
+            if request.method == "HEAD":
+                response = DownloadResponse(headers=REPRESENTATION)
+                await send_head(request, response)
+                return response
+            live = await self._queue.submit(spec, abandon_after=self._abandon_after)
+            return await self._live(request, asked, coding, live)
 
-    async def _sealed(self, request: web.Request, asked: Asked, export_id: UUID) -> web.StreamResponse:
+    async def _sealed(self, request: web.Request, asked: Asked, coding: Coding, export_id: UUID) -> web.StreamResponse:
         """The sealed table: RFC 9110, in its order."""
         with await self._sealed_exports.borrow(export_id) as sealed:
-            coding = asked.coding(gzip_available=chunks_allowed(request) and self._gzip.available)
             tags = validators(export_id, coding, sealed.last_modified)
             headers = representation_headers(asked, export_id, coding, tags)
             if not asked.modified(tags):
@@ -104,14 +103,13 @@ class Downloads:
             headers["Repr-Digest"] = repr_digest(sealed.export.sha256)
             return await _send_selected(request, headers, sealed, asked.selected_of(sealed.length, tags))
 
-    async def _live(self, request: web.Request, asked: Asked, live: LiveExport) -> web.StreamResponse:
+    async def _live(self, request: web.Request, asked: Asked, coding: Coding, live: LiveExport) -> web.StreamResponse:
         """The live table: what is asked is answered from what is there, or waits until it is."""
         with live.followed():
             await self._first_rows(live)
-            if not chunks_allowed(request):
+            if not asked.chunks:
                 await live.spool.end()
-                return await self._sealed(request, asked, live.id)
-            coding = asked.coding(gzip_available=self._gzip.available)
+                return await self._sealed(request, asked, coding, live.id)
             tags = validators(live.id, coding)
             headers = representation_headers(asked, live.id, coding, tags)
             if not asked.modified(tags):
@@ -127,7 +125,7 @@ class Downloads:
         """RFC 8673: the headers wait until the first byte that was asked for exists, or the export ends short of it."""
         await live.spool.moved_beyond(wanted.first)
         if live.spool.ended:
-            return await self._sealed(request, asked, live.id)
+            return await self._sealed(request, asked, Coding.IDENTITY, live.id)
         headers["Content-Range"] = live_content_range(wanted)
         response = DownloadResponse(status=206, headers=headers)
         stop = None if wanted.last is None else wanted.last + 1

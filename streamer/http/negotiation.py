@@ -43,12 +43,13 @@ class Asked:
     fields: Mapping[str, str]
     filename: str | None
     at: datetime
+    chunks: bool  # without them the end of the connection is the end of the body, which cannot show a failure
     anew: bool  # in the request that begins the export
 
     @classmethod
     def of(cls, request: web.Request) -> "Asked":
         """Of an export that is there."""
-        return cls(_fields(request), _filename(request), datetime.now(UTC), anew=False)
+        return cls._of(request, _fields(request), anew=False)
 
     @classmethod
     def of_a_new_export(cls, request: web.Request) -> "Asked":
@@ -62,7 +63,12 @@ class Asked:
         if isinstance(resumed, Positions) and resumed.first > 0:
             raise BadParameter("Range", "a new export begins at its first byte; resume one at its Content-Location")
         kept = {name: value for name, value in fields.items() if name == "accept-encoding"}
-        return cls(kept, _filename(request), datetime.now(UTC), anew=True)
+        return cls._of(request, kept, anew=True)
+
+    @classmethod
+    def _of(cls, request: web.Request, fields: Mapping[str, str], *, anew: bool) -> "Asked":
+        chunks = request.version >= HttpVersion11
+        return cls(fields, _filename(request), datetime.now(UTC), chunks=chunks, anew=anew)
 
     def selected_of(self, length: int, validators: Validators) -> Whole | Slices | Unsatisfiable:
         """What Range and If-Range select of a sealed export of `length` bytes."""
@@ -87,7 +93,8 @@ class Asked:
         """Raises NotAcceptable, and Unavailable where only gzip is acceptable and too many streams are under way."""
         if "range" in self.fields:
             return Coding.IDENTITY
-        accepted = acceptable(self.fields.get("accept-encoding"))
+        codings = acceptable(self.fields.get("accept-encoding"))
+        accepted = [coding for coding in codings if coding is Coding.IDENTITY or self.chunks]
         if not accepted:
             raise NotAcceptable("Accept-Encoding allows neither gzip nor identity, and there is nothing else")
         possible = [coding for coding in accepted if coding is Coding.IDENTITY or gzip_available]
@@ -109,11 +116,6 @@ def _filename(request: web.Request) -> str | None:
     if len(asked) > 1 or not safe:
         raise BadParameter("filename", "must be given once, and have a character that a file name may have")
     return safe
-
-
-def chunks_allowed(request: web.Request) -> bool:
-    """Without chunks the end of a body of unknown length is the end of the connection, which cannot show a failure."""
-    return request.version >= HttpVersion11
 
 
 def validators(export_id: UUID, coding: Coding, last_modified: datetime | None = None) -> Validators:

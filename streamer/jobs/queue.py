@@ -88,10 +88,12 @@ class ExportQueue:
         return live
 
     async def get(self, export_id: UUID) -> Export:
-        """Raises NotFound."""
+        """Raises NotFound. Who is told that an export is completed finds it sealed: the row is written before that."""
         export = await self._store.get(export_id)
         if export is None:
             raise NotFound(f"there is no export {export_id}")
+        if export.state is State.COMPLETED and (live := self._live.get(export_id)):
+            await live.spool.end()
         return export
 
     def live(self, export_id: UUID) -> LiveExport | None:

@@ -275,16 +275,7 @@ async def test_the_demo_prints_lines_that_work_and_ctrl_c_stops_all_of_it() -> N
             (folder / "users_US.csv").unlink()
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGINT,
-        pytest.param(
-            signal.SIGTERM,
-            marks=pytest.mark.xfail(strict=True, reason="run_demo handles SIGTERM only once the server is starting"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_while_the_demo_fills_its_table_stops_postgres_too(number: signal.Signals) -> None:
     with folder_for_postgres() as folder:
         data = folder / "demo" / "postgres"

@@ -241,7 +241,6 @@ async def test_the_other_dialect_creates_and_cancels_jobs(
     assert list(server.spool.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="ExportQueue.cancel is not shielded: the row is cancelled and the run goes on")
 async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession, database: str
 ) -> None:

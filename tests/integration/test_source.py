@@ -634,6 +634,9 @@ async def test_connections_that_died_in_the_pool_are_replaced(
     async with opened(database, choice) as source:
         await assert_all_usable(source.pool)
         await terminate_others(plain)
+        async with asyncio.timeout(WAIT):
+            while source.pool.get_size():  # until this side has noticed
+                await asyncio.sleep(0.01)
         await assert_recovered(source, plain)
 
 
