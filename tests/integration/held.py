@@ -62,7 +62,7 @@ class Steps:
         """
 
     def through(self, step: int) -> bytes:
-        """What can be read while the export stands at the gate that follows `step`; 0 is the header alone."""
+        """What can be read while the export stands at the gate that follows `step`."""
         return HEADER + b"".join(_step(number, self.lines[number - 1]) for number in range(1, step + 1))
 
     @property
