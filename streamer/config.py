@@ -1,5 +1,6 @@
 """Settings from the environment, frozen. Nobody below imports this: values go down as arguments."""
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -68,11 +69,14 @@ def _database_url(environment: Mapping[str, str]) -> str:
     host = environment.get("DB_HOST")
     if not host:
         raise StartError("DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME")
-    user = quote(environment.get("DB_USER") or "postgres", safe="")
-    password = quote(environment.get("DB_PASSWORD") or "", safe="")
     port = environment.get("DB_PORT") or "5432"
-    name = quote(environment.get("DB_NAME") or "postgres", safe="")
-    return f"postgresql://{user}:{password}@{host}:{port}/{name}"
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise StartError("DB_PORT: Expected a number from 1 to 65535")
+    user, password, name = (
+        quote(os.fsencode(environment.get(part) or default), safe="")
+        for part, default in (("DB_USER", "postgres"), ("DB_PASSWORD", ""), ("DB_NAME", "postgres"))
+    )
+    return f"postgresql://{user}:{password}@{f'[{host}]' if ':' in host else host}:{port}/{name}"
 
 
 def _decode(wanted: type, text: Any) -> Any:
@@ -87,7 +91,10 @@ def _duration(text: str) -> Duration:
     found = DURATION.fullmatch(text.strip())
     if not found:
         raise ValueError("Expected a duration such as 60s, 5m or 24h")
-    return Duration(timedelta(**{UNITS[found[2] or "s"]: float(found[1])}).total_seconds())
+    try:
+        return Duration(timedelta(**{UNITS[found[2] or "s"]: float(found[1])}).total_seconds())
+    except OverflowError:
+        raise ValueError("Expected a duration that a calendar can hold") from None
 
 
 def _names(text: str) -> Names:
@@ -99,5 +106,5 @@ def _names(text: str) -> Names:
 
 def _sentence(error: str) -> str:
     """msgspec says `Expected `int` <= 65535 - at `$.API_PORT``; the user reads `API_PORT: Expected …`."""
-    complaint, _, place = error.partition(" - at `$.")
+    complaint, _, place = error.rpartition(" - at `$.")
     return f"{place.rstrip('`')}: {complaint}"

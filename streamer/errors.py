@@ -8,6 +8,14 @@ nothing else does. An `ExportFailure` is the reason an export ended badly; its s
 
 from typing import ClassVar
 
+LONGEST_SHOWN = 60  # characters
+
+
+def shown(text: str) -> str:
+    """A client's own text, short enough for a sentence and with nothing in it that could break one."""
+    cut = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
+
 
 class ClientError(Exception):
     """An answer other than success. `retry_after` is in seconds."""
@@ -27,7 +35,8 @@ class BadParameter(ClientError):
     code, status, title = "bad-parameter", 400, "A parameter is not allowed"
 
     def __init__(self, parameter: str, sentence: str) -> None:
-        super().__init__(f"{parameter}: {sentence}", parameter=parameter)
+        name = shown(parameter)
+        super().__init__(f"{name}: {sentence}", parameter=name)
 
 
 class BadBody(ClientError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from streamer.errors import BadBody, BadParameter
+from streamer.errors import BadBody, BadParameter, shown
 from streamer.model import Condition, Dialect, ExportSpec, Operator
 from streamer.protocol.dialect import check_character
 from streamer.source.catalog import Catalog, Column, Dataset
@@ -45,7 +45,9 @@ class Given:
     listed: bool  # as a JSON list, whose items are not split at commas
 
     def one(self) -> str:
-        if len(self.values) != 1 or self.listed:
+        if self.listed:
+            raise BadParameter(self.name, "must be one value, not a list")
+        if len(self.values) != 1:
             raise BadParameter(self.name, f"must be given once, not {len(self.values)} times")
         return self.values[0]
 
@@ -84,14 +86,20 @@ def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
 def _of_body(body: bytes) -> dict[str, Given]:
     if not body.strip():
         return {}
-    members = _json_object(body)
-    filters = members.pop("filters", None) or {}
+    members = _given(_json_object(body))
+    filters = members.pop("filters", {})
     if not isinstance(filters, dict):
         raise BadParameter("filters", "must be a JSON object")
+    filters = _given(filters)
     if repeated := members.keys() & filters.keys():
         raise BadParameter(min(repeated), "is given both in filters and beside it")
     every = {**members, **filters}
-    return {name: _of_member(name, value) for name, value in every.items() if value is not None}
+    return {name: _of_member(name, value) for name, value in every.items()}
+
+
+def _given(members: dict[str, Any]) -> dict[str, Any]:
+    """null is as good as nothing."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -135,7 +143,7 @@ def _scalar(name: str, value: Any) -> str:
 def _dataset(given: Given | None, catalog: Catalog) -> Dataset:
     name = given.one() if given else DEFAULT_DATASET
     if name not in catalog:
-        raise BadParameter("dataset", f"there is no dataset {name!r}; allowed are {', '.join(catalog)}")
+        raise BadParameter("dataset", f"there is no dataset '{shown(name)}'; allowed are {', '.join(catalog)}")
     return catalog[name]
 
 
@@ -175,7 +183,9 @@ def _columns(given: Given | None, dataset: Dataset) -> tuple[str, ...]:
     names = given.many()
     for place, name in enumerate(names):
         if name not in dataset.columns:
-            raise BadParameter("columns", f"there is no column {name!r}; allowed are {', '.join(dataset.columns)}")
+            raise BadParameter(
+                "columns", f"there is no column '{shown(name)}'; allowed are {', '.join(dataset.columns)}"
+            )
         if name in names[:place]:
             raise BadParameter("columns", f"the column {name!r} is given twice")
     return tuple(names)

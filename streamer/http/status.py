@@ -52,12 +52,13 @@ def _progress(progress: Progress) -> dict[str, Any]:
 
 def _query(spec: ExportSpec) -> dict[str, str | list[str]]:
     """The conditions and the dialect under the names of the parameters that ask for them."""
-    asked: dict[str, str | list[str]] = {}
+    asked: dict[str, list[str]] = {}
     for condition in spec.conditions:
         equal = condition.operator is Operator.EQ
         name = condition.column if equal else f"{condition.column}__{condition.operator}"
-        asked[name] = condition.values[0] if len(condition.values) == 1 else list(condition.values)
-    return {**asked, "delimiter": spec.dialect.delimiter, "quoteChar": spec.dialect.quote}
+        asked.setdefault(name, []).extend(condition.values)
+    single = {name: values[0] if len(values) == 1 else values for name, values in asked.items()}
+    return {**single, "delimiter": spec.dialect.delimiter, "quoteChar": spec.dialect.quote}
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -78,7 +78,12 @@ class LiveExport:
     def leave_if_abandoned(self, seconds: float, cancel: Callable[[], object]) -> None:
         """Calls `cancel` once nobody has followed for `seconds`."""
         loop = asyncio.get_running_loop()
-        self._abandon = lambda: loop.call_later(seconds, cancel)
+
+        def leave() -> None:
+            if not self.spool.ended:
+                cancel()
+
+        self._abandon = lambda: loop.call_later(seconds, leave)
         self._abandonment = self._abandon()
 
     @contextmanager

@@ -114,5 +114,5 @@ def database_errors() -> Iterator[None]:
         raise ExportFailure("the connection to the database was lost") from error
     except asyncpg.PostgresError as error:
         raise ExportFailure(f"PostgreSQL: {error.args[0] if error.args else type(error).__name__}") from error
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
         raise ExportFailure("the connection to the database was lost") from error

@@ -75,7 +75,7 @@ async def open_snapshot(pool: Pool) -> AsyncIterator[Snapshot]:
         finally:
             clean = await _rolled_back(connection, transaction)
     finally:
-        await pool.release(connection)
+        await pool.release(connection, timeout=CLEAN_UP)
         if snapshot is not None and not clean:
             await _end_session(pool, snapshot)
 

@@ -6,16 +6,22 @@ They accept a part of what PostgreSQL accepts, never more, so that a value which
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from functools import partial
 from uuid import UUID
 
+from streamer.errors import shown
 from streamer.source.catalog import Column
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+TIME = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?"
+MOMENT = re.compile(f"{DATE.pattern}([T ]{TIME})?")
+UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 LONGEST_NUMBER = 400  # characters; a double written out in full has 309 digits before its point
 BOOLEANS = {"true": "true", "false": "false"}
 
@@ -38,13 +44,21 @@ def is_date(text: str) -> bool:
 def _integer(bits: int, column: Column, text: str) -> str:
     limit = 1 << (bits - 1)
     if not INTEGER.fullmatch(text) or not -limit <= int(text) < limit:
-        raise ValueError(f"must be a whole number from {-limit} to {limit - 1}, not {_shown(text)}")
+        raise ValueError(f"must be a whole number from {-limit} to {limit - 1}, not '{shown(text)}'")
     return text
 
 
 def _number(column: Column, text: str) -> str:
     if len(text) > LONGEST_NUMBER or not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
-        raise ValueError(f"must be a finite decimal number, not {_shown(text)}")
+        raise ValueError(f"must be a finite decimal number, not '{shown(text)}'")
+    return text
+
+
+def _float(largest: float, smallest: float, column: Column, text: str) -> str:
+    """PostgreSQL refuses what a float can only hold as infinity or as zero."""
+    value = abs(float(_number(column, text)))
+    if value > largest or (value < smallest and Decimal(text)):
+        raise ValueError(f"must be a number of the size that {column.declared} can hold, not '{shown(text)}'")
     return text
 
 
@@ -58,41 +72,42 @@ def _text(column: Column, text: str) -> str:
 
 def _boolean(column: Column, text: str) -> str:
     if text.lower() not in BOOLEANS:
-        raise ValueError(f"must be true or false, not {_shown(text)}")
+        raise ValueError(f"must be true or false, not '{shown(text)}'")
     return BOOLEANS[text.lower()]
 
 
 def _day(column: Column, text: str) -> str:
     try:
-        return _ascii(text) and date.fromisoformat(text).isoformat()
+        return date.fromisoformat(_of_form(DATE, text)).isoformat()
     except ValueError:
-        raise ValueError(f"must be a date such as 2024-12-31, not {_shown(text)}") from None
+        raise ValueError(f"must be a date such as 2024-12-31, not '{shown(text)}'") from None
 
 
 def _moment(zoned: bool, column: Column, text: str) -> str:
     try:
-        moment = datetime.fromisoformat(_ascii(text))
+        moment = datetime.fromisoformat(_of_form(MOMENT, text))
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         moment = moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(
-            f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not {_shown(text)}"
+            f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not '{shown(text)}'"
         ) from None
     return moment.isoformat() if zoned else moment.replace(tzinfo=None).isoformat()
 
 
-def _uuid(column: Column, text: str) -> str:
-    try:
-        return str(UUID(_ascii(text)))
-    except ValueError:
-        raise ValueError(f"must be a UUID, not {_shown(text)}") from None
-
-
-def _ascii(text: str) -> str:
-    if not text.isascii():
-        raise ValueError("not ASCII")
+def _of_form(form: re.Pattern[str], text: str) -> str:
+    """Python reads more forms than PostgreSQL does, and more than `is_date` knows."""
+    if not form.fullmatch(text):
+        raise ValueError(text)
     return text
+
+
+def _uuid(column: Column, text: str) -> str:
+    bare = text[1:-1] if text.startswith("{") and text.endswith("}") else text
+    if not UUID_TEXT.fullmatch(bare):
+        raise ValueError(f"must be a UUID, not '{shown(text)}'")
+    return str(UUID(bare))
 
 
 def _encodable(text: str) -> bool:
@@ -103,18 +118,13 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _shown(text: str) -> str:
-    """The client's own value, short enough for a sentence and with nothing that could break the line."""
-    return ascii(text if len(text) <= 40 else text[:40] + "…")
-
-
 READERS: dict[str, Reader] = {
     "int2": partial(_integer, 16),
     "int4": partial(_integer, 32),
     "int8": partial(_integer, 64),
     "numeric": _number,
-    "float4": _number,
-    "float8": _number,
+    "float4": partial(_float, 3.4028234e38, 1.5e-45),
+    "float8": partial(_float, sys.float_info.max, 5e-324),
     "text": _text,
     "varchar": _text,
     "bpchar": _text,

@@ -85,7 +85,7 @@ class Spool:
         self._gathered.append(page)
         self._gathered_bytes += len(page)
         self._gathered_rows += rows
-        if self._gathered_rows:
+        if self._gathered_rows or self._gathered_bytes > GATHER_LIMIT:
             self._work.set()
         while self._gathered_bytes > GATHER_LIMIT and not self._writing_failed():
             self._room.clear()
@@ -100,7 +100,9 @@ class Spool:
         return Sealed(self.frontier, self.rows, self._sha256.digest())
 
     def seal(self) -> None:
-        """Tells the followers that the frontier is the end."""
+        """Tells the followers that the frontier is the end. A spool that has ended stays as it ended."""
+        if self.ended:
+            return
         self.sealed = True
         self._close()
         self._pulse()
@@ -116,9 +118,9 @@ class Spool:
         self._gathered.clear()
         with suppress(ExportFailure):
             await self._stop_writing()
-        self._close()
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        if self._close():
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
     async def moved_beyond(self, offset: int) -> None:
         """Returns when the frontier is beyond `offset`, or the spool has ended."""
@@ -192,10 +194,13 @@ class Spool:
         self._moved.set()
         self._moved.clear()
 
-    def _close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+    def _close(self) -> bool:
+        """Whether there was a file, and so one of ours."""
+        if self._fd is None:
+            return False
+        os.close(self._fd)
+        self._fd = None
+        return True
 
 
 def _cannot_write(error: OSError) -> ExportFailure:

@@ -579,8 +579,9 @@ async def test_a_session_whose_last_words_come_before_its_end_fails_the_export(
     async with lingering(database) as (url, ends), opened(url, choice, "kept.vast") as source:
         sink = SinkAt(0, lambda: terminate_others(plain))
         async with running(source.drain(VAST, sink.take)) as exporting:
+            await asyncio.wait({exporting}, timeout=1)
+            ends.set()  # it may have asked before it heard
             await asyncio.wait({exporting}, timeout=WAIT)
-            ends.set()
             assert isinstance(exporting.exception(), ExportFailure)
         await assert_recovered(source, plain)
 
