@@ -173,6 +173,17 @@ async def test_a_body_that_is_no_json_is_refused(server: Server, session: aiohtt
         await refuse(session, server, body=body, parameter=None)
 
 
+@pytest.mark.parametrize("name", ["\\ud800", "a\\nb", "\\u0000", "x" * 1000], ids=["surrogate", "lines", "NUL", "long"])
+async def test_a_name_that_no_sentence_can_hold_is_refused_with_one(
+    server: Server, session: aiohttp.ClientSession, name: str
+) -> None:
+    async with nothing_remains(server), session.post(f"{server.url}/exports/csv", data=f'{{"{name}": 1}}') as response:
+        problem = await response.json()
+        assert (response.status, response.content_type) == (400, "application/problem+json")
+        assert problem["detail"].isprintable()
+        assert len(problem["detail"]) < 500
+
+
 async def test_a_body_that_is_too_large_is_413(server: Server, session: aiohttp.ClientSession) -> None:
     async with nothing_remains(server):
         await refuse(session, server, body=b'{"columns": "id"}' + b" " * 100_000, parameter=None, status=413)

@@ -281,3 +281,15 @@ async def test_run_that_fails_has_finished_all_the_same(live: LiveExport) -> Non
         await live.run(task)
         await live.finished()
     assert isinstance(task.exception(), RuntimeError)
+
+
+async def test_nothing_is_abandoned_when_the_last_follower_left_before_the_end(live: LiveExport, clock: Clock) -> None:
+    cancelled: list[str] = []
+    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    with live.followed():
+        pass
+    await live.spool.append(b"1\n", 1)
+    await live.spool.finish()
+    live.spool.seal()
+    await clock.advance(2 * MINUTE)
+    assert cancelled == []
