@@ -8,7 +8,7 @@ import logging
 from http import HTTPStatus
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
 from streamer.errors import ClientError, RangeNotSatisfiable
@@ -93,4 +93,7 @@ def _problem(
         members["parameter"] = parameter
     response = web.Response(status=status, body=msgspec.json.encode(members), content_type="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
+    if "Range" in request.headers and request.version >= HttpVersion11:
+        # curl -C - takes an error of exactly as many bytes as it has already for the end of its download.
+        response.enable_chunked_encoding()
     return response

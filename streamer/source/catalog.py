@@ -82,11 +82,11 @@ async def read_catalog(pool: Pool, names: Sequence[str]) -> Catalog:
 async def _read_dataset(connection: Connection, name: str) -> Dataset:
     try:
         relation = await connection.fetchrow(RELATION, name)
+        if relation is None:
+            raise StartError(f"DATASETS: there is no table or view {name!r} in the database")
+        columns = await connection.fetch(COLUMNS, relation["oid"])
     except asyncpg.PostgresError as error:
-        raise StartError(f"DATASETS: {name!r} is not a relation name: {one_line(error)}") from error
-    if relation is None:
-        raise StartError(f"DATASETS: there is no table or view {name!r} in the database")
-    columns = await connection.fetch(COLUMNS, relation["oid"])
+        raise StartError(f"DATASETS: {name!r} cannot be looked up: {one_line(error)}") from error
     return Dataset(
         name=name,
         schema=relation["schema"],

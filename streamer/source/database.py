@@ -45,7 +45,7 @@ async def connect(url: str, *, name: str, size: int, wait: float) -> Pool:
                     url,
                     min_size=1,
                     max_size=size,
-                    timeout=CONNECT_TIMEOUT,
+                    timeout=min(CONNECT_TIMEOUT, max(wait, 1.0)),
                     command_timeout=None,  # it would cover a whole COPY, the time in the sink included
                     max_inactive_connection_lifetime=300.0,
                     server_settings={"application_name": "streamer"},

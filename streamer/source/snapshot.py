@@ -73,9 +73,11 @@ async def open_snapshot(pool: Pool) -> AsyncIterator[Snapshot]:
             snapshot = Snapshot(connection, row["taken_at"], row["process"])
             yield snapshot
         finally:
+            clean = False  # unless what follows is allowed to say otherwise
             clean = await _rolled_back(connection, transaction)
     finally:
-        await pool.release(connection, timeout=CLEAN_UP)
+        with suppress(Exception):  # it drops a connection that it cannot take back
+            await pool.release(connection, timeout=CLEAN_UP)
         if snapshot is not None and not clean:
             await _end_session(pool, snapshot)
 

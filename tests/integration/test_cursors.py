@@ -29,7 +29,6 @@ from tests.integration.sources import (
     assert_same_bytes,
     copied,
     every_cursor,
-    every_cursor_but,
     identifiers,
     made_database,
     opened,
@@ -655,21 +654,21 @@ NOISY = """
         $$ BEGIN IF n % 10 = 5 THEN RAISE {0} 'row %', n; END IF; RETURN n; END $$;
     CREATE VIEW noisy AS SELECT said(n) AS n FROM generate_series(1, 1000) n;
 """
-MESSAGES_EAT_ROWS = "asyncpg drops the CopyData in its buffer when another message stands between CopyData messages"
 
 
-@every_cursor_but(CursorChoice.COPY, reason=MESSAGES_EAT_ROWS)
+@every_cursor
 @pytest.mark.parametrize("level", ["NOTICE", "WARNING"])
 async def test_rows_stay_whole_when_the_database_says_something_between_them(
     database: str, choice: CursorChoice, level: str
 ) -> None:
+    """asyncpg drops the rows in its buffer when another message stands between two of them."""
     await run_sql(database, NOISY.format(level))
     async with opened(database, choice, "noisy") as source:
         exported = await source.export(spec("noisy", ["n"]))
     assert_conforms(exported, b"n\n" + b"".join(b"%d\n" % n for n in range(1, 1001)))
 
 
-@every_cursor_but(CursorChoice.COPY, reason=MESSAGES_EAT_ROWS)
+@every_cursor
 async def test_messages_that_cannot_be_silenced_never_cost_rows_in_silence(database: str, choice: CursorChoice) -> None:
     """No setting silences INFO: an export that cannot be whole must fail."""
     await run_sql(database, NOISY.format("INFO"))
@@ -681,7 +680,7 @@ async def test_messages_that_cannot_be_silenced_never_cost_rows_in_silence(datab
     assert_conforms(exported, b"n\n" + b"".join(b"%d\n" % n for n in range(1, 1001)))
 
 
-@every_cursor_but(CursorChoice.FETCH, reason="`format` in Query.sql_as_text is looked up in the search path")
+@every_cursor
 async def test_functions_of_the_database_never_take_the_place_of_those_of_the_server(
     database: str, choice: CursorChoice
 ) -> None:
@@ -695,7 +694,7 @@ async def test_functions_of_the_database_never_take_the_place_of_those_of_the_se
         assert_conforms(await source.export(spec("words", ["a", "b"])), b"a,b\n1,x\n")
 
 
-@every_cursor_but(CursorChoice.FETCH, reason="a page of FetchCursor is 500 rows, however large they are")
+@every_cursor
 async def test_pages_of_large_rows_stay_small(shapes: str, choice: CursorChoice) -> None:
     """A page is held whole, by the cursor and by whoever takes it: its size is a part of the memory's sum."""
     async with opened(shapes, choice, "large_rows.shape") as source:

@@ -27,7 +27,6 @@ from streamer.source.database import Pool, connect
 from streamer.source.rows import CursorChoice
 from tests.conftest import at_database, connected
 from tests.integration.sources import (
-    CURSORS,
     OTHERS,
     POOL_SIZE,
     WAIT,
@@ -204,7 +203,7 @@ async def test_hostile_defaults_change_no_byte_of_xml(database: str, plain: Plai
         assert_conforms(await source.export(spec("made", ["a"])), b"a\n<bytes>AP8=</bytes>\n")
 
 
-@every_cursor_but(*CURSORS, reason="quote_all_identifiers is not among the settings of a snapshot")
+@every_cursor
 async def test_quoting_all_identifiers_changes_no_byte(database: str, plain: Plain, choice: CursorChoice) -> None:
     await plain.execute("CREATE TABLE names AS SELECT 'pg_class'::regclass AS a")
     await set_default(plain, "quote_all_identifiers", "on")
@@ -216,14 +215,7 @@ SLOW = """
     CREATE VIEW slow AS
     SELECT n, CASE n WHEN 900 THEN pg_sleep({0}) END::text AS slept FROM generate_series(1, 1500) n
 """
-TIMEOUTS = [
-    "statement_timeout",
-    "idle_in_transaction_session_timeout",
-    pytest.param(
-        "transaction_timeout",
-        marks=pytest.mark.xfail(strict=True, reason="transaction_timeout is not among the settings of a snapshot"),
-    ),
-]
+TIMEOUTS = ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"]
 
 
 @every_cursor
@@ -554,10 +546,7 @@ async def terminate_others(plain: Plain) -> None:
     await eventually(plain, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY ($1))", pids)
 
 
-RELEASED = "_roll_back calls terminate() on a connection that has left the pool by itself: that raises, too"
-
-
-@every_cursor_but(*CURSORS, reason=RELEASED)
+@every_cursor
 @pytest.mark.parametrize("page", [0, 1, 2, 5])
 async def test_a_session_terminated_between_pages_fails_the_export(
     database: str, plain: Plain, choice: CursorChoice, page: int
@@ -571,7 +560,7 @@ async def test_a_session_terminated_between_pages_fails_the_export(
         await assert_recovered(source, plain)
 
 
-@every_cursor_but(*CURSORS, reason="neither database_errors() nor _roll_back expects an InternalClientError")
+@every_cursor
 async def test_a_session_whose_last_words_come_before_its_end_fails_the_export(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
@@ -614,7 +603,7 @@ async def lingering(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
         yield urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}", query="")), ends
 
 
-@every_cursor_but(*CURSORS, reason=RELEASED)
+@every_cursor
 async def test_a_session_terminated_while_the_server_computes_fails_the_export(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
@@ -675,7 +664,7 @@ async def test_an_exception_of_the_sink_comes_through_and_ends_the_query(
         await assert_recovered(source, plain)
 
 
-@every_cursor_but(*CURSORS, reason="database_errors() around drain takes the sink's OSError for the database's")
+@every_cursor
 async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
@@ -688,14 +677,12 @@ async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
             await source.drain(VAST, SinkAt(1, fill_disk).take)
 
 
-STUCK = "asyncpg waits for an answer to its CancelRequest although COPY has been answered in full"
-
-
-@every_cursor_but(CursorChoice.COPY, reason=STUCK)
+@every_cursor
 @pytest.mark.parametrize("ending", ["exception", "cancellation"])
 async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
     database: str, plain: Plain, choice: CursorChoice, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """asyncpg then waits for an answer to its CancelRequest although all has been answered."""
     monkeypatch.setattr(snapshot, "CLEAN_UP", min(snapshot.CLEAN_UP, 2.5))  # what a stuck one may cost this test
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
     async with opened(database, choice, "few") as source:
@@ -708,7 +695,7 @@ async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
         await assert_recovered(source, plain)
 
 
-@every_cursor_but(CursorChoice.COPY, reason="pool.release() without a timeout waits for the same answer for ever")
+@every_cursor_but(CursorChoice.COPY, reason="pool.release() raises its TimeoutError in place of the cancellation")
 async def test_an_export_cancelled_again_while_it_is_cleaned_up_gives_its_connection_back(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
@@ -784,14 +771,11 @@ async def cancel_at_wake_up(task: "asyncio.Task[Any]", number: int, since: Calla
         await asyncio.sleep(0)
 
 
-MET = "asyncpg forgets a COPY whose result and cancellation meet, and _roll_back expects no InternalClientError"
-
-
-@every_cursor_but(CursorChoice.COPY, reason=MET)
+@every_cursor
 async def test_an_export_cancelled_as_it_wakes_up_ends_as_cancelled(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
-    """A result that has arrived and a cancellation may meet at every step."""
+    """A result that has arrived and a cancellation may meet at every step; asyncpg then asks for no cancellation."""
     async with opened(database, choice, "kept.vast") as source:
         for step in range(1, 17):
             async with running(source.export(VAST)) as exporting:
@@ -800,7 +784,7 @@ async def test_an_export_cancelled_as_it_wakes_up_ends_as_cancelled(
             await assert_recovered(source, plain)
 
 
-@every_cursor_but(CursorChoice.COPY, reason=MET)
+@every_cursor
 async def test_an_export_cancelled_as_it_wakes_up_leaves_no_query_in_a_silent_server(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
@@ -914,7 +898,6 @@ async def test_a_name_of_no_table_or_view_is_refused_in_one_line(relations: str,
         assert list(await read_catalog(pool, ["plain"])) == ["plain"]
 
 
-@pytest.mark.xfail(strict=True, reason="read_catalog puts the message of the database into its line as it is")
 @pytest.mark.parametrize("name", ['"a\nb".c.d.e', 'a."b\r\nc".d'])
 async def test_a_name_of_two_lines_is_refused_in_one_line(relations: str, name: str) -> None:
     async with pooled(relations, size=1) as pool:
@@ -989,7 +972,6 @@ async def test_columns_are_known_with_their_types_and_lengths(database: str, pla
     assert list(facts.columns) == [column.name for column in COLUMNS]
 
 
-@pytest.mark.xfail(strict=True, reason="COLUMNS looks one domain deep")
 async def test_a_domain_of_a_domain_is_read_as_the_type_beneath(database: str, plain: Plain) -> None:
     await plain.execute("CREATE DOMAIN word AS varchar(30); CREATE DOMAIN short AS word CHECK (length(VALUE) < 9)")
     await plain.execute("CREATE TABLE facts (a short)")
@@ -1081,21 +1063,10 @@ async def test_a_wrong_password_ends_the_start_at_once(
         f"postgresql://someone:{SECRET}@127.0.0.1/somewhere?sslmode=perhaps",
         f"someone:{SECRET}@127.0.0.1/somewhere",
         f"host=127.0.0.1 user=someone password={SECRET} dbname=somewhere",
-        pytest.param(
-            f"postgresql://someone:{SECRET}@127.0.0.1:70000/somewhere",
-            marks=pytest.mark.xfail(strict=True, raises=OverflowError, reason="connect() expects no OverflowError"),
-        ),
-        *(
-            pytest.param(
-                url,
-                marks=pytest.mark.xfail(strict=True, reason="the ValueError shows the part of the URL it stands for"),
-            )
-            for url in (
-                f"postgresql://someone:{SECRET}/x@127.0.0.1/somewhere",
-                f"postgresql://someone:{SECRET}#x@127.0.0.1/somewhere",
-                f"postgresql://someone:x?{SECRET}@127.0.0.1/somewhere",
-            )
-        ),
+        f"postgresql://someone:{SECRET}@127.0.0.1:70000/somewhere",
+        f"postgresql://someone:{SECRET}/x@127.0.0.1/somewhere",
+        f"postgresql://someone:{SECRET}#x@127.0.0.1/somewhere",
+        f"postgresql://someone:x?{SECRET}@127.0.0.1/somewhere",
     ],
 )
 async def test_a_url_that_cannot_be_read_ends_the_start_at_once(url: str, caplog: pytest.LogCaptureFixture) -> None:
