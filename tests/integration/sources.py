@@ -47,14 +47,6 @@ T = TypeVar("T")
 Plain: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
-def every_cursor_but(*broken: CursorChoice, reason: str) -> pytest.MarkDecorator:
-    """Runs for the broken ones too, and says when they are mended."""
-    xfail = pytest.mark.xfail(strict=True, reason=reason)
-    return pytest.mark.parametrize(
-        "choice", [pytest.param(choice, marks=xfail) if choice in broken else choice for choice in CURSORS]
-    )
-
-
 @dataclass
 class Pages:
     """A sink that keeps every page with the number of rows it was said to hold. The first page is the header."""

@@ -40,7 +40,6 @@ from tests.integration.sources import (
     copied,
     eventually,
     every_cursor,
-    every_cursor_but,
     made_database,
     opened,
     plain_session,
@@ -695,7 +694,7 @@ async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
         await assert_recovered(source, plain)
 
 
-@every_cursor_but(CursorChoice.COPY, reason="pool.release() raises its TimeoutError in place of the cancellation")
+@every_cursor
 async def test_an_export_cancelled_again_while_it_is_cleaned_up_gives_its_connection_back(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
