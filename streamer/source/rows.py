@@ -67,9 +67,10 @@ class Rows:
             with database_errors():
                 return await self.cursor.drain(guarded)
         except Exception:
-            if failure is not None:
-                raise failure from None
-            raise
+            if failure is None:
+                raise
+        assert failure is not None
+        raise failure
 
 
 class Source:
