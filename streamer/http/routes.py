@@ -10,6 +10,7 @@ from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExports
 from streamer.source.catalog import Catalog
 
+EXPORT = "/exports/{id:(?!csv$)[^{}/]+}"  # `csv` is no id, so that a wrong method at /exports/csv is 405 and not 404
 MAX_BODY = 64 * 1024  # bytes of a request
 
 
@@ -25,11 +26,11 @@ def application(
             web.post("/exports/csv", exports.create),
             web.get("/exports/csv", downloads.stream),
             web.post("/exports", exports.create_job),
-            web.get("/exports/{id}", exports.status),
-            web.get("/exports/{id}/status", exports.status),
-            web.get("/exports/{id}/download", downloads.download),
-            web.delete("/exports/{id}", exports.delete),
-            web.post("/exports/{id}/cancel", exports.cancel_job),
+            web.get(EXPORT, exports.status),
+            web.get(EXPORT + "/status", exports.status),
+            web.get(EXPORT + "/download", downloads.download),
+            web.delete(EXPORT, exports.delete),
+            web.post(EXPORT + "/cancel", exports.cancel_job),
         ]
     )
     return app

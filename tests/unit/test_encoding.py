@@ -1,6 +1,6 @@
 """Accept-Encoding (RFC 9110, 12.5.3) between identity and gzip, and weights of every form (12.4.2).
 
-A row is (field, codings), the one to send first. Where suites disagree the RFC decides, then api.md, and a comment
+A row is (field, codings), the one to send first. Where suites disagree the RFC decides, then the README, and a comment
 names the suite that answers otherwise.
 """
 
@@ -83,7 +83,7 @@ CLIENTS: list[Row] = [
 ]
 
 PREFERENCES: list[Row] = [
-    ("gzip, identity", GZIP_FIRST),  # api.md: identity wins only where the client prefers it
+    ("gzip, identity", GZIP_FIRST),  # the README: identity wins only where the client prefers it
     ("identity, gzip", GZIP_FIRST),
     ("gzip;q=0.5, identity;q=0.5", GZIP_FIRST),
     ("gzip;q=0.5, identity;q=0.500", GZIP_FIRST),

@@ -1,6 +1,6 @@
-"""Range fields: what the tables of the public suites, RFC 9110, RFC 8673 and api.md ask, and what they select.
+"""Range fields: what the tables of the public suites, RFC 9110, RFC 8673 and the README ask, and what they select.
 
-A row is (length, field, outcome). Where suites disagree the RFC decides, then api.md, and a comment names the suite
+A row is (length, field, outcome). Where suites disagree the RFC decides, then the README, and a comment names the suite
 that answers otherwise.
 """
 
@@ -70,7 +70,7 @@ GO_SERVE_FILE: list[Row] = [
     (11, "bytes=100-1000", UNSATISFIABLE),
 ]
 
-# Go net/http, fs_test.go, the tests of single issues. Go: a malformed field is 416; RFC 9110, 14.2 and api.md: ignored.
+# Go net/http, fs_test.go, tests of single issues. Go: a malformed field is 416; here it is ignored (RFC 9110, 14.2).
 GO_SERVE_CONTENT: list[Row] = [
     (8, "bytes=0-4", cut((0, 5))),  # TestServeContent, range_good
     (8, "bytes=10-20", UNSATISFIABLE),  # range_no_overlap
@@ -124,7 +124,7 @@ GO_PARSE_RANGE: list[Row] = [
     (10000, "bytes=-500", cut((9500, 10000))),
     (10000, "bytes=9500-", cut((9500, 10000))),
     (10000, "bytes=0-0,-1", cut((0, 1), (9999, 10000))),
-    (10000, "bytes=500-600,601-999", cut((500, 1000))),  # Go: two parts; api.md joins what is adjacent
+    (10000, "bytes=500-600,601-999", cut((500, 1000))),  # Go: two parts; the README joins what is adjacent
     (10000, "bytes=500-700,601-999", WHOLE),  # Go: both, though they overlap
     # Go accepts white space within a range, as an older httpd did; RFC 9110, 14.1.1 has none there.
     (11, "bytes=   1 -2   ,  4- 5, 7 - 8 , ,,", WHOLE),
@@ -139,7 +139,7 @@ RFC_9110: list[Row] = [
     (10000, "bytes=0-0,-1", cut((0, 1), (9999, 10000))),
     (10000, "bytes= 0-999, 4500-5499, -1000", cut((0, 1000), (4500, 5500), (9000, 10000))),  # white space after "="
     (10000, "bytes=500-600,601-999", cut((500, 1000))),
-    (10000, "bytes=500-700,601-999", WHOLE),  # valid there; api.md answers no overlap (14.2: MAY ignore)
+    (10000, "bytes=500-700,601-999", WHOLE),  # valid there; the README answers no overlap (14.2: MAY ignore)
     (10, "bytes=-10", cut((0, 10))),
     (10, "bytes=-11", cut((0, 10))),  # "the entire representation is used"
     (10, "bytes=-0", UNSATISFIABLE),
@@ -169,7 +169,7 @@ NGINX_RANGE: list[Row] = [
     (1000, "bytes=0-10001, 0-0", WHOLE),  # nginx: more bytes than the file has; here: they overlap
     (1000, "bytes=0-9, -10", cut((0, 10), (990, 1000))),
     (1000, "bytes=0-9, -10, 10000-", cut((0, 10), (990, 1000))),
-    (1000, "bytes=0-9, 10-19", cut((0, 20))),  # range_charset.t: two parts; api.md joins what is adjacent
+    (1000, "bytes=0-9, 10-19", cut((0, 20))),  # range_charset.t: two parts; the README joins what is adjacent
     (8, "bytes=0-4", cut((0, 5))),  # range_clearing.t
     (8, "bytes=0-2,4-", cut((0, 3), (4, 8))),  # range_clearing.t
     (8, "bytes=1000-", UNSATISFIABLE),  # range_clearing.t
@@ -187,7 +187,7 @@ HTTPD_ORDER: list[Row] = [
     (8000, "bytes=3000-,100-200,2000-2200", cut((3000, 8000), (100, 201), (2000, 2201))),
 ]
 
-# httpd, t/apache/byterange6.t: what does not overlap. httpd joins neighbours in either order, api.md only as they come.
+# httpd, t/apache/byterange6.t: what does not overlap. httpd joins neighbours in either order, here only as they come.
 HTTPD_ADJACENT: list[Row] = [
     (8000, "bytes=1-70,71-100,1000-1001", cut((1, 101), (1000, 1002))),
     (8000, "bytes=0-70,72-100,1000-1001", cut((0, 71), (72, 101), (1000, 1002))),
@@ -198,7 +198,7 @@ HTTPD_ADJACENT: list[Row] = [
     (8000, "bytes=0-1,-1", cut((0, 2), (7999, 8000))),  # PR 51748
 ]
 
-# httpd, t/apache/byterange6.t, and last byterange3.t: what httpd merges because it overlaps. api.md: ignored.
+# httpd, t/apache/byterange6.t, and last byterange3.t: what httpd merges because it overlaps. the README: ignored.
 # fmt: off
 HTTPD_MERGED = (
     "0-100,70-100,1000-1001", "0-90,70-100,1000-1001", "0-70,70-100,1000-1001", "1-100,70-100,1000-1001",
@@ -272,7 +272,7 @@ RANGE_PARSER: list[Row] = [
     (1000, "bytes= , 0-10", cut((0, 11))),
 ]
 
-# api.md, "Sealed", and what download clients do, "What download clients really do" and "Lessons".
+# The README, "Downloads", and what download clients and other servers are known to do wrong.
 API: list[Row] = [
     (1000, None, WHOLE),
     (1000, "bytes=1000-", UNSATISFIABLE),
@@ -397,7 +397,7 @@ TABLES = {
     "httpd byterange6.t": HTTPD_ADJACENT,
     "httpd byterange7.t": HTTPD_INVALID,
     "range-parser": RANGE_PARSER,
-    "api.md": API,
+    "readme": API,
     "units": UNITS,
     "lines": LINES,
     "spaces": SPACES,
@@ -431,7 +431,7 @@ def test_as_many_ranges_as_are_allowed_are_all_sent(count: int) -> None:
     assert select(f"bytes={field}", 40000) == cut(*members)
 
 
-@pytest.mark.parametrize("count", [9, 10, 50, 100])  # httpd: 206 for all of them; api.md: at most 8
+@pytest.mark.parametrize("count", [9, 10, 50, 100])  # httpd: 206 for all of them; the README: at most 8
 def test_more_ranges_than_are_allowed_are_ignored(count: int) -> None:
     field = ",".join(f"{100 * index}-{100 * index + 1}" for index in range(count))
     assert select(f"bytes={field}", 40000) == WHOLE
@@ -511,7 +511,7 @@ def test_field_is_read_as_the_client_wrote_it(field: str | None, specs: tuple[Ra
     assert parse(field) == specs
 
 
-# Live: api.md, "Live (identity)"
+# Live: the README, "Resume"
 
 LIVE = [
     (None, WHOLE),
@@ -590,7 +590,7 @@ def test_live_content_range_echoes_the_last_position(positions: Positions, value
 @pytest.mark.parametrize("digits", [41, 5000])
 def test_live_range_of_any_length_is_echoed_as_text_or_ignored(digits: int) -> None:
     field = "bytes=0-" + "9" * digits
-    asked = select_live(field, conditional=False)  # api.md, "Live": "the client's b echoed as text"
+    asked = select_live(field, conditional=False)  # RFC 8673: the last position is repeated as the client wrote it
     assert asked == WHOLE or (
         isinstance(asked, Positions) and live_content_range(asked) == f"{field}/*".replace("=", " ")
     )
