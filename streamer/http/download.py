@@ -10,7 +10,6 @@ with a reason, not a body that breaks.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import BinaryIO
 from uuid import UUID
 
 from aiohttp import web
@@ -132,7 +131,7 @@ class Downloads:
         with Follower(live.spool, wanted.first, stop) as follower:
             if stop is not None and stop <= live.spool.frontier:
                 parts = [Slice(wanted.first, stop)]
-                await _send_known(request, response, follower.file, parts, follower.broken)
+                await _send_known(request, response, follower, parts, follower.broken)
             elif request.method == "HEAD":
                 await send_head(request, response)
             else:
@@ -187,7 +186,7 @@ async def _send_selected(
     if (body := _in_memory(request, sealed, parts)) is not None:
         return web.Response(status=status, headers=headers, body=body)
     response = DownloadResponse(status=status, headers=headers)
-    await _send_known(request, response, sealed.file, parts)
+    await _send_known(request, response, sealed, parts)
     return response
 
 
@@ -205,14 +204,15 @@ def _in_memory(request: web.Request, sealed: SealedExport, parts: Sequence[Part]
 async def _send_known(
     request: web.Request,
     response: DownloadResponse,
-    file: BinaryIO,
+    source: SealedExport | Follower,
     parts: Sequence[Part],
     broken: "asyncio.Future[str] | None" = None,
 ) -> None:
+    """HEAD is answered from what is known of the file, which it does not touch."""
     if request.method == "HEAD":
         await send_head(request, response, length_of(parts))
     else:
-        await send_parts(request, response, file, parts, broken)
+        await send_parts(request, response, source.file, parts, broken)
 
 
 def _follow_wanted(request: web.Request) -> bool:

@@ -23,11 +23,12 @@ ELSEWHERE_RETRY_AFTER = 5  # seconds
 
 
 class SealedExport:
-    """A completed export that is lent to readers: `with` gives it back."""
+    """A completed export that is lent to readers: `with` gives it back. Its file is opened by the first who reads."""
 
-    def __init__(self, export: Export, file: BinaryIO) -> None:
+    def __init__(self, export: Export, directory: SpoolDirectory) -> None:
         self.export = export
-        self.file = file
+        self._directory = directory
+        self._file: BinaryIO | None = None
         self.length = export.progress.bytes
         self._fresh_until = monotonic() + FRESH
         self._holders = 1  # the shelf itself
@@ -37,6 +38,16 @@ class SealedExport:
         """In whole seconds, as HTTP writes it."""
         assert self.export.finished_at is not None
         return self.export.finished_at.replace(microsecond=0)
+
+    @property
+    def file(self) -> BinaryIO:
+        """Raises ExportGone if it has been removed, or is not what was sealed."""
+        if self._file is None:
+            try:
+                self._file = self._directory.open(self.export.id, self.length)
+            except FileNotFoundError as error:
+                raise ExportGone("the file of this export is gone; start a new one") from error
+        return self._file
 
     @property
     def fresh(self) -> bool:
@@ -57,8 +68,8 @@ class SealedExport:
 
     def give_back(self) -> None:
         self._holders -= 1
-        if not self._holders:
-            self.file.close()
+        if not self._holders and self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +91,7 @@ class SealedExports:
         kept = self._kept.get(export_id)
         if kept is None or not kept.fresh:
             self.forget(export_id)
-            kept = self._keep(await self._open(export_id))
+            kept = self._keep(await self._look_up(export_id))
         self._kept.move_to_end(export_id)
         return kept.lend()
 
@@ -93,16 +104,13 @@ class SealedExports:
         for export_id in list(self._kept):
             self.forget(export_id)
 
-    async def _open(self, export_id: UUID) -> SealedExport:
+    async def _look_up(self, export_id: UUID) -> SealedExport:
         export = await self._store.get(export_id)
         if export is None:
             raise NotFound(f"there is no export {export_id}")
         if export.state is not State.COMPLETED or export.removed_at is not None:
             raise refusal(export)
-        try:
-            return SealedExport(export, self._directory.open(export_id, export.progress.bytes))
-        except FileNotFoundError as error:
-            raise ExportGone("the file of this export is gone; start a new one") from error
+        return SealedExport(export, self._directory)
 
     def _keep(self, opened: SealedExport) -> SealedExport:
         self.forget(opened.export.id)  # somebody may have been faster
