@@ -21,7 +21,7 @@ class LiveExport:
         self.spool = spool
         self.snapshot_at: datetime | None = None
         self._task: asyncio.Task[None] | None = None
-        self._expected = 0
+        self._expected: Callable[[], int] = int
         self._started = 0.0
         self._percentage = 0.0
         self._followers = 0
@@ -33,16 +33,16 @@ class LiveExport:
         """Queued, and not begun."""
         return self._task is None
 
-    def begin(self, snapshot_at: datetime, expected_rows: int) -> None:
-        """The query is open: time counts from here."""
+    def begin(self, snapshot_at: datetime, expected: Callable[[], int]) -> None:
+        """The query is open: time counts from here. `expected` tells the rows in all, better and better."""
         self.snapshot_at = snapshot_at
-        self._expected = expected_rows
+        self._expected = expected
         self._started = asyncio.get_running_loop().time()
 
     def progress(self) -> Progress:
         """Exact rows and bytes of what can be read now; the total is an estimate, never below what is there."""
         rows = self.spool.rows
-        total = max(self._expected, rows) if self.snapshot_at else None
+        total = max(self._expected(), rows) if self.snapshot_at else None
         if total:
             self._percentage = max(self._percentage, min(ALMOST, round(100 * rows / total, 1)))
         return Progress(

@@ -43,7 +43,7 @@ class Runner:
     async def _produce(self, live: LiveExport) -> None:
         live.spool.open()
         async with self._source.open(live.spec) as rows:
-            live.begin(rows.snapshot_at, rows.expected)
+            live.begin(rows.snapshot_at, lambda: rows.expected)
             async with self._reporting(live, rows.snapshot_at):
                 total = await rows.drain(live.spool.append)
         sealed = await live.spool.finish()

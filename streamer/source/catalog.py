@@ -13,7 +13,7 @@ from streamer.errors import StartError
 from streamer.source.database import Connection, Pool, one_line
 
 RELATION = """
-    SELECT c.oid, n.nspname AS schema, c.relname AS name
+    SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind IN ('r', 'p', 'm') AS plain
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
@@ -55,6 +55,7 @@ class Dataset:
     schema: str
     relation: str
     columns: Mapping[str, Column]
+    plain: bool = False  # a table or a materialized view: rows of its own, or of its partitions
 
 
 class Catalog(Mapping[str, Dataset]):
@@ -92,4 +93,5 @@ async def _read_dataset(connection: Connection, name: str) -> Dataset:
         schema=relation["schema"],
         relation=relation["name"],
         columns={column["name"]: Column(**column) for column in columns},
+        plain=relation["plain"],
     )

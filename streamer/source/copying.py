@@ -14,38 +14,46 @@ from streamer.model import Dialect
 from streamer.protocol.dialect import count_records
 from streamer.source.cursor import Sink
 from streamer.source.database import Connection
+from streamer.source.metering import metered
 from streamer.source.query import Query
 
 PAUSE = 0.00025  # seconds
 
 
 class CopyCursor:
-    def __init__(self, connection: Connection, query: Query, dialect: Dialect) -> None:
+    def __init__(self, connection: Connection, query: Query, dialect: Dialect, *, expected: int) -> None:
+        self.expected = expected
         self._connection = connection
         self._query = query
         self._dialect = dialect
 
     async def drain(self, sink: Sink) -> int:
-        loop = asyncio.get_running_loop()
-        quote = self._dialect.quote.encode()
-        taken = 0
+        return await copy(self._connection, self._query.sql, self._dialect, sink)
 
-        async def take(page: bytearray) -> None:
-            nonlocal taken
-            rows = count_records(page, quote)
-            taken += rows
-            await sink(page, rows)
-            await loop.run_in_executor(None, time.sleep, PAUSE)
 
-        tag = await self._connection.copy_from_query(
-            self._query.sql,
-            output=take,
-            format="csv",
-            delimiter=self._dialect.delimiter,
-            quote=self._dialect.quote,
+async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink) -> int:
+    """Hands the records of one query to `sink`, and returns their number.
+
+    Raises ExportFailure if any are missing, or one is too large.
+    """
+    loop = asyncio.get_running_loop()
+    quote = dialect.quote.encode()
+    taken = 0
+
+    async def take(page: bytearray) -> None:
+        nonlocal taken
+        meter.handed_over()
+        rows = count_records(page, quote)
+        taken += rows
+        await sink(page, rows)
+        await loop.run_in_executor(None, time.sleep, PAUSE)
+
+    with metered(connection, "a row is larger") as meter:
+        tag = await connection.copy_from_query(
+            sql, output=take, format="csv", delimiter=dialect.delimiter, quote=dialect.quote
         )
-        total = int(tag.removeprefix("COPY "))
-        if taken != total:
-            # asyncpg drops what is in its buffer when another message stands between two rows.
-            raise ExportFailure(f"PostgreSQL sent {total} rows, of which {taken} arrived")
-        return total
+    total = int(tag.removeprefix("COPY "))
+    if taken != total:
+        # asyncpg drops what is in its buffer when another message stands between two rows.
+        raise ExportFailure(f"PostgreSQL sent {total} rows, of which {taken} arrived")
+    return total

@@ -12,6 +12,11 @@ Sink = Callable[[bytes | bytearray, int], Awaitable[None]]
 
 
 class Cursor(Protocol):
+    @property
+    def expected(self) -> int:
+        """Rows in all: the planner's estimate, or a better one."""
+        ...
+
     async def drain(self, sink: Sink) -> int:
         """Hands every record of the query to `sink`, without the header, and returns their exact number."""
         ...

@@ -5,12 +5,16 @@ database that does not exist) ends the start at once.
 """
 
 import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
 import tenacity
 
 from streamer.errors import StartError
+from streamer.source.metering import MeteredConnection
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +31,11 @@ UNREACHABLE = (
 )
 
 
-async def connect(url: str, *, name: str, size: int, wait: float) -> Pool:
+async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int = sys.maxsize) -> Pool:
     """A pool of at most `size` connections to `url`, waiting up to `wait` seconds for the database to answer.
 
-    Raises StartError with one line that never shows a password.
+    A row of more than about `row_limit` bytes ends its connection. Raises StartError with one line that never shows a
+    password.
     """
     try:
         async for attempt in tenacity.AsyncRetrying(
@@ -49,6 +54,8 @@ async def connect(url: str, *, name: str, size: int, wait: float) -> Pool:
                     command_timeout=None,  # it would cover a whole COPY, the time in the sink included
                     max_inactive_connection_lifetime=300.0,
                     server_settings={"application_name": "streamer"},
+                    connection_class=MeteredConnection,
+                    init=_limited_to(row_limit),
                 )
     except UNREACHABLE as error:
         raise StartError(f"{name}: no answer from the database within {wait:g} s: {one_line(error)}") from error
@@ -58,6 +65,36 @@ async def connect(url: str, *, name: str, size: int, wait: float) -> Pool:
         # What the driver says of it may hold a part of it, and so of the password.
         raise StartError(f"{name}: is not a URL of a PostgreSQL database that can be understood") from error
     raise AssertionError("tenacity either returns an attempt or raises")
+
+
+class Connections:
+    """The connections to the source, shared by all exports.
+
+    Each of `leads` exports at once has one that is its own. What the pool has beyond these is given to those who ask
+    first, up to `helpers` for one export: nobody ever waits for a second connection.
+    """
+
+    def __init__(self, pool: Pool, *, leads: int, helpers: int) -> None:
+        self.pool = pool
+        self.helpers = helpers
+        self._spare = pool.get_max_size() - leads
+
+    @contextmanager
+    def one_more(self) -> Iterator[bool]:
+        """Whether one more connection may be used while the context is open."""
+        granted = self._spare > 0
+        self._spare -= granted
+        try:
+            yield granted
+        finally:
+            self._spare += granted
+
+
+def _limited_to(row_limit: int) -> Callable[[Connection], Awaitable[None]]:
+    async def limit(connection: Connection) -> None:
+        connection.meter.limit = row_limit
+
+    return limit
 
 
 def _say_waiting(name: str) -> Any:

@@ -8,15 +8,17 @@ from streamer.model import Dialect
 from streamer.protocol.dialect import RecordWriter
 from streamer.source.cursor import Sink
 from streamer.source.database import Connection
+from streamer.source.metering import metered
 from streamer.source.query import Query
 
-FIRST_ROWS = 32  # of a page, until it is known how large they are
+FIRST_ROWS = 2  # of a page, until it is known how large they are
 MOST_ROWS = 500
 PAGE_TARGET = 256 * 1024  # bytes that a page is meant to have
 
 
 class FetchCursor:
-    def __init__(self, connection: Connection, query: Query, dialect: Dialect) -> None:
+    def __init__(self, connection: Connection, query: Query, dialect: Dialect, *, expected: int) -> None:
+        self.expected = expected
         self._connection = connection
         self._query = query
         self._dialect = dialect
@@ -25,9 +27,11 @@ class FetchCursor:
         writer = RecordWriter(self._dialect, len(self._query.columns))
         cursor = await self._connection.cursor(self._query.sql_as_text)
         total, wanted = 0, FIRST_ROWS
-        while rows := await cursor.fetch(wanted):
-            page = writer.records(rows)
-            await sink(page, len(rows))
-            total += len(rows)
-            wanted = max(1, min(PAGE_TARGET * len(rows) // len(page), 2 * wanted, MOST_ROWS))
+        with metered(self._connection, "rows that FETCH gave together are larger") as meter:
+            while rows := await cursor.fetch(wanted):
+                meter.handed_over()
+                page = writer.records(rows)
+                await sink(page, len(rows))
+                total += len(rows)
+                wanted = max(1, min(PAGE_TARGET * len(rows) // len(page), 2 * wanted, MOST_ROWS))
         return total

@@ -44,6 +44,17 @@ class Query:
         )
         return f"SELECT {', '.join(texts)} FROM {self.relation}{self.where}"  # noqa: S608 - quoted, see above
 
+    def sql_of_blocks(self, heap: str, first: int, stop: int) -> str:
+        """The rows of one heap that lie in its blocks `[first, stop)`.
+
+        ONLY, because a table that others inherit from is one heap among several.
+        """
+        joined = f"{self.where} AND" if self.where else " WHERE"
+        return (
+            f"SELECT {', '.join(self.columns)} FROM ONLY {heap}{joined} "  # noqa: S608 - quoted, see above
+            f"ctid >= '({first},0)'::pg_catalog.tid AND ctid < '({stop},0)'::pg_catalog.tid"
+        )
+
 
 async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) -> Query:
     """The query that `spec` asks of `dataset`."""
@@ -51,7 +62,7 @@ async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) ->
     literals = iter(await connection.fetchval(QUOTE_LITERALS, values) if values else ())
     return Query(
         columns=tuple(map(quote_identifier, spec.columns)),
-        relation=f"{quote_identifier(dataset.schema)}.{quote_identifier(dataset.relation)}",
+        relation=quote_relation(dataset.schema, dataset.relation),
         where=_where(spec.conditions, literals),
     )
 
@@ -59,6 +70,10 @@ async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) ->
 def quote_identifier(name: str) -> str:
     """A delimited identifier (PostgreSQL documentation, 4.1.1)."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def quote_relation(schema: str, name: str) -> str:
+    return f"{quote_identifier(schema)}.{quote_identifier(name)}"
 
 
 def _where(conditions: Sequence[Condition], literals: Iterator[str]) -> str:

@@ -3,8 +3,7 @@
 Here the catalog, the snapshot, the query and the cursor meet, and here the database's errors become sentences.
 """
 
-import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,27 +14,25 @@ import asyncpg
 from streamer.errors import ExportFailure
 from streamer.model import Dialect, ExportSpec
 from streamer.protocol.dialect import RecordWriter
-from streamer.source.catalog import Catalog
+from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
+from streamer.source.catalog import Catalog, Dataset
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Cursor, Sink
-from streamer.source.database import Connection, Pool
+from streamer.source.database import Connection, Connections
 from streamer.source.fetching import FetchCursor
+from streamer.source.pages import Heap
+from streamer.source.plan import Plan, explain, heaps_of
 from streamer.source.query import Query, compose
 from streamer.source.snapshot import open_snapshot
+
+FEW_BLOCKS = 256  # below this a second connection costs more than it brings
 
 
 class CursorChoice(StrEnum):
     AUTO = "auto"
+    BLOCKS = "blocks"
     COPY = "copy"
     FETCH = "fetch"
-
-
-Opener = Callable[[Connection, Query, Dialect], Cursor]
-CURSORS: Mapping[CursorChoice, Opener] = {
-    CursorChoice.AUTO: CopyCursor,
-    CursorChoice.COPY: CopyCursor,
-    CursorChoice.FETCH: FetchCursor,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +40,13 @@ class Rows:
     """An opened query: what is known before its first row, and the way to the rows."""
 
     snapshot_at: datetime
-    expected: int  # rows, by the planner's estimate
     header: bytes
     cursor: Cursor
+
+    @property
+    def expected(self) -> int:
+        """Rows in all, as far as can be told at this moment."""
+        return self.cursor.expected
 
     async def drain(self, sink: Sink) -> int:
         """Hands the header and then every row to `sink`; returns the exact number of rows.
@@ -65,21 +66,22 @@ class Rows:
 
         try:
             with database_errors():
-                return await self.cursor.drain(guarded)
+                total = await self.cursor.drain(guarded)
         except Exception:
             if failure is None:
                 raise
-        assert failure is not None
-        raise failure
+        if failure is not None:
+            raise failure
+        return total
 
 
 class Source:
     """The database that is exported from."""
 
-    def __init__(self, pool: Pool, catalog: Catalog, choice: CursorChoice = CursorChoice.AUTO) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections, catalog: Catalog, choice: CursorChoice = CursorChoice.AUTO) -> None:
+        self._connections = connections
         self._catalog = catalog
-        self._open_cursor = CURSORS[choice]
+        self._choice = choice
 
     @asynccontextmanager
     async def open(self, spec: ExportSpec) -> AsyncIterator[Rows]:
@@ -89,21 +91,36 @@ class Source:
             raise ExportFailure(f"the dataset {spec.dataset!r} is no longer offered")
         async with AsyncExitStack() as stack:
             with database_errors():
-                snapshot = await stack.enter_async_context(open_snapshot(self._pool))
+                snapshot = await stack.enter_async_context(open_snapshot(self._connections.pool))
                 query = await compose(snapshot.connection, dataset, spec)
+                if self._choice is CursorChoice.BLOCKS:
+                    await snapshot.connection.execute(WITHOUT_INDEXES)
+                plan = await explain(snapshot.connection, query)
                 rows = Rows(
                     snapshot_at=snapshot.taken_at,
-                    expected=await _estimate(snapshot.connection, query),
                     header=RecordWriter(spec.dialect, len(spec.columns)).records([spec.columns]),
-                    cursor=self._open_cursor(snapshot.connection, query, spec.dialect),
+                    cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect),
                 )
             yield rows
 
+    async def _cursor(
+        self, connection: Connection, dataset: Dataset, query: Query, plan: Plan, dialect: Dialect
+    ) -> Cursor:
+        """Block ranges for a large table that would be scanned whole, COPY for everything else, or what was chosen."""
+        if self._choice is CursorChoice.FETCH:
+            return FetchCursor(connection, query, dialect, expected=plan.expected)
+        if self._choice is not CursorChoice.COPY:
+            heaps = await heaps_of(connection, dataset, plan)
+            if heaps is not None and (self._choice is CursorChoice.BLOCKS or self._worth_two(heaps)):
+                return BlockCursor(connection, self._connections, query, dialect, heaps, planned=plan.expected)
+            if self._choice is CursorChoice.BLOCKS:
+                raise ExportFailure(
+                    f"EXPORT_CURSOR=blocks reads tables and their partitions only, not {dataset.name!r}"
+                )
+        return CopyCursor(connection, query, dialect, expected=plan.expected)
 
-async def _estimate(connection: Connection, query: Query) -> int:
-    """The number of rows that the planner expects; an export never waits to count."""
-    plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query.sql}"))
-    return int(plan[0]["Plan"]["Plan Rows"])
+    def _worth_two(self, heaps: Sequence[Heap]) -> bool:
+        return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
 
 
 @contextmanager

@@ -51,6 +51,10 @@ CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be
 END_SESSION = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND xact_start = $2"
 
 
+class SnapshotGoneError(asyncpg.InterfaceError):  # type: ignore[misc]
+    """Nobody can see any more what an export began to see."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """An open transaction, and the moment it sees."""
@@ -61,14 +65,19 @@ class Snapshot:
 
 
 @asynccontextmanager
-async def open_snapshot(pool: Pool) -> AsyncIterator[Snapshot]:
-    """A read-only transaction on a connection of its own."""
+async def open_snapshot(pool: Pool, exported: str | None = None) -> AsyncIterator[Snapshot]:
+    """A read-only transaction on a connection of its own, on its own snapshot or on one that another has exported.
+
+    Raises SnapshotGoneError if the other transaction has ended.
+    """
     connection = await pool.acquire()
     snapshot, clean = None, True
     try:
         transaction = connection.transaction(isolation="repeatable_read", readonly=True)
         await transaction.start()
         try:
+            if exported is not None:
+                await _import(connection, exported)
             row = await connection.fetchrow(_prepare(connection.get_server_version().major))
             snapshot = Snapshot(connection, row["taken_at"], row["process"])
             yield snapshot
@@ -80,6 +89,13 @@ async def open_snapshot(pool: Pool) -> AsyncIterator[Snapshot]:
             await pool.release(connection, timeout=CLEAN_UP)
         if snapshot is not None and not clean:
             await _end_session(pool, snapshot)
+
+
+async def _import(connection: Connection, exported: str) -> None:
+    try:
+        await connection.execute(f"SET TRANSACTION SNAPSHOT '{exported}'")
+    except asyncpg.PostgresError as error:
+        raise SnapshotGoneError("the transaction that exported the snapshot has ended") from error
 
 
 @lru_cache

@@ -7,9 +7,11 @@ server, and a page is parsed by a pattern that knows one dialect's grammar and n
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
@@ -18,13 +20,15 @@ import pytest
 from streamer.model import Condition, Dialect, ExportSpec
 from streamer.source.catalog import Catalog, read_catalog
 from streamer.source.cursor import Sink
-from streamer.source.database import Pool, connect
+from streamer.source.database import Connections, Pool, connect
 from streamer.source.rows import CursorChoice, Source
 from tests.conftest import at_database, connected
 
-CURSORS = (CursorChoice.COPY, CursorChoice.FETCH)  # a new cursor is one entry more
+CURSORS = (CursorChoice.BLOCKS, CursorChoice.COPY, CursorChoice.FETCH)
 POOL_SIZE = 4  # connections; as many as a cursor may want
+HELPERS = 2  # connections of a BlockCursor beside its lead
 WAIT = 10.0  # seconds that anything may take which is waited for here
+PASSWORD = "open, sesame"
 PLAIN_SESSION = {
     "timezone": "UTC",
     "datestyle": "ISO, MDY",
@@ -42,6 +46,8 @@ PLAIN_SESSION = {
 }
 
 every_cursor = pytest.mark.parametrize("choice", CURSORS)
+cursors_of_views = pytest.mark.parametrize("choice", [CursorChoice.COPY, CursorChoice.FETCH])
+
 
 T = TypeVar("T")
 Plain: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -78,15 +84,20 @@ class SinkAt:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source on a pool of its own."""
+    """A source on a pool of its own, for as many exports at once as there are leads."""
 
     pool: Pool
     catalog: Catalog
     choice: CursorChoice
+    leads: int = 1
+
+    @cached_property
+    def connections(self) -> Connections:
+        return Connections(self.pool, leads=self.leads, helpers=HELPERS)
 
     @property
     def source(self) -> Source:
-        return Source(self.pool, self.catalog, self.choice)
+        return Source(self.connections, self.catalog, self.choice)
 
     async def export(self, spec: ExportSpec) -> Pages:
         pages = Pages()
@@ -99,11 +110,11 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(url: str, choice: CursorChoice, *names: str) -> AsyncIterator[Opened]:
+async def opened(url: str, choice: CursorChoice, *names: str, leads: int = 1) -> AsyncIterator[Opened]:
     """The source as the server has it: a pool by `connect`, a catalog by `read_catalog`."""
     async with pooled(url) as pool:
         catalog = await read_catalog(pool, names)
-        yield Opened(pool, catalog, choice)
+        yield Opened(pool, catalog, choice, leads)
 
 
 @asynccontextmanager
@@ -214,6 +225,47 @@ def made_database(postgres: str, options: str = "ENCODING 'UTF8'") -> Iterator[s
         asyncio.run(run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+@asynccontextmanager
+async def made_role(plain: Plain) -> AsyncIterator[str]:
+    """The name of a role that may nothing but enter the database."""
+    name = f"streamer_role_{uuid4().hex[:8]}"
+    await plain.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    try:
+        yield name
+    finally:
+        await plain.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def entered_as(url: str, role: str, password: str = PASSWORD) -> str:
+    """The URL of the same database for a role."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{quote(role, safe='')}:{quote(password, safe='')}@{host}"))
+
+
+ACTING = spec("acting", ["n"])
+
+
+def acting(act: str, *, rows: int = 1500) -> str:
+    """SQL for the table `acting`, seven rows a block, where `act` is run for the row `n` when the scan comes to it.
+
+    A policy of the table does it, whatever the cursor, for every role but the one that makes the table.
+    """
+    return f"""
+        CREATE UNLOGGED TABLE acting AS
+            SELECT n, repeat('x', 1000) AS filling FROM generate_series(1, {rows}) n;
+        CREATE FUNCTION act(n integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {act}; RETURN true; END $$;
+        CREATE POLICY acting_in_the_scan ON acting USING (act(n));
+        ALTER TABLE acting ENABLE ROW LEVEL SECURITY;
+        GRANT SELECT ON acting TO PUBLIC;
+    """
+
+
+def numbers(rows: int) -> bytes:
+    """The bytes of a table of the numbers from 1, with its header `n`."""
+    return b"n\n" + b"".join(b"%d\n" % n for n in range(1, rows + 1))
+
+
 async def run_sql(url: str, *statements: str) -> None:
     async with connected(url) as connection:
         for statement in statements:
@@ -248,6 +300,14 @@ OTHERS = """pg_stat_activity
 async def assert_nothing_runs(connection: Plain) -> None:
     """Nobody else has a query or a transaction in this database, or within WAIT has none."""
     await eventually(connection, f"NOT EXISTS (SELECT FROM {OTHERS} AND state <> 'idle')")
+
+
+def assert_all_granted(source: Opened) -> None:
+    """Every connection that exports may have beside their own can be had, and no more."""
+    spare = source.pool.get_max_size() - source.leads
+    with ExitStack() as stack:
+        granted = [stack.enter_context(source.connections.one_more()) for _ in range(spare + 1)]
+    assert granted == [True] * spare + [False]
 
 
 async def assert_all_usable(pool: Pool) -> None:

@@ -12,8 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import ge, gt, le, lt
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
-from uuid import uuid4
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -22,25 +21,37 @@ from streamer.errors import ExportFailure, StartError
 from streamer.model import Condition, Operator
 from streamer.source import database as database_module
 from streamer.source import snapshot
+from streamer.source.blocks import BlockCursor
 from streamer.source.catalog import Column, read_catalog
-from streamer.source.database import Pool, connect
-from streamer.source.rows import CursorChoice
+from streamer.source.copying import CopyCursor
+from streamer.source.database import Connections, Pool, connect
+from streamer.source.pages import FIRST_BLOCKS, InOrder, Page
+from streamer.source.rows import CursorChoice, Source
 from tests.conftest import at_database, connected
 from tests.integration.sources import (
+    ACTING,
+    HELPERS,
     OTHERS,
+    PASSWORD,
     POOL_SIZE,
     WAIT,
     Opened,
     Pages,
     Plain,
     SinkAt,
+    acting,
+    assert_all_granted,
     assert_all_usable,
     assert_conforms,
     assert_nothing_runs,
     copied,
+    cursors_of_views,
+    entered_as,
     eventually,
     every_cursor,
     made_database,
+    made_role,
+    numbers,
     opened,
     plain_session,
     pooled,
@@ -49,13 +60,11 @@ from tests.integration.sources import (
     spec,
 )
 
-PASSWORD = "open, sesame"
-
 
 @pytest.fixture(scope="module")
 def shared_database(postgres: str) -> Iterator[str]:
     with made_database(postgres) as url:
-        asyncio.run(run_sql(url, "CREATE SCHEMA kept", MADE_VAST))
+        asyncio.run(run_sql(url, "CREATE SCHEMA kept; GRANT USAGE ON SCHEMA kept TO PUBLIC", MADE_VAST, MADE_FINE))
         yield url
 
 
@@ -65,11 +74,17 @@ MADE_VAST = """
     SELECT n, repeat(chr(97 + n % 26), 1000) AS words FROM generate_series(1, 30000) n
 """
 """Thirty megabytes: more than the sockets between server and sink can hold. An export of it can be interrupted."""
+FINE = spec("kept.fine", ["n"])
+MADE_FINE = """
+    CREATE UNLOGGED TABLE kept.fine AS SELECT n, repeat('x', 1000) AS filling FROM generate_series(1, 1500) n;
+    GRANT SELECT ON kept.fine TO PUBLIC
+"""
+"""What a source exports that works: enough blocks for all of its connections."""
 
 
 @pytest.fixture
 async def database(shared_database: str) -> str:
-    """The URL of a database with the defaults of its server, and nothing in it but `kept.vast`.
+    """The URL of a database with the defaults of its server, and nothing in it but what is kept.
 
     To clear one is quicker than to make one.
     """
@@ -90,19 +105,10 @@ async def plain(database: str) -> AsyncIterator[Plain]:
 
 
 @pytest.fixture
-async def role(database: str, plain: Plain) -> AsyncIterator[str]:
+async def role(plain: Plain) -> AsyncIterator[str]:
     """The name of a role that may nothing but enter the database."""
-    name = f"streamer_role_{uuid4().hex[:8]}"
-    await plain.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
-    yield name
-    await plain.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
-
-
-def entered_as(url: str, role: str, password: str = PASSWORD) -> str:
-    """The URL of the same database for a role."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{quote(role, safe='')}:{quote(password, safe='')}@{host}"))
+    async with made_role(plain) as name:
+        yield name
 
 
 # The session
@@ -191,7 +197,7 @@ async def test_backslashes_as_escapes_do_not_change_how_a_dialect_is_read(
         assert_conforms(await source.export(asked), expected, asked.dialect)
 
 
-@every_cursor
+@cursors_of_views
 async def test_hostile_defaults_change_no_byte_of_xml(database: str, plain: Plain, choice: CursorChoice) -> None:
     try:
         await plain.execute("CREATE VIEW made AS SELECT xmlelement(name bytes, decode('00ff', 'hex')) AS a")
@@ -210,27 +216,28 @@ async def test_quoting_all_identifiers_changes_no_byte(database: str, plain: Pla
         assert_conforms(await source.export(spec("names", ["a"])), b"a\npg_class\n")
 
 
-SLOW = """
-    CREATE VIEW slow AS
-    SELECT n, CASE n WHEN 900 THEN pg_sleep({0}) END::text AS slept FROM generate_series(1, 1500) n
-"""
+def sleeping(seconds: float, *rows: int) -> str:
+    """An act: the server computes at each of these rows."""
+    return f"IF n = ANY ('{{{', '.join(map(str, rows))}}}') THEN PERFORM pg_sleep({seconds}); END IF"
+
+
 TIMEOUTS = ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"]
 
 
 @every_cursor
 @pytest.mark.parametrize("timeout", TIMEOUTS)
 async def test_a_timeout_of_the_database_does_not_end_an_export(
-    database: str, plain: Plain, choice: CursorChoice, timeout: str
+    database: str, plain: Plain, role: str, choice: CursorChoice, timeout: str
 ) -> None:
     """The server is slow at one row and the sink at one page, each for longer than the timeout."""
     if not await plain.fetchval("SELECT EXISTS (SELECT FROM pg_settings WHERE name = $1)", timeout):
         pytest.skip(f"this server has no {timeout}")
-    await plain.execute(SLOW.format(0.5))
+    await plain.execute(acting(sleeping(0.5, 900)))
     await set_default(plain, timeout, "300ms")
-    async with opened(database, choice, "slow") as source:
+    async with opened(entered_as(database, role), choice, "acting") as source:
         sink = SinkAt(1, lambda: asyncio.sleep(0.5))
-        sink.pages.total = await source.drain(spec("slow", ["n", "slept"]), sink.take)
-    assert_conforms(sink.pages, b"n,slept\n" + b"".join(b"%d,%b\n" % (n, b'""' * (n == 900)) for n in range(1, 1501)))
+        sink.pages.total = await source.drain(ACTING, sink.take)
+    assert_conforms(sink.pages, numbers(1500))
 
 
 @every_cursor
@@ -288,20 +295,22 @@ async def stop() -> None:
     raise Stop
 
 
+READ_AS_IT_SHOULD_BE = """
+    RETURN current_setting('transaction_isolation') = 'repeatable read'
+       AND current_setting('transaction_read_only') = 'on'
+"""
+
+
 @every_cursor
-async def test_the_transaction_is_repeatable_read_and_read_only(
-    database: str, plain: Plain, choice: CursorChoice
+async def test_every_row_is_read_in_a_transaction_that_is_repeatable_read_and_read_only(
+    database: str, plain: Plain, role: str, choice: CursorChoice
 ) -> None:
-    await plain.execute(
-        "CREATE VIEW session AS SELECT current_setting('transaction_isolation') AS isolation,"
-        " current_setting('transaction_read_only') AS read_only"
-    )
-    async with opened(database, choice, "session") as source:
-        exported = await source.export(spec("session", ["isolation", "read_only"]))
-    assert_conforms(exported, b"isolation,read_only\nrepeatable read,on\n")
+    await plain.execute(acting(READ_AS_IT_SHOULD_BE))
+    async with opened(entered_as(database, role), choice, "acting") as source:
+        assert_conforms(await source.export(ACTING), numbers(1500))
 
 
-@every_cursor
+@cursors_of_views
 async def test_a_view_that_writes_is_refused_and_writes_nothing(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
@@ -313,6 +322,18 @@ async def test_a_view_that_writes_is_refused_and_writes_nothing(
     async with opened(database, choice, "writing") as source:
         with pytest.raises(ExportFailure, match=r"^PostgreSQL: cannot execute INSERT in a read-only transaction$"):
             await source.export(spec("writing", ["n"]))
+    assert await plain.fetchval("SELECT count(*) FROM written") == 0
+
+
+@every_cursor
+async def test_a_policy_that_writes_is_refused_and_writes_nothing(
+    database: str, plain: Plain, role: str, choice: CursorChoice
+) -> None:
+    await plain.execute("CREATE TABLE written (n integer); GRANT INSERT ON written TO PUBLIC")
+    await plain.execute(acting("INSERT INTO written VALUES (n)"))
+    async with opened(entered_as(database, role), choice, "acting") as source:
+        with pytest.raises(ExportFailure, match=r"^PostgreSQL: cannot execute INSERT in a read-only transaction$"):
+            await source.export(ACTING)
     assert await plain.fetchval("SELECT count(*) FROM written") == 0
 
 
@@ -359,10 +380,30 @@ async def test_exports_side_by_side_on_one_pool_are_each_whole(
 ) -> None:
     await plain.execute(MANY)
     expected = await copied(plain, "SELECT * FROM many")
-    async with opened(database, choice, "many") as source:
+    async with opened(database, choice, "many", leads=POOL_SIZE) as source:
         many = [source.export(spec("many", ["n", "words"])) for _ in range(2 * POOL_SIZE)]
         for exported in await asyncio.gather(*many):
             assert_conforms(exported, expected)
+        await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_exports_that_share_the_connections_that_are_left_are_each_whole(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    """As the queue runs them: never more at once than have a connection of their own."""
+    await plain.execute(MANY)
+    expected = await copied(plain, "SELECT * FROM many")
+    turns = asyncio.Semaphore(POOL_SIZE // 2)
+    async with opened(database, choice, "many", leads=POOL_SIZE // 2) as source:
+
+        async def in_turn() -> Pages:
+            async with turns:
+                return await source.export(spec("many", ["n", "words"]))
+
+        for exported in await asyncio.gather(*(in_turn() for _ in range(2 * POOL_SIZE))):
+            assert_conforms(exported, expected)
+        await assert_recovered(source, plain)
 
 
 @every_cursor
@@ -376,10 +417,59 @@ async def test_a_column_of_another_type_since_the_last_export_is_written(
         assert_conforms(await source.export(spec("changing", ["a"])), b"a\n2024-02-29\n")
 
 
-async def test_auto_is_one_of_the_cursors(database: str, plain: Plain) -> None:
+RELATIONS_TO_CHOOSE_FOR = """
+    CREATE TABLE small AS SELECT 1 AS n, 'x' AS words;
+    CREATE VIEW seen AS SELECT * FROM many;
+    CREATE MATERIALIZED VIEW kept AS SELECT * FROM many;
+    CREATE TABLE parted (n integer, words text) PARTITION BY RANGE (n);
+    CREATE TABLE low PARTITION OF parted FOR VALUES FROM (MINVALUE) TO (15000);
+    CREATE TABLE high PARTITION OF parted FOR VALUES FROM (15000) TO (MAXVALUE);
+    INSERT INTO parted SELECT * FROM many;
+    CREATE INDEX ON many (n);
+    ANALYZE many, kept, parted;
+"""
+FIVE = Condition(column="n", operator=Operator.EQ, values=("5",))
+
+
+@pytest.mark.parametrize(
+    ("name", "conditions", "cursor"),
+    [
+        ("small", (), CopyCursor),
+        ("seen", (), CopyCursor),
+        ("many", (FIVE,), CopyCursor),
+        ("many", (), BlockCursor),
+        ("kept", (), BlockCursor),
+        ("kept", (FIVE,), BlockCursor),
+        ("parted", (), BlockCursor),
+    ],
+)
+async def test_auto_reads_blocks_of_a_large_table_unless_an_index_serves_the_filter(
+    database: str, plain: Plain, name: str, conditions: tuple[Condition, ...], cursor: type
+) -> None:
     await plain.execute(MANY)
-    async with opened(database, CursorChoice.AUTO, "many") as source:
-        assert_conforms(await source.export(spec("many", ["n", "words"])), await copied(plain, "SELECT * FROM many"))
+    await plain.execute(RELATIONS_TO_CHOOSE_FOR)
+    where = " WHERE n = 5" if conditions else ""
+    async with opened(database, CursorChoice.AUTO, name) as source:
+        async with source.source.open(spec(name, ["n", "words"], *conditions)) as rows:
+            assert type(rows.cursor) is cursor
+        exported = await source.export(spec(name, ["n", "words"], *conditions))
+        assert_conforms(exported, await copied(plain, f"SELECT n, words FROM {name}{where}"))
+
+
+async def test_auto_takes_copy_where_no_second_connection_may_help(database: str, plain: Plain) -> None:
+    async with opened(database, CursorChoice.AUTO, "kept.vast") as source:
+        alone = Source(Connections(source.pool, leads=POOL_SIZE, helpers=0), source.catalog, source.choice)
+        async with alone.open(VAST) as rows:
+            assert type(rows.cursor) is CopyCursor
+
+
+async def test_blocks_of_a_view_are_refused_in_a_sentence_that_names_it(database: str, plain: Plain) -> None:
+    await plain.execute("CREATE VIEW a_view AS SELECT * FROM kept.fine")
+    async with opened(database, CursorChoice.BLOCKS, "a_view") as source:
+        with pytest.raises(ExportFailure, match=r"^EXPORT_CURSOR=blocks [^\n]*'a_view'[^\n]*$"):
+            async with source.source.open(spec("a_view", ["n"])):
+                pytest.fail("it was opened")
+        await assert_recovered(source, plain)
 
 
 # Filters
@@ -458,18 +548,31 @@ async def test_a_value_outside_of_a_domain_is_only_compared(database: str, plain
 
 
 async def assert_recovered(source: Opened, plain: Plain) -> None:
-    """Nothing of the export is left in the server, and the source works on."""
+    """Nothing of the export is left in the server, and the source works on with all of its connections."""
     await assert_nothing_runs(plain)
     await assert_all_usable(source.pool)
-    await plain.execute("CREATE OR REPLACE VIEW fine AS SELECT n FROM generate_series(1, 1500) n")
-    catalog = await read_catalog(source.pool, ["fine"])
-    again = Opened(source.pool, catalog, source.choice)
-    assert_conforms(await again.export(spec("fine", ["n"])), await copied(plain, "SELECT n FROM fine"))
+    assert_all_granted(source)
+    again = Opened(source.pool, await read_catalog(source.pool, ["kept.fine"]), source.choice, source.leads)
+    assert_conforms(await again.export(FINE), numbers(1500))
 
 
 @every_cursor
 @pytest.mark.parametrize("row", [1, 2, 700, 20_000])
 async def test_an_error_at_a_row_fails_the_export_with_the_reason_of_the_database(
+    database: str, plain: Plain, role: str, choice: CursorChoice, row: int
+) -> None:
+    await plain.execute(acting(f"PERFORM 1 / ({row} - n)", rows=20_000))
+    async with opened(entered_as(database, role), choice, "acting") as source:
+        pages = Pages()
+        with pytest.raises(ExportFailure, match=r"^PostgreSQL: division by zero$"):
+            await source.drain(ACTING, pages.take)
+        assert sum(rows for _, rows in pages.pages) < row
+        await assert_recovered(source, plain)
+
+
+@cursors_of_views
+@pytest.mark.parametrize("row", [1, 2, 700, 20_000])
+async def test_an_error_at_a_row_of_a_view_fails_the_export_with_the_reason_of_the_database(
     database: str, plain: Plain, choice: CursorChoice, row: int
 ) -> None:
     await plain.execute(f"CREATE VIEW failing AS SELECT 1 / ({row} - n) AS n FROM generate_series(1, 20000) n")
@@ -483,16 +586,12 @@ async def test_an_error_at_a_row_fails_the_export_with_the_reason_of_the_databas
 
 @every_cursor
 async def test_an_error_message_of_several_lines_is_told_without_where_it_happened(
-    database: str, plain: Plain, choice: CursorChoice
+    database: str, plain: Plain, role: str, choice: CursorChoice
 ) -> None:
-    await plain.execute("""
-        CREATE FUNCTION complain() RETURNS integer LANGUAGE plpgsql AS $$
-        BEGIN RAISE 'not today' USING DETAIL = 'a detail', HINT = 'a hint'; END $$;
-        CREATE VIEW complaining AS SELECT complain() AS n
-    """)
-    async with opened(database, choice, "complaining") as source:
+    await plain.execute(acting("RAISE 'not today' USING DETAIL = 'a detail', HINT = 'a hint'"))
+    async with opened(entered_as(database, role), choice, "acting") as source:
         with pytest.raises(ExportFailure, match=r"^PostgreSQL: not today$"):
-            await source.export(spec("complaining", ["n"]))
+            await source.export(ACTING)
         await assert_recovered(source, plain)
 
 
@@ -532,6 +631,17 @@ async def test_a_table_that_is_no_longer_as_it_was_fails_the_export(
         await assert_recovered(source, plain)
 
 
+@every_cursor
+async def test_a_materialized_view_that_was_never_filled_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice
+) -> None:
+    await plain.execute("CREATE MATERIALIZED VIEW hollow AS SELECT 1 AS a WITH NO DATA")
+    async with opened(database, choice, "hollow") as source:
+        with pytest.raises(ExportFailure, match="hollow"):
+            await source.export(spec("hollow", ["a"]))
+        await assert_recovered(source, plain)
+
+
 async def test_a_dataset_that_is_not_in_the_catalog_fails_the_export(database: str) -> None:
     async with opened(database, CursorChoice.AUTO) as source:
         with pytest.raises(ExportFailure, match=r"^the dataset 'users' is no longer offered$"):
@@ -557,6 +667,16 @@ async def test_a_session_terminated_between_pages_fails_the_export(
                 await source.drain(VAST, sink.take)
         assert len(sink.pages.pages) > page
         await assert_recovered(source, plain)
+
+
+@every_cursor
+async def test_a_connection_that_is_known_to_be_lost_before_the_first_row_fails_the_export(
+    database: str, choice: CursorChoice
+) -> None:
+    async with opened(database, choice, "kept.vast") as source, source.source.open(VAST) as rows:
+        source.pool.terminate()
+        with pytest.raises(ExportFailure, match=r"^the connection to the database was lost$"):
+            await rows.drain(Pages().take)
 
 
 @every_cursor
@@ -602,14 +722,46 @@ async def lingering(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
         yield urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}", query="")), ends
 
 
+PAGE_ROWS = 7 * FIRST_BLOCKS  # of `acting` in each of the first pages that a BlockCursor cuts
+SILENT = sleeping(600, *(page * PAGE_ROWS + 400 for page in range(3)))
+
+
+async def until_silent(plain: Plain, choice: CursorChoice) -> None:
+    """Returns when the server computes on every connection of an export of SILENT rows."""
+    readers = 1 + HELPERS if choice is CursorChoice.BLOCKS else 1
+    await eventually(plain, f"{readers} = (SELECT count(*) {ASLEEP})")
+
+
 @every_cursor
 async def test_a_session_terminated_while_the_server_computes_fails_the_export(
-    database: str, plain: Plain, choice: CursorChoice
+    database: str, plain: Plain, role: str, choice: CursorChoice
 ) -> None:
-    await plain.execute(SLOW.format(600))
-    async with opened(database, choice, "slow") as source:
-        async with running(source.export(spec("slow", ["n", "slept"]))) as exporting:
-            await eventually(plain, f"EXISTS (SELECT {ASLEEP})")
+    await plain.execute(acting(SILENT))
+    async with opened(entered_as(database, role), choice, "acting") as source:
+        async with running(source.export(ACTING)) as exporting:
+            await until_silent(plain, choice)
+            await terminate_others(plain)
+            with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
+                await asyncio.wait_for(exporting, WAIT)
+        await assert_recovered(source, plain)
+
+
+async def test_sessions_terminated_while_only_helping_ones_read_fail_the_export_as_a_lost_connection(
+    database: str, plain: Plain, role: str
+) -> None:
+    """The lead has no page any more, so it does not hear that its session has ended."""
+    at_lead, of_helpers = f"n <= {PAGE_ROWS}", sleeping(600, PAGE_ROWS + 1, 2 * PAGE_ROWS + 1)
+    await plain.execute(acting(f"IF {at_lead} THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; {of_helpers}"))
+    async with (
+        connected(database) as gate,
+        opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,
+    ):
+        await gate.execute("SELECT pg_advisory_lock(1)")
+        async with running(source.export(ACTING)) as exporting:
+            await eventually(plain, f"{HELPERS} = (SELECT count(*) {ASLEEP})")
+            await gate.execute("SELECT pg_advisory_unlock(1)")
+            last_page = f"query LIKE '%({3 * FIRST_BLOCKS},0)%'"
+            await eventually(plain, f"EXISTS (SELECT FROM {OTHERS} AND state = 'idle in transaction' AND {last_page})")
             await terminate_others(plain)
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
                 await asyncio.wait_for(exporting, WAIT)
@@ -635,13 +787,13 @@ async def test_exports_on_connections_that_died_in_the_pool_fail_as_exports_and_
 
 @every_cursor
 async def test_a_query_cancelled_in_the_server_fails_the_export(
-    database: str, plain: Plain, choice: CursorChoice
+    database: str, plain: Plain, role: str, choice: CursorChoice
 ) -> None:
-    await plain.execute(SLOW.format(600))
-    async with opened(database, choice, "slow") as source:
-        async with running(source.export(spec("slow", ["n", "slept"]))) as exporting:
-            await eventually(plain, f"EXISTS (SELECT {ASLEEP})")
-            assert await plain.fetchval(f"SELECT pg_cancel_backend((SELECT pid {ASLEEP}))")
+    await plain.execute(acting(SILENT))
+    async with opened(entered_as(database, role), choice, "acting") as source:
+        async with running(source.export(ACTING)) as exporting:
+            await until_silent(plain, choice)
+            assert await plain.fetchval(f"SELECT pg_cancel_backend((SELECT max(pid) {ASLEEP}))")
             with pytest.raises(ExportFailure, match=r"^PostgreSQL: canceling statement due to user request$"):
                 await asyncio.wait_for(exporting, WAIT)
         await assert_recovered(source, plain)
@@ -676,6 +828,44 @@ async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
             await source.drain(VAST, SinkAt(1, fill_disk).take)
 
 
+async def test_a_sink_that_has_failed_is_not_called_again(
+    database: str, plain: Plain, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails at a page that was held, while another connection is done with a later one."""
+    gates = f"CASE WHEN n <= {PAGE_ROWS} THEN 1 WHEN n > {3 * PAGE_ROWS} THEN 2 ELSE 3 END"
+    await plain.execute(acting(f"PERFORM pg_advisory_xact_lock_shared({gates})"))
+    pages, failed_at, later, finish = Pages(), 0, asyncio.Event(), InOrder.finish
+
+    async def tell_when_failing(self: InOrder, page: Page) -> None:
+        if failed_at:
+            later.set()
+        await finish(self, page)
+
+    monkeypatch.setattr(InOrder, "finish", tell_when_failing)
+    async with (
+        connected(database) as gate,
+        opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,
+    ):
+
+        async def fail_at_second_page(page: bytes | bytearray, rows: int) -> None:
+            nonlocal failed_at
+            await pages.take(page, rows)
+            if not failed_at and sum(rows for _, rows in pages.pages) > PAGE_ROWS:
+                failed_at = len(pages.pages)
+                await gate.execute("SELECT pg_advisory_unlock(2)")
+                await asyncio.wait_for(later.wait(), WAIT)
+                await stop()
+
+        await gate.execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)")
+        async with running(source.drain(ACTING, fail_at_second_page)) as exporting:
+            await eventually(plain, f"2 = (SELECT count(*) {WAITING_FOR_LOCK})")
+            await gate.execute("SELECT pg_advisory_unlock(1)")
+            with pytest.raises(Stop):
+                await asyncio.wait_for(exporting, WAIT)
+        await assert_recovered(source, plain)
+    assert len(pages.pages) == failed_at
+
+
 @every_cursor
 @pytest.mark.parametrize("ending", ["exception", "cancellation"])
 async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
@@ -685,7 +875,12 @@ async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
     monkeypatch.setattr(snapshot, "CLEAN_UP", min(snapshot.CLEAN_UP, 2.5))  # what a stuck one may cost this test
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
     async with opened(database, choice, "few") as source:
-        sink = SinkAt(1, stop if ending == "exception" else cancel_here)
+
+        async def cancel() -> None:
+            exporting.cancel()
+            await asyncio.sleep(0)
+
+        sink = SinkAt(1, stop if ending == "exception" else cancel)
         started = asyncio.get_running_loop().time()
         async with running(source.drain(spec("few", ["n"]), sink.take)) as exporting:
             await asyncio.wait({exporting}, timeout=WAIT)
@@ -700,19 +895,17 @@ async def test_an_export_cancelled_again_while_it_is_cleaned_up_gives_its_connec
 ) -> None:
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
     async with opened(database, choice, "few") as source:
-        async with running(source.drain(spec("few", ["n"]), SinkAt(1, cancel_here).take)) as exporting:
+
+        async def cancel() -> None:
+            exporting.cancel()
+            await asyncio.sleep(0)
+
+        async with running(source.drain(spec("few", ["n"]), SinkAt(1, cancel).take)) as exporting:
             await asyncio.wait({exporting}, timeout=0.1)
             exporting.cancel()
             await asyncio.wait({exporting}, timeout=3)
             assert exporting.cancelled()
         await assert_recovered(source, plain)
-
-
-async def cancel_here() -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.cancel()
-    await asyncio.sleep(0)
 
 
 async def assert_cancelled(task: "asyncio.Task[Any]") -> None:
@@ -745,12 +938,12 @@ async def test_an_export_cancelled_in_its_sink_leaves_no_query(
 @every_cursor
 @pytest.mark.parametrize("times", [1, 2, 3])
 async def test_an_export_cancelled_while_the_server_sends_nothing_leaves_no_query(
-    database: str, plain: Plain, choice: CursorChoice, times: int
+    database: str, plain: Plain, role: str, choice: CursorChoice, times: int
 ) -> None:
-    await plain.execute(SLOW.format(600))
-    async with opened(database, choice, "slow") as source:
-        async with running(source.export(spec("slow", ["n", "slept"]))) as exporting:
-            await eventually(plain, f"EXISTS (SELECT {ASLEEP})")
+    await plain.execute(acting(SILENT))
+    async with opened(entered_as(database, role), choice, "acting") as source:
+        async with running(source.export(ACTING)) as exporting:
+            await until_silent(plain, choice)
             for _ in range(times):
                 exporting.cancel()
                 await asyncio.sleep(0)
@@ -759,14 +952,20 @@ async def test_an_export_cancelled_while_the_server_sends_nothing_leaves_no_quer
 
 
 async def cancel_at_wake_up(task: "asyncio.Task[Any]", number: int, since: Callable[[], object] = lambda: True) -> None:
-    """Cancels the task when what it waits for has come and it does not know it yet, for the number-th time."""
-    seen = None
-    while number and not task.done():
-        awaited = getattr(task, "_fut_waiter", None)
-        if since() and awaited is not None and awaited.done() and awaited is not seen:
-            seen, number = awaited, number - 1
-            if not number:
-                task.cancel()
+    """Cancels the task when what it waits for has come and it does not know it yet, for the number-th time.
+
+    What tasks that it has begun wait for counts too.
+    """
+    others = asyncio.all_tasks() - {task}
+    seen: dict[asyncio.Task[Any], object] = {}
+    while not task.done():
+        for each in asyncio.all_tasks() - others:
+            awaited = getattr(each, "_fut_waiter", None)
+            if since() and awaited is not None and awaited.done() and awaited is not seen.get(each):
+                seen[each], number = awaited, number - 1
+                if not number:
+                    task.cancel()
+                    return
         await asyncio.sleep(0)
 
 
@@ -784,15 +983,16 @@ async def test_an_export_cancelled_as_it_wakes_up_ends_as_cancelled(
 
 
 @every_cursor
+@pytest.mark.parametrize("pages", [1, 2])
 async def test_an_export_cancelled_as_it_wakes_up_leaves_no_query_in_a_silent_server(
-    database: str, plain: Plain, choice: CursorChoice
+    database: str, plain: Plain, role: str, choice: CursorChoice, pages: int
 ) -> None:
     """The server has sent a page and sends nothing after it: it does not find out that nobody listens."""
-    await plain.execute(SLOW.format(600))
-    async with opened(database, choice, "slow") as source:
-        pages = Pages()
-        async with running(source.drain(spec("slow", ["n", "slept"]), pages.take)) as exporting:
-            await asyncio.wait_for(cancel_at_wake_up(exporting, 1, since=lambda: pages.pages), WAIT)
+    await plain.execute(acting(sleeping(600, 1300)))
+    async with opened(entered_as(database, role), choice, "acting") as source:
+        taken = Pages()
+        async with running(source.drain(ACTING, taken.take)) as exporting:
+            await asyncio.wait_for(cancel_at_wake_up(exporting, 1, since=lambda: len(taken.pages) >= pages), WAIT)
             await assert_cancelled(exporting)
         await assert_recovered(source, plain)
 

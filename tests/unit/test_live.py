@@ -62,7 +62,7 @@ async def publish(live: LiveExport, rows: int, page: bytes = b"") -> None:
 
 
 async def percentages(live: LiveExport, expected: int, pages: list[int]) -> list[float]:
-    live.begin(SNAPSHOT_AT, expected)
+    live.begin(SNAPSHOT_AT, lambda: expected)
     seen = []
     for rows in pages:
         await publish(live, rows)
@@ -79,7 +79,7 @@ async def test_queued_export_has_no_progress_and_no_total(live: LiveExport) -> N
 
 
 async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, 1000)
+    live.begin(SNAPSHOT_AT, lambda: 1000)
     await publish(live, 1, page=b"id\n1\n")
     assert (live.progress().processed_rows, live.progress().bytes) == (1, 5)
     await publish(live, 249)
@@ -108,18 +108,18 @@ async def test_percentage_grows_with_the_estimate_and_stays_below_100(
 
 
 async def test_estimate_of_no_rows_shows_nothing_until_there_is_one(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, 0)
+    live.begin(SNAPSHOT_AT, lambda: 0)
     assert (live.progress().total_rows, live.progress().percentage) == (0, 0.0)
 
 
 async def test_total_is_never_below_the_rows_that_are_there(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, 10)
+    live.begin(SNAPSHOT_AT, lambda: 10)
     await publish(live, 25)
     assert live.progress().total_rows == 25
 
 
 async def test_whole_export_is_not_at_100_before_its_row_says_so(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, 100)
+    live.begin(SNAPSHOT_AT, lambda: 100)
     await publish(live, 100)
     await live.spool.finish()
     live.spool.seal()
@@ -131,7 +131,7 @@ async def test_speed_counts_from_the_beginning_of_the_query(live: LiveExport, mo
     clock = Clock(asyncio.get_running_loop(), monkeypatch)
     clock.now = 0.5
     assert live.rows_per_second() == 0
-    live.begin(SNAPSHOT_AT, 1000)
+    live.begin(SNAPSHOT_AT, lambda: 1000)
     assert live.rows_per_second() == 0
     await clock.advance(0.5)
     assert live.rows_per_second() == live.progress().rows_per_second == 200

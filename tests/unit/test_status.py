@@ -193,7 +193,7 @@ async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, 
     stale = replace(EXPORT, state=State.PROCESSING, snapshot_at=None, sha256=None, finished_at=None)
     assert shown(stale, live)["snapshotAt"] is None
     spool.open()
-    live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), 50)
+    live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), lambda: 50)
     await spool.append(b"1\n" * 25, 25)
     sealed = await spool.finish()
     found = shown(stale, live)

@@ -1,0 +1,78 @@
+"""How much the driver is holding: the limit on one row.
+
+PostgreSQL sends a row as one message, and the driver gathers a message whole before it hands it over. A row of a
+gigabyte would so be a gigabyte of memory. Nothing in the driver limits that, so what goes into it is counted, and a
+connection on which too much has come in since the last hand-over is closed.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import asyncpg
+
+from streamer.errors import ExportFailure
+
+
+class Meter(asyncio.Protocol):
+    """Stands between a transport and the driver's protocol, and counts."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+        self.limit = sys.maxsize  # bytes from one hand-over to the next
+        self.exceeded = False
+        self._transport = transport
+        self._protocol = protocol
+        self._received = 0  # bytes since the last hand-over
+        transport.set_protocol(self)
+
+    def handed_over(self) -> None:
+        """The driver holds nothing any more but the beginning of the next row."""
+        self._received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > self.limit:
+            self.exceeded = True
+            self._transport.abort()
+        else:
+            self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._protocol.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+
+class MeteredConnection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection with a meter on what comes in."""
+
+    __slots__ = ("meter",)
+
+    def __init__(self, protocol: Any, transport: Any, *configuration: Any) -> None:
+        super().__init__(protocol, transport, *configuration)
+        self.meter = Meter(transport, protocol)
+
+
+@contextmanager
+def metered(connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", too_large: str) -> Iterator[Meter]:
+    """A query whose rows come in within. Raises ExportFailure with a sentence if they are `too_large`."""
+    connection.is_closed()  # raises InterfaceError where the pool has let go of it: there is no meter then
+    meter = cast("Meter", connection.meter)
+    meter.handed_over()
+    try:
+        yield meter
+    except Exception as error:
+        if meter.exceeded:
+            raise ExportFailure(
+                f"{too_large} than {meter.limit // 1024} kB, the most that MAX_ROW_SIZE allows"
+            ) from error
+        raise
