@@ -1,7 +1,6 @@
 """The verbs of the command line."""
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -9,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from pythonjsonlogger.json import JsonFormatter
 
+from streamer.budget import budget as memory_budget
+from streamer.budget import table
 from streamer.config import LogFormat, read_settings
 from streamer.errors import StartError
+from streamer.logs import logging_to_stderr
 from streamer.server import serve as serve_until_stopped
 
 
@@ -23,7 +24,8 @@ def main() -> None:
 
 
 @main.command()
-def serve() -> None:
+@click.option("--budget", is_flag=True, help="Print how much memory these settings can use, and do nothing else.")
+def serve(budget: bool) -> None:
     """Run the server, configured by the environment.
 
     The database is DATABASE_URL, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME. The README lists every
@@ -31,8 +33,11 @@ def serve() -> None:
     """
     with _one_line_on_failure():
         settings = read_settings(os.environ)
-        set_up_logging(settings.log_format)
-        asyncio.run(serve_until_stopped(settings, announce=lambda url: None))
+        if budget:
+            click.echo(table(memory_budget(settings)))
+            return
+        with logging_to_stderr(settings.log_format):
+            asyncio.run(serve_until_stopped(settings, announce=lambda url: None))
 
 
 @main.command()
@@ -54,18 +59,8 @@ def demo(rows: int, port: int, directory: Path) -> None:
             from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an extra of their own
         except ImportError as error:
             raise StartError(f"the demo needs the packages of streamer[demo]: {error}") from error
-        set_up_logging(LogFormat.TEXT)
-        run_demo(rows=rows, port=port, directory=directory)
-
-
-def set_up_logging(log_format: LogFormat) -> None:
-    """Everything to stderr, one line a record where the format is JSON."""
-    handler = logging.StreamHandler(sys.stderr)
-    if log_format is LogFormat.JSON:
-        handler.setFormatter(JsonFormatter(["asctime", "levelname", "name", "message"]))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+        with logging_to_stderr(LogFormat.TEXT):
+            run_demo(rows=rows, port=port, directory=directory)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from streamer.errors import StartError
 from streamer.source.rows import CursorChoice
 
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
+SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
 UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -34,6 +36,10 @@ class Duration(float):
     """Seconds; written as 90, 60s, 5m, 24h or 7d."""
 
 
+class Size(int):
+    """Bytes; written as 65536, 64kB, 4MB or 20GB, in powers of 1024 as PostgreSQL counts."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid_unknown_fields=True):
     """Each field is the environment variable of the same name in upper case."""
 
@@ -45,9 +51,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     datasets: Names = Names(("users",))
     export_storage_path: Path = Path("spool")
     export_cursor: CursorChoice = CursorChoice.AUTO
+    export_connections: AtLeastOne = 2
     max_concurrent_exports: AtLeastOne = 3
     max_queued_exports: AtLeastOne = 100
+    max_followers: AtLeastOne = 2000
+    follower_stall_timeout: Duration = Duration(60)
     gzip_streams: AtLeastOne = 32
+    max_row_size: Size = Size(2 * 1024**2)
     abandon_after: Duration = Duration(60)
     log_format: LogFormat = LogFormat.TEXT
 
@@ -82,6 +92,8 @@ def _database_url(environment: Mapping[str, str]) -> str:
 def _decode(wanted: type, text: Any) -> Any:
     if wanted is Duration:
         return _duration(text)
+    if wanted is Size:
+        return _size(text)
     if wanted is Names:
         return _names(text)
     return wanted(text)
@@ -95,6 +107,13 @@ def _duration(text: str) -> Duration:
         return Duration(timedelta(**{UNITS[found[2] or "s"]: float(found[1])}).total_seconds())
     except OverflowError:
         raise ValueError("Expected a duration that a calendar can hold") from None
+
+
+def _size(text: str) -> Size:
+    found = SIZE.fullmatch(text.strip())
+    if not found:
+        raise ValueError("Expected a size such as 64kB, 4MB or 20GB")
+    return Size(int(found[1]) * 1024 ** SIZE_UNITS.index(found[2] or "B"))
 
 
 def _names(text: str) -> Names:

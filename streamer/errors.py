@@ -51,6 +51,10 @@ class NotAcceptable(ClientError):
     code, status, title = "not-acceptable", 406, "No acceptable content coding"
 
 
+class SlowBody(ClientError):
+    code, status, title = "slow-body", 408, "The request body did not come in"
+
+
 class ExportFailed(ClientError):
     code, status, title = "export-failed", 409, "The export failed"
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,21 +14,24 @@ from aiohttp import web
 
 from streamer.config import Settings
 from streamer.errors import StartError
-from streamer.http.access_log import AccessLog
 from streamer.http.compression import GzipStreams
+from streamer.http.listener import Listener
 from streamer.http.routes import application
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.runner import Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
 from streamer.source.catalog import read_catalog
-from streamer.source.database import connect
+from streamer.source.database import Connections, connect
 from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
 
 STORE_CONNECTIONS = 4
+READ_AHEAD_THREADS = 4
+OTHER_FILES = 256  # that are open beside those of clients
+SPARE_CONNECTIONS = 500  # of clients that do not download, beside MAX_FOLLOWERS
 SHUTDOWN_GRACE = 2.5  # seconds for requests under way; aiohttp waits for it twice
 
 
@@ -36,7 +40,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
     """Serves while the context is open; gives the URL. Raises StartError."""
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(
-            ThreadPoolExecutor(settings.max_concurrent_exports + 1, thread_name_prefix="spool")
+            ThreadPoolExecutor(2 * settings.max_concurrent_exports + 1, thread_name_prefix="spool")
         )
         directory = SpoolDirectory(settings.export_storage_path, executor)
         directory.prepare()
@@ -47,14 +51,18 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         source_pool = await connect(
             settings.source_database_url,
             name="SOURCE_DATABASE_URL",
-            size=settings.max_concurrent_exports,
+            size=settings.max_concurrent_exports * settings.export_connections,
             wait=settings.database_wait,
+            row_limit=settings.max_row_size,
         )
         stack.push_async_callback(source_pool.close)
         catalog = await read_catalog(source_pool, settings.datasets)
         store = Store(store_pool, owner=uuid4())
         await store.migrate()
-        runner = Runner(store, Source(source_pool, catalog, settings.export_cursor))
+        connections = Connections(
+            source_pool, leads=settings.max_concurrent_exports, helpers=settings.export_connections - 1
+        )
+        runner = Runner(store, Source(connections, catalog, settings.export_cursor))
         sealed = SealedExports(store, directory)
         stack.callback(sealed.close)
         queue = ExportQueue(
@@ -67,7 +75,16 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         )
         compressors = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gzip"))
         gzip = GzipStreams(compressors, settings.gzip_streams)
-        app = application(queue, catalog, sealed, gzip, abandon_after=settings.abandon_after)
+        read_ahead = stack.enter_context(ThreadPoolExecutor(READ_AHEAD_THREADS, thread_name_prefix="read ahead"))
+        app = application(
+            queue,
+            catalog,
+            sealed,
+            gzip,
+            read_ahead,
+            followers=settings.max_followers,
+            abandon_after=settings.abandon_after,
+        )
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: queue.stop())
         await queue.start()
@@ -76,17 +93,37 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 
 
 async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> str:
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_GRACE, access_log_class=AccessLog)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_GRACE)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    listener = Listener(
+        runner,
+        settings.api_host,
+        settings.api_port,
+        limit=_connections(settings.max_followers + SPARE_CONNECTIONS),
+        stall_timeout=settings.follower_stall_timeout,
+    )
     try:
-        await web.TCPSite(runner, settings.api_host, settings.api_port).start()
+        await listener.start()
     except OSError as error:
         raise StartError(
             f"API_PORT: cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror}"
         ) from error
     host, port = runner.addresses[0][:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _connections(wanted: int) -> int:
+    """How many connections may be open at once: beside each socket there may be a file."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + OTHER_FILES
+    if files < needed:
+        files = needed if most == resource.RLIM_INFINITY else min(needed, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    possible = max(1, (files - OTHER_FILES) // 2)
+    if possible < wanted:
+        log.warning("%d open files (ulimit -n) allow %d connections instead of %d", files, possible, wanted)
+    return min(wanted, possible)
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:

@@ -5,26 +5,24 @@ that a row is readable as soon as it is published; between two flushes the compr
 holds one window and what became of it, and there are at most `capacity` streams at once.
 """
 
-import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import BinaryIO, TypeVar
+from functools import partial
+from typing import BinaryIO
 
 from aiohttp import web
 from isal import isal_zlib
 
-from streamer.http.delivery import DownloadResponse, Line
+from streamer.http.delivery import DownloadResponse, Line, Readable, in_thread
 from streamer.http.negotiation import Asked
 from streamer.protocol.encoding import Coding
 from streamer.spool.follower import Extent, Follower, TruncatedError, extents
 
-WINDOW = 512 * 1024  # bytes of the export that one stream holds at a time
+WINDOW = 128 * 1024  # bytes of the export that one stream holds at a time
 LEVEL = 1
 GZIP_FORMAT = 16 + 15  # zlib's code for a gzip header and the largest history
-
-T = TypeVar("T")
 
 
 class GzipStreams:
@@ -49,32 +47,33 @@ class GzipStreams:
         """A live export from its start to its end."""
         response.enable_chunked_encoding()
         with response.body():
-            await response.prepare(request)
-            stream = _Stream(self._executor, Line(request, follower.broken), response)
-            async for extent in follower:
-                await stream.send(follower.file, extent, flush=follower.caught_up)
-            await stream.end()
+            if await response.begin(request):
+                stream = _Stream(self._executor, request, response, follower)
+                async for extent in follower:
+                    await stream.send(extent, flush=follower.caught_up)
+                await stream.end()
 
-    async def send_file(self, request: web.Request, response: DownloadResponse, file: BinaryIO, length: int) -> None:
+    async def send_whole(self, request: web.Request, response: DownloadResponse, source: Readable, length: int) -> None:
         """`length` bytes of a file that no longer changes."""
         response.enable_chunked_encoding()
         with response.body():
-            await response.prepare(request)
-            stream = _Stream(self._executor, Line(request), response)
-            for extent in extents(0, length, WINDOW):
-                await stream.send(file, extent, flush=False)
-            await stream.end()
+            if await response.begin(request):
+                stream = _Stream(self._executor, request, response, source)
+                for extent in extents(0, length, WINDOW):
+                    await stream.send(extent, flush=False)
+                await stream.end()
 
 
 class _Stream:
-    def __init__(self, executor: Executor, line: Line, response: DownloadResponse) -> None:
+    def __init__(self, executor: Executor, request: web.Request, response: DownloadResponse, source: Readable) -> None:
         self._executor = executor
-        self._line = line
+        self._source = source
+        self._line = Line(request, source)
         self._response = response
         self._compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP_FORMAT)
 
-    async def send(self, file: BinaryIO, extent: Extent, *, flush: bool) -> None:
-        piece = await self._in_thread(lambda: self._compress(file, extent, flush))
+    async def send(self, extent: Extent, *, flush: bool) -> None:
+        piece = await in_thread(self._executor, partial(self._compress, self._source.file, extent, flush))
         await self._line.complete(self._response.write(piece))
 
     async def end(self) -> None:
@@ -86,13 +85,3 @@ class _Stream:
             raise TruncatedError("the file of the export is shorter than it was")
         piece = self._compressor.compress(window)
         return piece + self._compressor.flush(isal_zlib.Z_SYNC_FLUSH) if flush else piece
-
-    async def _in_thread(self, act: Callable[[], T]) -> T:
-        """Returns or raises only when the thread has let go of the file."""
-        work = asyncio.get_running_loop().run_in_executor(self._executor, act)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.cancel()
-            await asyncio.wait({work})
-            raise

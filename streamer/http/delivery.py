@@ -1,8 +1,9 @@
 """The body writers. What they promise: a body is whole, or the connection breaks in a way that every client can see.
 
-Bytes go from the page cache to the socket by sendfile; none is held here. In a chunked body the frame is ours, chunk
-head, sendfile, line end, and the final chunk is aiohttp's. A `DownloadResponse` refuses to write that final chunk until
-its body is known to be whole, so no path through a handler, foreseen or not, can end a truncated body well.
+Bytes go from the page cache to the socket by sendfile; none is held here, and a thread loads what the page cache has
+not. In a chunked body the frame is ours, chunk head, sendfile, line end, and the final chunk is aiohttp's. A
+`DownloadResponse` refuses to write that final chunk until its body is known to be whole, so no path through a handler,
+foreseen or not, can end a truncated body well.
 
 A body that breaks at a chunk boundary is closed (FIN): clients see that the final chunk is missing, and wget comes back
 for the rest. Within a chunk, or within a body of known length, the connection is reset: wget takes a FIN inside a chunk
@@ -13,21 +14,42 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from aiohttp import web
 
+from streamer.http.places import PLACES, let_wait
 from streamer.protocol.ranges import Slice
-from streamer.spool.follower import Extent, Follower, TruncatedError, extents
+from streamer.spool.follower import Extent, Follower, TruncatedError
+from streamer.spool.pagecache import is_cached, load
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 LINGER_AND_RESET = struct.pack("ii", 1, 0)
+SMALLEST_PIECE = 256 * 1024  # bytes sent by one sendfile
+LARGEST_PIECE = 4 * 1024 * 1024
+SLOW = 0.5  # seconds for a piece: half of it is enough
+FAST = 0.1  # seconds for a piece: it may be twice as long
+READ_AHEAD = web.AppKey("read ahead", Executor)
 
 Part = bytes | Slice
 """A piece of a body: bytes as they are, or a slice of the file."""
+
+
+class Readable(Protocol):
+    """What a body is read from. `broken` is done, with the reason, when the rest of the body will never come."""
+
+    @property
+    def file(self) -> BinaryIO: ...
+
+    @property
+    def broken(self) -> "asyncio.Future[str] | None": ...
 
 
 class DownloadResponse(web.StreamResponse):
@@ -44,8 +66,22 @@ class DownloadResponse(web.StreamResponse):
             log.warning("a download was broken off: %s", error)
         except ConnectionError:
             log.info("a client left its download")
+        except TimeoutError:
+            log.info("a client stopped reading its download")
         else:
             self.whole = True
+
+    async def begin(self, request: web.Request) -> bool:
+        """Sends the headers. False for HEAD, to which they are the whole answer: then no file is touched."""
+        await self.prepare(request)
+        return request.method != "HEAD"
+
+    async def send_at_once(self, request: web.Request, body: bytes | bytearray) -> None:
+        """A body in memory. It is not kept: aiohttp remembers a connection's last response until the next."""
+        self.content_length = len(body)
+        with self.body():
+            await self.prepare(request)
+            await super().write_eof(cast("bytes", body))
 
     async def write_eof(self, data: bytes = b"") -> None:
         if not self.whole:
@@ -57,37 +93,23 @@ async def send_followed(request: web.Request, response: DownloadResponse, follow
     """What the follower gives, each extent as a chunk as soon as it is published."""
     response.enable_chunked_encoding()
     with response.body():
-        await response.prepare(request)
-        line = Line(request, follower.broken)
-        async for extent in follower:
-            await line.send_chunk(follower.file, extent)
+        if await response.begin(request):
+            line = Line(request, follower)
+            async for extent in follower:
+                await line.send_chunk(extent)
 
 
-async def send_parts(
-    request: web.Request,
-    response: DownloadResponse,
-    file: BinaryIO,
-    parts: Sequence[Part],
-    broken: "asyncio.Future[str] | None" = None,
-) -> None:
+async def send_parts(request: web.Request, response: DownloadResponse, source: Readable, parts: Sequence[Part]) -> None:
     """A body of known length."""
     response.content_length = length_of(parts)
     with response.body():
-        await response.prepare(request)
-        line = Line(request, broken)
-        for part in parts:
-            if isinstance(part, bytes):
-                await response.write(part)
-            else:
-                for extent in extents(part.start, part.stop):
-                    await line.send(file, extent)
-
-
-async def send_head(request: web.Request, response: DownloadResponse, length: int | None = None) -> None:
-    """The answer to HEAD: the headers of GET."""
-    response.content_length = length
-    with response.body():
-        await response.prepare(request)
+        if await response.begin(request):
+            line = Line(request, source)
+            for part in parts:
+                if isinstance(part, bytes):
+                    await line.complete(response.write(part))
+                else:
+                    await line.send(Extent(part.start, part.length))
 
 
 def length_of(parts: Sequence[Part]) -> int:
@@ -98,30 +120,60 @@ def length_of(parts: Sequence[Part]) -> int:
 class Line:
     """One connection while a body goes through it. Raises ConnectionResetError when the client has gone.
 
-    `broken` is done, with the reason, when the rest of the body will never come: what is being sent is then cut.
+    What is being sent is cut when the source breaks. A fast client gets large pieces, a slow one small ones, whose
+    pages are still in memory when their turn comes.
     """
 
-    def __init__(self, request: web.Request, broken: "asyncio.Future[str] | None" = None) -> None:
+    def __init__(self, request: web.Request, source: Readable) -> None:
         self._connection = request.transport  # the request forgets it when the server closes
-        self._broken = broken
+        self._read_ahead = request.app[READ_AHEAD]
+        self._places = request.app[PLACES]
+        self._share = 0
+        self._source = source
+        self._piece = LARGEST_PIECE
 
-    async def send_chunk(self, file: BinaryIO, extent: Extent) -> None:
+    async def send_chunk(self, extent: Extent) -> None:
         """RFC 9112, 7.1."""
         self._transport.write(b"%x\r\n" % extent.length)
-        await self.send(file, extent)
+        await self.send(extent)
         self._transport.write(b"\r\n")
 
-    async def send(self, file: BinaryIO, extent: Extent) -> None:
+    async def send(self, extent: Extent) -> None:
         """Sends all of the extent, or resets the connection and raises."""
+        offset, stop = extent.offset, extent.offset + extent.length
+        while offset < stop:
+            piece = Extent(offset, min(self._piece, stop - offset))
+            await self._send_piece(piece)
+            offset += piece.length
+
+    async def _send_piece(self, piece: Extent) -> None:
         loop = asyncio.get_running_loop()
-        if await self.complete(loop.sendfile(self._transport, file, *extent)) != extent.length:
+        file = self._source.file
+        if not is_cached(file.fileno(), *piece):
+            await self.complete(in_thread(self._read_ahead, partial(load, file.fileno(), *piece)))
+        self._take_share()
+        begun = loop.time()
+        if await self.complete(loop.sendfile(self._transport, file, *piece)) != piece.length:
             self._reset()
             raise TruncatedError("the file of the export is shorter than it was")
+        self._adapt_to(loop.time() - begun)
+
+    def _take_share(self) -> None:
+        if self._share != self._places.share:
+            self._share = self._places.share
+            let_wait(self._transport.get_extra_info("socket"), self._share)
+
+    def _adapt_to(self, seconds: float) -> None:
+        if seconds > SLOW:
+            self._piece = max(SMALLEST_PIECE, self._piece // 2)
+        elif seconds < FAST:
+            self._piece = min(LARGEST_PIECE, self._piece * 2)
 
     async def complete(self, sending: Coroutine[Any, Any, Any]) -> Any:
         """The result of `sending`; if it fails, or the rest will never come, the connection is reset."""
         task = asyncio.ensure_future(sending)
-        ends: set[asyncio.Future[Any]] = {task, self._broken} if self._broken else {task}
+        broken = self._source.broken
+        ends: set[asyncio.Future[Any]] = {task, broken} if broken else {task}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
@@ -130,8 +182,8 @@ class Line:
             await self._give_up(task)
             raise
         await self._give_up(task)
-        assert self._broken is not None
-        raise TruncatedError(self._broken.result())
+        assert broken is not None
+        raise TruncatedError(broken.result())
 
     async def _give_up(self, task: "asyncio.Future[Any]") -> None:
         """Ends the sending first: a socket that is closed under a sendfile leaves its descriptor in the selector."""
@@ -150,3 +202,14 @@ class Line:
         if self._connection is None or self._connection.is_closing():
             raise ConnectionResetError("the client has gone")
         return self._connection
+
+
+async def in_thread(executor: Executor, act: Callable[[], T]) -> T:
+    """Returns or raises only when the thread has let go of what it works on."""
+    work = asyncio.get_running_loop().run_in_executor(executor, act)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.cancel()
+        await asyncio.wait({work})
+        raise

@@ -17,7 +17,7 @@ from aiohttp import web
 from streamer.errors import BadParameter, RangeNotSatisfiable, TooEarly
 from streamer.http.compression import WINDOW as GZIP_WINDOW
 from streamer.http.compression import GzipStreams
-from streamer.http.delivery import DownloadResponse, Part, length_of, send_followed, send_head, send_parts
+from streamer.http.delivery import DownloadResponse, Part, length_of, send_followed, send_parts
 from streamer.http.exports import Exports, requested_id
 from streamer.http.multipart import byteranges
 from streamer.http.negotiation import (
@@ -27,6 +27,7 @@ from streamer.http.negotiation import (
     representation_headers,
     validators,
 )
+from streamer.http.places import Places
 from streamer.jobs.live import LiveExport
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExport, SealedExports, refusal
@@ -46,6 +47,7 @@ from streamer.spool.follower import Follower
 FIRST_ROWS = 1.0  # seconds that a new export has to show rows or to fail, before the headers go out without either
 LIVE_RETRY_AFTER = 2  # seconds
 ONE_WRITE = 256 * 1024  # bytes of a body that is read and written at once
+COPIED = 2 * 1024 * 1024  # bytes of all such bodies together
 
 
 class Downloads:
@@ -55,6 +57,7 @@ class Downloads:
         sealed: SealedExports,
         exports: Exports,
         gzip: GzipStreams,
+        places: Places,
         *,
         abandon_after: float,
     ) -> None:
@@ -63,13 +66,15 @@ class Downloads:
         self._exports = exports
         self._gzip = gzip
         self._abandon_after = abandon_after
+        self._places = places
+        self._room = COPIED  # bytes
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/{id}/download`."""
         export_id = requested_id(request)
         follow = _follow_wanted(request)
         asked = Asked.of(request)
-        with self._gzip.coding_for(asked) as coding:
+        with self._places.one(), self._gzip.coding_for(asked) as coding:
             live = self._queue.live(export_id)
             if live is None:
                 return await self._sealed(request, asked, coding, export_id)
@@ -81,10 +86,11 @@ class Downloads:
         """`GET /exports/csv`: an export, streamed in the request that asks for it. HEAD starts nothing."""
         spec = await self._exports.read_spec(request, besides="filename")
         asked = Asked.of_a_new_export(request)
-        with self._gzip.coding_for(asked) as coding:
+        with self._places.one(), self._gzip.coding_for(asked) as coding:
             if request.method == "HEAD":
                 response = DownloadResponse(headers=REPRESENTATION)
-                await send_head(request, response)
+                with response.body():
+                    await response.begin(request)
                 return response
             live = await self._queue.submit(spec, abandon_after=self._abandon_after)
             return await self._live(request, asked, coding, live)
@@ -96,11 +102,13 @@ class Downloads:
             headers = representation_headers(asked, export_id, coding, tags)
             if not asked.modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
+            if request.method != "HEAD":
+                sealed.open()
             if coding is Coding.GZIP:
                 return await self._send_gzip(request, headers, sealed)
             assert sealed.export.sha256 is not None
             headers["Repr-Digest"] = repr_digest(sealed.export.sha256)
-            return await _send_selected(request, headers, sealed, asked.selected_of(sealed.length, tags))
+            return await self._send_selected(request, headers, sealed, asked.selected_of(sealed.length, tags))
 
     async def _live(self, request: web.Request, asked: Asked, coding: Coding, live: LiveExport) -> web.StreamResponse:
         """The live table: what is asked is answered from what is there, or waits until it is."""
@@ -130,10 +138,7 @@ class Downloads:
         stop = None if wanted.last is None else wanted.last + 1
         with Follower(live.spool, wanted.first, stop) as follower:
             if stop is not None and stop <= live.spool.frontier:
-                parts = [Slice(wanted.first, stop)]
-                await _send_known(request, response, follower, parts, follower.broken)
-            elif request.method == "HEAD":
-                await send_head(request, response)
+                await send_parts(request, response, follower, [Slice(wanted.first, stop)])
             else:
                 await send_followed(request, response, follower)
         return response
@@ -142,9 +147,7 @@ class Downloads:
         self, request: web.Request, live: LiveExport, coding: Coding, headers: dict[str, str]
     ) -> web.StreamResponse:
         response = DownloadResponse(headers=headers)
-        if request.method == "HEAD":
-            await send_head(request, response)
-        elif coding is Coding.GZIP:
+        if coding is Coding.GZIP:
             with Follower(live.spool, window=GZIP_WINDOW) as follower:
                 await self._gzip.send_followed(request, response, follower)
         else:
@@ -156,10 +159,37 @@ class Downloads:
         self, request: web.Request, headers: dict[str, str], sealed: SealedExport
     ) -> web.StreamResponse:
         response = DownloadResponse(headers=headers)
-        if request.method == "HEAD":
-            await send_head(request, response)
+        await self._gzip.send_whole(request, response, sealed, sealed.length)
+        return response
+
+    async def _send_selected(
+        self,
+        request: web.Request,
+        headers: dict[str, str],
+        sealed: SealedExport,
+        selected: Whole | Slices | Unsatisfiable,
+    ) -> web.StreamResponse:
+        """The whole, a slice, or several. Raises RangeNotSatisfiable."""
+        if isinstance(selected, Unsatisfiable):
+            raise RangeNotSatisfiable(sealed.length)
+        status, parts = 200, list[Part]([Slice(0, sealed.length)])
+        if isinstance(selected, Slices):
+            status, parts = 206, list[Part](selected.slices)
+            if len(selected.slices) == 1:
+                headers["Content-Range"] = content_range(selected.slices[0], sealed.length)
+            else:
+                headers["Content-Type"], parts = byteranges(selected.slices, sealed.length, headers["Content-Type"])
+        response = DownloadResponse(status=status, headers=headers)
+        length = length_of(parts)
+        small = request.method != "HEAD" and length <= min(ONE_WRITE, self._room)
+        if small and (body := _in_memory(sealed, parts)) is not None:
+            self._room -= length
+            try:
+                await response.send_at_once(request, body)
+            finally:
+                self._room += length
         else:
-            await self._gzip.send_file(request, response, sealed.file, sealed.length)
+            await send_parts(request, response, sealed, parts)
         return response
 
     async def _first_rows(self, live: LiveExport) -> None:
@@ -170,49 +200,13 @@ class Downloads:
             raise refusal(await self._queue.get(live.id))
 
 
-async def _send_selected(
-    request: web.Request, headers: dict[str, str], sealed: SealedExport, selected: Whole | Slices | Unsatisfiable
-) -> web.StreamResponse:
-    """The whole, a slice, or several. Raises RangeNotSatisfiable."""
-    if isinstance(selected, Unsatisfiable):
-        raise RangeNotSatisfiable(sealed.length)
-    status, parts = 200, list[Part]([Slice(0, sealed.length)])
-    if isinstance(selected, Slices):
-        status, parts = 206, list[Part](selected.slices)
-        if len(selected.slices) == 1:
-            headers["Content-Range"] = content_range(selected.slices[0], sealed.length)
-        else:
-            headers["Content-Type"], parts = byteranges(selected.slices, sealed.length, headers["Content-Type"])
-    if (body := _in_memory(request, sealed, parts)) is not None:
-        return web.Response(status=status, headers=headers, body=body)
-    response = DownloadResponse(status=status, headers=headers)
-    await _send_known(request, response, sealed, parts)
-    return response
-
-
-def _in_memory(request: web.Request, sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray | None:
-    """A body that fits one write, if that takes no waiting: no thread, no task, no sendfile."""
-    if request.method == "HEAD" or length_of(parts) > ONE_WRITE:
-        return None
+def _in_memory(sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray | None:
+    """A small body, copied at once: no thread, no task, no sendfile. None if that would wait for the disk."""
     read = [part if isinstance(part, bytes) else sealed.read(part.start, part.length) for part in parts]
     found = [piece for piece in read if piece is not None]
     if len(found) < len(read):
         return None
     return found[0] if len(found) == 1 else b"".join(found)
-
-
-async def _send_known(
-    request: web.Request,
-    response: DownloadResponse,
-    source: SealedExport | Follower,
-    parts: Sequence[Part],
-    broken: "asyncio.Future[str] | None" = None,
-) -> None:
-    """HEAD is answered from what is known of the file, which it does not touch."""
-    if request.method == "HEAD":
-        await send_head(request, response, length_of(parts))
-    else:
-        await send_parts(request, response, source.file, parts, broken)
 
 
 def _follow_wanted(request: web.Request) -> bool:

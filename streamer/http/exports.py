@@ -1,12 +1,13 @@
 """Create, status, cancel: the exports as resources, in both dialects that clients speak."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
-from streamer.errors import NotFound
+from streamer.errors import NotFound, SlowBody, Unavailable
 from streamer.http.parameters import read_spec
 from streamer.http.status import links, representation
 from streamer.jobs.live import LiveExport
@@ -14,11 +15,16 @@ from streamer.jobs.queue import ExportQueue
 from streamer.model import ExportSpec, State
 from streamer.source.catalog import Catalog
 
+BODIES = 64  # that are being read at once
+BODY_TIMEOUT = 10.0  # seconds for a body to come in
+RETRY_AFTER = 5  # seconds
+
 
 class Exports:
     def __init__(self, queue: ExportQueue, catalog: Catalog) -> None:
         self._queue = queue
         self._catalog = catalog
+        self._bodies = 0
 
     async def create(self, request: web.Request) -> web.Response:
         live = await self._submit(request)
@@ -46,10 +52,25 @@ class Exports:
     async def read_spec(self, request: web.Request, *, besides: str | None = None) -> ExportSpec:
         """The export that the request asks for, where `besides` is a parameter that somebody else reads.
 
-        Raises BadParameter and BadBody.
+        Raises BadParameter and BadBody, and what `_read_body` does.
         """
         query = [(name, text) for name, text in request.query.items() if name != besides]
-        return read_spec(query, await request.read(), self._catalog)
+        return read_spec(query, await self._read_body(request), self._catalog)
+
+    async def _read_body(self, request: web.Request) -> bytes:
+        """Raises Unavailable if too many are being read, and SlowBody."""
+        if not request.can_read_body:
+            return b""
+        if self._bodies >= BODIES:
+            raise Unavailable("too many request bodies at once", retry_after=RETRY_AFTER)
+        self._bodies += 1
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                return await request.read()
+        except TimeoutError:
+            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from None
+        finally:
+            self._bodies -= 1
 
     async def _submit(self, request: web.Request) -> LiveExport:
         return await self._queue.submit(await self.read_spec(request))

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 import msgspec
 from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.typedefs import Handler
 
 from streamer.errors import ClientError, RangeNotSatisfiable
@@ -17,6 +18,7 @@ from streamer.protocol.ranges import unsatisfied_range
 log = logging.getLogger(__name__)
 
 TYPE = "urn:streamer:problem:"
+TOO_MANY_FIELDS = "Too many headers received"  # aiohttp's words for it
 
 
 @web.middleware
@@ -34,6 +36,21 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return _problem(
             request, code="internal", title="Internal error", status=500, sentence="the server's log has the reason"
         )
+
+
+def malformed(request: web.BaseRequest, error: HttpProcessingError, *, target_limit: int) -> web.Response:
+    """What aiohttp could not read as a request. The connection is closed after it."""
+    status, sentence = HTTPStatus.BAD_REQUEST, "the request is not well-formed HTTP"
+    if isinstance(error, LineTooLong):
+        target = error.args[1] == target_limit
+        status = HTTPStatus.REQUEST_URI_TOO_LONG if target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        sentence = f"the {'URL' if target else 'header field'} has more than {error.args[1]} bytes"
+    elif error.message == TOO_MANY_FIELDS:
+        status, sentence = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header fields"
+    log.info("%s sent what is no request: %s", request.remote, sentence)
+    response = _problem(request, code=_code(status), title=status.phrase, status=status, sentence=sentence)
+    response.force_close()
+    return response
 
 
 def _of_ours(request: web.Request, error: ClientError) -> web.Response:
@@ -62,7 +79,7 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
     status = HTTPStatus(error.status)
     response = _problem(
         request,
-        code=status.phrase.lower().replace(" ", "-"),
+        code=_code(status),
         title=status.phrase,
         status=status,
         sentence=sentences.get(status, status.phrase),
@@ -72,8 +89,12 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
     return response
 
 
+def _code(status: HTTPStatus) -> str:
+    return status.phrase.lower().replace(" ", "-")
+
+
 def _problem(
-    request: web.Request,
+    request: web.BaseRequest,
     *,
     code: str,
     title: str,

@@ -1,10 +1,14 @@
 """The URL table, at one glance."""
 
+from concurrent.futures import Executor
+
 from aiohttp import web
 
 from streamer.http.compression import GzipStreams
+from streamer.http.delivery import READ_AHEAD
 from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
+from streamer.http.places import PLACES, Places
 from streamer.http.problems import problems
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExports
@@ -15,11 +19,21 @@ MAX_BODY = 64 * 1024  # bytes of a request
 
 
 def application(
-    queue: ExportQueue, catalog: Catalog, sealed: SealedExports, gzip: GzipStreams, *, abandon_after: float
+    queue: ExportQueue,
+    catalog: Catalog,
+    sealed: SealedExports,
+    gzip: GzipStreams,
+    read_ahead: Executor,
+    *,
+    followers: int,
+    abandon_after: float,
 ) -> web.Application:
     exports = Exports(queue, catalog)
-    downloads = Downloads(queue, sealed, exports, gzip, abandon_after=abandon_after)
+    places = Places(followers)
+    downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
+    app[READ_AHEAD] = read_ahead
+    app[PLACES] = places
     app.add_routes(
         [
             web.get("/health", _health),

@@ -5,7 +5,7 @@ export that was just read are kept, for as long as `FRESH` says without asking a
 file is closed when it is no longer kept and the last reader has given it back.
 """
 
-import os
+import asyncio
 from collections import OrderedDict
 from datetime import datetime
 from time import monotonic
@@ -16,6 +16,7 @@ from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Una
 from streamer.jobs.store import Store
 from streamer.model import Export, State
 from streamer.spool.directory import SpoolDirectory
+from streamer.spool.pagecache import read_if_cached
 
 LIMIT = 64  # open files that nobody may be reading
 FRESH = 1.0  # seconds: so long a file may be served after another server has removed it
@@ -23,7 +24,9 @@ ELSEWHERE_RETRY_AFTER = 5  # seconds
 
 
 class SealedExport:
-    """A completed export that is lent to readers: `with` gives it back. Its file is opened by the first who reads."""
+    """A completed export that is lent to readers: `with` gives it back. Its file is opened for the first who reads."""
+
+    broken: "asyncio.Future[str] | None" = None  # all of it is there
 
     def __init__(self, export: Export, directory: SpoolDirectory) -> None:
         self.export = export
@@ -39,14 +42,18 @@ class SealedExport:
         assert self.export.finished_at is not None
         return self.export.finished_at.replace(microsecond=0)
 
-    @property
-    def file(self) -> BinaryIO:
-        """Raises ExportGone if it has been removed, or is not what was sealed."""
+    def open(self) -> None:
+        """Opens the file, if nobody has yet. Raises ExportGone if it has been removed, or is not what was sealed."""
         if self._file is None:
             try:
                 self._file = self._directory.open(self.export.id, self.length)
             except FileNotFoundError as error:
                 raise ExportGone("the file of this export is gone; start a new one") from error
+
+    @property
+    def file(self) -> BinaryIO:
+        """The open file."""
+        assert self._file is not None
         return self._file
 
     @property
@@ -54,13 +61,8 @@ class SealedExport:
         return monotonic() < self._fresh_until
 
     def read(self, offset: int, length: int) -> bytearray | None:
-        """The bytes, if all of them are in memory already: never waits for the disk. None otherwise."""
-        buffer = bytearray(length)
-        try:
-            got = os.preadv(self.file.fileno(), [buffer], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return None
-        return buffer if got == length else None
+        """The bytes, if that takes no waiting for the disk. None otherwise."""
+        return read_if_cached(self.file.fileno(), offset, length)
 
     def lend(self) -> Self:
         self._holders += 1

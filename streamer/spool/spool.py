@@ -7,7 +7,9 @@ is published is whole records.
 
 Writing is group commit. The first page is written at once, so that a download starts at once; while it is being
 written, and for `SPACING` after it, later pages gather and go out as one piece. `append` returns at once unless more
-than `GATHER_LIMIT` bytes are waiting for the disk: only the disk can slow an export down, a follower never.
+than `GATHER_LIMIT` bytes are waiting for the disk: only the disk can slow an export down, a follower never. Every
+`WRITE_BACK` bytes are sent to the disk while the next are written, so that dirty pages never fill the memory of a
+small container, and the last fsync is short.
 
 A spool ends once. `seal` says that the frontier is the length and all bytes are on disk; `fail` that no more will
 come and what came must not be taken for the whole. Between `finish` (on disk) and `seal` (told to the followers) the
@@ -17,6 +19,7 @@ database row is written: whoever has the last byte finds the export completed.
 import asyncio
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -26,9 +29,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from streamer.errors import ExportFailure
+from streamer.spool.wakeups import Wakeups
 
 SPACING = 0.005  # seconds between two pieces, so that a fast cursor's pieces are large
-GATHER_LIMIT = 4 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
+GATHER_LIMIT = 1 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
+WRITE_BACK = 16 * 1024 * 1024  # bytes written before they are sent on their way to the disk
 
 T = TypeVar("T")
 
@@ -60,8 +65,10 @@ class Spool:
         self._work = asyncio.Event()  # something is gathered, or the end has come
         self._closing = asyncio.Event()
         self._durable = False  # the writer's last act is an fsync
+        self._sent_back = 0  # bytes that are on their way to the disk, or there
+        self._write_back: asyncio.Future[None] | None = None
         self._room = asyncio.Event()  # the gathered bytes have been taken
-        self._moved = asyncio.Event()  # pulsed when the frontier moves or the spool ends
+        self._wakeups = Wakeups()
         self._writer: asyncio.Task[None] | None = None
 
     @property
@@ -105,13 +112,13 @@ class Spool:
             return
         self.sealed = True
         self._close()
-        self._pulse()
+        self._wakeups.wake()
 
     def fail(self, reason: str) -> None:
         """Tells the followers that the rest will never come. A spool that has ended stays as it ended."""
         if not self.ended:
             self.broken.set_result(reason)
-            self._pulse()
+            self._wakeups.wake()
 
     async def discard(self) -> None:
         """Removes the file of a failed spool, once the writer's last piece has left its thread."""
@@ -125,24 +132,39 @@ class Spool:
     async def moved_beyond(self, offset: int) -> None:
         """Returns when the frontier is beyond `offset`, or the spool has ended."""
         while self.frontier <= offset and not self.ended:
-            await self._moved.wait()
+            await self._wakeups.wait()
 
     async def end(self) -> None:
         """Returns when the spool has ended, well or not."""
-        while not self.ended:
-            await self._moved.wait()
+        await self.moved_beyond(sys.maxsize)
 
     async def _write_behind(self) -> None:
         """The writer: every call that may wait for the disk is made from here, one at a time."""
-        while not self._closing.is_set() or self._gathered:
-            await self._work.wait()
-            self._work.clear()
-            pages, rows = self._take()
-            if pages:
-                self._publish(await self._in_thread(partial(self._write, pages)), rows)
-            await self._let_pages_gather()
+        try:
+            while not self._closing.is_set() or self._gathered:
+                await self._work.wait()
+                self._work.clear()
+                pages, rows = self._take()
+                if pages:
+                    self._publish(await self._in_thread(partial(self._write, pages)), rows)
+                if self.frontier - self._sent_back >= WRITE_BACK:
+                    await self._send_back()
+                await self._let_pages_gather()
+        finally:
+            await self._end_write_back()
         if self._durable:
             await self._in_thread(self._sync)
+
+    async def _send_back(self) -> None:
+        """Begins to bring what is written to the disk, beside the writing, once the one before has ended."""
+        await self._end_write_back()
+        self._sent_back = self.frontier
+        self._write_back = asyncio.ensure_future(self._in_thread(self._sync))
+
+    async def _end_write_back(self) -> None:
+        write_back, self._write_back = self._write_back, None
+        if write_back is not None:
+            await write_back
 
     def _take(self) -> tuple[list[bytes | bytearray], int]:
         pages, rows = self._gathered, self._gathered_rows
@@ -167,7 +189,7 @@ class Spool:
     def _publish(self, written: int, rows: int) -> None:
         self.frontier += written
         self.rows += rows
-        self._pulse()
+        self._wakeups.wake_soon()
 
     async def _let_pages_gather(self) -> None:
         with suppress(TimeoutError):
@@ -189,10 +211,6 @@ class Spool:
             return await asyncio.get_running_loop().run_in_executor(self._executor, act)
         except OSError as error:
             raise _cannot_write(error) from error
-
-    def _pulse(self) -> None:
-        self._moved.set()
-        self._moved.clear()
 
     def _close(self) -> bool:
         """Whether there was a file, and so one of ours."""

@@ -1,0 +1,73 @@
+"""The memory budget: each buffer x how many of them there can be, on top of what the process is without any.
+
+The sizes are the constants that the code itself obeys; the few that no constant decides were measured, and the tests
+measure them again. Nothing here allocates: it is the sum that says whether a set of settings fits into a container.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streamer.config import Settings
+from streamer.http.compression import WINDOW as GZIP_WINDOW
+from streamer.http.download import COPIED
+from streamer.http.exports import BODIES
+from streamer.http.listener import HEADS_LIMIT
+from streamer.http.routes import MAX_BODY
+from streamer.logs import LOG_QUEUE
+from streamer.server import SPARE_CONNECTIONS
+from streamer.source.blocks import HOLD_LIMIT
+from streamer.spool.spool import GATHER_LIMIT
+
+KB, MB = 1024, 1024 * 1024
+
+# Measured: see tests/memory.
+BASE = 48 * MB  # the interpreter, the libraries, an idle server
+FOLLOWER = 14 * KB  # its connection, request, response and open file
+CONNECTION = 6 * KB  # without a download
+GZIP_STATE = 352 * KB  # of ISA-L at level 1, once it is in use
+CHUNK = 512 * KB  # what the driver reads from a socket at a time, and what it makes of that
+LOG_RECORD = KB
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """`count` buffers of at most `size` bytes each."""
+
+    name: str
+    size: int
+    count: int = 1
+
+    @property
+    def total(self) -> int:
+        return self.size * self.count
+
+
+def budget(settings: Settings) -> Sequence[Item]:
+    """The most memory that a server with these settings uses for each purpose, in bytes."""
+    exports = settings.max_concurrent_exports
+    connections = exports * settings.export_connections
+    return (
+        Item("the process itself", BASE),
+        Item("followers (MAX_FOLLOWERS)", FOLLOWER, settings.max_followers),
+        Item("other connections", CONNECTION, SPARE_CONNECTIONS),
+        Item("request heads", HEADS_LIMIT),
+        Item("request bodies", MAX_BODY, BODIES),
+        Item("small bodies, copied", COPIED),
+        Item("gzip streams (GZIP_STREAMS)", GZIP_WINDOW + GZIP_STATE, settings.gzip_streams),
+        Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
+        Item("exports: gathered and being written", 2 * GATHER_LIMIT, exports),
+        Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
+        Item("source connections: one large row (MAX_ROW_SIZE)", 2 * settings.max_row_size, connections),
+        Item("log lines that wait", LOG_RECORD, LOG_QUEUE),
+    )
+
+
+def total(items: Sequence[Item]) -> int:
+    """In bytes."""
+    return sum(item.total for item in items)
+
+
+def table(items: Sequence[Item]) -> str:
+    """One line for each item, and the sum."""
+    lines = [f"{item.name:<52}{item.count:>7} x {item.size / KB:>9,.0f} kB{item.total / MB:>9.1f} MB" for item in items]
+    return "\n".join([*lines, f"{'in all':<74}{total(items) / MB:>9.1f} MB"])

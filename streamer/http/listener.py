@@ -1,0 +1,174 @@
+"""The door: how many connections may be open at once, and what becomes of the others.
+
+An open connection costs memory whether it asks for something or not, so their number is limited. One more is answered
+with 503 and closed, by a protocol that is smaller than a request. A connection that says nothing, or says it too
+slowly, is closed after `IDLE_TIMEOUT`; one whose client takes no byte of what is sent to it is closed by the kernel
+(TCP_USER_TIMEOUT, tcp(7)): a byte taken now and then is enough. So a place is never lost to somebody who does not use
+it. The heads of all requests together have a limit too, and what is written waits in the kernel, not here.
+"""
+
+import asyncio
+import socket
+from typing import cast
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from streamer.http.access_log import AccessLog
+from streamer.http.problems import TYPE, malformed
+
+IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next
+MAX_TARGET = 16 * 1024  # bytes of a request's target
+MAX_FIELD = 8 * 1024  # bytes of one header field
+MAX_FIELDS = 64
+HEADS_LIMIT = 4 * 1024 * 1024  # bytes of all heads that are being read or answered
+WRITE_BUFFER = 4 * 1024  # bytes that wait in a connection before its writer waits
+BACKLOG = 1024  # connections that the kernel keeps for us
+LINGER = 1.0  # seconds that a client has to read its refusal
+LINGERING = 256  # refusals at once; beyond these a connection is closed without a word
+RETRY_AFTER = 5  # seconds
+
+
+class Connection(web.RequestHandler):
+    """One client's connection, counted while it is open."""
+
+    __slots__ = ("_head", "_head_is_whole", "_listener")
+
+    def __init__(self, listener: "Listener", server: web.Server) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=IDLE_TIMEOUT,
+            access_log_class=AccessLog,
+            max_line_size=MAX_TARGET,
+            max_field_size=MAX_FIELD,
+            max_headers=MAX_FIELDS,
+        )
+        self._listener = listener
+        self._head = 0  # bytes of the head that is being read or answered
+        self._head_is_whole = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(WRITE_BUFFER)
+        connection: socket.socket = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._listener.stall_timeout)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.open -= 1
+        self._count_head(-self._head)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        reading_head = self._waiter is not None and not self._waiter.done()
+        if reading_head:
+            self._count_head(len(data) - self._head if self._head_is_whole else len(data))
+            self._head_is_whole = False
+        if self._listener.heads > HEADS_LIMIT:
+            self._refuse()
+            return
+        super().data_received(data)
+        if reading_head and self._waiter is not None:
+            self._head_is_whole = self._waiter.done()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What could not be read as a request is told in our own form, without a trace in the log."""
+        if isinstance(exc, HttpProcessingError):
+            return malformed(request, exc, target_limit=MAX_TARGET)
+        return super().handle_error(request, status, exc, message)
+
+    def _count_head(self, size: int) -> None:
+        self._head += size
+        self._listener.heads += size
+
+    def _refuse(self) -> None:
+        assert self.transport is not None
+        self.transport.write(REFUSED)
+        self.force_close()
+
+
+class Refusal(asyncio.Protocol):
+    """A connection too many."""
+
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._listener.refused += 1
+        if self._listener.refused > LINGERING:
+            self._transport.abort()
+            return
+        self._transport.write(REFUSED)
+        self._transport.write_eof()
+        # Closed with the request unread, it would be reset, and the client might not see the answer.
+        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.refused -= 1
+
+
+class Listener(web.BaseSite):
+    """Accepts connections on a TCP port, at most `limit` at once.
+
+    A client that takes no byte of what is sent to it for `stall_timeout` seconds is disconnected.
+    """
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int, *, limit: int, stall_timeout: float) -> None:
+        super().__init__(runner, backlog=BACKLOG)
+        self.stall_timeout = max(1, round(1000 * stall_timeout))  # milliseconds
+        self.open = 0
+        self.heads = 0  # bytes
+        self.refused = 0  # and not closed yet
+        self._host = host
+        self._port = port
+        self._limit = limit
+
+    @property
+    def name(self) -> str:
+        return f"http://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Raises OSError if it cannot listen there."""
+        await super().start()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, self._host, self._port, backlog=BACKLOG)
+
+    def _protocol(self) -> asyncio.Protocol:
+        if self.open >= self._limit:
+            return Refusal(self)
+        assert self._runner.server is not None
+        self.open += 1
+        return Connection(self, self._runner.server)
+
+
+def _refused() -> bytes:
+    sentence = "too many connections at once"
+    problem = msgspec.json.encode(
+        {
+            "type": TYPE + "unavailable",
+            "title": "Unavailable",
+            "status": 503,
+            "detail": sentence,
+            "error": sentence,
+        }
+    )
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\n"
+        "Content-Type: application/problem+json\r\n"
+        f"Content-Length: {len(problem)}\r\n"
+        f"Retry-After: {RETRY_AFTER}\r\n"
+        "Cache-Control: no-store\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + problem
+
+
+REFUSED = _refused()

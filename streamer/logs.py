@@ -1,0 +1,67 @@
+"""Logs to stderr that never hold anybody up.
+
+A write to stderr waits when its reader is slow, and a pipe that nobody reads any more is full for ever. So a thread
+writes, and what comes to it waits in a queue of a fixed size.
+"""
+
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import QueueHandler, QueueListener
+from typing import cast
+
+from pythonjsonlogger.json import JsonFormatter
+
+from streamer.config import LogFormat
+
+LOG_QUEUE = 2000  # records
+LAST_LINES = 2.0  # seconds for what is in the queue at the end
+
+
+@contextmanager
+def logging_to_stderr(log_format: LogFormat) -> Iterator[None]:
+    """Everything to stderr, one line a record where the format is JSON.
+
+    A thread writes the records: a reader of stderr that is slow, or has stopped, stops nobody else. What is more than
+    `LOG_QUEUE` records behind is dropped, and counted.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    if log_format is LogFormat.JSON:
+        handler.setFormatter(JsonFormatter(["asctime", "levelname", "name", "message"]))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    records: queue.Queue[logging.LogRecord] = queue.Queue(LOG_QUEUE)
+    logging.basicConfig(level=logging.INFO, handlers=[DroppingQueueHandler(records)], force=True)
+    listener = PatientListener(records, handler)
+    listener.start()
+    try:
+        yield
+    finally:
+        stopper = threading.Thread(target=listener.stop, daemon=True)
+        stopper.start()
+        stopper.join(LAST_LINES)
+
+
+class PatientListener(QueueListener):
+    def enqueue_sentinel(self) -> None:
+        """The end stands in line, also where the queue is full."""
+        cast("queue.Queue[None]", self.queue).put(None)
+
+
+class DroppingQueueHandler(QueueHandler):
+    """Drops what does not fit, and says how much that was as soon as something fits again."""
+
+    dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            if self.dropped:
+                note = logging.LogRecord(__name__, logging.WARNING, "", 0, f"{self.dropped} lines dropped", None, None)
+                self.queue.put_nowait(note)
+                self.dropped = 0
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
