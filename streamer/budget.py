@@ -25,6 +25,8 @@ BASE = 48 * MB  # the interpreter, the libraries, an idle server
 FOLLOWER = 14 * KB  # its connection, request, response and open file
 CONNECTION = 6 * KB  # without a download
 GZIP_STATE = 352 * KB  # of ISA-L at level 1, once it is in use
+WAITING_EXPORT = 8 * KB
+PARSED = 10  # times a body's size, when it is a list of short values
 CHUNK = 512 * KB  # what the driver reads from a socket at a time, and what it makes of that
 LOG_RECORD = KB
 
@@ -52,6 +54,8 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("other connections", CONNECTION, SPARE_CONNECTIONS),
         Item("request heads", HEADS_LIMIT),
         Item("request bodies", MAX_BODY, BODIES),
+        Item("exports that wait (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
+        Item("exports: what they ask for", PARSED * MAX_BODY, exports),
         Item("small bodies, copied", COPIED),
         Item("gzip streams (GZIP_STREAMS)", GZIP_WINDOW + GZIP_STATE, settings.gzip_streams),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
@@ -69,5 +73,5 @@ def total(items: Sequence[Item]) -> int:
 
 def table(items: Sequence[Item]) -> str:
     """One line for each item, and the sum."""
-    lines = [f"{item.name:<52}{item.count:>7} x {item.size / KB:>9,.0f} kB{item.total / MB:>9.1f} MB" for item in items]
-    return "\n".join([*lines, f"{'in all':<74}{total(items) / MB:>9.1f} MB"])
+    lines = [f"{item.name:<53}{item.count:>5} x {item.size / KB:>6,.0f} kB{item.total / MB:>7.1f} MB" for item in items]
+    return "\n".join([*lines, f"{'in all':<70}{total(items) / MB:>7.1f} MB"])

@@ -16,6 +16,7 @@ from streamer.source.rows import CursorChoice
 
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
+LEAST_ROW_SIZE = 64 * 1024  # bytes
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
 UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -40,6 +41,10 @@ class Size(int):
     """Bytes; written as 65536, 64kB, 4MB or 20GB, in powers of 1024 as PostgreSQL counts."""
 
 
+class RowSize(Size):
+    """At least what any row may need."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid_unknown_fields=True):
     """Each field is the environment variable of the same name in upper case."""
 
@@ -57,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     max_followers: AtLeastOne = 2000
     follower_stall_timeout: Duration = Duration(60)
     gzip_streams: AtLeastOne = 32
-    max_row_size: Size = Size(2 * 1024**2)
+    max_row_size: RowSize = RowSize(2 * 1024**2)
     abandon_after: Duration = Duration(60)
     log_format: LogFormat = LogFormat.TEXT
 
@@ -94,6 +99,8 @@ def _decode(wanted: type, text: Any) -> Any:
         return _duration(text)
     if wanted is Size:
         return _size(text)
+    if wanted is RowSize:
+        return _row_size(text)
     if wanted is Names:
         return _names(text)
     return wanted(text)
@@ -114,6 +121,13 @@ def _size(text: str) -> Size:
     if not found:
         raise ValueError("Expected a size such as 64kB, 4MB or 20GB")
     return Size(int(found[1]) * 1024 ** SIZE_UNITS.index(found[2] or "B"))
+
+
+def _row_size(text: str) -> RowSize:
+    size = RowSize(_size(text))
+    if size < LEAST_ROW_SIZE:
+        raise ValueError("Expected a size such as 64kB, 4MB or 20GB, and no less than 64kB")
+    return size
 
 
 def _names(text: str) -> Names:

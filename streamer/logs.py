@@ -5,11 +5,12 @@ writes, and what comes to it waits in a queue of a fixed size.
 """
 
 import logging
+import os
 import queue
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler, QueueListener
 from typing import cast
 
@@ -28,14 +29,14 @@ def logging_to_stderr(log_format: LogFormat) -> Iterator[None]:
     A thread writes the records: a reader of stderr that is slow, or has stopped, stops nobody else. What is more than
     `LOG_QUEUE` records behind is dropped, and counted.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     if log_format is LogFormat.JSON:
-        handler.setFormatter(JsonFormatter(["asctime", "levelname", "name", "message"]))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        formatter = JsonFormatter(["asctime", "levelname", "name", "message"])
     records: queue.Queue[logging.LogRecord] = queue.Queue(LOG_QUEUE)
-    logging.basicConfig(level=logging.INFO, handlers=[DroppingQueueHandler(records)], force=True)
-    listener = PatientListener(records, handler)
+    handler = DroppingQueueHandler(records)
+    handler.setFormatter(logging.Formatter("%(message)s"))  # the rest is said by the thread
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    listener = PatientListener(records, cast("logging.Handler", StandardError(formatter)))
     listener.start()
     try:
         yield
@@ -43,6 +44,20 @@ def logging_to_stderr(log_format: LogFormat) -> Iterator[None]:
         stopper = threading.Thread(target=listener.stop, daemon=True)
         stopper.start()
         stopper.join(LAST_LINES)
+
+
+class StandardError:
+    """Writes records. No handler of logging, whose lock would be waited for when the process ends."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        self._formatter = formatter
+        self._fd = sys.stderr.fileno()
+
+    def handle(self, record: logging.LogRecord) -> None:
+        line = memoryview(f"{self._formatter.format(record)}\n".encode(errors="backslashreplace"))
+        with suppress(OSError):  # nobody is there any more
+            while line:
+                line = line[os.write(self._fd, line) :]
 
 
 class PatientListener(QueueListener):

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from streamer.errors import BadParameter, RangeNotSatisfiable, TooEarly
+from streamer.errors import BadBody, BadParameter, RangeNotSatisfiable, TooEarly
 from streamer.http.compression import WINDOW as GZIP_WINDOW
 from streamer.http.compression import GzipStreams
 from streamer.http.delivery import DownloadResponse, Part, length_of, send_followed, send_parts
@@ -72,6 +72,8 @@ class Downloads:
     async def download(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/{id}/download`."""
         export_id = requested_id(request)
+        if request.can_read_body:
+            raise BadBody("a download is asked for without a request body")
         follow = _follow_wanted(request)
         asked = Asked.of(request)
         with self._places.one(), self._gzip.coding_for(asked) as coding:

@@ -2,13 +2,12 @@
 
 An open connection costs memory whether it asks for something or not, so their number is limited. One more is answered
 with 503 and closed, by a protocol that is smaller than a request. A connection that says nothing, or says it too
-slowly, is closed after `IDLE_TIMEOUT`; one whose client takes no byte of what is sent to it is closed by the kernel
-(TCP_USER_TIMEOUT, tcp(7)): a byte taken now and then is enough. So a place is never lost to somebody who does not use
-it. The heads of all requests together have a limit too, and what is written waits in the kernel, not here.
+slowly, is closed after `IDLE_TIMEOUT`; one whose client takes nothing of what is sent to it is broken by the stall
+watch. So a place is never lost to somebody who does not use it. The heads of all requests together have a limit too,
+and what is written waits in the kernel, not here.
 """
 
 import asyncio
-import socket
 from typing import cast
 
 import msgspec
@@ -17,12 +16,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streamer.http.access_log import AccessLog
 from streamer.http.problems import TYPE, malformed
+from streamer.http.stalls import StallWatch
 
 IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next
 MAX_TARGET = 16 * 1024  # bytes of a request's target
 MAX_FIELD = 8 * 1024  # bytes of one header field
 MAX_FIELDS = 64
 HEADS_LIMIT = 4 * 1024 * 1024  # bytes of all heads that are being read or answered
+READ_BUFFER = 16 * 1024  # bytes that asyncio asks of a socket at a time, and that are kept of a body nobody reads
 WRITE_BUFFER = 4 * 1024  # bytes that wait in a connection before its writer waits
 BACKLOG = 1024  # connections that the kernel keeps for us
 LINGER = 1.0  # seconds that a client has to read its refusal
@@ -44,6 +45,9 @@ class Connection(web.RequestHandler):
             max_line_size=MAX_TARGET,
             max_field_size=MAX_FIELD,
             max_headers=MAX_FIELDS,
+            read_bufsize=READ_BUFFER,
+            lingering_time=LINGER,
+            auto_decompress=False,  # a small body would become a large one
         )
         self._listener = listener
         self._head = 0  # bytes of the head that is being read or answered
@@ -51,26 +55,29 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        cast("asyncio.Transport", transport).set_write_buffer_limits(WRITE_BUFFER)
-        connection: socket.socket = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._listener.stall_timeout)
+        connection = cast("asyncio.Transport", transport)
+        connection.set_write_buffer_limits(WRITE_BUFFER)
+        connection.max_size = READ_BUFFER  # type: ignore[attr-defined]
+        self._listener.stalls.add(connection)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listener.open -= 1
         self._count_head(-self._head)
+        if self.transport is not None:
+            self._listener.stalls.remove(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         reading_head = self._waiter is not None and not self._waiter.done()
-        if reading_head:
-            self._count_head(len(data) - self._head if self._head_is_whole else len(data))
-            self._head_is_whole = False
+        if reading_head and self._head_is_whole:
+            self._count_head(-self._head)  # that one is answered
+        if not self._reading_body():
+            self._count_head(len(data))
         if self._listener.heads > HEADS_LIMIT:
-            self._refuse()
+            self._refuse(politely=reading_head)
             return
         super().data_received(data)
-        if reading_head and self._waiter is not None:
-            self._head_is_whole = self._waiter.done()
+        self._head_is_whole = self._waiter is None or self._waiter.done()
 
     def handle_error(
         self,
@@ -88,10 +95,18 @@ class Connection(web.RequestHandler):
         self._head += size
         self._listener.heads += size
 
-    def _refuse(self) -> None:
+    def _reading_body(self) -> bool:
+        """Of the request that is being answered. What comes after it is the head of another one."""
+        return self._current_request is not None and not self._current_request.content.is_eof()
+
+    def _refuse(self, *, politely: bool) -> None:
+        """In the middle of an answer there is no place for another one."""
         assert self.transport is not None
-        self.transport.write(REFUSED)
-        self.force_close()
+        if politely:
+            self.transport.write(REFUSED)
+            self.force_close()
+        else:
+            self.close()
 
 
 class Refusal(asyncio.Protocol):
@@ -123,7 +138,8 @@ class Listener(web.BaseSite):
 
     def __init__(self, runner: web.AppRunner, host: str, port: int, *, limit: int, stall_timeout: float) -> None:
         super().__init__(runner, backlog=BACKLOG)
-        self.stall_timeout = max(1, round(1000 * stall_timeout))  # milliseconds
+        self.stalls = StallWatch(stall_timeout)
+        self._watching: asyncio.Task[None] | None = None
         self.open = 0
         self.heads = 0  # bytes
         self.refused = 0  # and not closed yet
@@ -140,6 +156,12 @@ class Listener(web.BaseSite):
         await super().start()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._protocol, self._host, self._port, backlog=BACKLOG)
+        self._watching = loop.create_task(self.stalls.run(), name="stall watch")
+
+    async def stop(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        await super().stop()
 
     def _protocol(self) -> asyncio.Protocol:
         if self.open >= self._limit:

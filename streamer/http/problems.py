@@ -50,6 +50,7 @@ def malformed(request: web.BaseRequest, error: HttpProcessingError, *, target_li
     log.info("%s sent what is no request: %s", request.remote, sentence)
     response = _problem(request, code=_code(status), title=status.phrase, status=status, sentence=sentence)
     response.force_close()
+    response.headers["Connection"] = "close"  # said also where the request seems to be of HTTP/1.0
     return response
 
 

@@ -15,7 +15,7 @@ from streamer.jobs.sealed import SealedExports
 from streamer.source.catalog import Catalog
 
 EXPORT = "/exports/{id:(?!csv$)[^{}/]+}"  # `csv` is no id, so that a wrong method at /exports/csv is 405 and not 404
-MAX_BODY = 64 * 1024  # bytes of a request
+MAX_BODY = 32 * 1024  # bytes of a request
 
 
 def application(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
-from streamer.model import ExportSpec, Progress
+from streamer.model import Progress
 from streamer.spool.spool import Spool
 
 ALMOST = 99.9  # per cent: 100 is said by the row, when the export is completed
@@ -15,9 +15,8 @@ ALMOST = 99.9  # per cent: 100 is said by the row, when the export is completed
 class LiveExport:
     """From the moment it is queued to the moment its last byte or its failure is told."""
 
-    def __init__(self, export_id: UUID, spec: ExportSpec, spool: Spool) -> None:
+    def __init__(self, export_id: UUID, spool: Spool) -> None:
         self.id = export_id
-        self.spec = spec
         self.spool = spool
         self.snapshot_at: datetime | None = None
         self._task: asyncio.Task[None] | None = None

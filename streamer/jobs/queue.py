@@ -83,8 +83,8 @@ class ExportQueue:
         if sum(live.waiting for live in self._live.values()) >= self._capacity:
             raise QueueFull(f"{self._capacity} exports are waiting already", retry_after=RETRY_AFTER)
         export_id = uuid4()
-        live = self._live[export_id] = LiveExport(export_id, spec, self._directory.create(export_id))
-        await asyncio.shield(self._spawn(self._insert(live, abandon_after), "submit"))
+        live = self._live[export_id] = LiveExport(export_id, self._directory.create(export_id))
+        await asyncio.shield(self._spawn(self._insert(live, spec, abandon_after), "submit"))
         return live
 
     async def get(self, export_id: UUID) -> Export:
@@ -120,9 +120,9 @@ class ExportQueue:
         self._sealed.forget(export_id)
         return export
 
-    async def _insert(self, live: LiveExport, abandon_after: float | None) -> None:
+    async def _insert(self, live: LiveExport, spec: ExportSpec, abandon_after: float | None) -> None:
         try:
-            await self._store.insert(live.id, live.spec)
+            await self._store.insert(live.id, spec)
         except BaseException:
             del self._live[live.id]
             raise
@@ -135,9 +135,9 @@ class ExportQueue:
             await self._permits.acquire()
             export = await self._claim()
             live = self._live.get(export.id) if export else None
-            if live is None or live.spool.ended:  # cancelled on the way
+            if export is None or live is None or live.spool.ended:  # cancelled on the way
                 continue
-            await live.run(self._spawn(self._runner.run(live), f"export {live.id}"))
+            await live.run(self._spawn(self._runner.run(live, export.spec), f"export {live.id}"))
             self._live.pop(live.id, None)
 
     async def _claim(self) -> Export | None:

@@ -13,6 +13,7 @@ from datetime import datetime
 from streamer.errors import ExportFailure
 from streamer.jobs.live import LiveExport
 from streamer.jobs.store import Store
+from streamer.model import ExportSpec
 from streamer.source.rows import Source
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,10 @@ class Runner:
         self._store = store
         self._source = source
 
-    async def run(self, live: LiveExport) -> None:
+    async def run(self, live: LiveExport, spec: ExportSpec) -> None:
         """Runs a claimed export. Only cancellation is raised; whoever cancels has settled the row."""
         try:
-            await self._produce(live)
+            await self._produce(live, spec)
         except ExportFailure as failure:
             log.warning("export %s failed: %s", live.id, failure, exc_info=failure.__cause__)
             await self._fail(live, str(failure))
@@ -40,9 +41,9 @@ class Runner:
                 live.spool.fail("the export was stopped")
                 await live.spool.discard()
 
-    async def _produce(self, live: LiveExport) -> None:
+    async def _produce(self, live: LiveExport, spec: ExportSpec) -> None:
         live.spool.open()
-        async with self._source.open(live.spec) as rows:
+        async with self._source.open(spec) as rows:
             live.begin(rows.snapshot_at, lambda: rows.expected)
             async with self._reporting(live, rows.snapshot_at):
                 total = await rows.drain(live.spool.append)

@@ -50,7 +50,7 @@ LOST = (
 WITHOUT_INDEXES = """
     SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off
 """
-SCAN_BLOCKS = f"{WITHOUT_INDEXES}; SET LOCAL enable_seqscan = off"
+SCAN_BLOCKS = f"{WITHOUT_INDEXES}; SET LOCAL enable_seqscan = off; SET LOCAL enable_tidscan = on"
 # A helper takes all the locks it will need before it takes a page. Somebody who waits for the lead to let go of the
 # table (ALTER TABLE, LOCK) stands before the helper, and the lead would wait for the helper: a circle that PostgreSQL
 # cannot see.

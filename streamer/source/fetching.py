@@ -11,7 +11,7 @@ from streamer.source.database import Connection
 from streamer.source.metering import metered
 from streamer.source.query import Query
 
-FIRST_ROWS = 2  # of a page, until it is known how large they are
+FIRST_ROWS = 1  # of a page, until it is known how large they are
 MOST_ROWS = 500
 PAGE_TARGET = 256 * 1024  # bytes that a page is meant to have
 

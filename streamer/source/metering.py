@@ -21,6 +21,7 @@ class Meter(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
         self.limit = sys.maxsize  # bytes from one hand-over to the next
+        self.active = False  # while rows come in
         self.exceeded = False
         self._transport = transport
         self._protocol = protocol
@@ -33,7 +34,7 @@ class Meter(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > self.limit:
+        if self.active and self._received > self.limit:
             self.exceeded = True
             self._transport.abort()
         else:
@@ -68,6 +69,7 @@ def metered(connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", too_
     connection.is_closed()  # raises InterfaceError where the pool has let go of it: there is no meter then
     meter = cast("Meter", connection.meter)
     meter.handed_over()
+    meter.active = True
     try:
         yield meter
     except Exception as error:
@@ -76,3 +78,5 @@ def metered(connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", too_
                 f"{too_large} than {meter.limit // 1024} kB, the most that MAX_ROW_SIZE allows"
             ) from error
         raise
+    finally:
+        meter.active = False

@@ -101,15 +101,16 @@ class InOrder:
         self._head = 0
         self._begun: dict[int, Page] = {}
         self._writing = asyncio.Lock()
-        self._moved = asyncio.Event()  # pulsed when the head moves or room is made
+        self._moved = asyncio.Event()  # pulsed when the head moves, room is made, or the sink has failed
 
     def begin(self, page: Page) -> None:
         self._begun[page.number] = page
 
     async def put(self, page: Page, chunk: bytes | bytearray, rows: int) -> None:
         """Takes a chunk of a page: returns when it is written, or held."""
-        while page.number != self._head and self.held + len(chunk) > self._limit:
+        while page.number != self._head and self.held + len(chunk) > self._limit and self.failure is None:
             await self._moved.wait()
+        self._check()
         page.taken += len(chunk)
         page.rows += rows
         if page.number != self._head:
@@ -144,14 +145,18 @@ class InOrder:
         page.held.clear()
 
     async def _write(self, chunk: bytes | bytearray, rows: int) -> None:
-        if self.failure is not None:
-            raise self.failure
+        self._check()
         try:
             await self._sink(chunk, rows)
         except BaseException as failure:
             self.failure = failure
+            self._pulse()
             raise
         self.rows += rows
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
 
     def _pulse(self) -> None:
         self._moved.set()

@@ -20,7 +20,8 @@ from streamer.source.query import Query, quote_relation
 HEAPS = """
     SELECT n.nspname AS schema, c.relname AS name,
            (pg_relation_size(c.oid) / current_setting('block_size')::int) AS blocks,
-           am.amname = 'heap' AND c.relispopulated AND has_table_privilege(c.oid, 'SELECT')
+           am.amname = 'heap' AND c.relispopulated
+               AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
                AND (c.oid = whole.oid OR NOT (c.relrowsecurity OR whole.relrowsecurity OR EXISTS (
                    SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v'
                ))) AS readable

@@ -1,6 +1,6 @@
 """Downloads of a sealed export against nginx and igzip, on the same file, side by side.
 
-    python -m tests.bench.bench_download [--rows 2000000]
+    python -m tests.bench.bench_download [--rows 10000000]
 
 Each round takes ours and its peers in turn, so that a machine whose speed drifts drifts for all; what is printed are
 medians, the least and the most, and how many times as fast as the peer ours is. The server is the real process, with
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.bench.bench_export import ROOT, database, process_figures, seed, server
+from tests.bench.bench_export import ROOT, database, peak_rss, seed, server
 
 IDENTITY_RUNS = 15
 GZIP_RUNS = 5
@@ -284,11 +284,11 @@ async def main(rows: int) -> None:
             load = ", ".join(f"{average:.2f}" for average in os.getloadavg())
             print(f"{rows} rows, {sealed.length} bytes, {os.cpu_count()} cores, load before: {load}")
             await asyncio.to_thread(compare, sealed, scratch)
-            print(f"\n{process_figures(pid)}")
+            print(f"\npeak RSS of the server: {peak_rss(pid):.1f} MB")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.rows))

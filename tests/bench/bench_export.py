@@ -1,10 +1,11 @@
-"""Export and live download against `psql \\copy`, side by side.
+"""Export and live download against `psql \\copy`, and the choice of cursor against plain COPY, side by side.
 
-    python -m tests.bench.bench_export [--rows 2000000] [--runs 5]
+    python -m tests.bench.bench_export [--rows 10000000] [--runs 5]
 
 Each run takes the peer and ours in turn, so that a machine whose speed drifts drifts for both; what is printed are
-medians and the ratio of the medians. The server is the real process, with its real settings. The database is the
-embedded one, kept in .streamer/bench for the next time, or that of DATABASE_URL, where the tables are made once.
+medians and the ratio of the medians. The servers are real processes, one as it comes and one with EXPORT_CURSOR=copy.
+The database is the embedded one, kept in .streamer/bench for the next time, or that of DATABASE_URL, where the tables
+are made once.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,12 @@ import asyncpg
 from streamer.embedded import embedded_postgres, psql
 
 ROOT = Path(__file__).parents[2]
+POLL = 0.01  # seconds between two looks at a status: more often would slow the export down
 SMALL_ROWS = 10_000
+FILTERS = {
+    "1/7 of the rows": "?country_code=US",
+    "0.1 % of the rows": "?lifetime_value__gte=9990",
+}
 SMALL = "users_small"
 STREAMER = Path(sys.executable).with_name("streamer")
 
@@ -79,7 +85,7 @@ async def seed(url: str, rows: int) -> None:
 
 
 @asynccontextmanager
-async def server(database_url: str, folder: Path) -> AsyncIterator[tuple[str, int]]:
+async def server(database_url: str, folder: Path, cursor: str = "auto") -> AsyncIterator[tuple[str, int]]:
     """The real process: its URL and its process id."""
     environment = {
         **os.environ,
@@ -87,6 +93,7 @@ async def server(database_url: str, folder: Path) -> AsyncIterator[tuple[str, in
         "API_PORT": "0",
         "DATASETS": f"users,{SMALL}",
         "EXPORT_STORAGE_PATH": str(folder),
+        "EXPORT_CURSOR": cursor,
     }
     process = await asyncio.create_subprocess_exec(
         STREAMER, "serve", env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20
@@ -112,16 +119,16 @@ def psql_copy(database_url: str, path: Path) -> float:
     return time.perf_counter() - start
 
 
-async def export_to_spool(session: aiohttp.ClientSession, url: str) -> float:
+async def export_to_spool(session: aiohttp.ClientSession, url: str, query: str = "") -> float:
     """From the POST until the status says completed."""
     start = time.perf_counter()
-    async with session.post(f"{url}/exports/csv") as response:
+    async with session.post(f"{url}/exports/csv{query}") as response:
         export_id = (await response.json())["exportId"]
     while True:
         async with session.get(f"{url}/exports/{export_id}/status") as response:
             if (await response.json())["status"] == "completed":
                 break
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(POLL)
     elapsed = time.perf_counter() - start
     await session.delete(f"{url}/exports/{export_id}")
     return elapsed
@@ -161,43 +168,61 @@ def curl_live_download(url: str) -> float:
     return elapsed
 
 
-def process_figures(pid: int) -> str:
+def peak_rss(pid: int) -> float:
+    """In megabytes."""
     status = Path(f"/proc/{pid}/status").read_text()
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
     user, system = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
-    return (
-        f"server process: peak RSS {peak / 1024:.1f} MB, CPU {(user + system) / os.sysconf('SC_CLK_TCK'):.2f} s in all"
-    )
+    return (user + system) / os.sysconf("SC_CLK_TCK")
 
 
 async def main(rows: int, runs: int) -> None:
     figures = Figures()
-    with database() as database_url, tempfile.TemporaryDirectory(dir=ROOT / "spool") as scratch:
+    async with AsyncExitStack() as stack:
+        database_url = stack.enter_context(database())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT / "spool")))
         await seed(database_url, rows)
-        async with server(database_url, Path(scratch)) as (url, pid), aiohttp.ClientSession() as session:
-            for run in range(runs + 1):
-                measured = [
-                    ("psql \\copy to a file", psql_copy(database_url, Path(scratch) / "peer")),
-                    ("export to spool", await export_to_spool(session, url)),
-                    ("live download, to the last byte", await asyncio.to_thread(curl_live_download, url)),
-                    ("first byte, all rows", (await live_download(session, url, "users"))[0]),
-                    (f"first byte, {SMALL_ROWS} rows", (await live_download(session, url, SMALL))[0]),
+        url, pid = await stack.enter_async_context(server(database_url, scratch / "auto"))
+        copy_url, _ = await stack.enter_async_context(server(database_url, scratch / "copy", "copy"))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        for run in range(runs + 1):
+            measured = [(PEER, psql_copy(database_url, scratch / "peer"))]
+            before = cpu_seconds(pid)
+            measured += [
+                ("export to spool", await export_to_spool(session, url)),
+                ("of which CPU of the server", cpu_seconds(pid) - before),
+                ("export to spool by COPY", await export_to_spool(session, copy_url)),
+                ("live download, to the last byte", await asyncio.to_thread(curl_live_download, url)),
+                ("first byte, all rows", (await live_download(session, url, "users"))[0]),
+                (f"first byte, {SMALL_ROWS} rows", (await live_download(session, url, SMALL))[0]),
+            ]
+            for name, query in FILTERS.items():
+                measured += [
+                    (f"{name}, by COPY", await export_to_spool(session, copy_url, query)),
+                    (name, await export_to_spool(session, url, query)),
                 ]
-                if run:  # the first one warms up
-                    for name, seconds in measured:
-                        figures.add(name, seconds)
-            print(f"{rows} rows, medians of {runs} runs")
-            for name in figures.seconds:
-                compared = not name.startswith(("psql", "first"))
-                print(figures.line(name, "psql \\copy to a file" if compared else None))
-            print(process_figures(pid))
+            if run:  # the first one warms up
+                for name, seconds in measured:
+                    figures.add(name, seconds)
+        print(f"{rows} rows, medians of {runs} runs")
+        for name in figures.seconds:
+            print(figures.line(name, PEERS.get(name)))
+        print(f"peak RSS of the server: {peak_rss(pid):.1f} MB")
 
 
+PEER = "psql \\copy to a file"
+PEERS = {
+    **dict.fromkeys(("export to spool", "export to spool by COPY", "live download, to the last byte"), PEER),
+    **{name: f"{name}, by COPY" for name in FILTERS},
+}
 PSQL = psql()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.rows, arguments.runs))

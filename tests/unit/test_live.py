@@ -13,12 +13,10 @@ from uuid import UUID
 import pytest
 
 from streamer.jobs.live import LiveExport
-from streamer.model import ExportSpec
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
 
 SNAPSHOT_AT = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
-SPEC = ExportSpec(dataset="users", columns=("id",))
 MINUTE = 60.0
 PATIENCE = 10.0  # seconds until a test that waits has failed
 
@@ -46,7 +44,7 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 async def live(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[LiveExport]:
     spool = Spool(tmp_path / "export.csv", executor)
     spool.open()
-    yield LiveExport(UUID(int=1), SPEC, spool)
+    yield LiveExport(UUID(int=1), spool)
     spool.fail("the test is over")
     await spool.discard()
 
@@ -75,7 +73,7 @@ async def test_queued_export_has_no_progress_and_no_total(live: LiveExport) -> N
     assert (progress.total_rows, progress.processed_rows, progress.bytes) == (None, 0, 0)
     assert (progress.percentage, progress.rows_per_second, progress.estimated) == (0.0, 0, True)
     assert live.waiting
-    assert (live.id, live.spec, live.snapshot_at) == (UUID(int=1), SPEC, None)
+    assert (live.id, live.snapshot_at) == (UUID(int=1), None)
 
 
 async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: LiveExport) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.config import Settings
+from streamer.budget import budget, table
+from streamer.config import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +26,11 @@ def test_defaults_in_the_readme_are_those_of_the_code() -> None:
     assert rows
     for name, default in rows:
         assert float(default) == defaults[name], name
+
+
+def test_the_budget_in_the_readme_is_that_of_the_default_settings() -> None:
+    settings = read_settings({"DATABASE_URL": "postgresql://nobody"})
+    assert f"```\n{table(budget(settings))}\n```" in README
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -189,7 +189,7 @@ def test_export_that_runs_elsewhere_shows_the_progress_its_server_wrote_last() -
 
 async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     spool = Spool(tmp_path / "export.csv", executor)
-    live = LiveExport(ID, EXPORT.spec, spool)
+    live = LiveExport(ID, spool)
     stale = replace(EXPORT, state=State.PROCESSING, snapshot_at=None, sha256=None, finished_at=None)
     assert shown(stale, live)["snapshotAt"] is None
     spool.open()

@@ -1,0 +1,1321 @@
+"""BlockCursor alone, against a real PostgreSQL: whatever happens beside it and to it, its bytes are those of one COPY.
+
+Proven here: the layout of a heap, partitions, inheritance and row policies change no byte; what is written during an
+export does not show; a helping connection that is lost costs nothing, and one that cannot come back ends the export as
+a failure; connections are taken only if they are spare, and given back; nothing is left behind however an export ends.
+The reference is always COPY of the same query on a plain connection. What all cursors share is in test_cursors.py and
+test_source.py; the order of pages without a database is in test_pages.py.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
+from urllib.parse import quote, urlsplit, urlunsplit
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamer.errors import ExportFailure
+from streamer.model import Condition, ExportSpec, Operator
+from streamer.source import blocks
+from streamer.source.blocks import SCAN_BLOCKS, BlockCursor
+from streamer.source.catalog import read_catalog
+from streamer.source.copying import CopyCursor
+from streamer.source.cursor import Sink
+from streamer.source.database import Connections
+from streamer.source.pages import InOrder, Page, PagePlan
+from streamer.source.query import Query
+from streamer.source.rows import CursorChoice, Source
+from tests.conftest import connected
+from tests.integration.sources import (
+    HELPERS,
+    OTHERS,
+    WAIT,
+    Opened,
+    Pages,
+    Plain,
+    SinkAt,
+    assert_all_usable,
+    assert_conforms,
+    assert_nothing_runs,
+    copied,
+    eventually,
+    made_database,
+    opened,
+    plain_session,
+    pooled,
+    run_sql,
+    running,
+    spec,
+)
+from tests.proxy import proxied
+
+PASSWORD = "open, sesame"
+KB, MB = 1024, 1024 * 1024
+SOON = 1.5  # seconds for an export of a small table that nothing holds up
+
+# The sessions of an export by the order of their transactions: the lead's is the first.
+OURS = f"FROM {OTHERS} AND application_name = 'streamer' AND xact_start IS NOT NULL"
+LEADS = f"{OURS} ORDER BY xact_start LIMIT 1"
+HELPS = f"{OURS} AND xact_start > (SELECT min(xact_start) {OURS})"
+FULL = "query LIKE 'COPY%' AND (wait_event = 'ClientWrite' OR state = 'idle in transaction')"
+"""The session has sent all that the sockets hold: its page is in the hands of a connection that is not read."""
+
+
+WIDE = spec("kept.wide", ["n", "words"])
+WIDE_PAGE = 3_615_360  # bytes of CSV in 64 blocks of it, about
+MADE_WIDE = """
+    CREATE TABLE kept.wide WITH (autovacuum_enabled = off) AS
+    SELECT n, repeat(part, 9) AS words
+    FROM generate_series(1, 3000) n,
+    LATERAL (SELECT string_agg(md5(n || ',' || place), '') AS part FROM generate_series(1, 28) place) parts
+"""
+"""Few blocks and many bytes, because the values are compressed: a page of it is more than the sockets hold."""
+
+MIXED = spec("kept.mixed", ["n", "words"])
+MADE_MIXED = r"""
+    CREATE TABLE kept.mixed WITH (autovacuum_enabled = off) AS
+    SELECT n, CASE WHEN n % 500 = 7 THEN repeat(E'",\n', 20000) WHEN n % 11 > 0 THEN repeat('x', n % 211) END AS words
+    FROM generate_series(1, 6000) n
+"""
+
+NUMBERED = spec("kept.numbered", ["n", "rare", "seventh", "words"])
+MADE_NUMBERED = """
+    CREATE TABLE kept.numbered WITH (autovacuum_enabled = off) AS
+    SELECT n, n % 1000 AS rare, n % 7 AS seventh, repeat(chr(97 + n % 26), 60) AS words
+    FROM generate_series(1, 30000) n;
+    CREATE INDEX ON kept.numbered (n); CREATE INDEX ON kept.numbered (rare); CREATE INDEX ON kept.numbered (seventh);
+    ANALYZE kept.numbered
+"""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The tables that no test changes, and what COPY says of the large one."""
+
+    url: str
+    wide: bytes
+
+
+@pytest.fixture(scope="module")
+def kept(postgres: str) -> Iterator[Kept]:
+    async def copy_wide(url: str) -> bytes:
+        async with plain_session(url) as plain:
+            return await copied(plain, "SELECT n, words FROM kept.wide")
+
+    with made_database(postgres) as url:
+        asyncio.run(run_sql(url, "CREATE SCHEMA kept", MADE_WIDE, MADE_MIXED, MADE_NUMBERED))
+        yield Kept(url, asyncio.run(copy_wide(url)))
+
+
+@pytest.fixture
+async def database(kept: Kept) -> str:
+    """The URL of a database with nothing in it but what is kept."""
+    async with connected(kept.url) as connection:
+        await terminate(connection, OURS)
+        await connection.execute("DROP SCHEMA IF EXISTS public, closed CASCADE; CREATE SCHEMA public")
+        await connection.execute("GRANT USAGE ON SCHEMA public, kept TO PUBLIC")
+    return kept.url
+
+
+@pytest.fixture
+async def plain(database: str) -> AsyncIterator[Plain]:
+    """What happens to the database beside an export."""
+    async with plain_session(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def role(database: str, plain: Plain) -> AsyncIterator[str]:
+    """The name of a role that owns nothing and is no superuser."""
+    name = f"streamer_role_{uuid4().hex[:8]}"
+    await plain.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    yield name
+    await terminate(plain, f"FROM {OTHERS} AND usename = '{name}'")
+    await plain.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def entered_as(url: str, role: str) -> str:
+    """The URL of the same database for a role."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{role}:{quote(PASSWORD, safe='')}@{host}"))
+
+
+Cut = Callable[..., None]
+
+
+def cut_pages(patch: pytest.MonkeyPatch, *, first_blocks: int = 4, target: int = 16 * KB, hold: int = 64 * KB) -> None:
+    """How exports cut and hold pages; by default so that a small table is taken for a large one, and has many."""
+    patch.setattr("streamer.source.rows.FEW_BLOCKS", 1)
+    patch.setattr("streamer.source.pages.FIRST_BLOCKS", first_blocks)
+    patch.setattr("streamer.source.rows.BlockCursor", partial(BlockCursor, page_target=target, hold_limit=hold))
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
+    """`cut_pages` for this test."""
+    return partial(cut_pages, monkeypatch)
+
+
+@pytest.fixture
+def small_pages(cut: Cut) -> None:
+    cut()
+
+
+@pytest.fixture
+def wide_pages(cut: Cut) -> None:
+    """Pages that are read by three connections at once, of which two soon wait for room."""
+    cut(first_blocks=64, target=WIDE_PAGE, hold=256 * KB)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as ever, in a fraction of the time."""
+    monkeypatch.setattr(blocks, "FIRST_PAUSE", blocks.FIRST_PAUSE / 8)
+    monkeypatch.setattr("streamer.source.snapshot.CLEAN_UP", 0.25)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Sequence[InOrder]:
+    """What the exports of this test hold, one for each that has begun to read."""
+    seen: list[InOrder] = []
+
+    class Seen(InOrder):
+        def __init__(self, sink: Sink, limit: int) -> None:
+            super().__init__(sink, limit)
+            seen.append(self)
+
+    monkeypatch.setattr(blocks, "InOrder", Seen)
+    return seen
+
+
+Act = Callable[[], Awaitable[object]]
+
+
+class SinkAfter:
+    """A sink that acts each time when so many bytes have come."""
+
+    def __init__(self, act: Act, *places: int) -> None:
+        self.pages = Pages()
+        self._act = act
+        self._places = list(places)
+        self._bytes = 0
+
+    async def take(self, page: bytes | bytearray, rows: int) -> None:
+        await self.pages.take(page, rows)
+        self._bytes += len(page)
+        if self._places and self._bytes >= self._places[0]:
+            del self._places[0]
+            await self._act()
+
+
+@dataclass
+class Gate:
+    """Where a sink stands still until it may go on."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.opened.wait()
+
+
+class Stop(Exception):
+    """What a sink of a test raises."""
+
+
+async def stop() -> None:
+    raise Stop
+
+
+def in_turn(*acts: Act) -> Act:
+    """Each of the acts once, one at a time."""
+    rest = iter(acts)
+
+    async def act() -> None:
+        await next(rest)()
+
+    return act
+
+
+async def terminate(plain: Plain, sessions: str) -> int:
+    """Ends the sessions of a FROM clause, and returns their number when they are gone.
+
+    One may stay with its last words for as long as nobody reads them.
+    """
+    pids = [row["pid"] for row in await plain.fetch(f"SELECT pid {sessions}")]
+    await plain.fetch("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid", pids)
+    lively = "FROM pg_stat_activity WHERE pid = ANY ($1) AND wait_event IS DISTINCT FROM 'ClientWrite'"
+    await eventually(plain, f"NOT EXISTS (SELECT {lively})", pids)
+    return len(pids)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits until the condition holds in this process."""
+    async with asyncio.timeout(WAIT):
+        while not condition():  # noqa: ASYNC110 - nobody sets an event for it
+            await asyncio.sleep(0.01)
+
+
+async def export_by_blocks(source: Opened, asked: ExportSpec) -> Pages:
+    """The export, which is known to be by blocks, and whose estimate has become the truth."""
+    pages = Pages()
+    async with source.source.open(asked) as rows:
+        assert isinstance(rows.cursor, BlockCursor)
+        pages.total = await rows.drain(pages.take)
+        assert rows.expected == pages.total
+    return pages
+
+
+async def assert_recovered(source: Opened, plain: Plain, kept: Kept) -> None:
+    """Nothing of an export is left in the server, and the next one on the same pool is whole."""
+    await assert_nothing_runs(plain)
+    await assert_all_usable(source.pool)
+    assert_conforms(await export_by_blocks(source, WIDE), kept.wide)
+
+
+# What the heap looks like
+
+
+ROWS = "SELECT n, md5(n::text) || repeat('-', n % 100) AS words FROM generate_series(1, 6000) n"
+TABLE = f"CREATE TABLE shape WITH (autovacuum_enabled = off) AS {ROWS}"
+LAYOUTS: dict[str, Sequence[str]] = {
+    "empty": ["CREATE TABLE shape (n int, words text)"],
+    "one_row": ["CREATE TABLE shape AS SELECT 1 AS n, 'x' AS words"],
+    "one_block": ["CREATE TABLE shape AS SELECT n, 'x' AS words FROM generate_series(1, 50) n"],
+    "one_row_in_a_block": [
+        "CREATE TABLE shape (n int, words text); ALTER TABLE shape ALTER words SET STORAGE PLAIN",
+        "INSERT INTO shape SELECT n, repeat(chr(97 + n % 26), 5000) FROM generate_series(1, 100) n",
+    ],
+    "dead_rows": [TABLE, "DELETE FROM shape WHERE n % 3 > 0"],
+    "dead_rows_alone": [TABLE, "DELETE FROM shape"],
+    "vacuumed_holes": [TABLE, "DELETE FROM shape WHERE n % 3 > 0", "VACUUM shape"],
+    "empty_blocks_between": [TABLE, "DELETE FROM shape WHERE n > 500 AND n < 5500", "VACUUM shape"],
+    "rows_in_the_holes_of_others": [
+        TABLE,
+        "DELETE FROM shape WHERE n % 3 > 0",
+        "VACUUM shape",
+        "UPDATE shape SET words = words || 'moved' WHERE n % 5 = 0",
+        "INSERT INTO shape SELECT -n, 'new' FROM generate_series(1, 1000) n",
+    ],
+    "hot_updates": [
+        f"CREATE TABLE shape WITH (fillfactor = 50, autovacuum_enabled = off) AS {ROWS}",
+        *["UPDATE shape SET words = words || '!' WHERE n % 3 = 0"] * 3,
+    ],
+    "updates_that_leave_the_block": [TABLE, "CREATE INDEX ON shape (n)", "UPDATE shape SET n = -n WHERE n % 3 = 0"],
+    "rolled_back": [
+        TABLE,
+        f"BEGIN; INSERT INTO shape {ROWS}; UPDATE shape SET n = -n; ROLLBACK",
+        "INSERT INTO shape VALUES (0)",
+    ],
+    "truncated_and_refilled": [TABLE, "TRUNCATE shape", f"INSERT INTO shape {ROWS} OFFSET 3000"],
+    "refilled_in_one_transaction": [TABLE, f"BEGIN; TRUNCATE shape; INSERT INTO shape {ROWS} LIMIT 3000; COMMIT"],
+    "clustered": [TABLE, "CREATE INDEX backwards ON shape (n DESC)", "CLUSTER shape USING backwards"],
+    "frozen": [TABLE, "VACUUM (FREEZE) shape"],
+    "toasted": [
+        "CREATE TABLE shape (n int, words text); ALTER TABLE shape ALTER words SET STORAGE EXTERNAL",
+        f"INSERT INTO shape SELECT n, CASE WHEN n % 700 = 7 THEN repeat(chr(97 + n % 26), {MB}) ELSE 'x' END"
+        " FROM generate_series(1, 3000) n",
+    ],
+}
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("name", LAYOUTS)
+async def test_a_heap_of_any_layout_is_written_as_copy_writes_it(database: str, plain: Plain, name: str) -> None:
+    for statement in LAYOUTS[name]:
+        await plain.execute(statement)
+    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+        exported = await export_by_blocks(source, spec("shape", ["words", "n"]))
+    assert_conforms(exported, await copied(plain, "SELECT words, n FROM shape"))
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("left", [0, 2000])
+async def test_a_heap_whose_tail_was_cut_off_is_written_as_copy_writes_it(
+    database: str, plain: Plain, left: int
+) -> None:
+    await plain.execute(TABLE)
+    await plain.execute("DELETE FROM shape WHERE n > $1", left)
+    await vacuum_until_short(plain)
+    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+        exported = await export_by_blocks(source, spec("shape", ["n", "words"]))
+    assert exported.total == left
+    assert_conforms(exported, await copied(plain, "SELECT n, words FROM shape"))
+
+
+async def vacuum_until_short(plain: Plain) -> None:
+    """What another session of the database still sees cannot be cut off: it is tried until nobody does."""
+    before = await plain.fetchval("SELECT pg_relation_size('shape')")
+    async with asyncio.timeout(WAIT):
+        while await plain.fetchval("SELECT pg_relation_size('shape')") == before:
+            await plain.execute("VACUUM shape")
+
+
+async def test_pages_become_small_where_the_rows_are_wide(
+    database: str, plain: Plain, cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(first_blocks=8, target=16 * KB, hold=MB)
+    seen: list[Page] = []
+
+    class Seen(PagePlan):
+        def learn(self, page: Page) -> None:
+            super().learn(page)
+            seen.append(page)
+
+    monkeypatch.setattr(blocks, "PagePlan", Seen)
+    await plain.execute("CREATE TABLE shape (n int, filler text, words text)")
+    await plain.execute("ALTER TABLE shape ALTER filler SET STORAGE PLAIN, ALTER words SET STORAGE EXTERNAL")
+    await plain.execute(
+        "INSERT INTO shape SELECT n, repeat('-', 5000), CASE WHEN n > 64 THEN repeat('x', 20000) END"
+        " FROM generate_series(1, 400) n"
+    )
+    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+        exported = await export_by_blocks(source, spec("shape", ["n", "words"]))
+    assert_conforms(exported, await copied(plain, "SELECT n, words FROM shape"))
+    assert max(page.blocks for page in seen) > 8
+    assert [page.blocks for page in sorted(seen, key=lambda page: page.number)[-20:]] == [1] * 20
+
+
+async def test_blocks_behind_the_end_of_a_table_are_empty(database: str, plain: Plain) -> None:
+    await plain.execute(TABLE)
+    query = Query(columns=('"n"',), relation='"public"."shape"', where="")
+    last = await plain.fetchval("SELECT pg_relation_size('shape') / current_setting('block_size')::int")
+    assert await copied(plain, query.sql_of_blocks(query.relation, last, last + 1000)) == b"n\n"
+    tail = await copied(plain, query.sql_of_blocks(query.relation, last - 1, last + 1000))
+    assert tail == await copied(plain, query.sql_of_blocks(query.relation, last - 1, last))
+
+
+# What happens to the rows during the export
+
+
+CHANGES = {
+    "inserted": ["INSERT INTO shape SELECT -n, 'new' FROM generate_series(1, 20000) n"],
+    "updated": ["UPDATE shape SET words = 'changed'", "UPDATE shape SET n = -n"],
+    "deleted": ["DELETE FROM shape"],
+    "deleted and vacuumed": ["DELETE FROM shape WHERE n % 2 = 0 OR n > 3000", "VACUUM (TRUNCATE false) shape"],
+    "indexed": ["CREATE INDEX ON shape (n)", "ANALYZE shape"],
+}
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("page", [0, 1, 5])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_is_done_to_the_rows_during_the_export_does_not_show(
+    database: str, plain: Plain, change: str, page: int
+) -> None:
+    await plain.execute(TABLE)
+    expected = await copied(plain, "SELECT n, words FROM shape")
+
+    async def make_change() -> None:
+        for statement in CHANGES[change]:
+            await plain.execute(statement)
+
+    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+        sink = SinkAt(page, make_change)
+        sink.pages.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
+        assert_conforms(sink.pages, expected)
+        exported = await export_by_blocks(source, spec("shape", ["n", "words"]))
+    assert_conforms(exported, await copied(plain, "SELECT n, words FROM shape"))
+
+
+CUTS_OFF = """EXISTS (
+    SELECT FROM pg_stat_progress_vacuum WHERE datname = current_database() AND phase = 'truncating heap'
+)"""
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_a_vacuum_that_wants_to_cut_off_empty_blocks_waits_for_the_export_and_costs_it_nothing(
+    database: str, plain: Plain
+) -> None:
+    await plain.execute(TABLE)
+    await plain.execute("DELETE FROM shape WHERE n > 1000")
+    expected = await copied(plain, "SELECT n, words FROM shape")
+    size = "pg_relation_size('shape')"
+    before = await plain.fetchval(f"SELECT {size}")
+    async with (
+        opened(database, CursorChoice.BLOCKS, "shape") as source,
+        connected(database) as other,
+        AsyncExitStack() as stack,
+    ):
+        vacuuming: list[asyncio.Task[str]] = []
+
+        async def vacuum() -> None:
+            vacuuming.append(await stack.enter_async_context(running(other.execute("VACUUM shape"))))
+            await eventually(plain, CUTS_OFF)
+
+        sink = SinkAt(0, vacuum)
+        sink.pages.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
+        assert_conforms(sink.pages, expected)
+        assert not vacuuming[0].done()
+        await asyncio.wait_for(vacuuming[0], WAIT)
+        assert await plain.fetchval(f"SELECT {size}") < before
+        assert_conforms(await export_by_blocks(source, spec("shape", ["n", "words"])), expected)
+
+
+@pytest.mark.usefixtures("wide_pages")
+async def test_connections_that_come_later_see_what_the_first_one_sees(database: str, plain: Plain, kept: Kept) -> None:
+    await plain.execute("CREATE TABLE wide AS TABLE kept.wide")
+    moments: list[object] = []
+
+    async def change() -> None:
+        await plain.execute("DELETE FROM wide WHERE n % 3 = 0; UPDATE wide SET n = -n; INSERT INTO wide VALUES (0, '')")
+        moments.append(await plain.fetchval("SELECT clock_timestamp()"))
+
+    async def see_helpers() -> None:
+        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND xact_start > $1", *moments)
+
+    async with opened(database, CursorChoice.BLOCKS, "wide") as source:
+        sink = SinkAfter(in_turn(change, see_helpers), 1, 1000)
+        sink.pages.total = await source.drain(spec("wide", ["n", "words"]), sink.take)
+    assert_conforms(sink.pages, kept.wide)
+
+
+# Locks
+
+
+WAITS_FOR_LOCK = f"EXISTS (SELECT FROM {OTHERS} AND wait_event_type = 'Lock')"
+
+
+@pytest.mark.usefixtures("small_pages", "short_pauses")
+@pytest.mark.parametrize("statement", ["ALTER TABLE shape ADD more int", "REINDEX INDEX shape_n"])
+async def test_a_statement_that_waits_for_the_export_does_not_make_the_export_wait_for_itself(
+    database: str, plain: Plain, statement: str
+) -> None:
+    await plain.execute(f"{TABLE}; CREATE INDEX shape_n ON shape (n)")
+    expected = await copied(plain, "SELECT n, words FROM shape")
+    async with (
+        opened(database, CursorChoice.BLOCKS, "shape") as source,
+        connected(database) as other,
+        AsyncExitStack() as stack,
+    ):
+        waiting: list[asyncio.Task[str]] = []
+
+        async def let_wait() -> None:
+            waiting.append(await stack.enter_async_context(running(other.execute(statement))))
+            await eventually(plain, WAITS_FOR_LOCK)
+
+        sink = SinkAt(0, let_wait)
+        async with asyncio.timeout(SOON):
+            sink.pages.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
+        assert_conforms(sink.pages, expected)
+        await asyncio.wait_for(waiting[0], WAIT)
+
+
+@pytest.mark.usefixtures("wide_pages", "short_pauses")
+async def test_a_lost_helper_that_finds_somebody_waiting_for_the_lead_never_hangs_the_export(
+    database: str, plain: Plain, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "LOCK_TIMEOUT", "50ms")
+    async with (
+        opened(database, CursorChoice.BLOCKS, "kept.wide") as source,
+        connected(database) as other,
+        AsyncExitStack() as stack,
+    ):
+
+        async def let_wait_and_lose_helpers() -> None:
+            await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+            await stack.enter_async_context(running(other.execute("BEGIN; LOCK TABLE kept.wide; ROLLBACK")))
+            await eventually(plain, WAITS_FOR_LOCK)
+            await terminate(plain, f"{HELPS} AND {FULL}")
+
+        sink = SinkAfter(let_wait_and_lose_helpers, 100)
+        async with asyncio.timeout(WAIT):
+            try:
+                sink.pages.total = await source.drain(WIDE, sink.take)
+            except ExportFailure:
+                assert kept.wide.startswith(sink.pages.body)
+            else:
+                assert_conforms(sink.pages, kept.wide)
+        await assert_recovered(source, plain, kept)
+
+
+# Partitions and children
+
+
+TREE = """
+    CREATE TABLE tree (n int, kind text, words text) PARTITION BY LIST (kind);
+    CREATE TABLE leaf_b PARTITION OF tree FOR VALUES IN ('b', 'c');
+    CREATE TABLE branch PARTITION OF tree FOR VALUES IN ('a') PARTITION BY RANGE (n);
+    CREATE TABLE branch_high PARTITION OF branch FOR VALUES FROM (2000) TO (4000);
+    CREATE TABLE branch_empty PARTITION OF branch FOR VALUES FROM (4000) TO (5000);
+    CREATE TABLE twig (gone int, words text, gone_too text, kind text, n int) PARTITION BY HASH (n);
+    ALTER TABLE twig DROP gone;
+    CREATE TABLE twig_0 PARTITION OF twig FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE twig_1 PARTITION OF twig FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    INSERT INTO twig (n, kind, words, gone_too) SELECT n, 'a', 'before', 'x' FROM generate_series(1, 500) n;
+    ALTER TABLE twig DROP gone_too;
+    ALTER TABLE branch ATTACH PARTITION twig FOR VALUES FROM (MINVALUE) TO (2000);
+    CREATE TABLE leaf_other PARTITION OF tree DEFAULT;
+    INSERT INTO tree SELECT n, substr('abcde', 1 + n % 5, 1), repeat('x', n % 300) FROM generate_series(1, 3999) n;
+    DELETE FROM tree WHERE n % 9 = 0; UPDATE tree SET words = 'moved', kind = 'c' WHERE n % 13 = 0;
+    ANALYZE tree
+"""
+BELOW = Condition(column="n", operator=Operator.LT, values=("1500",))
+KIND_A = Condition(column="kind", operator=Operator.EQ, values=("a",))
+PRUNINGS: dict[str, tuple[str, Sequence[Condition]]] = {
+    "every_partition": ("", []),
+    "one_partition": (" WHERE kind = 'b'", [Condition(column="kind", operator=Operator.EQ, values=("b",))]),
+    "one_branch": (" WHERE kind = 'a'", [KIND_A]),
+    "one_twig": (" WHERE kind = 'a' AND n < 1500", [KIND_A, BELOW]),
+    "rows_of_many": (" WHERE n < 1500", [BELOW]),
+    "the_default": (" WHERE kind IN ('e', 'd')", [Condition(column="kind", operator=Operator.EQ, values=("e", "d"))]),
+    "an_empty_one": (
+        " WHERE kind = 'a' AND n >= 4100",
+        [KIND_A, Condition(column="n", operator=Operator.GTE, values=("4100",))],
+    ),
+}
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("name", PRUNINGS)
+async def test_partitions_of_any_level_and_form_are_written_as_copy_writes_the_whole(
+    database: str, plain: Plain, name: str
+) -> None:
+    where, conditions = PRUNINGS[name]
+    await plain.execute(TREE)
+    async with opened(database, CursorChoice.BLOCKS, "tree") as source:
+        exported = await export_by_blocks(source, spec("tree", ["words", "n", "kind"], *conditions))
+    assert_conforms(exported, await copied(plain, f"SELECT words, n, kind FROM tree{where}"))
+    assert (exported.total == 0) == (name == "an_empty_one")
+
+
+async def test_a_filter_that_leaves_no_partition_gives_no_rows(database: str, plain: Plain) -> None:
+    await plain.execute("CREATE TABLE tree (n int) PARTITION BY LIST (n)")
+    await plain.execute("CREATE TABLE leaf PARTITION OF tree FOR VALUES IN (1); INSERT INTO tree VALUES (1)")
+    nobody = Condition(column="n", operator=Operator.EQ, values=("2",))
+    async with opened(database, CursorChoice.BLOCKS, "tree") as source:
+        assert_conforms(await source.export(spec("tree", ["n"], nobody)), b"n\n")
+
+
+FAMILY = """
+    CREATE TABLE parent (n int, words text);
+    CREATE TABLE daughter (own int) INHERITS (parent);
+    CREATE TABLE son (CHECK (n < 0)) INHERITS (parent);
+    CREATE TABLE grandchild () INHERITS (daughter, son);
+    INSERT INTO parent SELECT n, repeat('p', n % 200) FROM generate_series(1, 2000) n;
+    INSERT INTO daughter SELECT n, repeat('d', n % 200), 1 FROM generate_series(1, 2000) n;
+    INSERT INTO son SELECT -n, repeat('s', n % 200) FROM generate_series(1, 2000) n;
+    INSERT INTO grandchild SELECT -n, repeat('g', n % 200), 1 FROM generate_series(1, 2000) n;
+    DELETE FROM parent WHERE n % 5 = 0
+"""
+
+
+FEW = {Operator.GT: "n > 100", Operator.LT: "n < 100"}
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("name", ["parent", "daughter", "son", "grandchild"])
+@pytest.mark.parametrize("operator", [None, *FEW])
+async def test_a_table_and_those_that_inherit_from_it_are_each_read_once_and_in_the_order_of_copy(
+    database: str, plain: Plain, name: str, operator: Operator | None
+) -> None:
+    await plain.execute(FAMILY)
+    where = "" if operator is None else f" WHERE {FEW[operator]}"
+    conditions = [] if operator is None else [Condition(column="n", operator=operator, values=("100",))]
+    async with opened(database, CursorChoice.BLOCKS, name) as source:
+        exported = await export_by_blocks(source, spec(name, ["n", "words"], *conditions))
+    assert_conforms(exported, await copied(plain, f"SELECT n, words FROM {name}{where}"))
+
+
+# Row policies and privileges
+
+
+POLICED = """
+    CREATE TABLE policed (n int, owner text, words text) PARTITION BY RANGE (n);
+    CREATE TABLE policed_low PARTITION OF policed FOR VALUES FROM (0) TO (3000);
+    CREATE TABLE policed_high PARTITION OF policed FOR VALUES FROM (3000) TO (6000);
+    INSERT INTO policed SELECT n, CASE WHEN n % 3 = 0 THEN '{0}' ELSE 'nobody' END, repeat('x', 400)
+        FROM generate_series(0, 5999) n;
+    CREATE POLICY mine ON policed USING (owner = current_user);
+    CREATE POLICY odd ON policed_low USING (n % 2 = 1);
+    GRANT SELECT ON policed, policed_low, policed_high TO {0};
+    ANALYZE policed
+"""
+POLICIES = {
+    "none": ["policed_high NO FORCE"],
+    "on_the_whole": ["policed ENABLE"],
+    "on_one_partition": ["policed_low ENABLE"],
+    "on_both": ["policed ENABLE", "policed_low ENABLE"],
+    "on_both_and_for_the_owner_too": ["policed ENABLE", "policed_low ENABLE", "policed FORCE"],
+}
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("relation", ["policed", "policed_low", "policed_high"])
+@pytest.mark.parametrize("name", POLICIES)
+async def test_a_role_gets_the_rows_that_copy_gives_it_whichever_relation_has_policies(
+    database: str, plain: Plain, role: str, name: str, relation: str
+) -> None:
+    await plain.execute(POLICED.format(role))
+    for setting in POLICIES[name]:
+        await plain.execute("ALTER TABLE {} {} ROW LEVEL SECURITY".format(*setting.split(" ", 1)))
+    url = entered_as(database, role)
+    async with opened(url, CursorChoice.AUTO, relation) as source, plain_session(url) as as_role:
+        async with source.source.open(spec(relation, ["n", "owner"])) as rows:
+            assert isinstance(rows.cursor, BlockCursor) or relation == "policed"
+            exported = Pages()
+            exported.total = await rows.drain(exported.take)
+        assert_conforms(exported, await copied(as_role, f"SELECT n, owner FROM {relation}"))
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("forced", [False, True])
+async def test_a_table_with_policies_of_its_own_is_read_by_blocks_under_them(
+    database: str, plain: Plain, role: str, forced: bool
+) -> None:
+    await plain.execute("CREATE TABLE shape AS SELECT n, repeat('x', 300) AS words FROM generate_series(1, 6000) n")
+    await plain.execute(
+        "ALTER TABLE shape ENABLE ROW LEVEL SECURITY; CREATE POLICY sevenths ON shape USING (n % 7 = 0)"
+    )
+    if forced:
+        await plain.execute(f"ALTER TABLE shape OWNER TO {role}; ALTER TABLE shape FORCE ROW LEVEL SECURITY")
+    await plain.execute(f"GRANT SELECT ON shape TO {role}")
+    url = entered_as(database, role)
+    above = Condition(column="n", operator=Operator.GT, values=("700",))
+    async with opened(url, CursorChoice.BLOCKS, "shape") as source, plain_session(url) as as_role:
+        exported = await export_by_blocks(source, spec("shape", ["n", "words"], above))
+        assert_conforms(exported, await copied(as_role, "SELECT n, words FROM shape WHERE n > 700"))
+        assert exported.total == 757
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("table", ["partitions", "children"])
+@pytest.mark.parametrize("kept_from", ["the table", "the schema"])
+async def test_a_role_that_may_read_only_the_whole_gets_the_whole(
+    database: str, plain: Plain, role: str, table: str, kept_from: str
+) -> None:
+    form = {
+        "partitions": "CREATE TABLE whole (n int, words text) PARTITION BY LIST (n);"
+        " CREATE TABLE closed.part PARTITION OF whole DEFAULT",
+        "children": "CREATE TABLE whole (n int, words text); CREATE TABLE closed.part () INHERITS (whole)",
+    }
+    allow = {
+        "the table": f"GRANT USAGE ON SCHEMA closed TO {role}",
+        "the schema": f"GRANT SELECT ON closed.part TO {role}",
+    }
+    await plain.execute(f"CREATE SCHEMA closed; {form[table]}; {allow[kept_from]}; GRANT SELECT ON whole TO {role}")
+    await plain.execute("INSERT INTO closed.part SELECT n, repeat('x', 900) FROM generate_series(1, 500) n")
+    async with opened(entered_as(database, role), CursorChoice.AUTO, "whole") as source:
+        exported = await source.export(spec("whole", ["n", "words"]))
+    assert_conforms(exported, await copied(plain, "SELECT n, words FROM whole"))
+
+
+# Filters
+
+
+def above(column: str, bound: int) -> Condition:
+    return Condition(column=column, operator=Operator.GT, values=(str(bound),))
+
+
+def below(column: str, bound: int) -> Condition:
+    return Condition(column=column, operator=Operator.LT, values=(str(bound),))
+
+
+def equal(column: str, *values: int) -> Condition:
+    return Condition(column=column, operator=Operator.EQ, values=tuple(map(str, values)))
+
+
+FILTERS: dict[str, tuple[str, int, Sequence[Condition]]] = {
+    "none": ("n < 0", 0, [below("n", 0)]),
+    "all": ("n > 0", 30000, [above("n", 0)]),
+    "a_seventh": ("seventh = 3", 4286, [equal("seventh", 3)]),
+    "six_sevenths": ("seventh > 0", 25715, [above("seventh", 0)]),
+    "one_in_a_thousand": ("rare = 500", 30, [equal("rare", 500)]),
+    "the_first_blocks": ("n < 200", 199, [below("n", 200)]),
+    "the_last_blocks": ("n > 29800", 200, [above("n", 29800)]),
+    "one_row": ("n = 15000", 1, [equal("n", 15000)]),
+    "both_ends": ("n IN (1, 30000)", 2, [equal("n", 1, 30000)]),
+    "two_columns": ("n > 15000 AND seventh IN (1, 2)", 4286, [above("n", 15000), equal("seventh", 1, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+async def test_filtered_rows_are_those_of_copy_whatever_part_of_the_blocks_has_them(
+    database: str, plain: Plain, cut: Cut, name: str
+) -> None:
+    cut(first_blocks=16, target=64 * KB, hold=64 * KB)
+    where, total, conditions = FILTERS[name]
+    async with opened(database, CursorChoice.BLOCKS, "kept.numbered") as source:
+        exported = await export_by_blocks(source, spec(NUMBERED.dataset, NUMBERED.columns, *conditions))
+    assert_conforms(exported, await copied(plain, f"SELECT * FROM kept.numbered WHERE {where}"))
+    assert exported.total == total
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("first", [0, 200])
+async def test_a_page_is_read_by_its_blocks_and_never_by_an_index(plain: Plain, name: str, first: int) -> None:
+    assert await scans_of_page(plain, FILTERS[name][0], first) == ["Tid Range Scan"]
+
+
+async def test_a_page_is_read_by_its_blocks_also_where_the_server_is_told_not_to(plain: Plain) -> None:
+    await plain.execute("SET enable_tidscan = off")
+    assert await scans_of_page(plain, "seventh > 0", 200) == ["Tid Range Scan"]
+
+
+async def scans_of_page(plain: Plain, where: str, first: int) -> list[str]:
+    query = Query(columns=('"n"', '"words"'), relation='"kept"."numbered"', where=f" WHERE {where}")
+    async with plain.transaction(isolation="repeatable_read", readonly=True):
+        await plain.execute(SCAN_BLOCKS)
+        page = query.sql_of_blocks(query.relation, first, first + 64)
+        node = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) {page}"))[0]["Plan"]
+    scans = [node["Node Type"]]
+    while node := next(iter(node.get("Plans", ())), None):
+        scans.append(node["Node Type"])
+    return scans
+
+
+@pytest.mark.parametrize("name", FILTERS)
+async def test_what_an_index_serves_is_left_to_copy(database: str, plain: Plain, name: str) -> None:
+    where, _, conditions = FILTERS[name]
+    plan = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) SELECT * FROM kept.numbered WHERE {where}"))
+    scanned_whole = plan[0]["Plan"]["Node Type"] == "Seq Scan"
+    assert scanned_whole == (name in {"all", "six_sevenths"}) or name in {"a_seventh", "two_columns"}
+    asked = spec(NUMBERED.dataset, NUMBERED.columns, *conditions)
+    async with opened(database, CursorChoice.AUTO, "kept.numbered") as source, source.source.open(asked) as rows:
+        assert isinstance(rows.cursor, BlockCursor if scanned_whole else CopyCursor)
+        exported = Pages()
+        exported.total = await rows.drain(exported.take)
+    assert_conforms(exported, await copied(plain, f"SELECT * FROM kept.numbered WHERE {where}"))
+
+
+# Connections that are lost
+
+
+LOST = "a connection that was to help an export is lost"
+
+
+@pytest.mark.usefixtures("wide_pages", "short_pauses")
+@pytest.mark.parametrize(
+    "places",
+    [[100], [6 * MB], range(100, 20 * MB, 3 * MB)],
+    ids=["as_they_begin", "midway", "again_and_again"],
+)
+async def test_a_lost_helper_costs_no_row_and_no_row_comes_twice(
+    database: str, plain: Plain, kept: Kept, caplog: pytest.LogCaptureFixture, places: Sequence[int]
+) -> None:
+    lost = 0
+
+    async def lose_helpers() -> None:
+        nonlocal lost
+        if not lost:
+            await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+        lost += await terminate(plain, HELPS)
+
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+        sink = SinkAfter(lose_helpers, *places)
+        sink.pages.total = await source.drain(WIDE, sink.take)
+        assert_conforms(sink.pages, kept.wide)
+        assert HELPERS <= caplog.text.count(LOST) <= lost
+        await assert_recovered(source, plain, kept)
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_helper_lost_between_two_pages_costs_no_row(
+    database: str, plain: Plain, kept: Kept, cut: Cut, begun: Sequence[InOrder]
+) -> None:
+    """Its page is held as a whole, and it has not asked for the next."""
+    cut(first_blocks=64, target=WIDE_PAGE, hold=64 * MB)
+
+    async def lose_helpers() -> None:
+        await until(lambda: begun[-1].held > HELPERS * WIDE_PAGE - 40 * KB)
+        assert await terminate(plain, HELPS) > 0
+
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+        sink = SinkAfter(lose_helpers, 100)
+        sink.pages.total = await source.drain(WIDE, sink.take)
+        assert_conforms(sink.pages, kept.wide)
+        await assert_recovered(source, plain, kept)
+
+
+@pytest.mark.usefixtures("wide_pages")
+async def test_a_helper_lost_while_it_begins_is_done_without(database: str, plain: Plain, kept: Kept) -> None:
+    async with proxied(database) as proxy, opened(proxy.url, CursorChoice.BLOCKS, "kept.wide") as source:
+
+        async def hold_beginning() -> None:
+            proxy.hold_answer_to("pg_backend_pid() AS process")
+
+        async def lose_beginner() -> None:
+            await asyncio.wait_for(proxy.holding.wait(), WAIT)
+            await eventually(plain, f"EXISTS (SELECT {HELPS} AND query LIKE '%AS process%' AND state ~ '^idle')")
+            assert await terminate(plain, f"{HELPS} AND query LIKE '%AS process%'") > 0
+            proxy.release()
+
+        sink = SinkAfter(in_turn(hold_beginning, lose_beginner), 1, 100)
+        sink.pages.total = await source.drain(WIDE, sink.take)
+        assert_conforms(sink.pages, kept.wide)
+        await assert_recovered(source, plain, kept)
+
+
+@pytest.mark.usefixtures("small_pages", "short_pauses")
+async def test_an_export_does_not_wait_for_a_helper_that_has_not_begun(database: str, plain: Plain) -> None:
+    expected = await copied(plain, "SELECT * FROM kept.mixed")
+    async with proxied(database) as proxy, opened(proxy.url, CursorChoice.BLOCKS, "kept.mixed") as source:
+
+        async def hold_beginning() -> None:
+            proxy.hold_answer_to("pg_backend_pid() AS process")
+
+        sink = SinkAt(0, hold_beginning)
+        try:
+            async with asyncio.timeout(SOON):
+                sink.pages.total = await source.drain(MIXED, sink.take)
+        finally:
+            proxy.release()
+        assert_conforms(sink.pages, expected)
+
+
+@pytest.mark.usefixtures("wide_pages")
+@pytest.mark.parametrize("place", [1, 100, 6 * MB])
+async def test_a_lost_lead_fails_the_export(database: str, plain: Plain, kept: Kept, place: int) -> None:
+    async def lose_lead() -> None:
+        if place > 1:
+            await eventually(plain, f"count(*) > 0 {HELPS} AND {FULL}")
+        assert await terminate(plain, LEADS) == 1
+
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+        sink = SinkAfter(lose_lead, place)
+        async with asyncio.timeout(WAIT):
+            with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
+                await source.drain(WIDE, sink.take)
+        assert kept.wide.startswith(sink.pages.body)
+        await assert_recovered(source, plain, kept)
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("helpers", [0, HELPERS])
+async def test_a_lead_lost_between_two_pages_fails_the_export(database: str, plain: Plain, helpers: int) -> None:
+    """All of the page has come, and nothing has been asked for since."""
+
+    async def lose_lead() -> None:
+        await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADS})")
+        assert await terminate(plain, LEADS) == 1
+
+    async with pooled(database) as pool:
+        catalog = await read_catalog(pool, ["kept.numbered"])
+        source = Source(Connections(pool, leads=1, helpers=helpers), catalog, CursorChoice.BLOCKS)
+        async with source.open(NUMBERED) as rows:
+            with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
+                await rows.drain(SinkAfter(lose_lead, 100).take)
+        await assert_nothing_runs(plain)
+        await assert_all_usable(pool)
+
+
+async def test_an_export_whose_lead_is_lost_after_its_last_page_is_whole_or_fails(
+    database: str, plain: Plain, kept: Kept, cut: Cut
+) -> None:
+    """Its snapshot lives on in those who have it, and nowhere else."""
+    cut(first_blocks=240, target=WIDE_PAGE, hold=1)  # two pages in all
+
+    async def let_helper_begin() -> None:
+        await eventually(plain, f"EXISTS (SELECT {HELPS} AND query LIKE 'COPY%')")
+
+    async def lose_lead() -> None:
+        await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADS})")
+        await terminate(plain, LEADS)
+
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+        sink = SinkAfter(in_turn(let_helper_begin, lose_lead), 100, len(kept.wide) * 3 // 4)
+        try:
+            sink.pages.total = await source.drain(WIDE, sink.take)
+        except ExportFailure:
+            assert kept.wide.startswith(sink.pages.body)
+        else:
+            assert_conforms(sink.pages, kept.wide)
+        await assert_recovered(source, plain, kept)
+
+
+@pytest.fixture
+async def limited(database: str, plain: Plain, role: str) -> str:
+    """The URL of the database for the role, which may read `kept.wide`."""
+    await plain.execute(f"GRANT SELECT ON kept.wide TO {role}")
+    return entered_as(database, role)
+
+
+def test_a_helper_is_given_up_within_ten_seconds() -> None:
+    assert sum(blocks.FIRST_PAUSE * 2**losses for losses in range(blocks.RECONNECTS)) < 10
+
+
+@pytest.mark.usefixtures("wide_pages", "short_pauses")
+async def test_a_helper_that_cannot_come_back_with_a_page_in_its_hands_fails_the_export(
+    limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def lose_helpers() -> None:
+        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+        await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+        await terminate(plain, f"{HELPS} AND {FULL}")
+
+    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source:
+        sink = SinkAfter(lose_helpers, 100)
+        async with asyncio.timeout(WAIT):
+            with pytest.raises(ExportFailure, match=r"^PostgreSQL: too many connections for role "):
+                await source.drain(WIDE, sink.take)
+        assert caplog.text.count(LOST) > blocks.RECONNECTS
+        assert kept.wide.startswith(sink.pages.body)
+        await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+        await assert_recovered(source, plain, kept)
+
+
+@pytest.mark.usefixtures("wide_pages", "short_pauses")
+async def test_a_helper_that_comes_back_late_goes_on_with_its_page(
+    limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def lose_helpers() -> None:
+        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+        await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+        await terminate(plain, f"{HELPS} AND {FULL}")
+
+    async def let_helpers_back() -> None:
+        await until(lambda: f"{LOST}: TooManyConnectionsError" in caplog.text)
+        await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+
+    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source, running(let_helpers_back()):
+        sink = SinkAfter(lose_helpers, 100)
+        sink.pages.total = await source.drain(WIDE, sink.take)
+    assert_conforms(sink.pages, kept.wide)
+
+
+@pytest.mark.usefixtures("wide_pages", "short_pauses")
+async def test_a_database_that_is_closed_to_a_lost_helper_fails_the_export(
+    postgres: str, database: str, plain: Plain, kept: Kept
+) -> None:
+    name = await plain.fetchval("SELECT quote_ident(current_database())")
+
+    async def lose_helpers() -> None:
+        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+        await run_sql(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await terminate(plain, f"{HELPS} AND {FULL}")
+
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+        try:
+            async with asyncio.timeout(WAIT):
+                with pytest.raises(ExportFailure, match=r"^PostgreSQL: database .* is not currently accepting"):
+                    await source.drain(WIDE, SinkAfter(lose_helpers, 100).take)
+        finally:
+            await run_sql(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await assert_recovered(source, plain, kept)
+
+
+@pytest.mark.usefixtures("wide_pages")
+async def test_a_helper_that_never_gets_a_connection_is_done_without(
+    limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source:
+        assert_conforms(await export_by_blocks(source, WIDE), kept.wide)
+    assert caplog.text.count(LOST) == HELPERS
+
+
+# The budget of connections
+
+
+@pytest.mark.usefixtures("wide_pages")
+async def test_exports_side_by_side_share_what_is_spare_and_none_waits_for_another(
+    database: str, plain: Plain, kept: Kept
+) -> None:
+    async with pooled(database, size=4) as pool, AsyncExitStack() as stack:
+        source = Source(
+            Connections(pool, leads=3, helpers=HELPERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
+        )
+        gates = [Gate() for _ in range(3)]
+        sinks = [SinkAfter(gate.wait, 100) for gate in gates]
+        exports = []
+        for gate, sink in zip(gates, sinks, strict=True):
+            exports.append(await stack.enter_async_context(running(drained(source, sink))))
+            await asyncio.wait_for(gate.reached.wait(), WAIT)
+        await eventually(plain, f"count(*) = 4 {OURS}")
+        for gate in gates:
+            gate.opened.set()
+        async with asyncio.timeout(WAIT):
+            await asyncio.gather(*exports)
+        for sink in sinks:
+            assert_conforms(sink.pages, kept.wide)
+
+
+async def drained(source: Source, sink: SinkAfter) -> None:
+    async with source.open(WIDE) as rows:
+        sink.pages.total = await rows.drain(sink.take)
+
+
+@pytest.mark.usefixtures("wide_pages")
+async def test_an_export_without_a_spare_connection_runs_on_its_own_one(
+    database: str, plain: Plain, kept: Kept
+) -> None:
+    async with pooled(database, size=2) as pool, AsyncExitStack() as stack:
+        source = Source(
+            Connections(pool, leads=2, helpers=HELPERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
+        )
+        gate = Gate()
+        sink = SinkAfter(gate.wait, 10 * MB)
+        export = await stack.enter_async_context(running(drained(source, sink)))
+        await asyncio.wait_for(gate.reached.wait(), WAIT)
+        assert await plain.fetchval(f"SELECT count(*) {OURS}") == 1
+        other = SinkAfter(stop)
+        await asyncio.wait_for(drained(source, other), WAIT)
+        gate.opened.set()
+        await asyncio.wait_for(export, WAIT)
+        assert_conforms(sink.pages, kept.wide)
+        assert_conforms(other.pages, kept.wide)
+
+
+def spare(connections: Connections) -> int:
+    """How many connections may be taken beside the leads' at this moment."""
+    with ExitStack() as stack:
+        return sum(1 for _ in iter(lambda: stack.enter_context(connections.one_more()), False))
+
+
+@pytest.mark.usefixtures("wide_pages", "short_pauses")
+@pytest.mark.parametrize("ending", ["well", "by its sink", "cancelled", "without its lead", "after a lost helper"])
+async def test_spare_connections_are_given_back_however_an_export_ends(
+    database: str, plain: Plain, ending: str
+) -> None:
+    async with pooled(database, size=4) as pool:
+        connections = Connections(pool, leads=1, helpers=HELPERS)
+        source = Source(connections, await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS)
+        gate = Gate()
+        taken: list[int] = []
+
+        async def act() -> None:
+            await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+            taken.append(spare(connections))
+            match ending:
+                case "by its sink":
+                    await stop()
+                case "cancelled":
+                    await gate.wait()
+                case "without its lead":
+                    await terminate(plain, LEADS)
+                case "after a lost helper":
+                    await terminate(plain, f"{HELPS} AND {FULL}")
+
+        assert spare(connections) == 3
+        async with running(drained(source, SinkAfter(act, 100))) as export:
+            if ending == "cancelled":
+                await asyncio.wait_for(gate.reached.wait(), WAIT)
+                export.cancel()
+            await asyncio.wait({export}, timeout=WAIT)
+            assert export.done()
+        assert taken == [3 - HELPERS]
+        assert spare(connections) == 3
+
+
+# What ends an export from this side
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A moment of an export of `kept.wide`: so many bytes have come, and both conditions hold."""
+
+    bytes: int
+    condition: str = "true"
+    held: int = 0  # bytes of early pages
+    hold_limit: int = 256 * KB
+
+
+STAGES = {
+    "header": Stage(1),
+    "first_rows": Stage(100),
+    "midway": Stage(12 * MB),
+    "helpers_waiting_for_room": Stage(100, f"count(*) = {HELPERS} {HELPS} AND {FULL}"),
+    "early_pages_held_as_a_whole": Stage(100, held=HELPERS * WIDE_PAGE - 40 * KB, hold_limit=64 * MB),
+}
+
+
+Reach = Callable[[Act], SinkAfter]
+
+
+@pytest.fixture(params=STAGES)
+def reach(request: pytest.FixtureRequest, cut: Cut, plain: Plain, begun: Sequence[InOrder]) -> Reach:
+    """A sink that acts when the stage is reached: `reach(act)`."""
+    stage = STAGES[request.param]
+    cut(first_blocks=64, target=WIDE_PAGE, hold=stage.hold_limit)
+
+    def sink_that_does(act: Act) -> SinkAfter:
+        async def act_then() -> None:
+            await eventually(plain, stage.condition)
+            await until(lambda: not begun or begun[-1].held >= stage.held)
+            await act()
+
+        return SinkAfter(act_then, stage.bytes)
+
+    return sink_that_does
+
+
+async def test_an_export_cancelled_at_any_stage_leaves_nothing_behind(
+    database: str, plain: Plain, kept: Kept, reach: Reach
+) -> None:
+    gate = Gate()
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+        async with running(source.drain(WIDE, reach(gate.wait).take)) as exporting:
+            await asyncio.wait_for(gate.reached.wait(), 2 * WAIT)
+            exporting.cancel()
+            await asyncio.wait({exporting}, timeout=WAIT)
+            assert exporting.cancelled()
+        await assert_recovered(source, plain, kept)
+
+
+async def test_a_sink_that_fails_at_any_stage_leaves_nothing_behind(
+    database: str, plain: Plain, kept: Kept, reach: Reach
+) -> None:
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+        sink = reach(stop)
+        with pytest.raises(Stop):
+            await source.drain(WIDE, sink.take)
+        assert kept.wide.startswith(sink.pages.body)
+        await assert_recovered(source, plain, kept)
+
+
+class SinkOfTasks:
+    """A sink that raises once, when a second task calls it: the first rows are the lead's, so in a helper."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self._tasks: set[asyncio.Task[object] | None] = set()
+
+    async def take(self, page: bytes | bytearray, rows: int) -> None:
+        if rows and len(self._tasks) < 2:
+            self._tasks.add(asyncio.current_task())
+            if len(self._tasks) == 2:
+                raise self._error
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), TimeoutError("the disk"), Stop()],
+    ids=lambda it: type(it).__name__,
+)
+async def test_a_failure_of_the_sink_is_never_taken_for_one_of_the_helper_that_called_it(
+    database: str, cut: Cut, error: Exception
+) -> None:
+    cut(hold=1)
+    async with opened(database, CursorChoice.BLOCKS, "kept.mixed") as source:
+        with pytest.raises(type(error)) as raised:
+            await source.drain(MIXED, SinkOfTasks(error).take)
+        assert raised.value is error
+
+
+@pytest.mark.usefixtures("small_pages", "short_pauses")
+async def test_a_sink_that_is_cancelled_by_itself_never_makes_a_whole_export(database: str) -> None:
+    async def be_cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async with (
+        opened(database, CursorChoice.BLOCKS, "kept.mixed") as source,
+        running(source.drain(MIXED, SinkAt(1, be_cancelled).take)) as exporting,
+    ):
+        await asyncio.wait({exporting}, timeout=SOON)
+        assert exporting.done()
+        assert exporting.cancelled() or isinstance(exporting.exception(), ExportFailure)
+
+
+# Any size of pages, any room, any number of helpers
+
+
+sizes = st.one_of(st.just(1), st.integers(1, 300), st.integers(300, 300 * KB), st.just(8 * MB))
+pauses = st.lists(st.sampled_from([None, None, 0, 0.001]), min_size=1, max_size=8)
+
+
+@dataclass(frozen=True)
+class Trial:
+    hold: int
+    target: int
+    first_blocks: int
+    helpers: int
+    pauses: list[float | None]
+
+
+trials = st.builds(
+    Trial, hold=sizes, target=sizes, first_blocks=st.integers(1, 64), helpers=st.integers(0, 3), pauses=pauses
+)
+
+
+@given(trial=trials)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_pages_any_room_and_any_helpers_give_the_same_bytes(
+    database: str, plain: Plain, trial: Trial
+) -> None:
+    most_held = 0
+
+    class Watched(InOrder):
+        async def put(self, page: Page, chunk: bytes | bytearray, rows: int) -> None:
+            nonlocal most_held
+            await super().put(page, chunk, rows)
+            most_held = max(most_held, self.held)
+
+    pages, next_pause = Pages(), cycle(trial.pauses)
+
+    async def take(page: bytes | bytearray, rows: int) -> None:
+        await pages.take(page, rows)
+        pause = next(next_pause)
+        if pause is not None:
+            await asyncio.sleep(pause)
+
+    with pytest.MonkeyPatch.context() as patch:
+        cut_pages(patch, first_blocks=trial.first_blocks, target=trial.target, hold=trial.hold)
+        patch.setattr(blocks, "InOrder", Watched)
+        async with pooled(database, size=1 + trial.helpers) as pool:
+            catalog = await read_catalog(pool, [MIXED.dataset])
+            source = Source(Connections(pool, leads=1, helpers=trial.helpers), catalog, CursorChoice.BLOCKS)
+            async with source.open(MIXED) as rows:
+                pages.total = await rows.drain(take)
+                assert rows.expected == pages.total
+    assert_conforms(pages, await copied(plain, "SELECT n, words FROM kept.mixed"))
+    assert most_held <= trial.hold
+
+
+# Progress
+
+
+STATISTICS = {
+    "none": "SELECT",
+    "right": "ANALYZE shape",
+    "far_too_many": "ANALYZE shape; UPDATE pg_class SET reltuples = 1e9 WHERE oid = 'shape'::regclass",
+    "far_too_few": "ANALYZE shape; UPDATE pg_class SET reltuples = 1 WHERE oid = 'shape'::regclass",
+    "of_another_time": "ANALYZE shape; INSERT INTO shape SELECT -n, 'new' FROM generate_series(1, 9000) n",
+}
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("statistics", STATISTICS)
+async def test_what_is_expected_begins_as_the_estimate_of_the_planner_and_ends_as_the_truth(
+    database: str, plain: Plain, statistics: str, filtered: bool
+) -> None:
+    await plain.execute(TABLE)
+    await plain.execute(STATISTICS[statistics])
+    where = " WHERE n > 4000" if filtered else ""
+    conditions = [above("n", 4000)] if filtered else []
+    plan = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) SELECT n FROM shape{where}"))
+    async with (
+        opened(database, CursorChoice.BLOCKS, "shape") as source,
+        source.source.open(spec("shape", ["n"], *conditions)) as rows,
+    ):
+        assert rows.expected == plan[0]["Plan"]["Plan Rows"]
+        seen: list[int] = []
+
+        async def take(page: bytes | bytearray, count: int) -> None:
+            seen.append(rows.expected)
+
+        total = await rows.drain(take)
+        assert rows.expected == total == await plain.fetchval(f"SELECT count(*) FROM shape{where}")
+        assert seen[0] == plan[0]["Plan"]["Plan Rows"]
+        assert min(seen) >= 0
+
+
+async def test_of_an_empty_table_nothing_is_expected(database: str, plain: Plain) -> None:
+    await plain.execute("CREATE TABLE shape (n int)")
+    async with (
+        opened(database, CursorChoice.BLOCKS, "shape") as source,
+        source.source.open(spec("shape", ["n"])) as rows,
+    ):
+        assert rows.expected == 0
+        assert await rows.drain(Pages().take) == 0
+        assert rows.expected == 0

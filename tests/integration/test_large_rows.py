@@ -1,0 +1,417 @@
+"""Rows of megabytes: what is allowed comes through every cursor byte for byte, what is not fails its export alone.
+
+PostgreSQL sends a row as one message, so a row decides how much memory an export needs. The limit is met by real rows
+of a real database, TOASTed as such rows are; COPY on a plain connection says what the bytes should be.
+"""
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, Protocol, cast
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from streamer.config import Names, Settings, Size
+from streamer.errors import ExportFailure
+from streamer.server import serving
+from streamer.source.metering import Meter, metered
+from streamer.source.rows import CursorChoice
+from tests.conftest import connected
+from tests.exporting import BUSY
+from tests.integration.held import SMALL, Held, HeldExport, eventually, scratch_database
+from tests.integration.sources import assert_same_bytes, copied, every_cursor, plain_session
+from tests.rawhttp import End, ask, connection
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MB = 1024 * 1024
+LIMIT = 2 * MB
+ROW_TOO_LARGE = "a row is larger than 2048 kB, the most that MAX_ROW_SIZE allows"
+ROWS_TOO_LARGE = "rows that FETCH gave together are larger than 2048 kB, the most that MAX_ROW_SIZE allows"
+SENTENCES = {
+    CursorChoice.BLOCKS: ROW_TOO_LARGE,
+    CursorChoice.COPY: ROW_TOO_LARGE,
+    CursorChoice.FETCH: ROWS_TOO_LARGE,
+}
+
+PARTITIONS = 60
+TABLES = f"""
+    CREATE TABLE megabytes AS
+        SELECT n AS id, repeat(md5(n::text), 31000) || E'"quoted",\\n' AS text FROM generate_series(1, 8) AS n;
+
+    CREATE TABLE allowed AS SELECT n AS id, repeat(md5(n::text), 59000) AS text FROM generate_series(1, 3) AS n;
+
+    CREATE TABLE huge AS SELECT n AS id, repeat(md5(n::text), 30) AS text FROM generate_series(1, 3000) AS n;
+    UPDATE huge SET text = repeat('0123456789abcdef', {20 * MB // 16}) WHERE id = 2000;
+
+    CREATE TABLE files (id int, content bytea);
+    ALTER TABLE files ALTER content SET STORAGE EXTERNAL;
+    INSERT INTO files SELECT n, decode(repeat(md5(n::text), 20000), 'hex') FROM generate_series(1, 6) AS n;
+
+    CREATE TABLE large_files (LIKE files INCLUDING STORAGE);
+    INSERT INTO large_files SELECT n, decode(repeat(md5(n::text), 100000), 'hex') FROM generate_series(1, 2) AS n;
+
+    CREATE TABLE sudden AS
+        SELECT n AS id, CASE WHEN n <= 3000 THEN 'narrow' ELSE repeat(md5(n::text), 3000) END AS text
+        FROM generate_series(1, 3100) AS n;
+
+    CREATE TABLE parts (id int, {", ".join(f"a_column_with_a_long_name_{n} text" for n in range(30))})
+        PARTITION BY LIST (id);
+    DO $$
+    BEGIN
+        FOR n IN 1..{PARTITIONS} LOOP
+            EXECUTE format('CREATE TABLE parts_%s PARTITION OF parts FOR VALUES IN (%s)', n, n);
+        END LOOP;
+    END $$;
+    INSERT INTO parts SELECT n FROM generate_series(1, {PARTITIONS}) AS n;
+
+    ANALYZE;
+"""
+DATASETS = ("megabytes", "allowed", "huge", "files", "large_files", "sudden", "parts", SMALL.name)
+
+
+class Serve(Protocol):
+    async def __call__(self, **settings: Any) -> Held: ...
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(postgres: str) -> AsyncIterator[str]:
+    async with scratch_database(postgres) as url:
+        async with connected(url) as connection:
+            await connection.execute(TABLES)
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
+    """Starts a server with such settings; the same one for the same."""
+    started: dict[str, Held] = {}
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Held:
+            name = str(settings)
+            if name not in started:
+                chosen = Settings(
+                    database_url=database,
+                    source_database_url=database,
+                    api_port=0,
+                    export_storage_path=tmp_path_factory.mktemp("spool"),
+                    datasets=Names(DATASETS),
+                    **settings,
+                )
+                hand = await stack.enter_async_context(connected(database))
+                url = await stack.enter_async_context(serving(chosen))
+                started[name] = Held(url, chosen.export_storage_path, hand, stack.aclose)
+            return started[name]
+
+        yield start
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def serve(servers: Serve) -> AsyncIterator[Serve]:
+    """As `servers`; each has nothing to do before and after the test."""
+    used: list[Held] = []
+
+    async def start(**settings: Any) -> Held:
+        used.append(await servers(**settings))
+        return used[-1]
+
+    yield start
+    for held in used:
+        await held.settle()
+
+
+async def begun(held: Held, dataset: str) -> HeldExport:
+    created = await ask(held.url, "POST", f"/exports/csv?dataset={dataset}")
+    assert created.status == 202, created.body
+    return HeldExport(held, SMALL, created.json()["exportId"])
+
+
+async def exported(held: Held, dataset: str) -> bytes:
+    export = await begun(held, dataset)
+    await export.becomes("completed")
+    return (await ask(held.url, "GET", export.download)).body
+
+
+async def failure(held: Held, dataset: str) -> str:
+    """What the status and a download say of an export that fails."""
+    export = await begun(held, dataset)
+    await export.becomes("failed")
+    error: str = (await export.status())["error"]
+    refused = await ask(held.url, "GET", export.download)
+    assert refused.status == 409
+    assert error in refused.json()["detail"]
+    return error
+
+
+async def expected(database: str, dataset: str) -> bytes:
+    async with plain_session(database) as connection:
+        return await copied(connection, f"SELECT * FROM {dataset}")
+
+
+async def nobody_works(held: Held) -> None:
+    async def idle() -> bool:
+        return bool(await held.hand.fetchval(BUSY) == 0)
+
+    await eventually(idle, "a query of the server is left in the database")
+
+
+@every_cursor
+@pytest.mark.parametrize("dataset", ["megabytes", "files"])
+async def test_rows_of_a_megabyte_are_the_same_by_every_cursor(
+    serve: Serve, database: str, choice: CursorChoice, dataset: str
+) -> None:
+    held = await serve(export_cursor=choice)
+    assert_same_bytes(await exported(held, dataset), await expected(database, dataset))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        CursorChoice.BLOCKS,
+        CursorChoice.COPY,
+        CursorChoice.FETCH,
+    ],
+)
+async def test_rows_just_below_the_limit_are_allowed(serve: Serve, database: str, choice: CursorChoice) -> None:
+    held = await serve(export_cursor=choice)
+    export = await begun(held, "allowed")
+    await has_ended(export)
+    assert (await export.status())["error"] is None
+    body = (await ask(held.url, "GET", export.download)).body
+    assert_same_bytes(body, await expected(database, "allowed"))
+
+
+async def has_ended(export: HeldExport) -> None:
+    async def ended() -> bool:
+        return (await export.status())["status"] in ("completed", "failed")
+
+    await eventually(ended, "the export does not end")
+
+
+@every_cursor
+@pytest.mark.parametrize("dataset", ["huge", "large_files"])
+async def test_a_row_that_is_too_large_fails_its_export_with_a_sentence(
+    serve: Serve, choice: CursorChoice, dataset: str
+) -> None:
+    held = await serve(export_cursor=choice)
+    assert await failure(held, dataset) == SENTENCES[choice]
+    await nobody_works(held)
+
+
+@pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
+async def test_an_export_beside_one_with_a_row_too_large_is_whole(serve: Serve, choice: CursorChoice) -> None:
+    held = await serve(export_cursor=choice)
+    await held.shut()
+    await held.open(2)
+    beside = await begun(held, SMALL.name)
+    await beside.becomes("processing")
+    assert "MAX_ROW_SIZE" in await failure(held, "huge")
+    assert (await beside.status())["status"] == "processing"
+    await held.open()
+    await beside.becomes("completed")
+    assert (await ask(held.url, "GET", beside.download)).body == SMALL.whole
+
+
+@every_cursor
+async def test_connections_are_usable_after_rows_that_were_too_large(
+    serve: Serve, database: str, choice: CursorChoice
+) -> None:
+    held = await serve(export_cursor=choice, max_concurrent_exports=2)
+    errors = await asyncio.gather(*(failure(held, "huge") for _ in range(6)))
+    assert set(errors) == {SENTENCES[choice]}
+    bodies = await asyncio.gather(*(exported(held, "megabytes") for _ in range(4)))
+    for body in bodies:
+        assert_same_bytes(body, await expected(database, "megabytes"))
+    await nobody_works(held)
+    assert (await ask(held.url, "GET", "/health")).status == 200
+
+
+@every_cursor
+async def test_whoever_follows_sees_the_break_and_has_nothing_wrong(
+    serve: Serve, database: str, choice: CursorChoice
+) -> None:
+    held = await serve(export_cursor=choice)
+    async with connection(held.url) as follower:
+        await follower.send("GET", "/exports/csv?dataset=huge")
+        head, body = await follower.begin()
+        assert head.status == 200
+        assert await body.finish() is not End.WHOLE
+    intact = (await expected(database, "huge")).startswith(body.received)
+    assert intact
+    assert b"MAX_ROW_SIZE" not in body.received
+
+
+@contextmanager
+def peak() -> Iterator[list[int]]:
+    """How many bytes of memory more than at the beginning were in use at once."""
+    found: list[int] = []
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        yield found
+        found.append(tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        tracemalloc.stop()
+
+
+@every_cursor
+async def test_a_row_too_large_is_never_held_in_memory(serve: Serve, choice: CursorChoice) -> None:
+    """20 MB of it are on their way. The limit may be held twice on each of two connections."""
+    held = await serve(export_cursor=choice)
+    with peak() as most:
+        assert "MAX_ROW_SIZE" in await failure(held, "huge")
+    assert most[0] < 4 * LIMIT + 4 * MB
+
+
+@pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
+async def test_a_larger_limit_lets_a_larger_row_through(serve: Serve, database: str, choice: CursorChoice) -> None:
+    held = await serve(export_cursor=choice, max_row_size=Size(30 * MB))
+    assert_same_bytes(await exported(held, "huge"), await expected(database, "huge"))
+
+
+@pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY])
+async def test_many_rows_may_together_be_larger_than_one_may_be(
+    serve: Serve, database: str, choice: CursorChoice
+) -> None:
+    held = await serve(export_cursor=choice, max_row_size=Size(256 * 1024))
+    assert_same_bytes(await exported(held, "sudden"), await expected(database, "sudden"))
+
+
+async def test_rows_that_are_suddenly_wide_fail_a_fetch_with_a_sentence_of_its_own(serve: Serve, database: str) -> None:
+    """FETCH asked for hundreds of rows, because those before were narrow; each alone would be allowed."""
+    held = await serve(export_cursor=CursorChoice.FETCH)
+    async with connection(held.url) as follower:
+        await follower.send("GET", "/exports/csv?dataset=sudden")
+        head, body = await follower.begin()
+        assert await body.finish() is not End.WHOLE
+    intact = (await expected(database, "sudden")).startswith(body.received)
+    assert intact
+    export = HeldExport(held, SMALL, head["X-Export-Id"])
+    assert (await export.status())["status"] == "failed"
+    assert (await export.status())["error"] == ROWS_TOO_LARGE
+
+
+@every_cursor
+async def test_a_plan_may_be_larger_than_a_row(serve: Serve, database: str, choice: CursorChoice) -> None:
+    """A plan names every partition and all of its columns: with 2 MB it is the 2,000 partitions of some years."""
+    held = await serve(export_cursor=choice, max_row_size=Size(64 * 1024))
+    export = await begun(held, "parts")
+    await has_ended(export)
+    assert (await export.status())["error"] is None
+    assert_same_bytes((await ask(held.url, "GET", export.download)).body, await expected(database, "parts"))
+
+
+class Driver(asyncio.Protocol):
+    """The driver's side of a meter: what reached it."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.events: list[object] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def eof_received(self) -> bool | None:
+        self.events.append("eof")
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.events.append(exc)
+
+    def pause_writing(self) -> None:
+        self.events.append("pause")
+
+    def resume_writing(self) -> None:
+        self.events.append("resume")
+
+
+class Socket(asyncio.Transport):
+    """The transport's side: who reads from it, and whether it was aborted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protocol: asyncio.BaseProtocol | None = None
+        self.aborted = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Metered:
+    """What `metered` asks of a connection."""
+
+    def __init__(self, limit: int) -> None:
+        self.socket, self.driver = Socket(), Driver()
+        self.meter = Meter(self.socket, self.driver)
+        self.meter.limit = limit
+
+    def is_closed(self) -> bool:
+        return self.socket.aborted
+
+    @property
+    def connection(self) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
+        return cast("asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", self)
+
+
+async def test_a_meter_passes_everything_on_up_to_its_limit() -> None:
+    parts = Metered(10)
+    assert parts.socket.protocol is parts.meter
+    with metered(parts.connection, "a row is larger") as meter:
+        for piece in (b"0123", b"456789"):
+            meter.data_received(piece)
+    assert parts.driver.received == b"0123456789"
+    assert not parts.socket.aborted
+    lost = OSError("gone")
+    assert parts.meter.eof_received() is True
+    parts.meter.pause_writing()
+    parts.meter.resume_writing()
+    parts.meter.connection_lost(lost)
+    assert parts.driver.events == ["eof", "pause", "resume", lost]
+
+
+async def test_a_meter_counts_anew_after_each_hand_over_and_for_each_query() -> None:
+    parts = Metered(10)
+    for _ in range(10):
+        with metered(parts.connection, "a row is larger") as meter:
+            for _ in range(10):
+                meter.data_received(b"01234")
+                meter.handed_over()
+                meter.data_received(b"56789")
+    assert parts.driver.received == 100 * b"0123456789"
+    assert not parts.meter.exceeded
+
+
+async def test_a_byte_more_than_the_limit_ends_the_connection_and_goes_nowhere() -> None:
+    parts = Metered(10)
+    with metered(parts.connection, "a row is larger") as meter:
+        meter.data_received(b"0123456789")
+        meter.data_received(b"x")
+    assert parts.socket.aborted
+    assert parts.meter.exceeded
+    assert parts.driver.received == b"0123456789"
+
+
+async def test_only_what_a_meter_has_ended_is_called_too_large() -> None:
+    parts = Metered(2048)
+    with pytest.raises(ConnectionError, match="by itself"), metered(parts.connection, "a row is larger"):
+        raise ConnectionError("by itself")
+    with (
+        pytest.raises(ExportFailure, match=r"^a row is larger than 2 kB, the most that MAX_ROW_SIZE allows$") as failed,
+        metered(parts.connection, "a row is larger") as meter,
+    ):
+        end_by_the_meter(meter)
+    assert isinstance(failed.value.__cause__, ConnectionError)
+
+
+def end_by_the_meter(meter: Meter) -> None:
+    """As the driver does, when it is told that its connection is lost."""
+    meter.data_received(bytes(2049))
+    raise ConnectionError("lost")

@@ -1,0 +1,475 @@
+"""What the server refuses rather than hold, and what it does not hold on to: downloads, bodies, and what both leave.
+
+Everything goes over real sockets to the real server. Memory is looked at by tracemalloc, which sees every buffer of
+Python's and knows nothing of luck; the client's own is in it, and is small.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import threading
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Protocol
+
+import pytest
+import pytest_asyncio
+
+from streamer.http import exports
+from streamer.http import listener as door
+from streamer.http.download import COPIED, ONE_WRITE
+from streamer.http.exports import BODIES
+from streamer.http.routes import MAX_BODY
+from streamer.spool import pagecache
+from tests.exporting import Wire, wired
+from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.rawhttp import Answer, Connection, ask, connection, request
+from tests.unit.test_pagecache import resident
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Serve(Protocol):
+    async def __call__(self, **settings: Any) -> Held: ...
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(postgres: str) -> AsyncIterator[str]:
+    async with scratch_database(postgres) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
+    """Starts a server with such settings; the same one for the same."""
+    started: dict[str, Held] = {}
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Held:
+            name = str(settings)
+            if name not in started:
+                spool = tmp_path_factory.mktemp("spool")
+                started[name] = await stack.enter_async_context(gated_server(database, spool, **settings))
+            return started[name]
+
+        yield start
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def serve(servers: Serve) -> AsyncIterator[Serve]:
+    """As `servers`; each has nothing to do before and after the test."""
+    used: list[Held] = []
+
+    async def start(**settings: Any) -> Held:
+        used.append(await servers(**settings))
+        return used[-1]
+
+    yield start
+    for held in used:
+        await held.settle()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def held(serve: Serve) -> Held:
+    return await serve()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sealed(servers: Serve) -> HeldExport:
+    """An export of 12 MB that has ended, on the server with the default settings."""
+    return await completed(await servers())
+
+
+async def completed(held: Held) -> HeldExport:
+    """An export of 12 MB that has ended."""
+    export = await held.export(BULK, at=1)
+    await held.open()
+    await export.becomes("completed")
+    return export
+
+
+def is_refused(answer: Answer, sentence: str) -> None:
+    """A problem that says when to come back."""
+    assert answer.status == 503
+    assert answer["Content-Type"] == "application/problem+json"
+    assert int(answer["Retry-After"]) > 0
+    assert sentence in answer.json()["detail"]
+
+
+async def status_of(held: Held, method: str, target: str) -> int:
+    return (await ask(held.url, method, target)).status
+
+
+async def begin(stack: AsyncExitStack, held: Held, target: str, *, receive: int | None = None) -> Connection:
+    """A client that has the head of a 200 and has read nothing of the body."""
+    client = await stack.enter_async_context(connection(held.url, receive=receive))
+    await client.send("GET", target)
+    head, _ = await client.begin()
+    assert head.status == 200
+    return client
+
+
+async def is_free_again(held: Held, target: str) -> None:
+    async def answered() -> bool:
+        return await status_of(held, "HEAD", target) == 200
+
+    await eventually(answered, "the place of a download that has ended is not free")
+
+
+async def test_one_download_more_than_there_may_be_is_told_to_come_back(serve: Serve) -> None:
+    held = await serve(max_followers=2)
+    export = await held.export(SMALL, at=1)
+    async with AsyncExitStack() as stack:
+        followers = [await stack.enter_async_context(connection(held.url)) for _ in range(2)]
+        bodies = []
+        for follower in followers:
+            await follower.send("GET", export.download)
+            bodies.append((await follower.begin())[1])
+        for _ in range(3):
+            is_refused(await ask(held.url, "GET", export.download), "too many downloads")
+        assert await status_of(held, "GET", f"/exports/{export.id}/status") == 200
+        assert await status_of(held, "GET", "/health") == 200
+        await held.open()
+        assert [await body.whole() for body in bodies] == [SMALL.whole, SMALL.whole]
+    assert (await ask(held.url, "GET", export.download)).body == SMALL.whole
+
+
+async def test_a_refused_download_begins_no_export(serve: Serve) -> None:
+    held = await serve(max_followers=1)
+    export = await held.export(SMALL, at=1)
+    before = await held.exports()
+    async with AsyncExitStack() as stack:
+        await begin(stack, held, export.download)
+        is_refused(await ask(held.url, "GET", f"/exports/csv?dataset={SMALL.name}"), "too many downloads")
+    assert await held.exports() == before
+
+
+async def test_a_refused_client_may_ask_again_on_its_connection(serve: Serve) -> None:
+    held = await serve(max_followers=1)
+    export = await held.export(SMALL, at=1)
+    async with AsyncExitStack() as stack, connection(held.url) as patient:
+        await begin(stack, held, export.download)
+        is_refused(await patient.ask("GET", export.download), "too many downloads")
+        await held.open()
+        await export.becomes("completed")
+        await stack.aclose()
+        await is_free_again(held, export.download)
+        assert (await patient.ask("GET", export.download)).body == SMALL.whole
+
+
+async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -> None:
+    held = await serve(max_followers=1)
+    live = await held.export(SMALL, at=1)
+    async with connection(held.url) as follower:
+        await follower.send("GET", live.download)
+        await follower.begin()
+        assert await status_of(held, "HEAD", live.download) == 503
+        follower.vanish()
+    await is_free_again(held, live.download)
+    sealed = await completed(held)
+    async with AsyncExitStack() as stack:
+        client = await begin(stack, held, sealed.download, receive=4096)
+        assert await status_of(held, "HEAD", sealed.download) == 503
+        client.vanish()
+        await is_free_again(held, sealed.download)
+
+
+async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> None:
+    """A HEAD for bytes that are still to come waits for them as a GET would."""
+    held = await serve(max_followers=1)
+    export = await held.export(SMALL, at=1)
+    beyond = len(SMALL.through(1)) + 10
+    for _ in range(3):
+        assert await status_of(held, "HEAD", export.download) == 200
+    async with connection(held.url) as waiting:
+        await waiting.send("HEAD", export.download, {"Range": f"bytes={beyond}-"})
+
+        async def refused() -> bool:
+            return await status_of(held, "HEAD", export.download) == 503
+
+        await eventually(refused, "a HEAD that waits has no place")
+        await held.open()
+        assert (await waiting.answer("HEAD")).status == 206
+    await is_free_again(held, export.download)
+
+
+async def test_answers_without_a_body_give_their_places_back(serve: Serve) -> None:
+    held = await serve(max_followers=1)
+    export = await completed(held)
+    gone = await held.export(SMALL, at=1)
+    await gone.cancel()
+    for _ in range(3):
+        assert await status_of(held, "GET", "/exports/no-id/download") == 404
+        assert await status_of(held, "GET", gone.download) == 410
+        for fields, status in (({"Range": "bytes=99999999-"}, 416), ({"If-None-Match": export.etag}, 304)):
+            assert (await ask(held.url, "GET", export.download, fields)).status == status
+        assert await status_of(held, "GET", "/exports/csv?dataset=nothing") == 400
+    assert (await ask(held.url, "GET", export.download)).body == BULK.whole
+
+
+POST = f"/exports/csv?dataset={SMALL.name}"
+
+
+@asynccontextmanager
+async def posting(held: Held, body: bytes, *, length: int | None = None) -> AsyncIterator[Connection]:
+    """A request for an export, with the first bytes of a body of this length, or all of it."""
+    fields = {"Content-Type": "application/json", "Content-Length": str(len(body) if length is None else length)}
+    async with wired(held.url) as wire:
+        wire.writer.write(request("POST", POST, fields) + body)
+        yield Connection(wire.reader, wire.writer)
+
+
+async def posted(held: Held, body: bytes) -> Answer:
+    async with posting(held, body) as client:
+        return await client.answer("POST")
+
+
+async def accepts_bodies(held: Held) -> None:
+    async def accepted() -> bool:
+        return (await posted(held, b"{}")).status == 202
+
+    await eventually(accepted, "bodies are no longer accepted")
+
+
+async def test_one_body_more_than_can_be_read_is_told_to_come_back(held: Held) -> None:
+    await held.open()
+    async with AsyncExitStack() as stack:
+        for _ in range(BODIES):
+            await stack.enter_async_context(posting(held, b"{", length=1000))
+
+        async def refused() -> bool:
+            return (await posted(held, b"{}")).status == 503
+
+        await eventually(refused, f"{BODIES} bodies are being read, and one more is too")
+        is_refused(await posted(held, b"{}"), "too many request bodies")
+        assert await status_of(held, "POST", POST) == 202
+        assert await status_of(held, "GET", "/health") == 200
+    await accepts_bodies(held)
+
+
+async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "BODY_TIMEOUT", 0.3)
+    await held.open()
+    before = await held.exports()
+    async with AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(posting(held, b"{", length=1000)) for _ in range(BODIES)]
+        for client in slow:
+            answer = await client.answer("POST")
+            assert answer.status == 408
+            assert answer["Content-Type"] == "application/problem+json"
+            assert "within 0.3 s" in answer.json()["detail"]
+        assert await held.exports() == before
+        await accepts_bodies(held)
+
+
+async def test_a_body_in_pieces_is_read_to_its_end(held: Held) -> None:
+    await held.open()
+    body = json.dumps({"columns": ["step"], "delimiter": ";"}).encode()
+    async with wired(held.url) as wire:
+        wire.writer.write(request("POST", POST, {"Content-Length": str(len(body)), "Content-Type": "application/json"}))
+        for byte in body:
+            wire.writer.write(bytes([byte]))
+            await asyncio.sleep(0.001)
+        assert (await wire.head())[0] == 202
+
+
+async def test_clients_that_leave_before_the_end_of_their_bodies_keep_no_others_out(held: Held) -> None:
+    await held.open()
+    for _ in range(3):
+        async with AsyncExitStack() as stack:
+            for _ in range(BODIES):
+                await stack.enter_async_context(posting(held, b"{", length=1000))
+        await accepts_bodies(held)
+
+
+@contextmanager
+def growth() -> Iterator[list[int]]:
+    """How many bytes of memory are more in use at the end than at the beginning."""
+    grown: list[int] = []
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        yield grown
+        gc.collect()
+        grown.append(tracemalloc.get_traced_memory()[0] - before)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "ranges", [f"bytes=0-{ONE_WRITE - 1}", f"bytes=0-{ONE_WRITE // 2 - 1000},5000000-{5000000 + ONE_WRITE // 2 - 1000}"]
+)
+async def test_nothing_of_a_small_body_stays_with_its_connection(held: Held, sealed: HeldExport, ranges: str) -> None:
+    """200 bodies of 256 kB would be 50 MB."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connection(held.url)) for _ in range(200)]
+        for client in clients:
+            assert (await client.ask("GET", "/health")).status == 200
+        with growth() as grown:
+            for client in clients:
+                answer = await client.ask("GET", sealed.download, {"Range": ranges})
+                assert answer.status == 206
+                assert len(answer.body) >= ONE_WRITE - 2000
+                del answer
+        assert grown[0] < 5 * 1024 * 1024
+        assert [(await client.ask("GET", "/health")).status for client in clients] == 200 * [200]
+
+
+async def test_small_bodies_of_many_slow_clients_are_whole_whether_they_are_copied_or_not(
+    held: Held, sealed: HeldExport
+) -> None:
+    """Together they are more than may be copied at once; the rest goes by sendfile."""
+    async with AsyncExitStack() as stack:
+        clients = []
+        for number in range(4 * COPIED // ONE_WRITE):
+            client = await stack.enter_async_context(connection(held.url, receive=4096))
+            await client.send(
+                "GET", sealed.download, {"Range": f"bytes={number * 1000}-{number * 1000 + ONE_WRITE - 1}"}
+            )
+            clients.append(client)
+        bodies = await asyncio.gather(*(client.answer("GET") for client in clients))
+    whole = BULK.whole
+    for number, answer in enumerate(bodies):
+        same = answer.body == whole[number * 1000 : number * 1000 + ONE_WRITE]
+        assert same, f"body {number} is another"
+
+
+async def stuff(wire: Wire, piece: bytes) -> None:
+    """Sends the piece again and again until the server takes no more, or closes the connection."""
+    try:
+        while True:
+            wire.writer.write(piece)
+            async with asyncio.timeout(0.2):
+                await wire.writer.drain()
+    except (TimeoutError, ConnectionError):
+        return
+
+
+async def test_requests_behind_a_download_take_no_more_than_heads_may(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "HEADS_LIMIT", 1024 * 1024)
+    export = await held.export(SMALL, at=1)
+    behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
+    async with wired(held.url) as wire:
+        wire.writer.transport.set_write_buffer_limits(0)
+        wire.ask(export.download)
+        assert (await wire.head())[0] == 200
+        with growth() as grown:
+            await stuff(wire, behind)
+    assert grown[0] < 4 * 1024 * 1024
+
+
+async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held) -> None:
+    """In the budget are 64 bodies of 64 kB; these are six of any size."""
+    export = await held.export(SMALL, at=1)
+    async with AsyncExitStack() as stack:
+        with growth() as grown:
+            for _ in range(6):
+                wire = await stack.enter_async_context(wired(held.url))
+                wire.writer.transport.set_write_buffer_limits(0)
+                wire.writer.write(request("GET", export.download, {"Content-Length": "100000000"}))
+                await wire.head()
+                await stuff(wire, 65536 * b"x")
+    assert grown[0] < 2 * 1024 * 1024
+
+
+async def test_exports_that_wait_take_no_more_than_the_bodies_that_asked_for_them(serve: Serve) -> None:
+    held = await serve(max_concurrent_exports=1)
+    await held.shut()
+    values = [format(number, "04x") for number in range(MAX_BODY // len('"0000",') - 20)]
+    body = json.dumps({"text": values}, separators=(",", ":")).encode()
+    assert (await posted(held, body)).status == 202
+    with growth() as grown:
+        for _ in range(10):
+            assert (await posted(held, body)).status == 202
+    assert grown[0] < 10 * 2 * MAX_BODY
+
+
+class Loads:
+    """`load` as the body writers call it, in the hands of the test: which threads it ran in, and a gate before it."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def load(self, fd: int, offset: int, length: int) -> None:
+        self.threads.append(threading.current_thread().name)
+        assert self.open.wait(20), "the test never let the disk go"
+        pagecache.load(fd, offset, length)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
+    loads = Loads()
+    monkeypatch.setattr("streamer.http.delivery.load", loads.load)
+    yield loads
+    loads.open.set()
+
+
+def drop_from_memory(held: Held, export: HeldExport) -> None:
+    """A sealed spool is on disk, so that its pages may be dropped."""
+    file = os.open(held.spool / f"{export.id}.csv", os.O_RDWR)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        if any(resident(file, len(BULK.whole))):
+            pytest.skip("this file system keeps what it was asked to drop")
+    finally:
+        os.close(file)
+
+
+async def test_a_file_that_only_the_disk_has_is_downloaded_by_way_of_a_thread(
+    held: Held, sealed: HeldExport, loads: Loads
+) -> None:
+    assert (await ask(held.url, "GET", sealed.download)).body == BULK.whole
+    assert loads.threads == []
+    drop_from_memory(held, sealed)
+    same = (await ask(held.url, "GET", sealed.download)).body == BULK.whole
+    assert same
+    assert loads.threads
+    assert all(name.startswith("read ahead") for name in loads.threads)
+
+
+async def test_a_small_range_that_only_the_disk_has_is_the_same_bytes(held: Held, sealed: HeldExport) -> None:
+    for start in (0, 6_000_000, len(BULK.whole) - 1000):
+        drop_from_memory(held, sealed)
+        answer = await ask(held.url, "GET", sealed.download, {"Range": f"bytes={start}-{start + 999}"})
+        assert answer.body == BULK.whole[start : start + 1000]
+
+
+async def test_nobody_else_waits_for_the_disk_of_a_download(held: Held, sealed: HeldExport, loads: Loads) -> None:
+    drop_from_memory(held, sealed)
+    loads.open.clear()
+    async with connection(held.url) as client:
+        await client.send("GET", sealed.download)
+        _, body = await client.begin()
+
+        async def loading() -> bool:
+            return bool(loads.threads)
+
+        await eventually(loading, "nothing is loaded")
+        assert await status_of(held, "GET", "/health") == 200
+        assert body.received == b""
+        loads.open.set()
+        same = await body.whole() == BULK.whole
+        assert same
+
+
+async def test_a_client_that_leaves_while_the_disk_is_waited_for_breaks_nothing(
+    held: Held, sealed: HeldExport, loads: Loads
+) -> None:
+    drop_from_memory(held, sealed)
+    loads.open.clear()
+    async with connection(held.url) as client:
+        await client.send("GET", sealed.download)
+        await client.begin()
+        client.vanish()
+    loads.open.set()
+    same = (await ask(held.url, "GET", sealed.download)).body == BULK.whole
+    assert same

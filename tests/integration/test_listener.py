@@ -1,0 +1,639 @@
+"""The door of the server, over real sockets: who comes in, who is sent away politely, and who is shown out.
+
+What the door counts is looked at beside what its clients see: nothing may be left of a connection that has gone.
+Numbers and times are made small where a test needs many of them.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from streamer.config import Duration
+from streamer.http import listener as door
+from streamer.http.listener import MAX_FIELD, MAX_FIELDS, MAX_TARGET, Listener
+from tests.exporting import Wire, wired
+from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.rawhttp import PATIENCE, Body, Connection, End, Fields, ask, connection, request
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: test\r\n"
+BEGUN = HEALTH + b"X-Slow: "  # a head without an end
+
+
+@dataclass(frozen=True)
+class Server:
+    held: Held
+    listener: Listener
+
+    @property
+    def url(self) -> str:
+        return self.held.url
+
+    async def empty(self) -> None:
+        """Waits until every connection is gone, and finds nothing left of them."""
+
+        async def nobody_left() -> bool:
+            return (self.listener.open, self.listener.refused) == (0, 0)
+
+        await eventually(nobody_left, f"{self.listener.open} connections and {self.listener.refused} refusals are left")
+        assert self.listener.heads == 0
+
+    async def has_open(self, number: int) -> None:
+        async def there() -> bool:
+            return self.listener.open == number
+
+        await eventually(there, f"not {number} connections are open")
+
+
+class Serve(Protocol):
+    async def __call__(self, *, limit: int | None = None, **settings: Any) -> Server: ...
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(postgres: str) -> AsyncIterator[str]:
+    async with scratch_database(postgres) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
+    """Starts a server that has room for `limit` connections, or for as many as usual; the same one for the same."""
+    started: dict[str, Server] = {}
+    listeners = []
+
+    class Known(Listener):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            listeners.append(self)
+
+    async with AsyncExitStack() as stack:
+
+        async def start(*, limit: int | None = None, **settings: Any) -> Server:
+            name = f"{limit} {settings}"
+            if name not in started:
+                with pytest.MonkeyPatch.context() as patched:
+                    patched.setattr("streamer.server.Listener", Known)
+                    if limit is not None:
+                        patched.setattr("streamer.server.SPARE_CONNECTIONS", limit - 1)
+                        settings["max_followers"] = 1
+                    spool = tmp_path_factory.mktemp("spool")
+                    held = await stack.enter_async_context(gated_server(database, spool, **settings))
+                started[name] = Server(held, listeners[-1])
+            return started[name]
+
+        yield start
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def serve(servers: Serve) -> AsyncIterator[Serve]:
+    """As `servers`; each has nothing to do and nobody connected before and after the test."""
+    used: list[Server] = []
+
+    async def start(**settings: Any) -> Server:
+        used.append(await servers(**settings))
+        return used[-1]
+
+    yield start
+    for server in used:
+        await server.held.settle()
+        await server.empty()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(serve: Serve) -> Server:
+    return await serve()
+
+
+async def answer(wire: Wire) -> tuple[int, dict[str, str], Any]:
+    """Status, fields and JSON of the answer that comes next."""
+    async with asyncio.timeout(PATIENCE):
+        status, fields = await wire.head()
+        body = await wire.reader.readexactly(int(fields["content-length"]))
+    return status, fields, json.loads(body)
+
+
+async def healthy(wire: Wire) -> None:
+    wire.ask("/health")
+    assert (await answer(wire))[0] == 200
+
+
+async def politely_refused(wire: Wire) -> None:
+    """A whole problem, when to come back, and then the end of the connection."""
+    status, fields, problem = await answer(wire)
+    assert status == 503
+    assert fields["content-type"] == "application/problem+json"
+    assert int(fields["retry-after"]) > 0
+    assert fields["connection"] == "close"
+    assert problem["status"] == 503
+    assert problem["detail"] == problem["error"] == "too many connections at once"
+    assert {"type", "title"} <= problem.keys()
+    assert await wire.rest() == b""
+
+
+async def test_one_connection_more_than_the_limit_is_refused_politely_and_closed(serve: Serve) -> None:
+    server = await serve(limit=2)
+    async with wired(server.url) as first, wired(server.url) as second:
+        await healthy(first)
+        await healthy(second)
+        for _ in range(3):
+            async with wired(server.url) as third:
+                await politely_refused(third)
+        await healthy(first)
+        await healthy(second)
+    await server.empty()
+
+
+async def test_whoever_is_refused_reads_so_although_it_has_asked_already(serve: Serve) -> None:
+    server = await serve(limit=1)
+    async with wired(server.url) as first:
+        await healthy(first)
+        async with wired(server.url) as second:
+            second.writer.write(request("POST", "/exports/csv", {"Content-Length": "60000"}) + bytes(60000))
+            await politely_refused(second)
+
+
+async def test_a_connection_that_says_nothing_takes_a_place_too(serve: Serve) -> None:
+    server = await serve(limit=1)
+    async with wired(server.url):
+        await server.has_open(1)
+        async with wired(server.url) as second:
+            await politely_refused(second)
+
+
+async def test_a_place_that_is_given_back_is_the_next_ones(serve: Serve) -> None:
+    server = await serve(limit=1)
+    for _ in range(3):
+        async with wired(server.url) as only:
+            await healthy(only)
+            async with wired(server.url) as refused:
+                await politely_refused(refused)
+        await server.empty()
+
+
+async def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(serve: Serve) -> None:
+    server = await serve(limit=20)
+
+    async def visit(number: int) -> bool:
+        async with wired(server.url) as wire:
+            if number % 3:
+                wire.ask("/health")
+            if number % 3 == 1:
+                return (await answer(wire))[0] == 200
+        return False
+
+    served = await asyncio.gather(*map(visit, range(200)))
+    assert any(served)
+    await server.empty()
+    async with wired(server.url) as later:
+        await healthy(later)
+
+
+async def test_refusals_beyond_what_can_be_waited_for_are_closed_without_a_word(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "LINGERING", 3)
+    monkeypatch.setattr(door, "LINGER", 3600.0)
+    server = await serve(limit=1)
+    async with AsyncExitStack() as stack:
+        await healthy(await stack.enter_async_context(wired(server.url)))
+        lingering = [await stack.enter_async_context(wired(server.url)) for _ in range(3)]
+        for wire in lingering:
+            assert (await answer(wire))[0] == 503
+        for _ in range(5):
+            async with wired(server.url) as silenced:
+                assert await silenced.rest() == b""
+        lingering[0].writer.transport.abort()
+
+        async def one_has_gone() -> bool:
+            return server.listener.refused == 2
+
+        await eventually(one_has_gone, "the end of a refusal is not noticed")
+        async with wired(server.url) as refused:
+            await politely_refused(refused)
+    await server.empty()
+
+
+async def test_a_refused_client_that_stays_is_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "LINGER", 0.1)
+    server = await serve(limit=1)
+    async with wired(server.url) as only, wired(server.url) as refused:
+        await healthy(only)
+        assert (await answer(refused))[0] == 503
+
+        async def closed() -> bool:
+            return server.listener.refused == 0
+
+        await eventually(closed, "the refusal stays open")
+        await healthy(only)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds until a connection without a whole head is closed."""
+    monkeypatch.setattr(door, "IDLE_TIMEOUT", 0.4)
+    return 0.4
+
+
+async def drip(wire: Wire, head: bytes) -> None:
+    """Sends a head byte by byte, slower than the server waits for all of it."""
+    while not wire.reader.at_eof() and not wire.writer.transport.is_closing():
+        for byte in head:
+            wire.writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("before", ["first", "next"])
+@pytest.mark.parametrize("said", ["nothing", "a part of a head", "a head, slowly"])
+async def test_a_connection_without_a_whole_head_is_closed(
+    server: Server, impatient: float, before: str, said: str
+) -> None:
+    clock = asyncio.get_running_loop().time
+    async with wired(server.url) as wire:
+        if before == "next":
+            await healthy(wire)
+        begun = clock()
+        if said == "a part of a head":
+            wire.writer.write(BEGUN)
+        dripping = asyncio.create_task(drip(wire, BEGUN)) if said == "a head, slowly" else None
+        assert await wire.rest() == b""
+        assert clock() - begun >= impatient * 0.9
+        if dripping is not None:
+            await dripping
+    await server.empty()
+
+
+async def test_a_connection_that_asks_now_and_then_stays(server: Server, impatient: float) -> None:
+    async with wired(server.url) as wire:
+        for _ in range(4):
+            await healthy(wire)
+            await asyncio.sleep(impatient / 2)
+
+
+async def test_a_follower_that_waits_for_rows_is_not_idle(server: Server, impatient: float) -> None:
+    export = await server.held.export(SMALL, at=1)
+    async with connection(server.url) as follower:
+        await follower.send("GET", export.download)
+        _, body = await follower.begin()
+        await body.grow_to(len(SMALL.through(1)))
+        await asyncio.sleep(3 * impatient)
+        await server.held.open()
+        assert await body.whole() == SMALL.whole
+        await follower.send("GET", "/health")
+        assert (await follower.answer("GET")).status == 200
+
+
+@dataclass(frozen=True)
+class Malformed:
+    name: str
+    head: bytes
+    status: int
+    sentence: str
+
+    @property
+    def wrong_at_its_end(self) -> bool:
+        return self.status != 400 or self.name == "no host"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+NO_HTTP = "not well-formed HTTP"
+MALFORMED = (
+    Malformed("a field", HEALTH + b"X: " + (MAX_FIELD + 1) * b"x" + b"\r\n\r\n", 431, f"more than {MAX_FIELD} bytes"),
+    Malformed("a name", HEALTH + (MAX_FIELD + 1) * b"x" + b": 1\r\n\r\n", 431, f"more than {MAX_FIELD} bytes"),
+    Malformed(
+        "a URL",
+        b"GET /?" + MAX_TARGET * b"x" + b" HTTP/1.1\r\nHost: test\r\n\r\n",
+        414,
+        f"more than {MAX_TARGET} bytes",
+    ),
+    Malformed("many fields", HEALTH + MAX_FIELDS * b"X: 1\r\n" + b"\r\n", 431, "too many header fields"),
+    Malformed("garbage", b"garbage\r\n\r\n", 400, NO_HTTP),
+    Malformed("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, NO_HTTP),
+    Malformed("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, NO_HTTP),
+    Malformed("another version", b"GET /health HTTP/9.9\r\nHost: test\r\n\r\n", 400, NO_HTTP),
+    Malformed("no host", b"GET /health HTTP/1.1\r\n\r\n", 400, NO_HTTP),
+    Malformed("no field", HEALTH + b"no colon\r\n\r\n", 400, NO_HTTP),
+    Malformed("a space before the colon", HEALTH + b"X : 1\r\n\r\n", 400, NO_HTTP),
+    Malformed("a folded field", HEALTH + b"X: 1\r\n 2\r\n\r\n", 400, NO_HTTP),
+    Malformed("NUL", HEALTH + b"X: 1\x002\r\n\r\n", 400, NO_HTTP),
+    Malformed("two lengths", HEALTH + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, NO_HTTP),
+    Malformed("a length and chunks", HEALTH + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, NO_HTTP),
+    Malformed("less than nothing", HEALTH + b"Content-Length: -1\r\n\r\n", 400, NO_HTTP),
+)
+
+
+@contextmanager
+def nothing_but_a_note(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No traceback and nothing louder than INFO is logged meanwhile."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        yield
+    loud = [found for found in caplog.records if found.levelno > logging.INFO or found.exc_info]
+    assert not loud, f"logged: {loud[0].getMessage()}"
+
+
+async def is_refused_as(case: Malformed, wire: Wire) -> None:
+    status, fields, problem = await answer(wire)
+    assert (status, fields["content-type"]) == (case.status, "application/problem+json")
+    assert problem["status"] == case.status
+    assert case.sentence in problem["detail"] == problem["error"]
+    assert await wire.rest() == b""
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=str)
+async def test_what_is_no_request_is_a_problem_and_the_end_of_the_connection(
+    server: Server, caplog: pytest.LogCaptureFixture, case: Malformed
+) -> None:
+    with nothing_but_a_note(caplog):
+        async with wired(server.url) as wire:
+            wire.writer.write(case.head)
+            await is_refused_as(case, wire)
+    await server.empty()
+
+
+@pytest.mark.parametrize("case", [case for case in MALFORMED if case.wrong_at_its_end], ids=str)
+async def test_what_is_no_request_in_the_end_is_refused_when_that_can_be_seen(
+    server: Server, caplog: pytest.LogCaptureFixture, case: Malformed
+) -> None:
+    with nothing_but_a_note(caplog):
+        async with wired(server.url) as wire:
+            third = len(case.head) // 3
+            for piece in (case.head[:third], case.head[third : 2 * third], case.head[2 * third :]):
+                wire.writer.write(piece)
+                await asyncio.sleep(0.005)
+            await is_refused_as(case, wire)
+
+
+@pytest.mark.parametrize("case", [MALFORMED[0], MALFORMED[2], MALFORMED[3], MALFORMED[4]], ids=str)
+async def test_the_answer_to_what_is_no_request_says_that_the_connection_is_closed(
+    server: Server, case: Malformed
+) -> None:
+    async with wired(server.url) as wire:
+        wire.writer.write(case.head)
+        _, fields, _ = await answer(wire)
+        assert fields["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEALTH + b"X: " + MAX_FIELD * b"x" + b"\r\n\r\n",
+        b"GET /health?" + (MAX_TARGET - len("/health?")) * b"x" + b" HTTP/1.1\r\nHost: test\r\n\r\n",
+        HEALTH + (MAX_FIELDS - 1) * b"X: 1\r\n" + b"\r\n",
+    ],
+    ids=["a field", "a URL", "many fields"],
+)
+async def test_as_much_as_is_allowed_is_a_request(server: Server, head: bytes) -> None:
+    async with wired(server.url) as wire:
+        wire.writer.write(head)
+        assert (await answer(wire))[0] == 200
+        await healthy(wire)
+
+
+async def test_a_request_behind_one_that_was_answered_may_be_malformed(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with nothing_but_a_note(caplog):
+        async with wired(server.url) as wire:
+            await healthy(wire)
+            wire.writer.write(b"garbage\r\n\r\n")
+            assert (await answer(wire))[0] == 400
+            assert await wire.rest() == b""
+
+
+BAD_CHUNKS = request("POST", "/exports/csv", {"Transfer-Encoding": "chunked"})
+CODED = request("POST", "/exports/csv", {"Content-Encoding": "gzip", "Content-Length": "5"})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        BAD_CHUNKS + b"zz\r\n{}\r\n",
+        BAD_CHUNKS + b"1\r\n{}\r\n0\r\n\r\n",
+        CODED + b"hello",
+    ],
+    ids=["no chunk", "a chunk that is longer than it says", "no gzip"],
+)
+async def test_a_body_that_cannot_be_read_is_the_clients_fault(
+    server: Server, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    with nothing_but_a_note(caplog):
+        async with wired(server.url) as wire:
+            wire.writer.write(sent)
+            status, fields, _ = await answer(wire)
+            assert (status, fields["content-type"]) == (400, "application/problem+json")
+
+
+UNFINISHED = BEGUN + (4000 - len(BEGUN)) * b"x"
+ROOM = 16  # of these fit into the limit
+
+
+@pytest.fixture
+def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEADS_LIMIT", ROOM * 4000 + 500)
+
+
+async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
+    server: Server, small_heads: None
+) -> None:
+    listener = server.listener
+    async with AsyncExitStack() as stack:
+        kept = []
+        for number in range(1, 41):
+            wire = await stack.enter_async_context(wired(server.url))
+            wire.writer.write(UNFINISHED)
+
+            async def taken(expected: int = 4000 * min(number, ROOM)) -> bool:
+                return listener.heads == expected
+
+            if number <= ROOM:
+                kept.append(wire)
+                await eventually(taken, "the head is not counted")
+            else:
+                await politely_refused(wire)
+                await eventually(taken, "a refused head is still counted")
+        kept[0].writer.write(b"\r\n\r\n")
+        assert (await answer(kept[0]))[0] == 200
+    await server.empty()
+    async with wired(server.url) as wire:
+        await healthy(wire)
+
+
+async def test_one_head_alone_may_be_too_much(server: Server, small_heads: None) -> None:
+    async with wired(server.url) as wire:
+        wire.writer.write(HEALTH + b"".join(b"X-%d: %b\r\n" % (number, 7000 * b"x") for number in range(20)))
+        await politely_refused(wire)
+    await server.empty()
+
+
+async def test_heads_that_stay_unfinished_make_room_when_their_time_is_over(
+    server: Server, small_heads: None, impatient: float
+) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(ROOM):
+            wire = await stack.enter_async_context(wired(server.url))
+            wire.writer.write(UNFINISHED)
+        await server.empty()
+        async with wired(server.url) as wire:
+            wire.writer.write(UNFINISHED + b"\r\n\r\n")
+            assert (await answer(wire))[0] == 200
+
+
+REQUEST = HEALTH + b"X: " + 500 * b"x" + b"\r\n\r\n"
+
+
+async def test_requests_one_after_the_other_are_counted_as_one(server: Server) -> None:
+    async with wired(server.url) as wire:
+        for _ in range(100):
+            wire.writer.write(REQUEST)
+            assert (await answer(wire))[0] == 200
+            assert server.listener.heads == len(REQUEST)
+    await server.empty()
+
+
+async def test_requests_in_pieces_are_counted_as_one(server: Server) -> None:
+    async with wired(server.url) as wire:
+        for cut in (1, 20, len(REQUEST) - 2):
+            wire.writer.write(REQUEST[:cut])
+            await asyncio.sleep(0.01)
+            wire.writer.write(REQUEST[cut:])
+            assert (await answer(wire))[0] == 200
+            assert server.listener.heads == len(REQUEST)
+    await server.empty()
+
+
+async def test_requests_sent_together_are_counted_until_they_are_answered(server: Server) -> None:
+    async with wired(server.url) as wire:
+        for _ in range(50):
+            wire.writer.write(3 * REQUEST)
+            for _ in range(3):
+                assert (await answer(wire))[0] == 200
+            assert 0 < server.listener.heads <= 3 * len(REQUEST)
+    await server.empty()
+
+
+async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None:
+    async with wired(server.url) as wire:
+        for _ in range(5):
+            wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "20000"}))
+            await asyncio.sleep(0.01)
+            for _ in range(20):
+                wire.writer.write(1000 * b" ")
+                await asyncio.sleep(0)
+            assert (await answer(wire))[0] == 400
+        await healthy(wire)
+        assert server.listener.heads < 1000
+    await server.empty()
+
+
+async def test_a_refusal_never_enters_a_body_that_is_being_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = await server.held.export(BULK, at=1)
+    await server.held.open()
+    await export.becomes("completed")
+    async with connection(server.url, receive=65536) as client:
+        await client.send("GET", export.download)
+        _, body = await client.begin()
+        await body.grow_to(100_000)
+        monkeypatch.setattr(door, "HEADS_LIMIT", 0)
+        await client.send("GET", "/health")
+        await body.finish()
+    intact = BULK.whole.startswith(body.received)
+    assert intact
+
+
+async def test_a_stall_timeout_of_a_month_is_taken(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    server = await serve(follower_stall_timeout=Duration(30 * 24 * 3600))
+    with nothing_but_a_note(caplog):
+        assert (await ask(server.url, "GET", "/health")).status == 200
+
+
+STALLED = Duration(2)
+
+
+@dataclass(frozen=True)
+class Download:
+    client: Connection
+    body: Body
+
+
+async def begin(
+    stack: AsyncExitStack, export: HeldExport, *, receive: int | None = None, fields: Fields | None = None
+) -> Download:
+    client = await stack.enter_async_context(connection(export.held.url, receive=receive))
+    await client.send("GET", export.download, fields)
+    head, body = await client.begin()
+    assert head.status == 200
+    return Download(client, body)
+
+
+async def test_a_client_that_takes_nothing_is_disconnected_and_one_that_waits_for_rows_is_not(serve: Serve) -> None:
+    """A sealed body, a live one and gzip; and a follower that has taken all there is."""
+    server = await serve(follower_stall_timeout=STALLED, max_followers=4)
+    clock = asyncio.get_running_loop().time
+    sealed = await server.held.export(BULK, at=1)
+    await server.held.open()
+    await sealed.becomes("completed")
+    live = await server.held.export(BULK, at=1)
+    async with AsyncExitStack() as stack:
+        waiting = await begin(stack, live)
+        await waiting.body.grow_to(len(BULK.through(1)))
+        waiting_since = clock()
+        silent = [
+            await begin(stack, sealed, receive=4096),
+            await begin(stack, live, receive=4096),
+            await begin(stack, sealed, receive=4096, fields={"Accept-Encoding": "gzip"}),
+        ]
+        assert (await ask(server.url, "HEAD", sealed.download)).status == 503
+        await server.has_open(1)
+        for _ in range(3):
+            await begin(stack, sealed, receive=4096)
+        assert (await ask(server.url, "HEAD", sealed.download)).status == 503
+        for download in silent:
+            assert await download.body.finish() is not End.WHOLE
+        intact = [BULK.whole.startswith(download.body.received) for download in silent[:2]]
+        assert all(intact)
+        await asyncio.sleep(waiting_since + 2.5 * STALLED - clock())
+        await server.held.open()
+        same = await waiting.body.whole() == BULK.whole
+        assert same
+
+
+SIP = 20_000  # bytes
+SIP_EVERY = 0.4  # seconds
+
+
+async def test_a_client_that_takes_little_at_a_time_is_not_disconnected(serve: Serve) -> None:
+    """As over a network, whose segments are small: on the loopback alone a window may open by 64 kB at once."""
+    server = await serve(follower_stall_timeout=STALLED)
+    loop = asyncio.get_running_loop()
+    sealed = await server.held.export(BULK, at=1)
+    await server.held.open()
+    await sealed.becomes("completed")
+    address = urlsplit(server.url)
+    with socket.socket() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
+        client.setblocking(False)
+        await loop.sock_connect(client, (address.hostname, address.port))
+        await loop.sock_sendall(client, request("GET", sealed.download, {}))
+        taken = bytearray()
+        for _ in range(round(3 * STALLED / SIP_EVERY)):
+            taken += await loop.sock_recv(client, SIP)
+            await asyncio.sleep(SIP_EVERY)
+            assert server.listener.open == 1, f"disconnected after {len(taken)} bytes were taken"
+    _, _, body = taken.partition(b"\r\n\r\n")
+    assert len(body) > 10 * SIP
+    intact = BULK.whole.startswith(body)
+    assert intact
