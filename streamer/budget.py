@@ -12,6 +12,7 @@ from streamer.http.compression import WINDOW as GZIP_WINDOW
 from streamer.http.download import COPIED
 from streamer.http.exports import BODIES
 from streamer.http.listener import HEADS_LIMIT
+from streamer.http.places import most_waiting
 from streamer.http.routes import MAX_BODY
 from streamer.logs import LOG_QUEUE
 from streamer.server import SPARE_CONNECTIONS
@@ -22,8 +23,9 @@ KB, MB = 1024, 1024 * 1024
 
 # Measured: see tests/memory.
 BASE = 48 * MB  # the interpreter, the libraries, an idle server
-FOLLOWER = 14 * KB  # its connection, request, response and open file
-CONNECTION = 6 * KB  # without a download
+FOLLOWER = 22 * KB  # its connection, request, response and open file, also in the kernel
+CONNECTION = 10 * KB  # without a download, also in the kernel
+SOCKET = 4 * MB  # of a client that is not in a crowd: what the kernel gives by itself (net.ipv4.tcp_wmem)
 GZIP_STATE = 352 * KB  # of ISA-L at level 1, once it is in use
 WAITING_EXPORT = 8 * KB
 PARSED = 10  # times a body's size, when it is a list of short values
@@ -52,6 +54,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("the process itself", BASE),
         Item("followers (MAX_FOLLOWERS)", FOLLOWER, settings.max_followers),
         Item("other connections", CONNECTION, SPARE_CONNECTIONS),
+        Item("what waits in sockets", most_waiting(settings.max_followers, SOCKET)),
         Item("request heads", HEADS_LIMIT),
         Item("request bodies", MAX_BODY, BODIES),
         Item("exports that wait (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),

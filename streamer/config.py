@@ -59,10 +59,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     export_connections: AtLeastOne = 2
     max_concurrent_exports: AtLeastOne = 3
     max_queued_exports: AtLeastOne = 100
-    max_followers: AtLeastOne = 2000
+    max_followers: AtLeastOne = 1000
     follower_stall_timeout: Duration = Duration(60)
     gzip_streams: AtLeastOne = 32
-    max_row_size: RowSize = RowSize(2 * 1024**2)
+    max_row_size: RowSize = RowSize(1536 * 1024)
     abandon_after: Duration = Duration(60)
     log_format: LogFormat = LogFormat.TEXT
 

@@ -18,7 +18,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from streamer.config import LogFormat
 
-LOG_QUEUE = 2000  # records
+LOG_QUEUE = 1000  # records
 LAST_LINES = 2.0  # seconds for what is in the queue at the end
 
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 STORE_CONNECTIONS = 4
 READ_AHEAD_THREADS = 4
 OTHER_FILES = 256  # that are open beside those of clients
-SPARE_CONNECTIONS = 500  # of clients that do not download, beside MAX_FOLLOWERS
+SPARE_CONNECTIONS = 250  # of clients that do not download, beside MAX_FOLLOWERS
 SHUTDOWN_GRACE = 2.5  # seconds for requests under way; aiohttp waits for it twice
 
 

@@ -20,7 +20,7 @@ from streamer.http.negotiation import Asked
 from streamer.protocol.encoding import Coding
 from streamer.spool.follower import Extent, Follower, TruncatedError, extents
 
-WINDOW = 128 * 1024  # bytes of the export that one stream holds at a time
+WINDOW = 64 * 1024  # bytes of the export that one stream holds at a time
 LEVEL = 1
 GZIP_FORMAT = 16 + 15  # zlib's code for a gzip header and the largest history
 

@@ -12,6 +12,7 @@ for the end.
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -22,10 +23,10 @@ from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from aiohttp import web
 
-from streamer.http.places import PLACES, let_wait
+from streamer.http.places import IN_A_CROWD
 from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError
-from streamer.spool.pagecache import is_cached, load
+from streamer.spool.pagecache import is_cached, load, read_into_if_cached
 
 T = TypeVar("T")
 
@@ -36,6 +37,10 @@ SMALLEST_PIECE = 256 * 1024  # bytes sent by one sendfile
 LARGEST_PIECE = 4 * 1024 * 1024
 SLOW = 0.5  # seconds for a piece: half of it is enough
 FAST = 0.1  # seconds for a piece: it may be twice as long
+SCRATCH = memoryview(bytearray(64 * 1024))
+REST = 1024  # bytes that wait here for a socket that is full
+READ_AHEAD_BYTES = 1024 * 1024
+SHORTER = "the file of the export is shorter than it was"
 READ_AHEAD = web.AppKey("read ahead", Executor)
 
 Part = bytes | Slice
@@ -122,13 +127,18 @@ class Line:
 
     What is being sent is cut when the source breaks. A fast client gets large pieces, a slow one small ones, whose
     pages are still in memory when their turn comes.
+
+    In a crowd bytes are copied, through one buffer that all lines share, because nothing is awaited between the reading
+    and the sending. By sendfile the pages themselves would wait in the sockets, here and on a client's side of the same
+    machine, and could not be taken back: a thousand clients who stop at different places would hold all the memory of a
+    container.
     """
 
     def __init__(self, request: web.Request, source: Readable) -> None:
         self._connection = request.transport  # the request forgets it when the server closes
         self._read_ahead = request.app[READ_AHEAD]
-        self._places = request.app[PLACES]
-        self._share = 0
+        self._writer = request.writer
+        self._in_a_crowd = request[IN_A_CROWD]
         self._source = source
         self._piece = LARGEST_PIECE
 
@@ -140,28 +150,54 @@ class Line:
 
     async def send(self, extent: Extent) -> None:
         """Sends all of the extent, or resets the connection and raises."""
+        send = self._copy if self._in_a_crowd else self._send_pages
         offset, stop = extent.offset, extent.offset + extent.length
         while offset < stop:
-            piece = Extent(offset, min(self._piece, stop - offset))
-            await self._send_piece(piece)
-            offset += piece.length
+            offset += await send(offset, stop - offset)
 
-    async def _send_piece(self, piece: Extent) -> None:
+    async def _copy(self, offset: int, length: int) -> int:
+        """Sends some bytes, and returns how many."""
+        fd = self._source.file.fileno()
+        piece = SCRATCH[: min(length, len(SCRATCH))]
+        if not read_into_if_cached(fd, offset, piece):
+            await self.complete(in_thread(self._read_ahead, partial(load, fd, offset, min(length, READ_AHEAD_BYTES))))
+            if os.preadv(fd, [piece], offset) < len(piece):
+                self._reset()
+                raise TruncatedError(SHORTER)
+        sent = self._give(piece)
+        if sent == len(piece):
+            await self.complete(asyncio.sleep(0))
+            return sent
+        rest = bytes(piece[sent : sent + REST])
+        self._transport.write(rest)  # so that it tells when there is room again
+        await self.complete(self._writer.drain())
+        return sent + len(rest)
+
+    def _give(self, piece: memoryview) -> int:
+        """The bytes that the socket takes at once."""
+        if self._transport.get_write_buffer_size():
+            return 0
+        try:
+            return os.write(self._transport.get_extra_info("socket").fileno(), piece)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._reset()
+            raise
+
+    async def _send_pages(self, offset: int, length: int) -> int:
+        """The same by sendfile."""
         loop = asyncio.get_running_loop()
         file = self._source.file
+        piece = Extent(offset, min(self._piece, length))
         if not is_cached(file.fileno(), *piece):
             await self.complete(in_thread(self._read_ahead, partial(load, file.fileno(), *piece)))
-        self._take_share()
         begun = loop.time()
         if await self.complete(loop.sendfile(self._transport, file, *piece)) != piece.length:
             self._reset()
-            raise TruncatedError("the file of the export is shorter than it was")
+            raise TruncatedError(SHORTER)
         self._adapt_to(loop.time() - begun)
-
-    def _take_share(self) -> None:
-        if self._share != self._places.share:
-            self._share = self._places.share
-            let_wait(self._transport.get_extra_info("socket"), self._share)
+        return piece.length
 
     def _adapt_to(self, seconds: float) -> None:
         if seconds > SLOW:

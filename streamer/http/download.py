@@ -47,7 +47,7 @@ from streamer.spool.follower import Follower
 FIRST_ROWS = 1.0  # seconds that a new export has to show rows or to fail, before the headers go out without either
 LIVE_RETRY_AFTER = 2  # seconds
 ONE_WRITE = 256 * 1024  # bytes of a body that is read and written at once
-COPIED = 2 * 1024 * 1024  # bytes of all such bodies together
+COPIED = 1 * 1024 * 1024  # bytes of all such bodies together
 
 
 class Downloads:
@@ -76,7 +76,7 @@ class Downloads:
             raise BadBody("a download is asked for without a request body")
         follow = _follow_wanted(request)
         asked = Asked.of(request)
-        with self._places.one(), self._gzip.coding_for(asked) as coding:
+        with self._places.one(request), self._gzip.coding_for(asked) as coding:
             live = self._queue.live(export_id)
             if live is None:
                 return await self._sealed(request, asked, coding, export_id)
@@ -88,7 +88,7 @@ class Downloads:
         """`GET /exports/csv`: an export, streamed in the request that asks for it. HEAD starts nothing."""
         spec = await self._exports.read_spec(request, besides="filename")
         asked = Asked.of_a_new_export(request)
-        with self._places.one(), self._gzip.coding_for(asked) as coding:
+        with self._places.one(request), self._gzip.coding_for(asked) as coding:
             if request.method == "HEAD":
                 response = DownloadResponse(headers=REPRESENTATION)
                 with response.body():

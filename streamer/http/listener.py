@@ -8,10 +8,12 @@ and what is written waits in the kernel, not here.
 """
 
 import asyncio
+import socket
+from http import HTTPStatus
 from typing import cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streamer.http.access_log import AccessLog
@@ -22,19 +24,21 @@ IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or th
 MAX_TARGET = 16 * 1024  # bytes of a request's target
 MAX_FIELD = 8 * 1024  # bytes of one header field
 MAX_FIELDS = 64
-HEADS_LIMIT = 4 * 1024 * 1024  # bytes of all heads that are being read or answered
+MAX_HEAD = 64 * 1024  # bytes of all of it
+HEADS_LIMIT = 2 * 1024 * 1024  # bytes of all heads that are being read or answered
 READ_BUFFER = 16 * 1024  # bytes that asyncio asks of a socket at a time, and that are kept of a body nobody reads
-WRITE_BUFFER = 4 * 1024  # bytes that wait in a connection before its writer waits
+WRITE_BUFFER = 0  # bytes that wait in a connection before its writer waits
+UNREAD = 16 * 1024  # bytes that the kernel keeps of what a client says and nobody reads yet
 BACKLOG = 1024  # connections that the kernel keeps for us
 LINGER = 1.0  # seconds that a client has to read its refusal
-LINGERING = 256  # refusals at once; beyond these a connection is closed without a word
+LINGERING = 256  # refusals at once; beyond these a connection is closed at once, and may miss its answer
 RETRY_AFTER = 5  # seconds
 
 
 class Connection(web.RequestHandler):
     """One client's connection, counted while it is open."""
 
-    __slots__ = ("_head", "_head_is_whole", "_listener")
+    __slots__ = ("_content", "_head", "_head_is_whole", "_listener")
 
     def __init__(self, listener: "Listener", server: web.Server) -> None:
         super().__init__(
@@ -52,6 +56,7 @@ class Connection(web.RequestHandler):
         self._listener = listener
         self._head = 0  # bytes of the head that is being read or answered
         self._head_is_whole = False
+        self._content: StreamReader | None = None  # the body that is coming in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -68,16 +73,22 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._close or self._force_close:
+            return  # nobody will read it
         reading_head = self._waiter is not None and not self._waiter.done()
         if reading_head and self._head_is_whole:
             self._count_head(-self._head)  # that one is answered
-        if not self._reading_body():
-            self._count_head(len(data))
-        if self._listener.heads > HEADS_LIMIT:
-            self._refuse(politely=reading_head)
-            return
-        super().data_received(data)
-        self._head_is_whole = self._waiter is None or self._waiter.done()
+        if self._content is None or self._content.is_eof():
+            self._count_head(len(data))  # of a request, or of one behind the one that is being answered
+        if self._head > MAX_HEAD:
+            self._refuse(TOO_LARGE if reading_head else b"")
+        elif self._listener.heads > HEADS_LIMIT:
+            self._refuse(REFUSED if reading_head else b"")
+        else:
+            super().data_received(data)
+            self._head_is_whole = self._waiter is None or self._waiter.done()
+            if self._messages:
+                self._content = self._messages[-1][1]
 
     def handle_error(
         self,
@@ -95,15 +106,11 @@ class Connection(web.RequestHandler):
         self._head += size
         self._listener.heads += size
 
-    def _reading_body(self) -> bool:
-        """Of the request that is being answered. What comes after it is the head of another one."""
-        return self._current_request is not None and not self._current_request.content.is_eof()
-
-    def _refuse(self, *, politely: bool) -> None:
-        """In the middle of an answer there is no place for another one."""
+    def _refuse(self, answer: bytes) -> None:
+        """In the middle of an answer there is no place for another one: then nothing more is read."""
         assert self.transport is not None
-        if politely:
-            self.transport.write(REFUSED)
+        if answer:
+            self.transport.write(answer)
             self.force_close()
         else:
             self.close()
@@ -118,10 +125,10 @@ class Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._listener.refused += 1
-        if self._listener.refused > LINGERING:
-            self._transport.abort()
-            return
         self._transport.write(REFUSED)
+        if self._listener.refused > LINGERING:
+            self._transport.close()
+            return
         self._transport.write_eof()
         # Closed with the request unread, it would be reset, and the client might not see the answer.
         asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
@@ -156,6 +163,8 @@ class Listener(web.BaseSite):
         await super().start()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._protocol, self._host, self._port, backlog=BACKLOG)
+        for listening in self._server.sockets:  # each connection inherits it, and the kernel doubles it (socket(7))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD // 2)
         self._watching = loop.create_task(self.stalls.run(), name="stall watch")
 
     async def stop(self) -> None:
@@ -171,19 +180,13 @@ class Listener(web.BaseSite):
         return Connection(self, self._runner.server)
 
 
-def _refused() -> bytes:
-    sentence = "too many connections at once"
+def _answer(status: HTTPStatus, code: str, sentence: str) -> bytes:
+    """Of a connection that no request is read from."""
     problem = msgspec.json.encode(
-        {
-            "type": TYPE + "unavailable",
-            "title": "Unavailable",
-            "status": 503,
-            "detail": sentence,
-            "error": sentence,
-        }
+        {"type": TYPE + code, "title": status.phrase, "status": status, "detail": sentence, "error": sentence}
     )
     head = (
-        "HTTP/1.1 503 Service Unavailable\r\n"
+        f"HTTP/1.1 {status} {status.phrase}\r\n"
         "Content-Type: application/problem+json\r\n"
         f"Content-Length: {len(problem)}\r\n"
         f"Retry-After: {RETRY_AFTER}\r\n"
@@ -193,4 +196,9 @@ def _refused() -> bytes:
     return head.encode() + problem
 
 
-REFUSED = _refused()
+REFUSED = _answer(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "too many connections at once")
+TOO_LARGE = _answer(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "request-header-fields-too-large",
+    f"the head of the request has more than {MAX_HEAD} bytes",
+)

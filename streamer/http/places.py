@@ -1,8 +1,8 @@
 """The downloads that there may be at once, and each one's share of what may wait in the kernel for its client.
 
 What a client has not taken yet waits in its socket, and a container pays for that as for any other memory. Left alone a
-socket takes megabytes. A few fast clients may have that; when there are many, each gets its share of `UNSENT`
-(TCP_NOTSENT_LOWAT, tcp(7)).
+socket takes megabytes. The first clients may have that; each that comes to a crowd gets an ever smaller send buffer, so
+that all of them together stay within a few megabytes however long they stop.
 """
 
 import socket
@@ -13,10 +13,11 @@ from aiohttp import web
 
 from streamer.errors import Unavailable
 
-UNSENT = 16 * 1024 * 1024  # bytes of all clients together
-LEAST_SHARE = 16 * 1024
-TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Python has no name for it before 3.12
+POOL = 2 * 1024 * 1024  # bytes: the n-th client has the n-th part of it
+LEAST_SHARE = 8 * 1024
+ROOMY = 1024 * 1024  # a share of so much is left to the kernel, which adapts it to the network
 RETRY_AFTER = 5  # seconds
+IN_A_CROWD = web.RequestKey("in a crowd", bool)
 
 
 class Places:
@@ -27,25 +28,23 @@ class Places:
         self._taken = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Raises Unavailable."""
+    def one(self, request: web.Request) -> Iterator[None]:
+        """A place for the answer to `request`, with its share of the pool. Raises Unavailable."""
         if self._taken >= self._capacity:
             raise Unavailable("too many downloads at once", retry_after=RETRY_AFTER)
         self._taken += 1
+        share = max(LEAST_SHARE, POOL // self._taken)
+        request[IN_A_CROWD] = share < ROOMY
         try:
+            if request[IN_A_CROWD] and request.transport is not None:
+                # The kernel doubles what it is told (socket(7)).
+                request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, share // 2)
             yield
         finally:
             self._taken -= 1
 
-    @property
-    def share(self) -> int:
-        """Bytes that may wait in one client's socket: a power of two, so that it does not change with every client."""
-        return max(LEAST_SHARE, 1 << (UNSENT // max(1, self._taken)).bit_length() - 1)
 
-
-def let_wait(connection: socket.socket, size: int) -> None:
-    """From now on at most about `size` bytes are taken from us before the client takes some."""
-    connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, size)
-
-
-PLACES = web.AppKey("places", Places)
+def most_waiting(capacity: int, roomy: int) -> int:
+    """Bytes that can wait in the sockets of `capacity` clients, where a roomy one has `roomy`."""
+    shares = (max(LEAST_SHARE, POOL // number) for number in range(1, capacity + 1))
+    return sum(roomy if share >= ROOMY else share for share in shares)

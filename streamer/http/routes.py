@@ -8,7 +8,7 @@ from streamer.http.compression import GzipStreams
 from streamer.http.delivery import READ_AHEAD
 from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
-from streamer.http.places import PLACES, Places
+from streamer.http.places import Places
 from streamer.http.problems import problems
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExports
@@ -33,7 +33,6 @@ def application(
     downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app[READ_AHEAD] = read_ahead
-    app[PLACES] = places
     app.add_routes(
         [
             web.get("/health", _health),

@@ -10,10 +10,12 @@ import fcntl
 import socket
 import struct
 import termios
+from contextlib import suppress
 from dataclasses import dataclass
 
 LOOKS = 4  # in one timeout
 LOOK_INTERVAL = 5.0  # seconds, at most
+LEAST_INTERVAL = 0.01  # seconds
 GROUP = 256  # connections looked at in one turn of the loop
 # tcpi_bytes_acked of struct tcp_info in linux/tcp.h (RFC 4898, tcpEStatsAppHCThruOctetsAcked)
 BYTES_ACKED = struct.Struct("=120xQ")
@@ -42,9 +44,10 @@ class StallWatch:
     async def run(self) -> None:
         """Looks at them for ever."""
         while True:
-            await asyncio.sleep(min(self._timeout / LOOKS, LOOK_INTERVAL))
+            await asyncio.sleep(max(LEAST_INTERVAL, min(self._timeout / LOOKS, LOOK_INTERVAL)))
             for number, (transport, seen) in enumerate(list(self._watched.items()), 1):
-                self._look(transport, seen)
+                with suppress(OSError):  # the connection has been reset
+                    self._look(transport, seen)
                 if not number % GROUP:
                     await asyncio.sleep(0)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from streamer.model import Dialect
 
 NULL = ""
+SLICE = 64 * 1024  # bytes that are split at a time: a field of nothing but quotes has many pieces
 END_OF_DATA = "\\."
 
 
@@ -31,7 +32,11 @@ def count_records(chunk: bytes | bytearray, quote: bytes) -> int:
     """
     records = chunk.count(b"\n")
     if quote in chunk:
-        records -= b"".join(bytes(chunk).split(quote)[1::2]).count(b"\n")
+        inside = False
+        for start in range(0, len(chunk), SLICE):
+            pieces = bytes(chunk[start : start + SLICE]).split(quote)
+            records -= b"".join(pieces[not inside :: 2]).count(b"\n")
+            inside ^= len(pieces) % 2 == 0
     return records
 
 

@@ -25,11 +25,11 @@ from streamer.source.database import Connection, Connections
 from streamer.source.pages import Heap, InOrder, Page, PagePlan
 from streamer.source.plan import explain
 from streamer.source.query import Query
-from streamer.source.snapshot import SnapshotGoneError, open_snapshot
+from streamer.source.snapshot import Exported, SnapshotGoneError, export_snapshot, open_snapshot
 
 log = logging.getLogger(__name__)
 
-HOLD_LIMIT = 3 * 1024 * 1024  # bytes of early pages, beside one chunk for each connection
+HOLD_LIMIT = 2 * 1024 * 1024  # bytes of early pages, beside one chunk for each connection
 PAGE_TARGET = 2 * 1024 * 1024  # bytes of CSV that a page is meant to give
 RECONNECTS = 5  # for one page
 FIRST_PAUSE = 0.2  # seconds before the second of them, twice as long before each that follows
@@ -83,7 +83,7 @@ class BlockCursor:
         return self._pages.expected
 
     async def drain(self, sink: Sink) -> int:
-        exported = await self._lead.fetchval("SELECT pg_catalog.pg_export_snapshot()")
+        exported = await export_snapshot(self._lead)
         in_order = InOrder(sink, self._hold_limit)
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,7 +104,7 @@ class BlockCursor:
         for helper in self._idle:
             helper.cancel()  # there is nothing left for it
 
-    async def _help(self, exported: str, in_order: InOrder) -> None:
+    async def _help(self, exported: Exported, in_order: InOrder) -> None:
         """Reads on one connection more, if one is to be had: never waits for one, and does without one."""
         with self._connections.one_more() as granted:
             page, losses = None, 0

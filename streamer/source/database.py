@@ -53,6 +53,9 @@ async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int
                     timeout=min(CONNECT_TIMEOUT, max(wait, 1.0)),
                     command_timeout=None,  # it would cover a whole COPY, the time in the sink included
                     max_inactive_connection_lifetime=300.0,
+                    # A pooler may give each transaction another session, where the name of a prepared statement may be
+                    # that of another client's: its rows would come instead of ours.
+                    statement_cache_size=0,
                     server_settings={"application_name": "streamer"},
                     connection_class=MeteredConnection,
                     init=_limited_to(row_limit),

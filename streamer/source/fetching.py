@@ -25,7 +25,8 @@ class FetchCursor:
 
     async def drain(self, sink: Sink) -> int:
         writer = RecordWriter(self._dialect, len(self._query.columns))
-        cursor = await self._connection.cursor(self._query.sql_as_text)
+        statement = await self._connection.prepare(self._query.sql_as_text)
+        cursor = await statement.cursor()
         total, wanted = 0, FIRST_ROWS
         with metered(self._connection, "rows that FETCH gave together are larger") as meter:
             while rows := await cursor.fetch(wanted):

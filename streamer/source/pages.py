@@ -128,6 +128,8 @@ class InOrder:
     async def finish(self, page: Page) -> None:
         """The page is complete: if it is at the head, those behind it move up."""
         page.complete = True
+        if page.number != self._head:
+            return
         async with self._writing:
             while ahead := self._begun.get(self._head):
                 await self._write_held(ahead)

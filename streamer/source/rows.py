@@ -18,7 +18,7 @@ from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.catalog import Catalog, Dataset
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Cursor, Sink
-from streamer.source.database import Connection, Connections
+from streamer.source.database import Connection, Connections, one_line
 from streamer.source.fetching import FetchCursor
 from streamer.source.pages import Heap
 from streamer.source.plan import Plan, explain, heaps_of
@@ -129,7 +129,9 @@ def database_errors() -> Iterator[None]:
     try:
         yield
     except asyncpg.PostgresConnectionError as error:
-        raise ExportFailure("the connection to the database was lost") from error
+        said = error.__cause__  # by the server or a pooler, before it hung up
+        reason = f": {one_line(said)}" if isinstance(said, asyncpg.PostgresError) else ""
+        raise ExportFailure(f"the connection to the database was lost{reason}") from error
     except asyncpg.PostgresError as error:
         raise ExportFailure(f"PostgreSQL: {error.args[0] if error.args else type(error).__name__}") from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:

@@ -3,6 +3,9 @@
 All rows of an export are of one REPEATABLE READ READ ONLY snapshot. The settings are local to the transaction, so a
 pooled connection goes back as it came, and a pooler that refuses start-up parameters has nothing to refuse.
 
+An exported snapshot has a name that is a few small numbers, and another server may have one of the same name at the
+same time, such as the next replica behind a balancer. So who opens one by its name makes sure that it is the same one.
+
 However a snapshot is left, nothing of it goes on in the server. asyncpg answers a cancelled query with a CancelRequest
 and lets the next statement wait until that has been obeyed; where it loses track of a COPY, the session is ended from
 another connection.
@@ -51,8 +54,28 @@ CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be
 END_SESSION = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND xact_start = $2"
 
 
+# Which start of which server a snapshot is of, and which transactions it sees.
+IDENTITY = """pg_catalog.concat_ws(
+    ' ', EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.pg_current_snapshot())"""
+
+
+NO_SUCH_SNAPSHOT = (
+    asyncpg.UndefinedObjectError,  # since PostgreSQL 17
+    asyncpg.InvalidParameterValueError,  # before
+    asyncpg.ObjectNotInPrerequisiteStateError,  # its transaction is ending
+)
+
+
 class SnapshotGoneError(asyncpg.InterfaceError):  # type: ignore[misc]
     """Nobody can see any more what an export began to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A snapshot that others can open as long as its own transaction is open."""
+
+    name: str
+    identity: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +88,16 @@ class Snapshot:
 
 
 @asynccontextmanager
-async def open_snapshot(pool: Pool, exported: str | None = None) -> AsyncIterator[Snapshot]:
+async def open_snapshot(pool: Pool, exported: Exported | None = None) -> AsyncIterator[Snapshot]:
     """A read-only transaction on a connection of its own, on its own snapshot or on one that another has exported.
 
-    Raises SnapshotGoneError if the other transaction has ended.
+    Raises SnapshotGoneError if the other transaction has ended, or is not on the server of this connection.
     """
     connection = await pool.acquire()
     snapshot, clean = None, True
     try:
         transaction = connection.transaction(isolation="repeatable_read", readonly=True)
-        await transaction.start()
+        await _begin(connection, transaction)
         try:
             if exported is not None:
                 await _import(connection, exported)
@@ -91,11 +114,29 @@ async def open_snapshot(pool: Pool, exported: str | None = None) -> AsyncIterato
             await _end_session(pool, snapshot)
 
 
-async def _import(connection: Connection, exported: str) -> None:
+async def export_snapshot(connection: Connection) -> Exported:
+    """The snapshot of an open transaction, for others to see the same."""
+    row = await connection.fetchrow(f"SELECT pg_catalog.pg_export_snapshot() AS name, {IDENTITY} AS identity")
+    return Exported(row["name"], row["identity"])
+
+
+async def _begin(connection: Connection, transaction: asyncpg.transaction.Transaction) -> None:
+    """Where that fails the connection is dropped: it may be in a pooler's queue, or nobody knows whether it began."""
     try:
-        await connection.execute(f"SET TRANSACTION SNAPSHOT '{exported}'")
-    except asyncpg.PostgresError as error:
+        await transaction.start()
+    except BaseException:
+        with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
+            connection.terminate()
+        raise
+
+
+async def _import(connection: Connection, exported: Exported) -> None:
+    try:
+        await connection.execute(f"SET TRANSACTION SNAPSHOT '{exported.name}'")
+    except NO_SUCH_SNAPSHOT as error:
         raise SnapshotGoneError("the transaction that exported the snapshot has ended") from error
+    if await connection.fetchval(f"SELECT {IDENTITY}") != exported.identity:
+        raise SnapshotGoneError("another server has a snapshot of the same name")
 
 
 @lru_cache

@@ -10,14 +10,18 @@ from collections.abc import Iterator
 SAMPLE = 256 * 1024  # bytes from one look to the next: the kernel loads and drops neighbours together
 
 
+def read_into_if_cached(fd: int, offset: int, buffer: bytearray | memoryview) -> bool:
+    """Fills the buffer, if all the bytes are in memory. False if not, or if the file system cannot tell."""
+    try:
+        return os.preadv(fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+    except OSError:
+        return False  # EAGAIN: not in memory; EOPNOTSUPP: nobody knows; whoever reads in earnest meets any other
+
+
 def read_if_cached(fd: int, offset: int, length: int) -> bytearray | None:
     """The bytes, if all of them are in memory. None if not, or if the file system cannot tell."""
     buffer = bytearray(length)
-    try:
-        got = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-    except OSError:
-        return None  # EAGAIN: not in memory; EOPNOTSUPP: nobody knows; whoever reads in earnest meets any other
-    return buffer if got == length else None
+    return buffer if read_into_if_cached(fd, offset, buffer) else None
 
 
 def is_cached(fd: int, offset: int, length: int) -> bool:

@@ -58,12 +58,13 @@ from tests.proxy import proxied
 
 PASSWORD = "open, sesame"
 KB, MB = 1024, 1024 * 1024
-SOON = 1.5  # seconds for an export of a small table that nothing holds up
+SOON = 5.0  # seconds for an export of a small table that nothing holds up
 
 # The sessions of an export by the order of their transactions: the lead's is the first.
 OURS = f"FROM {OTHERS} AND application_name = 'streamer' AND xact_start IS NOT NULL"
 LEADS = f"{OURS} ORDER BY xact_start LIMIT 1"
 HELPS = f"{OURS} AND xact_start > (SELECT min(xact_start) {OURS})"
+HELPER_READS = f"EXISTS (SELECT {HELPS} AND query LIKE 'COPY%')"
 FULL = "query LIKE 'COPY%' AND (wait_event = 'ClientWrite' OR state = 'idle in transaction')"
 """The session has sent all that the sockets hold: its page is in the hands of a connection that is not read."""
 
@@ -915,7 +916,7 @@ async def test_an_export_whose_lead_is_lost_after_its_last_page_is_whole_or_fail
     cut(first_blocks=240, target=WIDE_PAGE, hold=1)  # two pages in all
 
     async def let_helper_begin() -> None:
-        await eventually(plain, f"EXISTS (SELECT {HELPS} AND query LIKE 'COPY%')")
+        await eventually(plain, HELPER_READS)
 
     async def lose_lead() -> None:
         await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADS})")
@@ -1173,13 +1174,19 @@ async def test_a_sink_that_fails_at_any_stage_leaves_nothing_behind(
 
 
 class SinkOfTasks:
-    """A sink that raises once, when a second task calls it: the first rows are the lead's, so in a helper."""
+    """A sink that lets nobody go on before a helper reads, and raises once, when a second task calls it.
 
-    def __init__(self, error: Exception) -> None:
+    The first rows are the lead's, so that is a helper.
+    """
+
+    def __init__(self, plain: Plain, error: Exception) -> None:
+        self._plain = plain
         self._error = error
         self._tasks: set[asyncio.Task[object] | None] = set()
 
     async def take(self, page: bytes | bytearray, rows: int) -> None:
+        if rows and not self._tasks:
+            await eventually(self._plain, HELPER_READS)
         if rows and len(self._tasks) < 2:
             self._tasks.add(asyncio.current_task())
             if len(self._tasks) == 2:
@@ -1193,12 +1200,12 @@ class SinkOfTasks:
     ids=lambda it: type(it).__name__,
 )
 async def test_a_failure_of_the_sink_is_never_taken_for_one_of_the_helper_that_called_it(
-    database: str, cut: Cut, error: Exception
+    database: str, plain: Plain, cut: Cut, error: Exception
 ) -> None:
     cut(hold=1)
     async with opened(database, CursorChoice.BLOCKS, "kept.mixed") as source:
         with pytest.raises(type(error)) as raised:
-            await source.drain(MIXED, SinkOfTasks(error).take)
+            await source.drain(MIXED, SinkOfTasks(plain, error).take)
         assert raised.value is error
 
 

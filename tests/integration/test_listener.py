@@ -8,10 +8,11 @@ import asyncio
 import json
 import logging
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,7 +20,8 @@ import pytest_asyncio
 
 from streamer.config import Duration
 from streamer.http import listener as door
-from streamer.http.listener import MAX_FIELD, MAX_FIELDS, MAX_TARGET, Listener
+from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_TARGET, Listener
+from streamer.http.stalls import StallWatch
 from tests.exporting import Wire, wired
 from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import PATIENCE, Body, Connection, End, Fields, ask, connection, request
@@ -27,6 +29,7 @@ from tests.rawhttp import PATIENCE, Body, Connection, End, Fields, ask, connecti
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: test\r\n"
+ESTABLISHED = 1  # TCP_ESTABLISHED of linux/tcp_states.h
 BEGUN = HEALTH + b"X-Slow: "  # a head without an end
 
 
@@ -198,7 +201,7 @@ async def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(serve: Serve) -
         await healthy(later)
 
 
-async def test_refusals_beyond_what_can_be_waited_for_are_closed_without_a_word(
+async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(door, "LINGERING", 3)
@@ -210,8 +213,9 @@ async def test_refusals_beyond_what_can_be_waited_for_are_closed_without_a_word(
         for wire in lingering:
             assert (await answer(wire))[0] == 503
         for _ in range(5):
-            async with wired(server.url) as silenced:
-                assert await silenced.rest() == b""
+            async with wired(server.url) as hurried:
+                assert (await answer(hurried))[0] == 503
+                assert await hurried.rest() == b""
         lingering[0].writer.transport.abort()
 
         async def one_has_gone() -> bool:
@@ -473,7 +477,9 @@ async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
 async def test_one_head_alone_may_be_too_much(server: Server, small_heads: None) -> None:
     async with wired(server.url) as wire:
         wire.writer.write(HEALTH + b"".join(b"X-%d: %b\r\n" % (number, 7000 * b"x") for number in range(20)))
-        await politely_refused(wire)
+        status, _, problem = await answer(wire)
+        assert status == 431
+        assert "head" in problem["detail"]
     await server.empty()
 
 
@@ -554,10 +560,109 @@ async def test_a_refusal_never_enters_a_body_that_is_being_sent(
     assert intact
 
 
+async def test_what_is_sent_behind_a_download_keeps_nobody_else_out(server: Server) -> None:
+    """More than all heads may have, from one client whose download goes on for as long as the export does."""
+    export = await server.held.export(SMALL, at=1)
+    behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
+    async with wired(server.url) as wire:
+        wire.ask(export.download)
+        assert (await wire.head())[0] == 200
+        with suppress(ConnectionError, TimeoutError):
+            for _ in range(2 * HEADS_LIMIT // len(behind)):
+                wire.writer.write(behind)
+                async with asyncio.timeout(1):
+                    await wire.writer.drain()
+        assert (await ask(server.url, "GET", "/health")).status == 200
+        assert server.listener.heads < HEADS_LIMIT / 2
+
+
+async def test_a_body_that_is_too_large_keeps_nobody_else_out(server: Server) -> None:
+    """It is refused at once; what is still on its way is dropped for a moment, and held by nobody."""
+    most, others = 0, set()
+    async with wired(server.url) as wire:
+        wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "1000000000"}))
+        with suppress(ConnectionError):
+            for _ in range(16 * HEADS_LIMIT // 65536):
+                wire.writer.write(bytes(65536))
+                await wire.writer.drain()
+                most = max(most, server.listener.heads)
+            others.add((await ask(server.url, "GET", "/health")).status)
+    assert others <= {200}
+    assert most < HEADS_LIMIT / 2
+
+
 async def test_a_stall_timeout_of_a_month_is_taken(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await serve(follower_stall_timeout=Duration(30 * 24 * 3600))
     with nothing_but_a_note(caplog):
         assert (await ask(server.url, "GET", "/health")).status == 200
+
+
+class Unread:
+    """A connection that is full of what its client does not read, as the watch sees it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.client = stack.enter_context(socket.socket())
+            self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            self.client.connect(listening.getsockname())
+            self.ours = stack.enter_context(listening.accept()[0])
+        self.ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self.ours.send(bytes(65536))
+        self.looks = 0
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        return cast("asyncio.Transport", self)
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        self.looks += 1
+        return self.ours
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def reset_by_client(self) -> None:
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.client.close()
+
+    @property
+    def is_shut(self) -> bool:
+        return self.ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED
+
+
+@asynccontextmanager
+async def watching(*watched: Unread, timeout: float) -> AsyncIterator[None]:
+    watch = StallWatch(timeout)
+    for unread in watched:
+        watch.add(unread.transport)
+    running = asyncio.create_task(watch.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_a_connection_that_was_reset_does_not_end_the_watch_of_the_others() -> None:
+    """Its end is noticed by nobody else while what it sent is more than is read, as behind a download."""
+    with ExitStack() as stack:
+        gone, silent = Unread(stack), Unread(stack)
+        gone.reset_by_client()
+        async with watching(gone, silent, timeout=0.2):
+            for _ in range(150):
+                await asyncio.sleep(0 if silent.is_shut else 0.02)
+        assert silent.is_shut
+
+
+async def test_a_watch_that_suffers_no_stall_has_rests_too() -> None:
+    with ExitStack() as stack:
+        silent = Unread(stack)
+        async with watching(silent, timeout=0.0):
+            await asyncio.sleep(0.2)
+        assert silent.looks < 100
 
 
 STALLED = Duration(2)

@@ -14,9 +14,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from streamer.budget import MB, Item, budget, table, total
+from streamer.budget import FOLLOWER, MB, SOCKET, Item, budget, table, total
 from streamer.cli import main
 from streamer.config import Settings, read_settings
+from streamer.http.places import most_waiting
 
 CONTAINER = 150 * 1024 * 1024  # bytes
 NOBODY = "postgresql://127.0.0.1:1/nobody-listens-here"
@@ -60,11 +61,19 @@ def test_every_item_has_a_name_of_its_own_a_size_and_a_count() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 7])
-@pytest.mark.parametrize("setting", COUNTING)
+@pytest.mark.parametrize("setting", [setting for setting in COUNTING if setting != "max_followers"])
 def test_each_setting_raises_the_sum_by_what_it_counts_and_by_nothing_else(setting: str, factor: int) -> None:
     more = multiplied(setting, factor)
     raised = sum(item.size * (counts_of(item)(more) - counts_of(item)(DEFAULTS)) for item in budget(DEFAULTS))
     assert total(budget(more)) - total(budget(DEFAULTS)) == raised > 0
+
+
+@pytest.mark.parametrize("factor", [2, 7])
+def test_more_followers_raise_the_sum_by_themselves_and_by_what_waits_for_them(factor: int) -> None:
+    more = multiplied("max_followers", factor)
+    waiting = most_waiting(more.max_followers, SOCKET) - most_waiting(DEFAULTS.max_followers, SOCKET)
+    own = FOLLOWER * (more.max_followers - DEFAULTS.max_followers)
+    assert total(budget(more)) - total(budget(DEFAULTS)) == own + waiting > own > 0
 
 
 def test_settings_count_together() -> None:

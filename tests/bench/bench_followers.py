@@ -1,0 +1,130 @@
+"""Many followers: throughput against nginx, and what each of them costs.
+
+    python -m tests.bench.bench_followers [--runs 5]
+
+Throughput is that of 1,000 connections that download one sealed export of some 64 MB as fast as they can, by wrk, from
+ours and from nginx with sendfile in turn; medians, with the least and the most. CPU is that of the server process, user
+and system: for each GB of those downloads, and for each follower of an export that is live, at 1 to 1,000 followers.
+The database is the benchmarks' own, as it is left by the last of them; its users must be at least 740,000.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+from uuid import uuid4
+
+import aiohttp
+
+from tests.bench import bench_download
+from tests.bench.bench_export import ROOT, database
+from tests.conftest import at_database, connected
+from tests.exporting import RemoteExport, create
+from tests.memory.clients import compare, crowd
+from tests.memory.confined import Confined, confined
+from tests.memory.crowd import Order
+
+ROWS = 740_000  # 63 MB
+LIVE_ROWS = 200_000  # 16 MB
+CONNECTIONS = (1, 16, 200, 1000)
+FOLLOWERS = (1, 10, 100, 1000)
+SECONDS = 6
+UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
+# The template has room for fewer connections than are made here.
+NGINX = bench_download.NGINX.replace("worker_connections 256", "worker_connections 4096")
+
+
+def read_by_wrk(url: str, connections: int) -> tuple[float, float]:
+    """GB, and GB a second."""
+    said = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--timeout", "60s", url],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    found = re.search(r"requests in ([\d.]+)s, ([\d.]+)([KMG]B) read", said)
+    if not found or "Socket errors" in said or "Non-2xx" in said:
+        raise RuntimeError(f"not every download was answered:\n{said}")
+    size = float(found[2]) * UNITS[found[3]] / 1e9
+    return size, size / float(found[1])
+
+
+def compare_throughput(server: Confined, export: RemoteExport, peer: str | None, runs: int) -> None:
+    print("\nall followers of a sealed export together, GB a second")
+    for connections in CONNECTIONS:
+        ours, theirs, costs = list[float](), list[float](), list[float]()
+        for _ in range(runs):
+            before = server.cpu()
+            size, rate = read_by_wrk(export.download, connections)
+            ours.append(rate)
+            costs.append((server.cpu() - before) / size)
+            if peer:
+                theirs.append(read_by_wrk(f"{peer}/identity/{export.file_name}", connections)[1])
+        line = f"{connections:5} connections: ours {spread(ours)}, {statistics.median(costs):.3f} s of CPU for a GB"
+        ratio = f"; nginx {spread(theirs)}: {statistics.median(ours) / statistics.median(theirs):.2f} x" if peer else ""
+        print(line + ratio)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} .. {max(values):.2f})"
+
+
+async def live_cost(server: Confined, session: aiohttp.ClientSession, followers: int) -> tuple[float, float]:
+    """Seconds of the server's CPU for an export that so many follow while it is written, and GB that went out."""
+    before = server.cpu()
+    export = await create(session, server.url, id__lte=str(LIVE_ROWS))
+    found = []
+    if followers:
+        async with crowd(server, [Order(path=export.path) for _ in range(followers)]) as running:
+            found = await running.ended()
+    await export.until("completed")
+    cost = server.cpu() - before
+    if found:
+        compare(server.spool / export.file_name, found)
+    await export.delete()
+    return cost, sum(one.size for one in found) / 1e9
+
+
+async def compare_costs(server: Confined, session: aiohttp.ClientSession, runs: int) -> None:
+    alone = statistics.median([(await live_cost(server, session, 0))[0] for _ in range(runs)])
+    print(f"\nCPU of the server for a live export of {LIVE_ROWS:,} rows: {alone:.3f} s without followers")
+    for followers in FOLLOWERS:
+        costs = [await live_cost(server, session, followers) for _ in range(runs)]
+        more = statistics.median(cost for cost, _ in costs) - alone
+        print(
+            f"{followers:5} followers: {more:8.3f} s more, {1000 * more / followers:7.2f} ms each, "
+            f"{more / costs[0][1]:.3f} s for a GB"
+        )
+
+
+async def main(runs: int) -> None:
+    with database() as url, tempfile.TemporaryDirectory(dir=ROOT / "spool") as name:
+        spool = Path(name)
+        store = f"streamer_bench_{uuid4().hex[:8]}"
+        async with connected(url) as connection:
+            await connection.execute(f"CREATE DATABASE {store}")
+            try:
+                async with (
+                    confined(spool, at_database(url, store), url) as server,
+                    aiohttp.ClientSession() as session,
+                ):
+                    print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}")
+                    export = await create(session, server.url, id__lte=str(ROWS))
+                    await export.until("completed")
+                    with patch.object(bench_download, "NGINX", NGINX), bench_download.nginx(spool) as peer:
+                        await asyncio.to_thread(compare_throughput, server, export, peer, runs)
+                    await compare_costs(server, session, runs)
+                    print(f"\nload after: {os.getloadavg()[0]:.2f}; {server.used().rss / 1e6:.1f} MB at the most")
+            finally:
+                await connection.execute(f"DROP DATABASE {store} WITH (FORCE)")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    asyncio.run(main(parser.parse_args().runs))
