@@ -64,7 +64,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * GATHER_LIMIT, exports),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
-        Item("source connections: one large row (MAX_ROW_SIZE)", 2 * settings.max_row_size, connections),
+        Item("large rows (MAX_ROW_SIZE), one of them put together", settings.max_row_size, connections + 1),
         Item("log lines that wait", LOG_RECORD, LOG_QUEUE),
     )
 

@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     max_followers: AtLeastOne = 1000
     follower_stall_timeout: Duration = Duration(60)
     gzip_streams: AtLeastOne = 32
-    max_row_size: RowSize = RowSize(1536 * 1024)
+    max_row_size: RowSize = RowSize(2 * 1024**2)
     abandon_after: Duration = Duration(60)
     log_format: LogFormat = LogFormat.TEXT
 

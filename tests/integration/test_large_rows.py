@@ -28,9 +28,9 @@ from tests.rawhttp import End, ask, connection
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MB = 1024 * 1024
-LIMIT = 1536 * 1024
-ROW_TOO_LARGE = "a row is larger than 1536 kB, the most that MAX_ROW_SIZE allows"
-ROWS_TOO_LARGE = "rows that FETCH gave together are larger than 1536 kB, the most that MAX_ROW_SIZE allows"
+LIMIT = 2 * MB
+ROW_TOO_LARGE = "a row is larger than 2048 kB, the most that MAX_ROW_SIZE allows"
+ROWS_TOO_LARGE = "rows that FETCH gave together are larger than 2048 kB, the most that MAX_ROW_SIZE allows"
 SENTENCES = {
     CursorChoice.BLOCKS: ROW_TOO_LARGE,
     CursorChoice.COPY: ROW_TOO_LARGE,
@@ -42,7 +42,7 @@ TABLES = f"""
     CREATE TABLE megabytes AS
         SELECT n AS id, repeat(md5(n::text), 31000) || E'"quoted",\\n' AS text FROM generate_series(1, 8) AS n;
 
-    CREATE TABLE allowed AS SELECT n AS id, repeat(md5(n::text), 44000) AS text FROM generate_series(1, 3) AS n;
+    CREATE TABLE allowed AS SELECT n AS id, repeat(md5(n::text), 59000) AS text FROM generate_series(1, 3) AS n;
 
     CREATE TABLE huge AS SELECT n AS id, repeat(md5(n::text), 30) AS text FROM generate_series(1, 3000) AS n;
     UPDATE huge SET text = repeat('0123456789abcdef', {20 * MB // 16}) WHERE id = 2000;

@@ -365,6 +365,12 @@ async def test_requests_behind_a_download_take_no_more_than_heads_may(
     assert grown[0] < 4 * 1024 * 1024
 
 
+async def test_a_download_that_is_asked_for_with_a_body_is_refused(held: Held, sealed: HeldExport) -> None:
+    async with wired(held.url) as wire:
+        wire.writer.write(request("GET", sealed.download, {"Content-Length": "10"}) + b"0123456789")
+        assert (await wire.head())[0] == 400
+
+
 async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held) -> None:
     """In the budget are 64 bodies of 32 kB; these are a few of any size."""
     export = await held.export(SMALL, at=1)

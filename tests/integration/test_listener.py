@@ -5,6 +5,7 @@ Numbers and times are made small where a test needs many of them.
 """
 
 import asyncio
+import gc
 import json
 import logging
 import socket
@@ -20,7 +21,7 @@ import pytest_asyncio
 
 from streamer.config import Duration
 from streamer.http import listener as door
-from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_TARGET, Listener
+from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
 from streamer.http.stalls import StallWatch
 from tests.exporting import Wire, wired
 from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
@@ -31,6 +32,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HEALTH = b"GET /health HTTP/1.1\r\nHost: test\r\n"
 ESTABLISHED = 1  # TCP_ESTABLISHED of linux/tcp_states.h
 BEGUN = HEALTH + b"X-Slow: "  # a head without an end
+ANSWERED = "heads of requests that were answered are counted until the connection is idle, and MAX_HEAD resets it"
+LEFT_WATCHED = "force_close takes the transport away before connection_lost would take it from the stall watch"
 
 
 @dataclass(frozen=True)
@@ -474,12 +477,13 @@ async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
         await healthy(wire)
 
 
-async def test_one_head_alone_may_be_too_much(server: Server, small_heads: None) -> None:
-    async with wired(server.url) as wire:
-        wire.writer.write(HEALTH + b"".join(b"X-%d: %b\r\n" % (number, 7000 * b"x") for number in range(20)))
-        status, _, problem = await answer(wire)
-        assert status == 431
-        assert "head" in problem["detail"]
+async def test_one_head_alone_may_be_too_much(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Each field and their number are allowed."""
+    head = HEALTH + b"".join(b"X-%d: %b\r\n" % (number, 7000 * b"x") for number in range(20))
+    with nothing_but_a_note(caplog):
+        async with wired(server.url) as wire:
+            wire.writer.write(head)
+            await is_refused_as(Malformed("a head", head, 431, f"more than {MAX_HEAD} bytes"), wire)
     await server.empty()
 
 
@@ -494,6 +498,22 @@ async def test_heads_that_stay_unfinished_make_room_when_their_time_is_over(
         async with wired(server.url) as wire:
             wire.writer.write(UNFINISHED + b"\r\n\r\n")
             assert (await answer(wire))[0] == 200
+
+
+@pytest.mark.xfail(strict=True, reason=LEFT_WATCHED)
+async def test_nothing_is_left_of_a_connection_that_was_closed_for_its_silence(
+    server: Server, impatient: float
+) -> None:
+    async with AsyncExitStack() as stack:
+        for wire in [await stack.enter_async_context(wired(server.url)) for _ in range(20)]:
+            assert await wire.rest() == b""
+    await server.empty()
+    gc.collect()
+    transports = [found for found in gc.get_objects() if isinstance(found, asyncio.Transport)]
+    address = urlsplit(server.url)
+    ours = (address.hostname, address.port)
+    left = [found for found in transports if found.get_extra_info("sockname") == ours]
+    assert len(left) <= 1  # the one that was looked at last
 
 
 REQUEST = HEALTH + b"X: " + 500 * b"x" + b"\r\n\r\n"
@@ -529,6 +549,16 @@ async def test_requests_sent_together_are_counted_until_they_are_answered(server
     await server.empty()
 
 
+@pytest.mark.xfail(strict=True, reason=ANSWERED)
+async def test_any_number_of_requests_may_be_sent_without_waiting_for_the_answers(server: Server) -> None:
+    """They are read as they are answered; their heads are more than one may have, but never at once."""
+    async with wired(server.url) as wire:
+        wire.writer.write(1000 * REQUEST)
+        for _ in range(1000):
+            assert (await answer(wire))[0] == 200
+    await server.empty()
+
+
 async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None:
     async with wired(server.url) as wire:
         for _ in range(5):
@@ -538,8 +568,8 @@ async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None
                 wire.writer.write(1000 * b" ")
                 await asyncio.sleep(0)
             assert (await answer(wire))[0] == 400
+            assert server.listener.heads < 1000
         await healthy(wire)
-        assert server.listener.heads < 1000
     await server.empty()
 
 
@@ -581,13 +611,15 @@ async def test_a_body_that_is_too_large_keeps_nobody_else_out(server: Server) ->
     most, others = 0, set()
     async with wired(server.url) as wire:
         wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "1000000000"}))
+        answering = asyncio.create_task(answer(wire))
         with suppress(ConnectionError):
             for _ in range(16 * HEADS_LIMIT // 65536):
                 wire.writer.write(bytes(65536))
                 await wire.writer.drain()
                 most = max(most, server.listener.heads)
-            others.add((await ask(server.url, "GET", "/health")).status)
-    assert others <= {200}
+        others.add((await ask(server.url, "GET", "/health")).status)
+        assert (await answering)[0] == 413
+    assert others == {200}
     assert most < HEADS_LIMIT / 2
 
 

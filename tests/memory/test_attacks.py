@@ -62,16 +62,16 @@ async def test_twenty_thousand_idle_connections(rig: Rig, used: Report) -> None:
     async with rig.start(DATASETS="users") as server:
         host, port = server.address
         each = min(IDLE // PROCESSES, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
-        idlers = [
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.memory.idlers", host, str(port), str(each)),
-                cwd=Path(__file__).parents[2],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(PROCESSES)
-        ]
         async with health_polled(server, POLL) as poll:
+            idlers = [
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "tests.memory.idlers", host, str(port), str(each)),
+                    cwd=Path(__file__).parents[2],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+                for _ in range(PROCESSES)
+            ]
             lines = [await one.stdout.readline() for one in idlers if one.stdout]
         outcomes = [msgspec.json.decode(line, type=Outcome) for line in lines]
         open_, refused, reset = (sum(getattr(one, name) for one in outcomes) for name in ("open", "refused", "reset"))

@@ -138,9 +138,9 @@ def test_the_last_lines_of_a_failure_are_written() -> None:
 
 
 def test_lines_of_several_threads_are_all_written_whole() -> None:
-    lines = logged("""
+    lines = logged(f"""
         def chatter(thread):
-            for number in range(300):
+            for number in range({LOG_QUEUE // 5}):
                 log.info("%d/%d", thread, number)
 
         threads = [threading.Thread(target=chatter, args=(thread,)) for thread in range(4)]
@@ -150,9 +150,9 @@ def test_lines_of_several_threads_are_all_written_whole() -> None:
             thread.join()
     """)
     found = [tuple(map(int, re.split("[ :]", parts(line)["message"])[-1].split("/"))) for line in lines]
-    assert sorted(found) == [(thread, number) for thread in range(4) for number in range(300)]
+    assert sorted(found) == [(thread, number) for thread in range(4) for number in range(LOG_QUEUE // 5)]
     for thread in range(4):
-        assert [number for who, number in found if who == thread] == list(range(300))
+        assert [number for who, number in found if who == thread] == list(range(LOG_QUEUE // 5))
 
 
 @contextmanager
@@ -226,18 +226,32 @@ def test_a_stderr_that_nobody_reads_stops_nobody() -> None:
         assert process.poll() is None
 
 
+def outcome(lines: list[str]) -> tuple[int, int, str]:
+    """How many lines were kept, how many were dropped as the log says, and the last line."""
+    dropped = [int(found[1]) for line in lines if (found := re.search(r"([0-9]+) lines dropped$", line))]
+    return sum(bool(re.search(r"line [0-9]+$", line)) for line in lines), sum(dropped), lines[-1]
+
+
 def test_what_was_dropped_is_counted_and_said_when_there_is_room_again() -> None:
     with talking_to_nobody() as (process, reading):
         assert process.stdin is not None
         process.stdin.write("somebody reads")
         process.stdin.close()
         process.stdin = None
-        lines = read_whole(reading, process)
-    kept = [line for line in lines if re.search(r"line [0-9]+$", line)]
-    dropped = [int(found[1]) for line in lines if (found := re.search(r"([0-9]+) lines dropped$", line))]
-    assert LOG_QUEUE <= len(kept) <= LOG_QUEUE + 10
-    assert dropped == [3 * LOG_QUEUE - len(kept)]
-    assert lines[-1].endswith("heard again")
+        kept, dropped, last = outcome(read_whole(reading, process))
+    assert kept + dropped == 3 * LOG_QUEUE
+    assert abs(kept - LOG_QUEUE) <= 10
+    assert last.endswith("heard again")
+
+
+@pytest.mark.xfail(strict=True, reason="what was dropped is said with the next line, and there is none")
+def test_what_was_dropped_in_the_end_is_counted_and_said() -> None:
+    with talking_to_nobody() as (process, reading):
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+        kept, dropped, _ = outcome(read_whole(reading, process))
+    assert kept + dropped == 3 * LOG_QUEUE
 
 
 def test_a_process_whose_stderr_nobody_reads_comes_to_its_end() -> None:
