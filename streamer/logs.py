@@ -9,7 +9,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler, QueueListener
 from typing import cast
@@ -41,7 +41,7 @@ def logging_to_stderr(log_format: LogFormat) -> Iterator[None]:
     try:
         yield
     finally:
-        stopper = threading.Thread(target=listener.stop, daemon=True)
+        stopper = threading.Thread(target=lambda: listener.stop_after(handler), daemon=True)
         stopper.start()
         stopper.join(LAST_LINES)
 
@@ -61,6 +61,11 @@ class StandardError:
 
 
 class PatientListener(QueueListener):
+    def stop_after(self, handler: "DroppingQueueHandler") -> None:
+        """Writes what is in the queue, and what the handler has to say of the rest."""
+        handler.say_dropped(cast("queue.Queue[logging.LogRecord]", self.queue).put)
+        self.stop()
+
     def enqueue_sentinel(self) -> None:
         """The end stands in line, also where the queue is full."""
         cast("queue.Queue[None]", self.queue).put(None)
@@ -73,10 +78,12 @@ class DroppingQueueHandler(QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
-            if self.dropped:
-                note = logging.LogRecord(__name__, logging.WARNING, "", 0, f"{self.dropped} lines dropped", None, None)
-                self.queue.put_nowait(note)
-                self.dropped = 0
+            self.say_dropped(self.queue.put_nowait)
             self.queue.put_nowait(record)
         except queue.Full:
             self.dropped += 1
+
+    def say_dropped(self, put: Callable[[logging.LogRecord], object]) -> None:
+        if self.dropped:
+            put(logging.LogRecord(__name__, logging.WARNING, "", 0, f"{self.dropped} lines dropped", None, None))
+            self.dropped = 0

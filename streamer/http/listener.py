@@ -9,6 +9,7 @@ and what is written waits in the kernel, not here.
 
 import asyncio
 import socket
+from collections import deque
 from http import HTTPStatus
 from typing import cast
 
@@ -38,7 +39,7 @@ RETRY_AFTER = 5  # seconds
 class Connection(web.RequestHandler):
     """One client's connection, counted while it is open."""
 
-    __slots__ = ("_content", "_head", "_head_is_whole", "_listener")
+    __slots__ = ("_content", "_head", "_listener", "_pending", "_sizes", "_watched")
 
     def __init__(self, listener: "Listener", server: web.Server) -> None:
         super().__init__(
@@ -54,8 +55,9 @@ class Connection(web.RequestHandler):
             auto_decompress=False,  # a small body would become a large one
         )
         self._listener = listener
-        self._head = 0  # bytes of the head that is being read or answered
-        self._head_is_whole = False
+        self._head = 0  # bytes of all heads that are being read or answered
+        self._pending = 0  # bytes of the one that is being read
+        self._sizes: deque[int] = deque()  # of those that are being answered, or wait for it
         self._content: StreamReader | None = None  # the body that is coming in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,32 +65,38 @@ class Connection(web.RequestHandler):
         connection = cast("asyncio.Transport", transport)
         connection.set_write_buffer_limits(WRITE_BUFFER)
         connection.max_size = READ_BUFFER  # type: ignore[attr-defined]
+        self._watched = connection  # aiohttp forgets its own when it closes
         self._listener.stalls.add(connection)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listener.open -= 1
         self._count_head(-self._head)
-        if self.transport is not None:
-            self._listener.stalls.remove(self.transport)
+        self._listener.stalls.remove(self._watched)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._close or self._force_close:
             return  # nobody will read it
         reading_head = self._waiter is not None and not self._waiter.done()
-        if reading_head and self._head_is_whole:
-            self._count_head(-self._head)  # that one is answered
+        while len(self._sizes) > len(self._messages) + (not reading_head):
+            self._count_head(-self._sizes.popleft())  # that one is answered
         if self._content is None or self._content.is_eof():
-            self._count_head(len(data))  # of a request, or of one behind the one that is being answered
+            self._pending += len(data)
+            self._count_head(len(data))
         if self._head > MAX_HEAD:
             self._refuse(TOO_LARGE if reading_head else b"")
         elif self._listener.heads > HEADS_LIMIT:
             self._refuse(REFUSED if reading_head else b"")
         else:
-            super().data_received(data)
-            self._head_is_whole = self._waiter is None or self._waiter.done()
-            if self._messages:
-                self._content = self._messages[-1][1]
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        waiting = len(self._messages)
+        super().data_received(data)
+        if len(self._messages) > waiting:
+            self._content = self._messages[-1][1]
+            self._sizes.extend([self._pending, *[0] * (len(self._messages) - waiting - 1)])
+            self._pending = 0
 
     def handle_error(
         self,
@@ -180,7 +188,7 @@ class Listener(web.BaseSite):
         return Connection(self, self._runner.server)
 
 
-def _answer(status: HTTPStatus, code: str, sentence: str) -> bytes:
+def _answer(status: HTTPStatus, code: str, sentence: str, *more: str) -> bytes:
     """Of a connection that no request is read from."""
     problem = msgspec.json.encode(
         {"type": TYPE + code, "title": status.phrase, "status": status, "detail": sentence, "error": sentence}
@@ -189,14 +197,18 @@ def _answer(status: HTTPStatus, code: str, sentence: str) -> bytes:
         f"HTTP/1.1 {status} {status.phrase}\r\n"
         "Content-Type: application/problem+json\r\n"
         f"Content-Length: {len(problem)}\r\n"
-        f"Retry-After: {RETRY_AFTER}\r\n"
         "Cache-Control: no-store\r\n"
-        "Connection: close\r\n\r\n"
+        "Connection: close\r\n"
     )
-    return head.encode() + problem
+    return "".join([head, *more, "\r\n"]).encode() + problem
 
 
-REFUSED = _answer(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "too many connections at once")
+REFUSED = _answer(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "unavailable",
+    "too many connections at once",
+    f"Retry-After: {RETRY_AFTER}\r\n",
+)
 TOO_LARGE = _answer(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "request-header-fields-too-large",

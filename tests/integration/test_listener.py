@@ -32,8 +32,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HEALTH = b"GET /health HTTP/1.1\r\nHost: test\r\n"
 ESTABLISHED = 1  # TCP_ESTABLISHED of linux/tcp_states.h
 BEGUN = HEALTH + b"X-Slow: "  # a head without an end
-ANSWERED = "heads of requests that were answered are counted until the connection is idle, and MAX_HEAD resets it"
-LEFT_WATCHED = "force_close takes the transport away before connection_lost would take it from the stall watch"
 
 
 @dataclass(frozen=True)
@@ -500,7 +498,6 @@ async def test_heads_that_stay_unfinished_make_room_when_their_time_is_over(
             assert (await answer(wire))[0] == 200
 
 
-@pytest.mark.xfail(strict=True, reason=LEFT_WATCHED)
 async def test_nothing_is_left_of_a_connection_that_was_closed_for_its_silence(
     server: Server, impatient: float
 ) -> None:
@@ -549,7 +546,6 @@ async def test_requests_sent_together_are_counted_until_they_are_answered(server
     await server.empty()
 
 
-@pytest.mark.xfail(strict=True, reason=ANSWERED)
 async def test_any_number_of_requests_may_be_sent_without_waiting_for_the_answers(server: Server) -> None:
     """They are read as they are answered; their heads are more than one may have, but never at once."""
     async with wired(server.url) as wire:

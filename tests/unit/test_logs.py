@@ -244,7 +244,6 @@ def test_what_was_dropped_is_counted_and_said_when_there_is_room_again() -> None
     assert last.endswith("heard again")
 
 
-@pytest.mark.xfail(strict=True, reason="what was dropped is said with the next line, and there is none")
 def test_what_was_dropped_in_the_end_is_counted_and_said() -> None:
     with talking_to_nobody() as (process, reading):
         assert process.stdin is not None
