@@ -31,8 +31,9 @@ from typing import TypeVar
 from streamer.errors import ExportFailure
 from streamer.spool.wakeups import Wakeups
 
-SPACING = 0.005  # seconds between two pieces, so that a fast cursor's pieces are large
+SPACING = 0.005  # seconds between two small pieces, so that a fast cursor's pieces are large
 GATHER_LIMIT = 1 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
+ENOUGH = GATHER_LIMIT // 2  # bytes for a piece that need not wait for more
 WRITE_BACK = 16 * 1024 * 1024  # bytes written before they are sent on their way to the disk
 
 T = TypeVar("T")
@@ -63,7 +64,8 @@ class Spool:
         self._gathered_bytes = 0
         self._gathered_rows = 0
         self._work = asyncio.Event()  # something is gathered, or the end has come
-        self._closing = asyncio.Event()
+        self._closing = False
+        self._enough = asyncio.Event()  # as much is gathered as one piece should have, or the end has come
         self._durable = False  # the writer's last act is an fsync
         self._sent_back = 0  # bytes that are on their way to the disk, or there
         self._write_back: asyncio.Future[None] | None = None
@@ -94,6 +96,8 @@ class Spool:
         self._gathered_rows += rows
         if self._gathered_rows or self._gathered_bytes > GATHER_LIMIT:
             self._work.set()
+        if self._gathered_bytes >= ENOUGH:
+            self._enough.set()
         while self._gathered_bytes > GATHER_LIMIT and not self._writing_failed():
             self._room.clear()
             await self._room.wait()
@@ -141,7 +145,7 @@ class Spool:
     async def _write_behind(self) -> None:
         """The writer: every call that may wait for the disk is made from here, one at a time."""
         try:
-            while not self._closing.is_set() or self._gathered:
+            while not self._closing or self._gathered:
                 await self._work.wait()
                 self._work.clear()
                 pages, rows = self._take()
@@ -170,6 +174,8 @@ class Spool:
         pages, rows = self._gathered, self._gathered_rows
         self._gathered, self._gathered_rows, self._gathered_bytes = [], 0, 0
         self._room.set()
+        if not self._closing:
+            self._enough.clear()
         return pages, rows
 
     def _write(self, pages: list[bytes | bytearray]) -> int:
@@ -194,15 +200,16 @@ class Spool:
     async def _let_pages_gather(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(SPACING):
-                await self._closing.wait()
+                await self._enough.wait()
 
     def _writing_failed(self) -> bool:
         return self._writer is not None and self._writer.done()
 
     async def _stop_writing(self) -> None:
         """Lets the writer finish; raises what stopped it. A cancelled caller does not cancel the writer."""
-        self._closing.set()
+        self._closing = True
         self._work.set()
+        self._enough.set()
         if self._writer is not None:
             await asyncio.shield(self._writer)
 
