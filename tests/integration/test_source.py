@@ -6,6 +6,7 @@ looked at from another connection: no query runs, and every connection of the po
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -966,6 +967,7 @@ async def cancel_at_wake_up(task: "asyncio.Task[Any]", number: int, since: Calla
                 if not number:
                     task.cancel()
                     return
+        time.sleep(0)  # noqa: ASYNC251 - lets go of the interpreter, for the thread that the task may be waiting for
         await asyncio.sleep(0)
 
 

@@ -221,7 +221,8 @@ async def test_pages_gathered_during_a_write_go_out_as_one_piece(spool: Spool, d
     disk.release()
     await soon(spool.finish())
     spool.seal()
-    assert await soon(frontiers) == [(len(PAGES[0]), 1), (sum(map(len, PAGES)), len(PAGES))]
+    first, last = (len(PAGES[0]), 1), (sum(map(len, PAGES)), len(PAGES))
+    assert await soon(frontiers) in ([first, last], [last])  # who waits may not be woken for each of two pieces
 
 
 async def test_frontier_only_grows_and_is_whole_records(spool: Spool) -> None:
