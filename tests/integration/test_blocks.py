@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -32,6 +32,7 @@ from streamer.source.database import Connections
 from streamer.source.pages import InOrder, Page, PagePlan
 from streamer.source.query import Query
 from streamer.source.rows import CursorChoice, Source
+from streamer.source.snapshot import SnapshotGoneError, export_snapshot, open_snapshot
 from tests.conftest import connected
 from tests.integration.sources import (
     HELPERS,
@@ -1326,3 +1327,14 @@ async def test_of_an_empty_table_nothing_is_expected(database: str, plain: Plain
         assert rows.expected == 0
         assert await rows.drain(Pages().take) == 0
         assert rows.expected == 0
+
+
+async def test_a_snapshot_of_the_same_name_on_another_server_is_not_taken_for_ours(database: str) -> None:
+    """Behind a balancer a helper may reach another replica, whose snapshots have the same small numbers for names."""
+    async with pooled(database) as pool, open_snapshot(pool) as lead:
+        exported = await export_snapshot(lead.connection)
+        async with open_snapshot(pool, exported) as same:
+            assert await same.connection.fetchval("SELECT 1") == 1
+        with pytest.raises(SnapshotGoneError, match="another server"):
+            async with open_snapshot(pool, replace(exported, identity="another")):
+                pytest.fail("it was taken")
