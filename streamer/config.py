@@ -64,6 +64,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     gzip_streams: AtLeastOne = 32
     max_row_size: RowSize = RowSize(2 * 1024**2)
     abandon_after: Duration = Duration(60)
+    export_ttl: Duration = Duration(24 * 60 * 60)
+    spool_max_bytes: Size | None = None
+    spool_disk_reserve: Size = Size(256 * 1024**2)
+    shutdown_grace: Duration = Duration(5)
     log_format: LogFormat = LogFormat.TEXT
 
 

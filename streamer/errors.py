@@ -87,8 +87,20 @@ class Unavailable(ClientError):
     code, status, title = "unavailable", 503, "Not available at the moment"
 
 
+class InsufficientStorage(ClientError):
+    code, status, title = "insufficient-storage", 507, "No room for another export"
+
+
+class KeyReused(ClientError):
+    code, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
+
+
 class ExportFailure(Exception):
     """Why an export cannot be finished, in a sentence its user may read."""
+
+
+class TransientFailure(ExportFailure):
+    """A failure that may be over in a moment: the connection was lost, the server is starting."""
 
 
 class StartError(Exception):

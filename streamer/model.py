@@ -28,7 +28,7 @@ class State(StrEnum):
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.PENDING: frozenset({State.PROCESSING, State.FAILED, State.CANCELLED}),
-    State.PROCESSING: frozenset({State.COMPLETED, State.FAILED, State.CANCELLED}),
+    State.PROCESSING: frozenset({State.PENDING, State.COMPLETED, State.FAILED, State.CANCELLED}),  # or once more
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
@@ -104,6 +104,8 @@ class Export:
     removed_at: datetime | None
     error: str | None
     sha256: bytes | None
+    attempts: int
+    served: bool
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -117,4 +119,14 @@ class Export:
 
 
 PROGRESS_COLUMNS = ("total_rows", "estimated", "processed_rows", "bytes", "percentage", "rows_per_second")
-PLAIN_COLUMNS = ("created_at", "started_at", "finished_at", "snapshot_at", "removed_at", "error", "sha256")
+PLAIN_COLUMNS = (
+    "created_at",
+    "started_at",
+    "finished_at",
+    "snapshot_at",
+    "removed_at",
+    "error",
+    "sha256",
+    "attempts",
+    "served",
+)

@@ -5,9 +5,10 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
@@ -16,13 +17,15 @@ from streamer.config import Settings
 from streamer.errors import StartError
 from streamer.http.compression import GzipStreams
 from streamer.http.listener import Listener
+from streamer.http.places import Places
 from streamer.http.routes import application
 from streamer.jobs.queue import ExportQueue
+from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
 from streamer.source.catalog import read_catalog
-from streamer.source.database import Connections, connect
+from streamer.source.database import Connections, Pool, connect
 from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
 
@@ -32,7 +35,7 @@ STORE_CONNECTIONS = 4
 READ_AHEAD_THREADS = 4
 OTHER_FILES = 256  # that are open beside those of clients
 SPARE_CONNECTIONS = 250  # of clients that do not download, beside MAX_FOLLOWERS
-SHUTDOWN_GRACE = 2.5  # seconds for requests under way; aiohttp waits for it twice
+BREAK_OFF = 1.0  # seconds for connections to break when the grace is over; aiohttp waits for it twice
 
 
 @asynccontextmanager
@@ -42,12 +45,17 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         executor = stack.enter_context(
             ThreadPoolExecutor(2 * settings.max_concurrent_exports + 1, thread_name_prefix="spool")
         )
-        directory = SpoolDirectory(settings.export_storage_path, executor)
+        directory = SpoolDirectory(
+            settings.export_storage_path,
+            executor,
+            most=settings.spool_max_bytes,
+            reserve=settings.spool_disk_reserve,
+        )
         directory.prepare()
         store_pool = await connect(
             settings.database_url, name="DATABASE_URL", size=STORE_CONNECTIONS, wait=settings.database_wait
         )
-        stack.push_async_callback(store_pool.close)
+        stack.push_async_callback(_close, store_pool)
         source_pool = await connect(
             settings.source_database_url,
             name="SOURCE_DATABASE_URL",
@@ -55,9 +63,10 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             wait=settings.database_wait,
             row_limit=settings.max_row_size,
         )
-        stack.push_async_callback(source_pool.close)
+        stack.push_async_callback(_close, source_pool)
         catalog = await read_catalog(source_pool, settings.datasets)
-        store = Store(store_pool, owner=uuid4())
+        owner = uuid4()
+        store = Store(store_pool, owner)
         await store.migrate()
         connections = Connections(
             source_pool, leads=settings.max_concurrent_exports, helpers=settings.export_connections - 1
@@ -65,35 +74,62 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         runner = Runner(store, Source(connections, catalog, settings.export_cursor))
         sealed = SealedExports(store, directory)
         stack.callback(sealed.close)
+        retention = Retention(store, directory, sealed, ttl=settings.export_ttl)
         queue = ExportQueue(
             store,
             runner,
             directory,
             sealed,
+            retention,
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
         )
         compressors = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gzip"))
         gzip = GzipStreams(compressors, settings.gzip_streams)
         read_ahead = stack.enter_context(ThreadPoolExecutor(READ_AHEAD_THREADS, thread_name_prefix="read ahead"))
+        places = Places(settings.max_followers)
         app = application(
             queue,
             catalog,
-            sealed,
-            gzip,
-            read_ahead,
-            followers=settings.max_followers,
+            sealed=sealed,
+            gzip=gzip,
+            read_ahead=read_ahead,
+            places=places,
             abandon_after=settings.abandon_after,
+            ttl=settings.export_ttl,
         )
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: queue.stop())
+        stack.enter_context(directory.alive(owner))
         await queue.start()
         stack.push_async_callback(queue.stop)
+        await stack.enter_async_context(_in_background(retention.run()))
         yield await _listen(app, settings, stack)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settings.shutdown_grace):
+                await queue.drain()
+                await places.empty()
+
+
+async def _close(pool: Pool) -> None:
+    """A database that does not answer is left without a word."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BREAK_OFF / 2):
+            await pool.close()
+
+
+@asynccontextmanager
+async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> str:
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_GRACE)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=BREAK_OFF)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     listener = Listener(

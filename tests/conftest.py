@@ -19,13 +19,21 @@ import aiohttp
 import asyncpg
 import pytest
 
-from streamer.config import Settings
+from streamer.config import Duration, Settings
 from streamer.embedded import embedded_postgres
 from streamer.server import serving
+from streamer.spool.owners import PREFIX
 from tests.exporting import Gates
 
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is measured, and what takes minutes, has the machine to itself: one worker, one after the other."""
+    for item in items:
+        if item.get_closest_marker("memory") or item.get_closest_marker("sweep"):
+            item.add_marker(pytest.mark.xdist_group("alone"))
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +76,9 @@ class Server:
     def spool(self) -> Path:
         return self.settings.export_storage_path
 
+    def files(self) -> set[str]:
+        return files_in(self.spool)
+
 
 Configure = Callable[..., Settings]
 Serve = Callable[..., Awaitable[Server]]
@@ -83,6 +94,7 @@ def configure(database: str, source_url: str, tmp_path: Path) -> Configure:
             "source_database_url": source_url,
             "api_port": 0,
             "export_storage_path": tmp_path / "spool",
+            "shutdown_grace": Duration(0),
         }
         return Settings(**{**ours, **settings})
 
@@ -124,6 +136,11 @@ async def gates(database: str) -> AsyncIterator[Gates]:
     """Exports that stop where the test says: `await serve(**gates.settings)` once the views are made."""
     async with connected(database) as connection:
         yield Gates(connection, database)
+
+
+def files_in(folder: Path) -> set[str]:
+    """The names of all that is in a folder of spools, but for the locks of the servers that are alive."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(PREFIX)}
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from aiohttp import web
 
+from streamer.errors import ClientError
 from streamer.http.places import IN_A_CROWD
 from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError
@@ -67,7 +68,7 @@ class DownloadResponse(web.StreamResponse):
         """The body is written within, and is whole if nothing was raised. A break is told by the connection alone."""
         try:
             yield
-        except TruncatedError as error:
+        except (TruncatedError, ClientError) as error:
             log.warning("a download was broken off: %s", error)
         except ConnectionError:
             log.info("a client left its download")
@@ -157,7 +158,7 @@ class Line:
 
     async def _copy(self, offset: int, length: int) -> int:
         """Sends some bytes, and returns how many."""
-        fd = self._source.file.fileno()
+        fd = self._file().fileno()
         piece = SCRATCH[: min(length, len(SCRATCH))]
         if not read_into_if_cached(fd, offset, piece):
             await self.complete(in_thread(self._read_ahead, partial(load, fd, offset, min(length, READ_AHEAD_BYTES))))
@@ -188,7 +189,7 @@ class Line:
     async def _send_pages(self, offset: int, length: int) -> int:
         """The same by sendfile."""
         loop = asyncio.get_running_loop()
-        file = self._source.file
+        file = self._file()
         piece = Extent(offset, min(self._piece, length))
         if not is_cached(file.fileno(), *piece):
             await self.complete(in_thread(self._read_ahead, partial(load, file.fileno(), *piece)))
@@ -198,6 +199,13 @@ class Line:
             raise TruncatedError(SHORTER)
         self._adapt_to(loop.time() - begun)
         return piece.length
+
+    def _file(self) -> BinaryIO:
+        try:
+            return self._source.file
+        except TruncatedError:
+            self._reset()
+            raise
 
     def _adapt_to(self, seconds: float) -> None:
         if seconds > SLOW:

@@ -95,6 +95,7 @@ class Downloads:
                     await response.begin(request)
                 return response
             live = await self._queue.submit(spec, abandon_after=self._abandon_after)
+            assert isinstance(live, LiveExport)  # there is no key
             return await self._live(request, asked, coding, live)
 
     async def _sealed(self, request: web.Request, asked: Asked, coding: Coding, export_id: UUID) -> web.StreamResponse:
@@ -105,7 +106,7 @@ class Downloads:
             if not asked.modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
             if request.method != "HEAD":
-                sealed.open()
+                await self._sealed_exports.open(sealed)
             if coding is Coding.GZIP:
                 return await self._send_gzip(request, headers, sealed)
             assert sealed.export.sha256 is not None
@@ -135,6 +136,7 @@ class Downloads:
         await live.spool.moved_beyond(wanted.first)
         if live.spool.ended:
             return await self._sealed(request, asked, Coding.IDENTITY, live.id)
+        await live.serve()
         headers["Content-Range"] = live_content_range(wanted)
         response = DownloadResponse(status=206, headers=headers)
         stop = None if wanted.last is None else wanted.last + 1
@@ -150,10 +152,10 @@ class Downloads:
     ) -> web.StreamResponse:
         response = DownloadResponse(headers=headers)
         if coding is Coding.GZIP:
-            with Follower(live.spool, window=GZIP_WINDOW) as follower:
+            with Follower(live.spool, window=GZIP_WINDOW, before_first=live.serve) as follower:
                 await self._gzip.send_followed(request, response, follower)
         else:
-            with Follower(live.spool) as follower:
+            with Follower(live.spool, before_first=live.serve) as follower:
                 await send_followed(request, response, follower)
         return response
 

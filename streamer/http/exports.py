@@ -1,45 +1,47 @@
 """Create, status, cancel: the exports as resources, in both dialects that clients speak."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
-from streamer.errors import NotFound, SlowBody, Unavailable
+from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable
 from streamer.http.parameters import read_spec
 from streamer.http.status import links, representation
-from streamer.jobs.live import LiveExport
 from streamer.jobs.queue import ExportQueue
-from streamer.model import ExportSpec, State
+from streamer.model import Export, ExportSpec, State
 from streamer.source.catalog import Catalog
 
 BODIES = 64  # that are being read at once
 BODY_TIMEOUT = 10.0  # seconds for a body to come in
+LONGEST_KEY = 255  # characters
 RETRY_AFTER = 5  # seconds
 
 
 class Exports:
-    def __init__(self, queue: ExportQueue, catalog: Catalog) -> None:
+    def __init__(self, queue: ExportQueue, catalog: Catalog, *, ttl: float) -> None:
         self._queue = queue
+        self._ttl = timedelta(seconds=ttl)
         self._catalog = catalog
         self._bodies = 0
 
     async def create(self, request: web.Request) -> web.Response:
-        live = await self._submit(request)
-        body = {"exportId": str(live.id), "status": State.PENDING, "links": links(live.id)}
-        return json_response(body, status=202, headers={"Location": links(live.id)["self"]})
+        export_id, state = await self._submit(request)
+        body = {"exportId": str(export_id), "status": state, "links": links(export_id)}
+        return json_response(body, status=202, headers={"Location": links(export_id)["self"]})
 
     async def create_job(self, request: web.Request) -> web.Response:
-        live = await self._submit(request)
-        body = {"jobId": str(live.id), "exportId": str(live.id), "status": State.PENDING}
-        return json_response(body, status=202, headers={"Location": links(live.id)["self"]})
+        export_id, state = await self._submit(request)
+        body = {"jobId": str(export_id), "exportId": str(export_id), "status": state}
+        return json_response(body, status=202, headers={"Location": links(export_id)["self"]})
 
     async def status(self, request: web.Request) -> web.Response:
         export_id = requested_id(request)
         export = await self._queue.get(export_id)
-        return json_response(representation(export, self._queue.live(export_id)))
+        return json_response(representation(export, self._queue.live(export_id), ttl=self._ttl))
 
     async def delete(self, request: web.Request) -> web.Response:
         await self._queue.cancel(requested_id(request))
@@ -72,8 +74,20 @@ class Exports:
         finally:
             self._bodies -= 1
 
-    async def _submit(self, request: web.Request) -> LiveExport:
-        return await self._queue.submit(await self.read_spec(request))
+    async def _submit(self, request: web.Request) -> tuple[UUID, State]:
+        """The new export, or the one that was begun with the same Idempotency-Key."""
+        submitted = await self._queue.submit(await self.read_spec(request), key=_idempotency_key(request))
+        return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    """draft-ietf-httpapi-idempotency-key-header; what it means to the client is the client's business."""
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    if len(keys) > 1 or not 0 < len(keys[0]) <= LONGEST_KEY or not keys[0].isascii() or not keys[0].isprintable():
+        raise BadParameter("Idempotency-Key", f"must be one text of 1 to {LONGEST_KEY} printable ASCII characters")
+    return keys[0]
 
 
 def requested_id(request: web.Request) -> UUID:

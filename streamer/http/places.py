@@ -5,6 +5,7 @@ socket takes megabytes. The first clients may have that; each that comes to a cr
 that all of them together stay within a few megabytes however long they stop.
 """
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ class Places:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._taken = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @contextmanager
     def one(self, request: web.Request) -> Iterator[None]:
@@ -33,6 +36,7 @@ class Places:
         if self._taken >= self._capacity:
             raise Unavailable("too many downloads at once", retry_after=RETRY_AFTER)
         self._taken += 1
+        self._empty.clear()
         share = max(LEAST_SHARE, POOL // self._taken)
         request[IN_A_CROWD] = share < ROOMY
         try:
@@ -42,6 +46,12 @@ class Places:
             yield
         finally:
             self._taken -= 1
+            if not self._taken:
+                self._empty.set()
+
+    async def empty(self) -> None:
+        """Returns when there is no download."""
+        await self._empty.wait()
 
 
 def most_waiting(capacity: int, roomy: int) -> int:

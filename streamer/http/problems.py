@@ -25,13 +25,13 @@ TOO_MANY_FIELDS = "Too many headers received"  # aiohttp's words for it
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except ClientError as error:
-        return _of_ours(request, error)
-    except web.HTTPException as error:
-        return _of_aiohttp(request, error)
-    except Exception:
+    except Exception as error:
         if request.writer.output_size:
             raise  # the answer is under way: nothing but a broken connection may follow
+        if isinstance(error, ClientError):
+            return _of_ours(request, error)
+        if isinstance(error, web.HTTPException):
+            return _of_aiohttp(request, error)
         log.exception("%s %s failed", request.method, request.path)
         return _problem(
             request, code="internal", title="Internal error", status=500, sentence="the server's log has the reason"

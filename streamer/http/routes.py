@@ -21,15 +21,15 @@ MAX_BODY = 32 * 1024  # bytes of a request
 def application(
     queue: ExportQueue,
     catalog: Catalog,
+    *,
     sealed: SealedExports,
     gzip: GzipStreams,
     read_ahead: Executor,
-    *,
-    followers: int,
+    places: Places,
     abandon_after: float,
+    ttl: float,
 ) -> web.Application:
-    exports = Exports(queue, catalog)
-    places = Places(followers)
+    exports = Exports(queue, catalog, ttl=ttl)
     downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app[READ_AHEAD] = read_ahead

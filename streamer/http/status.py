@@ -1,6 +1,6 @@
 """An export as JSON."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +8,7 @@ from streamer.jobs.live import LiveExport
 from streamer.model import Export, ExportSpec, Operator, Progress, State
 
 
-def representation(export: Export, live: LiveExport | None) -> dict[str, Any]:
+def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -> dict[str, Any]:
     """The row, with the progress of this moment where the export is running here."""
     progress = live.progress() if live and export.state is State.PROCESSING else export.progress
     return {
@@ -20,7 +20,8 @@ def representation(export: Export, live: LiveExport | None) -> dict[str, Any]:
         "startedAt": _time(export.started_at),
         "completedAt": _time(export.finished_at),
         "snapshotAt": _time(live.snapshot_at if live else export.snapshot_at),
-        "expiresAt": None,
+        "expiresAt": _time(_expiry(export, ttl)),
+        "attempts": export.attempts,
         "dataset": export.spec.dataset,
         "columns": export.spec.columns,
         "query": _query(export.spec),
@@ -28,6 +29,12 @@ def representation(export: Export, live: LiveExport | None) -> dict[str, Any]:
         "etag": entity_tag(export.id),
         "links": links(export.id),
     }
+
+
+def _expiry(export: Export, ttl: timedelta) -> datetime | None:
+    """When the file of a completed export may be removed."""
+    kept = export.state is State.COMPLETED and export.removed_at is None and export.finished_at is not None
+    return export.finished_at + ttl if kept and export.finished_at else None
 
 
 def links(export_id: UUID) -> dict[str, str]:

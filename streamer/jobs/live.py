@@ -1,25 +1,33 @@
 """An unfinished export in this process: its spool, its task, and who follows it."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from streamer.errors import Unavailable
 from streamer.model import Progress
 from streamer.spool.spool import Spool
 
+RETRY_AFTER = 5  # seconds
 ALMOST = 99.9  # per cent: 100 is said by the row, when the export is completed
 
 
 class LiveExport:
     """From the moment it is queued to the moment its last byte or its failure is told."""
 
-    def __init__(self, export_id: UUID, spool: Spool) -> None:
+    def __init__(
+        self, export_id: UUID, spool: Spool, *, note_served: Callable[[], Coroutine[Any, Any, object]]
+    ) -> None:
         self.id = export_id
         self.spool = spool
+        self._note_served = note_served
+        self._serving: asyncio.Task[object] | None = None
+        self.attempts = 0  # runs begun, this one included
         self.snapshot_at: datetime | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[timedelta | None] | None = None
         self._expected: Callable[[], int] = int
         self._started = 0.0
         self._percentage = 0.0
@@ -56,10 +64,42 @@ class LiveExport:
         elapsed = asyncio.get_running_loop().time() - self._started
         return round(self.spool.rows / elapsed) if self.snapshot_at and elapsed > 0 else 0
 
-    async def run(self, task: "asyncio.Task[None]") -> None:
-        """Waits for the run to end, however it ends."""
+    @property
+    def served(self) -> bool:
+        """A byte has left, or is about to: this export is not run again."""
+        return self._serving is not None
+
+    async def serve(self) -> None:
+        """To be awaited before a byte of it leaves: returns when the table has been told. Raises Unavailable.
+
+        Only a table that has said yes is not asked again.
+        """
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._note_served(), name=f"first byte of {self.id}")
+        asked = self._serving
+        try:
+            ours = await asyncio.shield(asked)
+        except Exception as error:
+            self._forget(asked)
+            raise Unavailable("the database cannot be reached", retry_after=RETRY_AFTER) from error
+        if not ours:
+            self._forget(asked)
+            raise Unavailable("the export is not run by this server at the moment", retry_after=RETRY_AFTER)
+
+    def _forget(self, asked: "asyncio.Task[object]") -> None:
+        if self._serving is asked:
+            self._serving = None
+
+    def again(self) -> None:
+        """The run has ended, and another one will begin."""
+        self._task = None
+        self.snapshot_at = None
+
+    async def run(self, task: "asyncio.Task[timedelta | None]") -> timedelta | None:
+        """Waits for the run to end, however it ends; gives the time after which there is to be another one."""
         self._task = task
         await self.finished()
+        return None if task.cancelled() or task.exception() else task.result()
 
     async def finished(self) -> None:
         """Returns when the run has ended, or if it never began."""
@@ -68,11 +108,15 @@ class LiveExport:
 
     async def stop(self, reason: str) -> None:
         """Breaks the followers, ends the run, and returns when nothing of it is left."""
+        self.give_up(reason)
+        await self.finished()
+
+    def give_up(self, reason: str) -> None:
+        """Breaks the followers and ends the run, which may take a moment."""
         self.spool.fail(reason)
         self._stay()
         if self._task is not None:
             self._task.cancel()
-        await self.finished()
 
     def leave_if_abandoned(self, seconds: float, cancel: Callable[[], object]) -> None:
         """Calls `cancel` once nobody has followed for `seconds`."""

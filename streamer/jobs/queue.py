@@ -5,23 +5,26 @@ that followers have something to follow from the moment the row exists. `concurr
 a permit is given for every row inserted, so a place that becomes free takes the next row at once. A cancelled row
 leaves a permit behind that claims nothing, which is harmless.
 
-Every unfinished row is under a lease that its server renews. A row whose lease has run out belongs to nobody and
-fails.
+Every unfinished row has an owner, which renews its lease and holds a lock in the folder of spools. A row whose owner is
+dead is settled by one rule: what nobody has a byte of is run again under the same id, at most `ATTEMPTS` times;
+anything else fails. The same rule holds for a run that meets a failure that time can heal, and for a server that stops.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
 import tenacity
 
-from streamer.errors import ClientError, NotFound, QueueFull, Unavailable
+from streamer.errors import ClientError, KeyReused, NotFound, QueueFull, Unavailable
 from streamer.jobs.live import LiveExport
-from streamer.jobs.runner import Runner
+from streamer.jobs.retention import Retention
+from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
 from streamer.jobs.sealed import SealedExports
-from streamer.jobs.store import RENEWAL, Store
+from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportSpec, State
 from streamer.spool.directory import SpoolDirectory
 
@@ -29,8 +32,11 @@ log = logging.getLogger(__name__)
 
 CANCELLED = "the export was cancelled"
 STOPPED = "the server was stopped before the export was finished; start a new one"
-ABANDONED = "the server that ran this export died before it was finished; start a new one"
+SERVED = "the server that ran this export died when a part of it had been downloaded already; start a new one"
+EXHAUSTED = f"the server that ran this export died {ATTEMPTS} times; start a new one"
+RELEASED = "the server is stopping; the export is run by the next one"
 RETRY_AFTER = 5  # seconds
+LEAVE = 2.0  # seconds for the table to be told how all that is left ends, when the server stops
 
 
 class ExportQueue:
@@ -40,6 +46,7 @@ class ExportQueue:
         runner: Runner,
         directory: SpoolDirectory,
         sealed: SealedExports,
+        retention: Retention,
         *,
         concurrency: int,
         capacity: int,
@@ -48,44 +55,69 @@ class ExportQueue:
         self._runner = runner
         self._directory = directory
         self._sealed = sealed
+        self._retention = retention
         self._concurrency = concurrency
         self._capacity = capacity
         self._live: dict[UUID, LiveExport] = {}
         self._permits = asyncio.Semaphore(0)
+        self._claiming = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._services: list[asyncio.Task[Any]] = []
         self._stopping = False
 
     async def start(self) -> None:
-        """Settles what a dead server left, removes files that belong to no export, and begins to work."""
-        await self._store.settle_abandoned(ABANDONED)
+        """Settles what dead servers left, removes files that belong to no export, and begins to work."""
+        await self._take_over()
         await self._sweep()
         self._services = [self._spawn(self._work(), f"worker {number}") for number in range(self._concurrency)]
         self._services.append(self._spawn(self._keep_leases(), "leases"))
 
-    async def stop(self) -> None:
-        """Takes no more exports, and fails those that are not finished."""
+    async def drain(self) -> None:
+        """Takes no more exports, and returns when those that have begun have ended."""
         self._stopping = True
-        for service in self._services:
+        await asyncio.gather(*(live.finished() for live in self._live.values()))
+
+    async def stop(self) -> None:
+        """Takes no more exports; what is not finished is left to the next server, or fails.
+
+        A database that does not answer is not waited for: then its leases tell the next server.
+        """
+        self._stopping = True
+        services, self._services = self._services, []
+        for service in services:
             service.cancel()
-        await asyncio.gather(*self._services, return_exceptions=True)
-        await asyncio.gather(*map(self._abort, list(self._live.values())))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE):
+                await _all_of(services)
+                await _all_of([self._spawn(self._leave(live), f"leave {live.id}") for live in self._live.values()])
+        for live in self._live.values():
+            live.give_up(STOPPED)
         self._live.clear()
 
-    async def submit(self, spec: ExportSpec, *, abandon_after: float | None = None) -> LiveExport:
+    async def submit(
+        self, spec: ExportSpec, *, key: str | None = None, abandon_after: float | None = None
+    ) -> LiveExport | Export:
         """Queues an export, whole even if the caller is cancelled meanwhile.
 
-        With `abandon_after` (seconds) it is cancelled once nobody has followed it for so long. Raises QueueFull and
-        Unavailable.
+        With an idempotency `key` that is known, it is the export that was asked for then. With `abandon_after`
+        (seconds) it is cancelled once nobody has followed it for so long. Raises QueueFull, KeyReused, Unavailable and
+        InsufficientStorage.
         """
         if self._stopping:
             raise Unavailable("the server is stopping", retry_after=RETRY_AFTER)
+        if key is not None and (known := await self._store.by_key(key)):
+            return _same(known, spec)
+        await self._retention.make_room()
         if sum(live.waiting for live in self._live.values()) >= self._capacity:
             raise QueueFull(f"{self._capacity} exports are waiting already", retry_after=RETRY_AFTER)
-        export_id = uuid4()
-        live = self._live[export_id] = LiveExport(export_id, self._directory.create(export_id))
-        await asyncio.shield(self._spawn(self._insert(live, spec, abandon_after), "submit"))
-        return live
+        live = self._hold(uuid4())
+        inserted = await asyncio.shield(self._spawn(self._insert(live, spec, key, abandon_after), "submit"))
+        if inserted:
+            return live
+        assert key is not None
+        known = await self._store.by_key(key)  # somebody was faster with the same key
+        assert known is not None
+        return _same(known, spec)
 
     async def get(self, export_id: UUID) -> Export:
         """Raises NotFound. Who is told that an export is completed finds it sealed: the row is written before that."""
@@ -117,28 +149,49 @@ class ExportQueue:
         export = await self.get(export_id)
         self._directory.remove(export_id)
         await self._store.note_removed(export_id)
-        self._sealed.forget(export_id)
+        self._sealed.drop(export_id)
         return export
 
-    async def _insert(self, live: LiveExport, spec: ExportSpec, abandon_after: float | None) -> None:
+    def _hold(self, export_id: UUID) -> LiveExport:
+        """From now on there is something to follow."""
+        live = LiveExport(
+            export_id,
+            self._directory.create(export_id, self._retention.keep_room),
+            note_served=lambda: self._store.note_served(export_id),
+        )
+        self._live[export_id] = live
+        return live
+
+    async def _insert(self, live: LiveExport, spec: ExportSpec, key: str | None, abandon_after: float | None) -> bool:
+        """Whether the row is new."""
         try:
-            await self._store.insert(live.id, spec)
+            inserted = await self._store.insert(live.id, spec, key)
         except BaseException:
             del self._live[live.id]
             raise
+        if inserted is None:
+            del self._live[live.id]
+            return False
         if abandon_after is not None:
             live.leave_if_abandoned(abandon_after, lambda: self._spawn(self._cancel(live.id), "abandoned"))
         self._permits.release()
+        return True
 
     async def _work(self) -> None:
-        while True:
+        while not self._stopping:
             await self._permits.acquire()
             export = await self._claim()
             live = self._live.get(export.id) if export else None
             if export is None or live is None or live.spool.ended:  # cancelled on the way
                 continue
-            await live.run(self._spawn(self._runner.run(live, export.spec), f"export {live.id}"))
-            self._live.pop(live.id, None)
+            live.attempts = export.attempts
+            delay = await live.run(self._spawn(self._runner.run(live, export.spec), f"export {live.id}"))
+            if delay is None:
+                if live.spool.sealed:
+                    self._sealed.trust(live.id)
+                self._live.pop(live.id, None)
+            else:
+                asyncio.get_running_loop().call_later(delay.total_seconds(), self._permits.release)
 
     async def _claim(self) -> Export | None:
         """A database that does not answer is waited for: the row is there, and its turn has come."""
@@ -147,18 +200,50 @@ class ExportQueue:
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         ):
             with attempt:
-                return await self._store.claim()
+                async with self._claiming:  # one at a time, each with a list that is true
+                    return await self._store.claim(self._waiting())
         raise AssertionError("tenacity retries for ever")
 
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(RENEWAL.total_seconds())
             try:
-                await self._store.renew_leases()
-                for export in await self._store.settle_abandoned(ABANDONED):
-                    self._directory.remove(export.id)
+                await self._store.renew_leases(self._waiting(), self._running())
+                await self._let_go()
+                if not self._stopping:
+                    await self._take_over()
             except Exception:
                 log.exception("the leases could not be renewed")
+            if self._waiting() and self._permits.locked():
+                self._permits.release()  # the clocks of the table and of this process may differ
+
+    def _waiting(self) -> list[UUID]:
+        return [live.id for live in self._live.values() if live.waiting]
+
+    def _running(self) -> list[UUID]:
+        return [live.id for live in self._live.values() if not live.waiting]
+
+    async def _let_go(self) -> None:
+        """Of what waits here and has been ended, or taken over, by another server. A run finds that out by itself."""
+        for export_id in await self._store.lost(self._waiting()):
+            if (live := self._live.get(export_id)) and live.waiting:
+                del self._live[export_id]
+                live.give_up(ENDED_ELSEWHERE)
+
+    async def _take_over(self) -> None:
+        """Settles the exports of dead owners: runs them again, or fails them."""
+        with self._directory.dead_owners() as dead:
+            running = self._running()
+            for export in await self._store.settle(dead, running, served=SERVED, exhausted=EXHAUSTED):
+                log.warning("export %s failed: %s", export.id, export.error)
+                self._directory.remove(export.id)
+            adopted = await self._store.adopt(dead, running)
+        for export in adopted:
+            log.warning("export %s is run again: its server died", export.id)
+            self._directory.remove(export.id)
+            if export.id not in self._live:
+                self._hold(export.id)
+            self._permits.release()
 
     async def _sweep(self) -> None:
         found = self._directory.export_ids()
@@ -166,14 +251,19 @@ class ExportQueue:
             log.info("removed the file of export %s, which nobody can ask for", export_id)
             self._directory.remove(export_id)
 
-    async def _abort(self, live: LiveExport) -> None:
+    async def _leave(self, live: LiveExport) -> None:
+        """By the rule for exports whose server is no more, while it still is."""
+        reason = RELEASED
         try:
-            failed = await self._store.fail(live.id, STOPPED)
-            if failed is None and (await self.get(live.id)).state is State.COMPLETED:
-                return await live.finished()  # it is about to say so
+            released = None if live.served else await self._store.release(live.id)
+            if released is None:
+                reason = STOPPED
+                failed = await self._store.fail(live.id, STOPPED)
+                if failed is None and (await self.get(live.id)).state is State.COMPLETED:
+                    return await live.finished()  # it is about to say so
         except Exception:
             log.exception("export %s: its end could not be written; it is settled when its lease runs out", live.id)
-        return await live.stop(STOPPED)
+        return await live.stop(reason)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work, name=name)
@@ -186,3 +276,16 @@ class ExportQueue:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ClientError):
             log.error("%s ended badly", task.get_name(), exc_info=error)
+
+
+async def _all_of(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Returns when all of them have ended, however they did; they go on if this is cancelled."""
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _same(known: Export, spec: ExportSpec) -> Export:
+    """Raises KeyReused if the key was another request's."""
+    if known.spec != spec:
+        raise KeyReused("Idempotency-Key: it was used for another request; send a new one")
+    return known

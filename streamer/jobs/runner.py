@@ -8,16 +8,22 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from streamer.errors import ExportFailure
+import tenacity
+
+from streamer.errors import ExportFailure, TransientFailure
 from streamer.jobs.live import LiveExport
-from streamer.jobs.store import Store
-from streamer.model import ExportSpec
+from streamer.jobs.store import LEASE, Store
+from streamer.model import ExportSpec, State
+from streamer.source.database import one_line
 from streamer.source.rows import Source
+from streamer.spool.spool import Sealed
 
 log = logging.getLogger(__name__)
 
+FIRST_DELAY = timedelta(seconds=1)  # before the second attempt, twice as long before the third
+ENDED_ELSEWHERE = "the export was ended by somebody else"
 REPORT_INTERVAL = 0.5  # seconds between two writes of the progress
 
 
@@ -26,20 +32,27 @@ class Runner:
         self._store = store
         self._source = source
 
-    async def run(self, live: LiveExport, spec: ExportSpec) -> None:
-        """Runs a claimed export. Only cancellation is raised; whoever cancels has settled the row."""
+    async def run(self, live: LiveExport, spec: ExportSpec) -> timedelta | None:
+        """Runs a claimed export. If it is to be run again, returns after what time.
+
+        Only cancellation is raised; whoever cancels has settled the row.
+        """
+        delay = None
         try:
             await self._produce(live, spec)
+        except TransientFailure as failure:
+            delay = await self._again(live, failure)
+            if delay is None:
+                await self._fail(live, failure)
         except ExportFailure as failure:
-            log.warning("export %s failed: %s", live.id, failure, exc_info=failure.__cause__)
-            await self._fail(live, str(failure))
-        except Exception:
-            log.exception("export %s failed", live.id)
-            await self._fail(live, "an internal error, which the server's log describes")
+            await self._fail(live, failure)
+        except Exception as error:
+            await self._fail(live, ExportFailure("an internal error, which the server's log describes"), error)
         finally:
-            if not live.spool.sealed:
+            if not live.spool.sealed and delay is None:
                 live.spool.fail("the export was stopped")
                 await live.spool.discard()
+        return delay
 
     async def _produce(self, live: LiveExport, spec: ExportSpec) -> None:
         live.spool.open()
@@ -50,18 +63,57 @@ class Runner:
         sealed = await live.spool.finish()
         if sealed.rows != total:
             raise ExportFailure(f"{sealed.rows} records were written for {total} rows")
-        if await self._store.complete(live.id, sealed, live.rows_per_second()) is None:
-            raise ExportFailure("the export was ended by somebody else")
+        if not await self._complete(live, sealed):
+            raise ExportFailure(ENDED_ELSEWHERE)
         live.spool.seal()
         log.info("export %s completed: %d rows, %d bytes", live.id, sealed.rows, sealed.length)
 
-    async def _fail(self, live: LiveExport, reason: str) -> None:
-        """The row first: a client whose download breaks finds the reason in the status."""
+    async def _complete(self, live: LiveExport, sealed: Sealed) -> bool:
+        """A database that does not answer is asked again: the work is done. It may have heard the first time."""
+        async for attempt in _patiently(live):
+            with attempt:
+                if await self._store.complete(live.id, sealed, live.rows_per_second()):
+                    return True
+                found = await self._store.get(live.id)
+                return found is not None and found.state is State.COMPLETED and found.sha256 == sealed.sha256
+        raise AssertionError("tenacity either returns an attempt or raises")
+
+    async def _again(self, live: LiveExport, failure: TransientFailure) -> timedelta | None:
+        """Rule: what nobody has a byte of may be run again, under the same id, with other bytes."""
+        if live.served:
+            return None
+        delay = FIRST_DELAY * (1 << (live.attempts - 1))
         try:
-            await self._store.fail(live.id, reason)
+            if not await self._queue_again(live, delay):
+                return None
+            await live.spool.rewind()
+        except Exception:
+            log.exception("export %s: that it is to be run again could not be written", live.id)
+            return None
+        log.warning("export %s is run again in %s: %s", live.id, delay, failure, exc_info=failure.__cause__)
+        live.again()
+        return delay
+
+    async def _queue_again(self, live: LiveExport, delay: timedelta) -> bool:
+        """What has cut off the source has often cut off the table too. It may have heard the first time."""
+        async for attempt in _patiently(live):
+            with attempt:
+                if await self._store.run_again(live.id, delay):
+                    return True
+                found = await self._store.get(live.id)
+                return found is not None and found.state is State.PENDING
+        raise AssertionError("tenacity either returns an attempt or raises")
+
+    async def _fail(self, live: LiveExport, failure: ExportFailure, cause: Exception | None = None) -> None:
+        """The row first: a client whose download breaks finds the reason in the status."""
+        log.warning("export %s failed: %s", live.id, failure, exc_info=cause or failure.__cause__)
+        try:
+            async for attempt in _patiently(live):
+                with attempt:
+                    await self._store.fail(live.id, str(failure))
         except Exception:
             log.exception("export %s: its failure could not be written; it is settled when its lease runs out", live.id)
-        live.spool.fail(reason)
+        live.spool.fail(str(failure))
 
     @asynccontextmanager
     async def _reporting(self, live: LiveExport, snapshot_at: datetime) -> AsyncIterator[None]:
@@ -75,7 +127,23 @@ class Runner:
     async def _report(self, live: LiveExport, snapshot_at: datetime) -> None:
         while True:
             try:
-                await self._store.note_progress(live.id, snapshot_at, live.progress())
+                if await self._store.note_progress(live.id, snapshot_at, live.progress()) is None:
+                    live.give_up(ENDED_ELSEWHERE)
             except Exception:
                 log.exception("export %s: its progress could not be written", live.id)
             await asyncio.sleep(REPORT_INTERVAL)
+
+
+def _patiently(live: LiveExport) -> tenacity.AsyncRetrying:
+    """A statement to the table is tried again for as long as the lease may last."""
+
+    def say(retry: tenacity.RetryCallState) -> None:
+        error = retry.outcome.exception() if retry.outcome else None
+        log.warning("export %s: waiting for the database: %s", live.id, one_line(error))
+
+    return tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_delay(LEASE.total_seconds()),
+        wait=tenacity.wait_exponential(multiplier=0.25, max=5),
+        before_sleep=say,
+        reraise=True,
+    )

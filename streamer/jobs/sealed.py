@@ -6,7 +6,8 @@ file is closed when it is no longer kept and the last reader has given it back.
 """
 
 import asyncio
-from collections import OrderedDict
+import logging
+from collections import Counter, OrderedDict
 from datetime import datetime
 from time import monotonic
 from typing import BinaryIO, Self
@@ -18,9 +19,12 @@ from streamer.model import Export, State
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.pagecache import read_if_cached
 
+log = logging.getLogger(__name__)
+
 LIMIT = 64  # open files that nobody may be reading
 FRESH = 1.0  # seconds: so long a file may be served after another server has removed it
 ELSEWHERE_RETRY_AFTER = 5  # seconds
+GONE = "the file of this export is gone, or damaged; start a new one"
 
 
 class SealedExport:
@@ -28,8 +32,9 @@ class SealedExport:
 
     broken: "asyncio.Future[str] | None" = None  # all of it is there
 
-    def __init__(self, export: Export, directory: SpoolDirectory) -> None:
+    def __init__(self, export: Export, directory: SpoolDirectory, readers: Counter[UUID]) -> None:
         self.export = export
+        self._readers = readers
         self._directory = directory
         self._file: BinaryIO | None = None
         self.length = export.progress.bytes
@@ -48,7 +53,7 @@ class SealedExport:
             try:
                 self._file = self._directory.open(self.export.id, self.length)
             except FileNotFoundError as error:
-                raise ExportGone("the file of this export is gone; start a new one") from error
+                raise ExportGone(GONE) from error
 
     @property
     def file(self) -> BinaryIO:
@@ -66,6 +71,7 @@ class SealedExport:
 
     def lend(self) -> Self:
         self._holders += 1
+        self._readers[self.export.id] += 1
         return self
 
     def give_back(self) -> None:
@@ -77,6 +83,9 @@ class SealedExport:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._readers[self.export.id] -= 1
+        if not self._readers[self.export.id]:
+            del self._readers[self.export.id]
         self.give_back()
 
 
@@ -87,6 +96,8 @@ class SealedExports:
         self._store = store
         self._directory = directory
         self._kept: OrderedDict[UUID, SealedExport] = OrderedDict()
+        self._readers: Counter[UUID] = Counter()
+        self._verified: set[UUID] = set()
 
     async def borrow(self, export_id: UUID) -> SealedExport:
         """A completed export, to be given back. Raises what `refusal` says of any other, and NotFound."""
@@ -97,10 +108,42 @@ class SealedExports:
         self._kept.move_to_end(export_id)
         return kept.lend()
 
+    def trust(self, export_id: UUID) -> None:
+        """The file was sealed by this very process."""
+        self._verified.add(export_id)
+
+    async def open(self, sealed: SealedExport) -> None:
+        """Opens the file for reading; one that this process has not sealed is hashed before the first time.
+
+        Raises ExportGone if it has been removed, or is not what was sealed.
+        """
+        if sealed.export.id not in self._verified:
+            await self._verify(sealed.export)
+        sealed.open()
+
+    async def _verify(self, export: Export) -> None:
+        try:
+            intact = await self._directory.sha256(export.id) == export.sha256
+        except OSError as error:
+            raise ExportGone(GONE) from error
+        if not intact:
+            log.error("the file of export %s is not what was sealed: its SHA-256 differs", export.id)
+            raise ExportGone(GONE)
+        self._verified.add(export.id)
+
+    def is_read(self, export_id: UUID) -> bool:
+        """Whether somebody is downloading it from here."""
+        return export_id in self._readers
+
     def forget(self, export_id: UUID) -> None:
         """The export has changed, or is gone."""
         if kept := self._kept.pop(export_id, None):
             kept.give_back()
+
+    def drop(self, export_id: UUID) -> None:
+        """Its file is removed."""
+        self.forget(export_id)
+        self._verified.discard(export_id)
 
     def close(self) -> None:
         for export_id in list(self._kept):
@@ -112,7 +155,8 @@ class SealedExports:
             raise NotFound(f"there is no export {export_id}")
         if export.state is not State.COMPLETED or export.removed_at is not None:
             raise refusal(export)
-        return SealedExport(export, self._directory)
+        await self._store.note_used(export_id)
+        return SealedExport(export, self._directory, self._readers)
 
     def _keep(self, opened: SealedExport) -> SealedExport:
         self.forget(opened.export.id)  # somebody may have been faster
@@ -127,6 +171,6 @@ def refusal(export: Export) -> ClientError:
     if export.state is State.FAILED:
         return ExportFailed(f"the export failed: {export.error}")
     if export.state.final:
-        word = "cancelled" if export.state is State.CANCELLED else "deleted"
-        return ExportGone(f"the export was {word}; start a new one")
+        how = "was cancelled" if export.state is State.CANCELLED else "was deleted, or has expired"
+        return ExportGone(f"the export {how}; start a new one")
     return Unavailable("the export is being written by another server", retry_after=ELSEWHERE_RETRY_AFTER)

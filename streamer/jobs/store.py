@@ -7,7 +7,8 @@ The table has a schema of its own, `streamer`, so that it meets no table of the 
 in sql/migrations/, applied once each, in order, under an advisory lock.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -24,6 +25,7 @@ SQL = files("streamer.jobs").joinpath("sql")
 MIGRATION_LOCK = 0x73747265616D  # "stream": any fixed number that nobody else is likely to take
 LEASE = timedelta(seconds=30)
 RENEWAL = LEASE / 3
+ATTEMPTS = 3  # to run an export of which no byte has been served
 
 
 def _statements() -> dict[str, str]:
@@ -47,20 +49,25 @@ class Store:
         except asyncpg.PostgresError as error:
             raise StartError(f"DATABASE_URL: the exports table cannot be made: {error}") from error
 
-    async def insert(self, export_id: UUID, spec: ExportSpec) -> Export:
-        row = await self._pool.fetchrow(self._sql["insert"], export_id, spec.to_json(), self._owner, LEASE)
-        return Export.from_row(row)
+    async def insert(self, export_id: UUID, spec: ExportSpec, key: str | None = None) -> Export | None:
+        """None if the idempotency key is known already."""
+        return await self._change("insert", export_id, spec.to_json(), self._owner, LEASE, key)
+
+    async def by_key(self, key: str) -> Export | None:
+        """The export that was asked for with this idempotency key."""
+        return await self._change("by_key", key)
 
     async def get(self, export_id: UUID) -> Export | None:
         return await self._change("get", export_id)
 
-    async def claim(self) -> Export | None:
-        """Takes the oldest export that waits for this owner: pending → processing."""
-        return await self._change("claim", self._owner)
+    async def claim(self, waiting: Sequence[UUID]) -> Export | None:
+        """Takes the oldest of the exports that wait here: pending → processing."""
+        return await self._change("claim", self._owner, waiting, LEASE)
 
-    async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> None:
-        await self._pool.execute(
-            self._sql["progress"],
+    async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> Export | None:
+        """None if the export is no longer this owner's to run."""
+        return await self._change(
+            "progress",
             export_id,
             self._owner,
             snapshot_at,
@@ -71,6 +78,18 @@ class Store:
             progress.rows_per_second,
         )
 
+    async def note_served(self, export_id: UUID) -> Export | None:
+        """A byte is about to leave; None if the export is no longer this owner's to run."""
+        return await self._change("serve", export_id, self._owner)
+
+    async def run_again(self, export_id: UUID, delay: timedelta) -> Export | None:
+        """processing → pending, for a while; None if it may not: a byte was served, or it was the last attempt."""
+        return await self._change("again", export_id, self._owner, delay, ATTEMPTS)
+
+    async def release(self, export_id: UUID) -> Export | None:
+        """Leaves the export to the next server; None if a byte of it was served."""
+        return await self._change("release", export_id, self._owner)
+
     async def complete(self, export_id: UUID, sealed: Sealed, rows_per_second: int) -> Export | None:
         """processing → completed; None if the export was cancelled meanwhile."""
         return await self._change(
@@ -78,6 +97,7 @@ class Store:
         )
 
     async def fail(self, export_id: UUID, reason: str) -> Export | None:
+        """processing → failed; None if the export is no longer this owner's to run."""
         return await self._change("fail", export_id, self._owner, reason)
 
     async def cancel(self, export_id: UUID) -> Export | None:
@@ -85,22 +105,59 @@ class Store:
 
     async def note_removed(self, export_id: UUID) -> None:
         """The file of a finished export is gone."""
-        await self._pool.execute(self._sql["remove"], export_id)
+        await self._rows("remove", export_id)
 
-    async def renew_leases(self) -> None:
-        await self._pool.execute(self._sql["renew"], self._owner, LEASE)
+    async def renew_leases(self, waiting: Sequence[UUID], running: Sequence[UUID]) -> None:
+        await self._rows("renew", self._owner, LEASE, waiting, running)
 
-    async def settle_abandoned(self, reason: str) -> list[Export]:
-        """Fails the exports of owners that died, and returns them."""
-        return [Export.from_row(row) for row in await self._pool.fetch(self._sql["settle"], reason)]
+    async def lost(self, waiting: Sequence[UUID]) -> list[UUID]:
+        """Those that wait here in vain: cancelled through another server, or taken over by one."""
+        return [row["id"] for row in await self._rows("lost", self._owner, waiting)]
+
+    async def adopt(self, dead: Sequence[UUID], running: Sequence[UUID]) -> list[Export]:
+        """Takes over the exports of dead owners that may be run again."""
+        return [Export.from_row(row) for row in await self._rows("adopt", self._owner, LEASE, dead, ATTEMPTS, running)]
+
+    async def settle(
+        self, dead: Sequence[UUID], running: Sequence[UUID], *, served: str, exhausted: str
+    ) -> list[Export]:
+        """Fails those that may not, with the one reason or the other."""
+        return [Export.from_row(row) for row in await self._rows("settle", served, exhausted, dead, ATTEMPTS, running)]
+
+    async def note_used(self, export_id: UUID) -> None:
+        """Somebody has begun to download it."""
+        await self._rows("use", export_id)
+
+    async def expired(self, ttl: timedelta) -> list[UUID]:
+        """Completed exports that ended more than `ttl` ago."""
+        return [row["id"] for row in await self._rows("expired", ttl)]
+
+    async def least_used(self) -> list[UUID]:
+        """Completed exports, the least recently used first."""
+        return [row["id"] for row in await self._pool.fetch(self._sql["least_used"])]
 
     async def kept(self, export_ids: Iterable[UUID]) -> set[UUID]:
         """Those of `export_ids` whose file must stay."""
-        return {row["id"] for row in await self._pool.fetch(self._sql["kept"], list(export_ids))}
+        return {row["id"] for row in await self._rows("kept", list(export_ids))}
 
     async def _change(self, statement: str, *arguments: object) -> Export | None:
-        row = await self._pool.fetchrow(self._sql[statement], *arguments)
-        return Export.from_row(row) if row else None
+        rows = await self._rows(statement, *arguments)
+        return Export.from_row(rows[0]) if rows else None
+
+    async def _rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """What every statement but a migration goes through.
+
+        asyncpg may swallow a cancellation, if the connection breaks while it obeys one; here it is raised again.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        cancellations = task.cancelling()
+        try:
+            rows: list[asyncpg.Record] = await self._pool.fetch(self._sql[statement], *arguments)
+            return rows
+        finally:
+            if task.cancelling() > cancellations:
+                raise asyncio.CancelledError
 
 
 async def _migrate(connection: Connection) -> None:

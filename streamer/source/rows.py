@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import asyncpg
 
-from streamer.errors import ExportFailure
+from streamer.errors import ExportFailure, TransientFailure
 from streamer.model import Dialect, ExportSpec
 from streamer.protocol.dialect import RecordWriter
 from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
@@ -123,6 +123,19 @@ class Source:
         return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
 
 
+# What another attempt may not meet again (PostgreSQL documentation, appendix A).
+TRANSIENT = (
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.SerializationError,  # also a conflict with recovery, on a replica
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SnapshotTooOldError,
+)
+LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
 @contextmanager
 def database_errors() -> Iterator[None]:
     """The database's own message is the user's; where it happened in the server stays in the log."""
@@ -131,8 +144,14 @@ def database_errors() -> Iterator[None]:
     except asyncpg.PostgresConnectionError as error:
         said = error.__cause__  # by the server or a pooler, before it hung up
         reason = f": {one_line(said)}" if isinstance(said, asyncpg.PostgresError) else ""
-        raise ExportFailure(f"the connection to the database was lost{reason}") from error
+        raise TransientFailure(f"the connection to the database was lost{reason}") from error
+    except LOST as error:
+        raise TransientFailure("the connection to the database was lost") from error
+    except TRANSIENT as error:
+        raise TransientFailure(_sentence(error)) from error
     except asyncpg.PostgresError as error:
-        raise ExportFailure(f"PostgreSQL: {error.args[0] if error.args else type(error).__name__}") from error
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
-        raise ExportFailure("the connection to the database was lost") from error
+        raise ExportFailure(_sentence(error)) from error
+
+
+def _sentence(error: asyncpg.PostgresError) -> str:
+    return f"PostgreSQL: {error.args[0] if error.args else type(error).__name__}"

@@ -6,7 +6,7 @@ drained to its end. A failed one is left at once: what was published is a part o
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import BinaryIO, NamedTuple, Self
 
 from streamer.spool.spool import Spool
@@ -30,11 +30,20 @@ class Follower:
 
     Iterating gives the extents from `start` to `stop`, or to the end of the export if that comes first, each as soon as
     it is published, and raises TruncatedError with the reason if the spool fails. The file is there once there is an
-    extent.
+    extent. `before_first` is awaited before the first of them is given.
     """
 
-    def __init__(self, spool: Spool, start: int = 0, stop: int | None = None, *, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        window: int = WINDOW,
+        before_first: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._spool = spool
+        self._before_first = before_first
         self._offset = start
         self._stop = sys.maxsize if stop is None else stop
         self._window = window
@@ -54,6 +63,8 @@ class Follower:
                 self._file = self._spool.path.open("rb", buffering=0)
             except FileNotFoundError as error:
                 raise TruncatedError("the file of the export is gone") from error
+            except OSError as error:
+                raise TruncatedError(f"the file of the export cannot be opened: {error.strerror}") from error
         return self._file
 
     @property
@@ -80,6 +91,9 @@ class Follower:
             raise StopAsyncIteration
         extent = Extent(self._offset, min(self._window, end - self._offset))
         self._offset += extent.length
+        if self._before_first is not None:
+            before, self._before_first = self._before_first, None
+            await before()
         return extent
 
 

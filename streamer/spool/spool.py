@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,15 +49,23 @@ class Sealed:
 
 
 class Spool:
-    """One export's file, while it is written. Belongs to one event loop."""
+    """One export's file, while it is written. Belongs to one event loop.
 
-    def __init__(self, path: Path, executor: Executor) -> None:
+    `keep_room` is awaited before every `WRITE_BACK` bytes but the first, and raises ExportFailure if there is no room.
+    """
+
+    def __init__(self, path: Path, executor: Executor, keep_room: Callable[[], Awaitable[None]] | None = None) -> None:
         self.path = path
-        self.frontier = 0  # bytes
-        self.rows = 0  # data records within the frontier
+        self._keep_room = keep_room
         self.sealed = False
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the rest will never come
         self._executor = executor
+        self._wakeups = Wakeups()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.frontier = 0  # bytes
+        self.rows = 0  # data records within the frontier
         self._fd: int | None = None
         self._sha256 = hashlib.sha256()
         self._gathered: list[bytes | bytearray] = []
@@ -70,7 +78,6 @@ class Spool:
         self._sent_back = 0  # bytes that are on their way to the disk, or there
         self._write_back: asyncio.Future[None] | None = None
         self._room = asyncio.Event()  # the gathered bytes have been taken
-        self._wakeups = Wakeups()
         self._writer: asyncio.Task[None] | None = None
 
     @property
@@ -127,11 +134,17 @@ class Spool:
     async def discard(self) -> None:
         """Removes the file of a failed spool, once the writer's last piece has left its thread."""
         self._gathered.clear()
-        with suppress(ExportFailure):
+        with suppress(Exception):  # whatever stopped the writer, the export has failed by it
             await self._stop_writing()
-        if self._close():
-            with suppress(OSError):
-                self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if self._is_ours():
+                self.path.unlink()
+        self._close()
+
+    async def rewind(self) -> None:
+        """Forgets what was written, so that the export can be run again. Nobody may have read a byte of it."""
+        await self.discard()
+        self._begin()
 
     async def moved_beyond(self, offset: int) -> None:
         """Returns when the frontier is beyond `offset`, or the spool has ended."""
@@ -162,6 +175,8 @@ class Spool:
     async def _send_back(self) -> None:
         """Begins to bring what is written to the disk, beside the writing, once the one before has ended."""
         await self._end_write_back()
+        if self._keep_room is not None:
+            await self._keep_room()
         self._sent_back = self.frontier
         self._write_back = asyncio.ensure_future(self._in_thread(self._sync))
 
@@ -219,13 +234,16 @@ class Spool:
         except OSError as error:
             raise _cannot_write(error) from error
 
-    def _close(self) -> bool:
-        """Whether there was a file, and so one of ours."""
-        if self._fd is None:
-            return False
-        os.close(self._fd)
-        self._fd = None
-        return True
+    def _is_ours(self) -> bool:
+        """Whether the file under our name is the one that was opened here; another server may have begun anew."""
+        return self._fd is not None and os.path.samestat(os.fstat(self._fd), self.path.stat())
+
+    def _close(self) -> None:
+        """What matters has been said by fsync; the descriptor is gone whatever close says (close(2))."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with suppress(OSError):
+                os.close(fd)
 
 
 def _cannot_write(error: OSError) -> ExportFailure:

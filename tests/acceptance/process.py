@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from tests.exporting import PATIENCE, until
 
 STREAMER = Path(sys.executable).with_name("streamer")
+TREE = str(Path(__file__).parents[2])  # what is tested is what lies here, wherever the command was installed from
 LOG_LINE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:,]+ (INFO|WARNING) ")
 
 
@@ -42,6 +44,11 @@ class Process:
         """To the process alone, or as Ctrl-C does to everything that it started too."""
         (os.killpg if group else os.kill)(self._process.pid, number)
 
+    def limit_files(self, size: int | None) -> None:
+        """From now on a file of the process may have so many bytes, or any number (RLIMIT_FSIZE)."""
+        soft = resource.RLIM_INFINITY if size is None else size
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
+
     async def exit_code(self, *, within: float = PATIENCE) -> int:
         return await asyncio.wait_for(self._process.wait(), within)
 
@@ -65,7 +72,7 @@ async def streamer(
         STREAMER,
         *arguments,
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), **(environment or {})},
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": TREE, **(environment or {})},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -15,10 +15,11 @@ import asyncpg
 import psutil  # type: ignore[import-untyped] # its types are a package of their own, which nothing else needs
 import pytest
 
+from streamer.jobs.queue import SERVED, STOPPED
 from tests import seeds
 from tests.acceptance.process import Process, streamer
-from tests.conftest import ROWS, at_database, connected, folder_for_postgres
-from tests.exporting import Gates, RemoteExport, create, gated_csv, sha256, until, wired
+from tests.conftest import ROWS, at_database, connected, files_in, folder_for_postgres
+from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
 from tests.proxy import proxied
 
 FINAL_CHUNK = b"0\r\n\r\n"
@@ -150,12 +151,12 @@ async def test_a_signal_while_waiting_for_the_database_ends_the_wait(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_in_the_middle_of_an_export_ends_all_quickly(
+async def test_a_signal_in_the_middle_of_an_export_without_grace_ends_all_quickly(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
-    async with serving_process(tmp_path, database, DATASETS="gated") as process:
+    async with serving_process(tmp_path, database, DATASETS="gated", SHUTDOWN_GRACE="0s") as process:
         url = await process.url()
         export = await create(session, url, dataset="gated")
         async with session.get(export.download) as follower, wired(url, receive_buffer=4096) as still:
@@ -173,51 +174,173 @@ async def test_a_signal_in_the_middle_of_an_export_ends_all_quickly(
     await gates.nobody_works()
     row = await gates.connection.fetchrow("SELECT state, error FROM streamer.exports")
     assert row is not None
-    assert row["state"] == "failed"
-    assert "the server was stopped" in row["error"]
+    assert (row["state"], row["error"]) == ("failed", STOPPED)
 
 
-async def test_a_second_signal_leaves_at_once(
+async def test_an_export_that_ends_within_the_grace_is_completed_and_its_follower_has_all_of_it(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
-    async with serving_process(tmp_path, database, DATASETS="gated") as process:
+    await gates.shut("gated", 90_000)
+    async with serving_process(tmp_path, database, DATASETS="gated", SHUTDOWN_GRACE="30s") as process:
         url = await process.url()
         export = await create(session, url, dataset="gated")
-        await export.until("completed")
-        async with wired(url, receive_buffer=4096) as still:  # a whole body that nobody reads is given time
-            still.ask(export.path)
-            assert (await still.head())[0] == 200
+        async with session.get(export.download) as follower, wired(url, receive_buffer=4096) as slow:
+            slow.ask(export.path)
+            status, fields = await slow.head()
+            assert status == 200
+            first = await follower.content.readexactly(10_000)
+            await gates.reached("gated", 90_000)
             process.signal(signal.SIGTERM)
             await process.said("stopping")
+            async with session.post(f"{url}/exports/csv", params={"dataset": "gated"}) as refused:
+                assert "stopping" in (await read_problem(refused, 503))["detail"]
+                assert int(refused.headers["Retry-After"]) > 0
+            await gates.open("gated", 90_000)
+            assert sha256(first + await follower.read()) == sha256(gated_csv())
+            assert await slow.digest(fields) == sha256(gated_csv())
+        assert await process.exit_code(within=5) == 0
+    assert not any("Traceback" in line for line in process.stderr)
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [export.file_name]
+    assert sha256((tmp_path / "spool" / export.file_name).read_bytes()) == sha256(gated_csv())
+    row = await gates.connection.fetchrow("SELECT state, encode(sha256, 'hex') AS sha256 FROM streamer.exports")
+    assert row is not None
+    assert (row["state"], row["sha256"]) == ("completed", sha256(gated_csv()))
+
+
+async def test_an_export_that_does_not_end_within_the_grace_breaks_visibly_and_one_without_a_reader_is_left(
+    tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    clock = asyncio.get_running_loop().time
+    async with serving_process(tmp_path, database, DATASETS="gated", SHUTDOWN_GRACE="1s") as process:
+        url = await process.url()
+        served, unserved = [await create(session, url, dataset="gated") for _ in range(2)]
+        async with session.get(served.download) as follower, wired(url) as by_hand:
+            by_hand.ask(served.path)
+            status, _ = await by_hand.head()
+            assert status == 200
+            await follower.content.readexactly(10_000)
+            await gates.reached("gated", 90_000)
+            await unserved.until("processing")
+            begun = clock()
             process.signal(signal.SIGTERM)
-            assert await process.exit_code(within=2) == -signal.SIGTERM
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await follower.read()
+            assert clock() - begun > 0.9
+            assert not (await by_hand.rest()).endswith(FINAL_CHUNK)
+            assert await process.exit_code(within=5) == 0
+            assert clock() - begun < 2 * 1 + 3
+    assert not any("Traceback" in line for line in process.stderr)
+    assert list((tmp_path / "spool").iterdir()) == []
+    await gates.nobody_works()
+    states = {str(row["id"]): row["state"] for row in await gates.connection.fetch("SELECT * FROM streamer.exports")}
+    assert states == {served.id: "failed", unserved.id: "pending"}
+    await gates.open("gated", 90_000)
+    async with serving_process(tmp_path, database, DATASETS="gated") as process:
+        again = RemoteExport(session, await process.url(), unserved.id)
+        assert (await again.until("completed"))["sha256"] == sha256(gated_csv())
+        assert sha256(await again.body()) == sha256(gated_csv())
 
 
-async def test_a_killed_server_breaks_its_downloads_and_the_next_one_settles_what_it_left(
+async def test_a_server_whose_database_does_not_answer_stops_all_the_same(
+    tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    async with (
+        proxied(database) as proxy,
+        serving_process(
+            tmp_path, proxy.url, SOURCE_DATABASE_URL=database, DATASETS="gated", SHUTDOWN_GRACE="0s"
+        ) as process,
+    ):
+        export = await create(session, await process.url(), dataset="gated")
+        async with session.get(export.download) as follower:
+            await follower.content.readexactly(10_000)
+            await gates.reached("gated", 90_000)
+            proxy.hold_answer_to("SET state = 'failed'")
+            process.signal(signal.SIGTERM)
+            await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await follower.read()
+            assert await process.exit_code(within=6) == 0
+        proxy.release()
+    assert (await gates.connection.fetchval("SELECT state FROM streamer.exports")) == "failed"
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_leaves_at_once(
+    tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession, number: signal.Signals
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    async with serving_process(tmp_path, database, DATASETS="gated", SHUTDOWN_GRACE="60s") as process:
+        url = await process.url()
+        export = await create(session, url, dataset="gated")
+        async with session.get(export.download) as follower:
+            await follower.content.readexactly(10_000)
+            await gates.reached("gated", 90_000)
+            process.signal(number)
+            await process.said("stopping")
+            process.signal(number)
+            assert await process.exit_code(within=2) == (1 if number is signal.SIGINT else -number)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await follower.read()
+
+
+async def test_a_killed_server_breaks_its_downloads_and_the_next_one_settles_what_it_left_at_once(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
     async with serving_process(tmp_path, database, DATASETS="gated") as process:
-        export = await create(session, await process.url(), dataset="gated")
-        async with session.get(export.download) as follower:
+        url = await process.url()
+        served, unserved = [await create(session, url, dataset="gated") for _ in range(2)]
+        async with session.get(served.download) as follower:
             await follower.content.readexactly(10_000)
             await gates.reached("gated", 90_000)
+            await unserved.until("processing")
             process.signal(signal.SIGKILL)
             with pytest.raises(aiohttp.ClientPayloadError):
                 await follower.read()
             assert await process.exit_code() == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == [export.file_name]
+    assert served.file_name in files_in(tmp_path / "spool")
     await gates.open("gated", 90_000)
-    await gates.connection.execute("UPDATE streamer.exports SET lease_until = now() - interval '1 second'")
+    async with serving_process(tmp_path, database, DATASETS="gated") as process:  # no lease has run out yet
+        url = await process.url()
+        status = await RemoteExport(session, url, served.id).status()
+        assert (status["status"], status["error"]) == ("failed", SERVED)
+        again = RemoteExport(session, url, unserved.id)
+        assert (await again.until("completed"))["attempts"] == 2
+        assert sha256(await again.body()) == sha256(gated_csv())
+        assert files_in(tmp_path / "spool") == {unserved.file_name}
+        assert sha256(await (await create(session, url, dataset="gated")).body()) == sha256(gated_csv())
+
+
+async def test_a_disk_that_takes_no_more_fails_the_export_and_the_server_goes_on(
+    tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 20_000)
     async with serving_process(tmp_path, database, DATASETS="gated") as process:
         url = await process.url()
-        status = await RemoteExport(session, url, export.id).status()
-        assert status["status"] == "failed"
-        assert "died" in status["error"]
-        assert list((tmp_path / "spool").iterdir()) == []
+        export = await create(session, url, dataset="gated")
+        async with session.get(export.download) as follower:
+            await follower.content.readexactly(10_000)
+            await gates.reached("gated", 20_000)
+            process.limit_files(3_000_000)
+            await gates.open("gated", 20_000)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await follower.read()
+        status = await export.until("failed")
+        assert status["error"] == "the export's file could not be written: File too large"
+        process.limit_files(None)
         assert sha256(await (await create(session, url, dataset="gated")).body()) == sha256(gated_csv())
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code() == 0
+    assert export.file_name not in files_in(tmp_path / "spool")
 
 
 async def test_the_log_is_json_where_that_is_asked_for(tmp_path: Path, source_url: str, database: str) -> None:

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from streamer.config import Names, Settings
+from streamer.config import Duration, Names, Settings
 from streamer.server import serving
 from tests.conftest import at_database, connected
 from tests.rawhttp import PATIENCE, ask
@@ -203,6 +203,7 @@ async def gated_server(database: str, spool: Path, **settings: Any) -> AsyncIter
         api_port=0,
         export_storage_path=spool,
         datasets=Names((SMALL.name, BULK.name)),
+        shutdown_grace=Duration(0),
         **settings,
     )
     async with connected(database) as hand, AsyncExitStack() as server:

@@ -116,7 +116,7 @@ async def nothing_remains(server: Server) -> AsyncIterator[None]:
     yield
     async with connected(server.settings.database_url) as connection:
         assert await connection.fetchval("SELECT count(*) FROM streamer.exports") == 0
-    assert list(server.spool.iterdir()) == []
+    assert server.files() == set()
 
 
 async def refuse(

@@ -1,9 +1,12 @@
 """The life of an export as its clients see it: cancelled, deleted, failed, abandoned, cut off by the end of its server.
 
 Whatever ends an export early must look truncated to every follower, be told by its status, and leave no file behind.
+What nobody has a byte of when its server ends is run by the next one.
 """
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import UUID, uuid4
@@ -11,11 +14,12 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
+from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import Configure, Serve, Server, connected
+from tests.conftest import Configure, Serve, Server, connected, files_in
 from tests.exporting import (
     PATIENCE,
     Gates,
@@ -107,7 +111,7 @@ async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
     assert "cancelled" in await gone(export, 410)
     assert await export.delete() == 204
     assert "cancelled" in await gone(export, 410)
-    assert list(server.spool.iterdir()) == []
+    assert server.files() == set()
 
 
 async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
@@ -121,7 +125,7 @@ async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
     assert await export.delete() == 204
     await gates.nobody_works()
     assert (await export.status())["status"] == "cancelled"
-    assert list(server.spool.iterdir()) == []
+    assert server.files() == set()
     await gates.open("gated", 1)
     again = await create(session, server.url, dataset="gated")
     assert sha256(await again.body()) == sha256(gated_csv())
@@ -173,9 +177,9 @@ async def test_deleting_a_completed_export_removes_its_file(server: Server, sess
     status = await export.until("completed")
     expected = sha256(seeds.csv_bytes(seeds.rows(200_000), ["id"]))
     assert status["sha256"] == expected
-    assert [path.name for path in server.spool.iterdir()] == [export.file_name]
+    assert server.files() == {export.file_name}
     assert await export.delete() == 204
-    assert list(server.spool.iterdir()) == []
+    assert server.files() == set()
     assert "deleted" in await gone(export, 410)
     assert await export.delete() == 204
     after = await export.status()
@@ -214,7 +218,7 @@ async def test_twelve_deletes_at_once_are_all_204_and_one_cancellation(
         await assert_broken(follower)
     assert (await export.status())["status"] == "cancelled"
     await gates.nobody_works()
-    assert list(server.spool.iterdir()) == []
+    assert server.files() == set()
     await gates.open("gated", 50_000)
     assert sha256(await (await create(session, server.url, dataset="gated")).body()) == sha256(gated_csv())
 
@@ -238,7 +242,7 @@ async def test_the_other_dialect_creates_and_cancels_jobs(
                 assert await cancelled.json() == {**job, "status": "cancelled"}
         await assert_broken(follower)
     assert (await export.status())["status"] == "cancelled"
-    assert list(server.spool.iterdir()) == []
+    assert server.files() == set()
 
 
 async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
@@ -272,6 +276,54 @@ async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
         assert (await export.status())["status"] == "cancelled"
 
 
+async def test_a_cancel_while_the_export_is_sealed_breaks_its_followers_and_leaves_nothing(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gates.view("gated", rows=20_000)
+    sealing, sealed = threading.Event(), threading.Event()
+
+    def slow_sync(fd: int) -> None:
+        sealing.set()
+        assert sealed.wait(PATIENCE)
+
+    monkeypatch.setattr(os, "fsync", slow_sync)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with following(export, rows=20_000) as follower:
+        assert await asyncio.to_thread(sealing.wait, PATIENCE)
+        deleting = [asyncio.create_task(export.delete()) for _ in range(2)]
+        await export.until("cancelled")
+        sealed.set()
+        await assert_broken(follower)
+        assert await asyncio.gather(*deleting) == [204, 204]
+    assert "cancelled" in await gone(export, 410)
+    await until_spools(server)
+
+
+async def test_a_cancel_that_comes_after_the_row_was_completed_deletes_the_file(
+    configure: Configure, gates: Gates, session: aiohttp.ClientSession, database: str
+) -> None:
+    await gates.view("gated", rows=20_000)
+    settings = configure(**gates.settings)
+    async with proxied(database) as proxy, serving(configure(database_url=proxy.url, **gates.settings)) as url:
+        proxy.hold_answer_to("SET state = 'completed'")
+        export = await create(session, url, dataset="gated")
+        async with following(export) as follower:
+            await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
+
+            async def completed() -> bool:
+                return bool(await gates.connection.fetchval("SELECT state FROM streamer.exports") == "completed")
+
+            await until(completed, "the database has completed the export")
+            deleting = asyncio.create_task(export.delete())
+            proxy.release()
+            assert sha256(gated_csv(100) + await follower.read()) == sha256(gated_csv(20_000))
+            assert await deleting == 204
+        assert (await export.status())["status"] == "completed"
+        assert "deleted" in await gone(export, 410)
+        assert files_in(settings.export_storage_path) == set()
+
+
 @both_cursors
 async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
@@ -298,7 +350,7 @@ async def until_spools(server: Server, *names: str) -> None:
     """The file of an export that ended early is removed a moment after its row and its followers have been told."""
 
     async def as_hoped() -> bool:
-        return {path.name for path in server.spool.iterdir()} == set(names)
+        return server.files() == set(names)
 
     await until(as_hoped, f"the spool folder holds {list(names)}")
 
@@ -344,7 +396,7 @@ async def answer(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
 
 
 @both_cursors
-async def test_a_killed_backend_fails_the_export_and_the_next_one_runs(
+async def test_a_killed_backend_fails_an_export_that_was_served_and_the_next_one_runs(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
 ) -> None:
     await gates.view("gated")
@@ -357,7 +409,7 @@ async def test_a_killed_backend_fails_the_export_and_the_next_one_runs(
         await assert_broken(follower)
         await assert_reset(still)
     status = await export.status()
-    assert status["status"] == "failed"
+    assert (status["status"], status["attempts"]) == ("failed", 1)
     assert "connection" in status["error"]
     assert status["error"] in await gone(export, 409)
     await until_spools(server)
@@ -431,33 +483,42 @@ async def streaming(session: aiohttp.ClientSession, server: Server) -> AsyncIter
         yield response
 
 
-async def test_a_server_that_stops_breaks_the_followers_and_fails_its_exports(
+async def test_a_server_that_stops_breaks_the_followers_and_leaves_what_nobody_has_to_the_next(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
-    settings = configure(max_concurrent_exports=1, **gates.settings)
+    settings = configure(max_concurrent_exports=2, **gates.settings)
     async with AsyncExitStack() as followers:
         async with serving(settings) as url:
-            running, queued = [await create(session, url, dataset="gated") for _ in range(2)]
-            behind = await followers.enter_async_context(following(running))
-            level = await followers.enter_async_context(following(running, rows=NEARLY))
-            still = await followers.enter_async_context(stuck(running))
+            served, unserved, queued = [await create(session, url, dataset="gated") for _ in range(3)]
+            behind = await followers.enter_async_context(following(served))
+            level = await followers.enter_async_context(following(served, rows=NEARLY))
+            still = await followers.enter_async_context(stuck(served))
+            waiting = await followers.enter_async_context(session.get(queued.download))
+            assert [(await export.status())["attempts"] for export in (served, unserved, queued)] == [1, 1, 0]
             await gates.reached("gated", 90_000)
             stopping = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - stopping < 5
-        await assert_broken(behind)
-        await assert_broken(level)
+        for broken in (behind, level, waiting):
+            await assert_broken(broken)
         await assert_reset(still)
     assert list(settings.export_storage_path.iterdir()) == []
     await gates.nobody_works()
-    rows = await gates.connection.fetch("SELECT id, state, error, finished_at FROM streamer.exports")
-    assert {str(row["id"]) for row in rows} == {running.id, queued.id}
-    for row in rows:
-        assert (row["state"], row["finished_at"] is None) == ("failed", False)
-        assert "the server was stopped" in row["error"]
+    rows = {str(row["id"]): row for row in await gates.connection.fetch("SELECT * FROM streamer.exports")}
+    assert rows.keys() == {served.id, unserved.id, queued.id}
+    assert (rows[served.id]["state"], rows[served.id]["finished_at"] is None) == ("failed", False)
+    assert "the server was stopped" in rows[served.id]["error"]
+    for export in (unserved, queued):
+        row = rows[export.id]
+        assert (row["state"], row["attempts"], row["bytes"], row["finished_at"]) == ("pending", 0, 0, None)
+    await gates.open("gated", 90_000)
     async with serving(settings) as url:
-        assert "the server was stopped" in await gone(RemoteExport(session, url, running.id), 409)
+        assert "the server was stopped" in await gone(RemoteExport(session, url, served.id), 409)
+        for export in (unserved, queued):
+            again = RemoteExport(session, url, export.id)
+            assert (await again.until("completed"))["attempts"] == 1
+            assert sha256(await again.body()) == sha256(gated_csv())
 
 
 async def test_a_completed_export_is_served_after_a_restart(
@@ -472,7 +533,7 @@ async def test_a_completed_export_is_served_after_a_restart(
         assert await again.status() == before
 
 
-async def test_a_restart_fails_what_a_dead_server_left_and_touches_nothing_else(
+async def test_a_restart_runs_again_what_a_dead_server_left_and_touches_nothing_else(
     configure: Configure, database: str, session: aiohttp.ClientSession
 ) -> None:
     settings = configure()
@@ -480,41 +541,45 @@ async def test_a_restart_fails_what_a_dead_server_left_and_touches_nothing_else(
     async with serving(settings) as url:
         completed = await create(session, url, columns="id")
         await completed.until("completed")
-    processing, pending, alive, unknown = (uuid4() for _ in range(4))
+    processing, pending, served, exhausted, alive, unknown = (uuid4() for _ in range(6))
+    spec = ExportSpec(dataset="users", columns=("id",)).to_json()
     async with connected(database) as connection:
-        for export_id, state, lease in (
-            (processing, "processing", "-1 second"),
-            (pending, "pending", "-1 second"),
-            (alive, "processing", "1 hour"),
+        for export_id, state, lease, attempts, was_served in (
+            (processing, "processing", "-1 second", 2, False),
+            (pending, "pending", "-1 second", 0, False),
+            (served, "processing", "-1 second", 1, True),
+            (exhausted, "processing", "-1 second", 3, False),
+            (alive, "processing", "1 hour", 1, False),
         ):
             await connection.execute(
-                "INSERT INTO streamer.exports (id, state, spec, owner, lease_until)"
-                " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval)",
-                export_id,
-                state,
-                ExportSpec(dataset="users", columns=("id",)).to_json(),
-                uuid4(),
-                lease,
+                "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served)"
+                " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval, $6, $7)",
+                *(export_id, state, spec, uuid4(), lease, attempts, was_served),
             )
     foreign = {"notes.txt", "report.csv", f"{uuid4().hex}.csv", f"{str(uuid4()).upper()}.csv", f"{uuid4()}.csv.bak"}
-    for name in {*foreign, *(f"{export_id}.csv" for export_id in (processing, alive, unknown))}:
+    with_files = (processing, served, exhausted, alive, unknown)
+    for name in {*foreign, *(f"{export_id}.csv" for export_id in with_files)}:
         (folder / name).write_bytes(b"id\n1\n")
+    expected = sha256(seeds.csv_bytes(seeds.rows(200_000), ["id"]))
     async with serving(settings) as url:
-        assert {path.name for path in folder.iterdir()} == {*foreign, completed.file_name, f"{alive}.csv"}
-        for export_id in (processing, pending):
+        for export_id, attempts in ((processing, 3), (pending, 1)):
+            again = of_server(session, url, export_id)
+            status = await again.until("completed")
+            assert (status["attempts"], status["sha256"]) == (attempts, expected)
+            assert sha256(await again.body()) == expected
+        for export_id, reason in ((served, SERVED), (exhausted, EXHAUSTED)):
             left = of_server(session, url, export_id)
-            status = await left.status()
-            assert status["status"] == "failed"
-            assert "died" in status["error"]
-            assert "died" in await gone(left, 409)
+            assert (await left.status())["error"] == reason
+            assert reason in await gone(left, 409)
         other = of_server(session, url, alive)
         assert (await other.status())["status"] == "processing"
         async with session.get(other.download) as response:
             await read_problem(response, 503)
             assert int(response.headers["Retry-After"]) > 0
-        assert sha256(await of_server(session, url, UUID(completed.id)).body()) == sha256(
-            seeds.csv_bytes(seeds.rows(200_000), ["id"])
-        )
+        assert sha256(await of_server(session, url, UUID(completed.id)).body()) == expected
+        files = {*foreign, completed.file_name, *(f"{export_id}.csv" for export_id in (alive, processing, pending))}
+        assert files_in(folder) == files
+    assert {path.name for path in folder.iterdir()} == files
 
 
 def of_server(session: aiohttp.ClientSession, url: str, export_id: UUID) -> RemoteExport:

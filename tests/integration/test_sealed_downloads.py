@@ -18,10 +18,11 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import msgspec
 import pytest
 import pytest_asyncio
 
-from streamer.config import Settings
+from streamer.config import Duration, Settings
 from streamer.server import serving
 from tests import seeds
 from tests.conftest import ROWS as ALL_USERS
@@ -719,13 +720,11 @@ async def test_a_file_cut_short_while_it_is_kept_open_is_refused_when_it_is_open
     await eventually(refused, "the damage is never noticed")
 
 
-async def test_a_server_that_stops_breaks_the_downloads_that_do_not_end_in_time(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streamer.server.SHUTDOWN_GRACE", 0.2)
+async def test_a_server_that_stops_breaks_the_downloads_that_do_not_end_in_time(archive: Archive) -> None:
+    settings = msgspec.structs.replace(archive.settings, shutdown_grace=Duration(0.2))
     export = archive.exports["vast"]
     async with AsyncExitStack() as clients, AsyncExitStack() as server:
-        url = await server.enter_async_context(serving(archive.settings))
+        url = await server.enter_async_context(serving(settings))
         bodies = []
         for fields in ({}, {"Range": "bytes=5-"}, {"Range": "bytes=0-0,2-"}, {"Accept-Encoding": "gzip"}):
             client = await clients.enter_async_context(connection(url, receive=16 * KIB))

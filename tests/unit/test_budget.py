@@ -32,7 +32,15 @@ COUNTS: dict[str, Callable[[Settings], int]] = {
     "large rows": lambda settings: settings.max_concurrent_exports * settings.export_connections + 1,
 }
 COUNTING = ("max_followers", "gzip_streams", "max_queued_exports", "max_concurrent_exports", "export_connections")
-FREE = {"api_port": 80, "abandon_after": 3600.0, "follower_stall_timeout": 3600.0, "database_wait": 3600.0}
+FREE = {
+    "api_port": 80,
+    "abandon_after": 3600.0,
+    "follower_stall_timeout": 3600.0,
+    "database_wait": 3600.0,
+    "export_ttl": 3600.0,
+    "spool_disk_reserve": 2 * 1024**3,
+    "shutdown_grace": 30.0,
+}
 
 DEFAULTS = read_settings({"DATABASE_URL": NOBODY})
 

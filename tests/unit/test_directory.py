@@ -12,6 +12,10 @@ from streamer.spool.directory import SpoolDirectory
 CONTENT = b"id\n1\n2\n"
 
 
+async def no_question() -> None:
+    """There is always room."""
+
+
 @pytest.fixture
 def directory(tmp_path: Path, executor: ThreadPoolExecutor) -> SpoolDirectory:
     return SpoolDirectory(tmp_path, executor)
@@ -59,7 +63,7 @@ def test_prepare_where_nothing_can_be_written_is_a_start_error(
 
 async def test_created_spool_has_its_name_and_no_file_until_it_is_opened(directory: SpoolDirectory) -> None:
     export_id = uuid4()
-    spool = directory.create(export_id)
+    spool = directory.create(export_id, no_question)
     assert spool.path == directory.file_of(export_id)
     assert not spool.path.exists()
     assert directory.export_ids() == set()

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from streamer.errors import Unavailable
 from streamer.jobs.live import LiveExport
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
@@ -40,11 +41,15 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(asyncio.get_running_loop(), monkeypatch)
 
 
+async def nobody_notes() -> bool:
+    raise AssertionError("nobody was to be served")
+
+
 @pytest.fixture
 async def live(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[LiveExport]:
     spool = Spool(tmp_path / "export.csv", executor)
     spool.open()
-    yield LiveExport(UUID(int=1), spool)
+    yield LiveExport(UUID(int=1), spool, note_served=nobody_notes)
     spool.fail("the test is over")
     await spool.discard()
 
@@ -291,3 +296,71 @@ async def test_nothing_is_abandoned_when_the_last_follower_left_before_the_end(l
     live.spool.seal()
     await clock.advance(2 * MINUTE)
     assert cancelled == []
+
+
+class Table:
+    """What the table answers when it is told that a byte is served: an answer for each time, or an error."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def note(self) -> object:
+        self.asked += 1
+        await self.open.wait()
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def told(table: Table, spool: Spool) -> LiveExport:
+    return LiveExport(UUID(int=1), spool, note_served=table.note)
+
+
+async def test_table_is_told_once_for_a_crowd_and_nobody_goes_on_before_it_has_answered(live: LiveExport) -> None:
+    table = Table(True)
+    export = told(table, live.spool)
+    assert not export.served
+    table.open.clear()
+    crowd = [asyncio.create_task(export.serve()) for _ in range(5)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not any(one.done() for one in crowd)
+    assert export.served
+    table.open.set()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*crowd)
+        await export.serve()
+    assert table.asked == 1
+
+
+async def test_follower_that_leaves_while_the_table_is_told_takes_nobody_with_it(live: LiveExport) -> None:
+    table = Table(True)
+    export = told(table, live.spool)
+    table.open.clear()
+    leaving, staying = [asyncio.create_task(export.serve()) for _ in range(2)]
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    table.open.set()
+    async with asyncio.timeout(PATIENCE):
+        await staying
+    assert (table.asked, export.served) == (1, True)
+
+
+@pytest.mark.parametrize("refusal", [None, ConnectionResetError("lost")], ids=["not_ours", "no_answer"])
+async def test_table_that_did_not_say_yes_is_asked_again_by_the_next_follower(
+    live: LiveExport, refusal: Exception | None
+) -> None:
+    table = Table(refusal, True)
+    export = told(table, live.spool)
+    for one in await asyncio.gather(export.serve(), export.serve(), return_exceptions=True):
+        assert isinstance(one, Unavailable)
+        assert one.retry_after
+    assert (table.asked, export.served) == (1, False)
+    await export.serve()
+    assert (table.asked, export.served) == (2, True)

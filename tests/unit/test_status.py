@@ -38,6 +38,7 @@ CATALOG = Catalog(
         )
     }
 )
+TTL = timedelta(hours=24)
 EXPORT = Export(
     id=ID,
     state=State.COMPLETED,
@@ -52,12 +53,14 @@ EXPORT = Export(
     removed_at=None,
     error=None,
     sha256=bytes(range(32)),
+    attempts=1,
+    served=True,
 )
 
 
 def shown(export: Export, live: LiveExport | None = None) -> dict[str, Any]:
     """What the client reads, through JSON and back."""
-    found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live)))
+    found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live, ttl=TTL)))
     return found
 
 
@@ -84,7 +87,8 @@ def test_completed_export_in_full() -> None:
         "startedAt": "2024-05-01T12:00:01.005Z",
         "completedAt": "2024-05-01T12:00:02.999Z",
         "snapshotAt": "2024-05-01T12:00:01.250Z",
-        "expiresAt": None,
+        "expiresAt": "2024-05-02T12:00:02.999Z",
+        "attempts": 1,
         "dataset": "users",
         "columns": ["id", "name"],
         "query": {"delimiter": ",", "quoteChar": '"'},
@@ -187,9 +191,13 @@ def test_export_that_runs_elsewhere_shows_the_progress_its_server_wrote_last() -
     assert found["snapshotAt"] == "2024-05-01T12:00:01.250Z"
 
 
+async def nobody_notes() -> bool:
+    raise AssertionError("nobody was to be served")
+
+
 async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     spool = Spool(tmp_path / "export.csv", executor)
-    live = LiveExport(ID, spool)
+    live = LiveExport(ID, spool, note_served=nobody_notes)
     stale = replace(EXPORT, state=State.PROCESSING, snapshot_at=None, sha256=None, finished_at=None)
     assert shown(stale, live)["snapshotAt"] is None
     spool.open()

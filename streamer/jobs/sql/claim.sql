@@ -1,11 +1,13 @@
--- The oldest waiting export of this owner. Two claims at once never get the same row.
+-- The oldest of the exports that wait here ($2) whose time has come. Two claims at once never get the same row. A row
+-- that is locked, because its lease is being renewed, is waited for: one that is skipped would never get its turn.
 UPDATE streamer.exports
-SET state = 'processing', started_at = clock_timestamp()
+SET state = 'processing', started_at = coalesce(started_at, clock_timestamp()), attempts = attempts + 1,
+    lease_until = clock_timestamp() + $3
 WHERE id = (
     SELECT id FROM streamer.exports
-    WHERE state = 'pending' AND owner = $1
+    WHERE state = 'pending' AND owner = $1 AND id = ANY($2::uuid[]) AND coalesce(not_before <= clock_timestamp(), true)
     ORDER BY created_at
     LIMIT 1
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE
 )
 RETURNING *

@@ -1,0 +1,1 @@
+SELECT * FROM streamer.exports WHERE idempotency_key = $1

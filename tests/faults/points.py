@@ -1,0 +1,232 @@
+"""Fault points: every system call on the folder of spools, and every statement of the store, before and after.
+
+A point is a call at its place in streamer/. While `Faults` are armed each is counted, and the one that is planned
+fails, once. "Before" is a call that was never made, "after" one that was made and whose answer was lost: a file that is
+there though `open` failed, a row that is completed though the connection broke. A call without an effect has no
+"after". Only what concerns the folder, or the store's own statements, is touched.
+
+EINTR is no fault of these calls: Python repeats them itself (PEP 475). A descriptor is closed whatever close(2) says,
+so close has one point too.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+import streamer
+from streamer.jobs import store
+
+STREAMER = str(Path(streamer.__file__).parent)
+
+
+class When(StrEnum):
+    BEFORE = "before"
+    AFTER = "after"
+    SHORT = "short"  # a part of what was asked for is done
+    NOTHING = "nothing"  # zero bytes: the file ends here
+
+
+@dataclass(frozen=True)
+class Call:
+    """What may become of a system call."""
+
+    errors: tuple[int, ...]
+    lasting: bool = False  # it changes something
+    partial: tuple[When, ...] = ()
+
+
+CALLS: dict[str, Call] = {
+    "open": Call((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.EACCES), lasting=True),
+    "write": Call((errno.ENOSPC, errno.EDQUOT, errno.EIO), lasting=True, partial=(When.SHORT,)),
+    "fsync": Call((errno.EIO, errno.ENOSPC, errno.EDQUOT), lasting=True),
+    "close": Call((errno.EIO, errno.ENOSPC, errno.EDQUOT)),
+    "unlink": Call((errno.EIO, errno.EACCES, errno.EROFS), lasting=True),
+    "rename": Call((errno.EIO, errno.ENOSPC, errno.EDQUOT), lasting=True),
+    "mkdir": Call((errno.EIO, errno.ENOSPC, errno.EACCES)),
+    "stat": Call((errno.EIO, errno.ESTALE)),
+    "fstat": Call((errno.EIO, errno.ESTALE)),
+    "statvfs": Call((errno.EIO,)),
+    "scandir": Call((errno.EIO, errno.EMFILE)),
+    "Path.open": Call((errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOENT), lasting=True),
+    "flock": Call((errno.ENOLCK, errno.EIO)),
+    "preadv": Call((errno.EAGAIN, errno.EOPNOTSUPP, errno.EIO), partial=(When.SHORT,)),
+    "pread": Call((errno.EIO,), partial=(When.SHORT, When.NOTHING)),
+    "posix_fadvise": Call((errno.EIO, errno.EINVAL)),
+    "sendfile": Call((errno.ECONNRESET, errno.EPIPE, errno.EIO), partial=(When.SHORT, When.NOTHING)),
+    "file_digest": Call((errno.EIO,)),
+}
+SQL_ERRORS: dict[str, Callable[[], Exception]] = {
+    "lost": lambda: asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+    "reset": lambda: ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    "shutdown": lambda: asyncpg.AdminShutdownError("terminating connection due to administrator command"),
+    "full": lambda: asyncpg.DiskFullError("could not extend file: No space left on device"),
+}
+STATEMENTS = {text: name for name, text in store._statements().items()}
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    call: str  # "write", or "sql complete"
+    place: str  # the function of streamer/ that makes it
+
+    def __str__(self) -> str:
+        return f"{self.call} in {self.place}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    point: Point
+    when: When
+    error: str = ""
+    occurrence: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.point}, number {self.occurrence}: {self.error or 'no error'}"
+
+
+def faults_at(point: Point) -> list[tuple[When, str]]:
+    """What may happen there, the most telling first."""
+    if point.call.startswith("sql "):
+        return [(when, error) for error in SQL_ERRORS for when in (When.BEFORE, When.AFTER)]
+    call = CALLS[point.call]
+    whens = (When.BEFORE, When.AFTER) if call.lasting else (When.BEFORE,)
+    found = [(when, errno.errorcode[number]) for number in call.errors for when in whens]
+    return found + [(when, "") for when in call.partial]
+
+
+class Faults:
+    """Counts every point, and lets one of them fail."""
+
+    def __init__(self, folder: Path, plan: Fault | None = None) -> None:
+        self.counts: Counter[Point] = Counter()
+        self.fired = False
+        self._folder = str(folder)
+        self._plan = plan
+        self._lock = threading.Lock()
+
+    def disarm(self) -> None:
+        self._plan = None
+
+    def due(self, point: Point) -> Fault | None:
+        with self._lock:
+            self.counts[point] += 1
+            plan = self._plan
+            if plan is None or self.fired or plan.point != point or plan.occurrence != self.counts[point]:
+                return None
+            self.fired = True
+            return plan
+
+    def ours(self, target: object) -> bool:
+        """Whether a path, a descriptor or a file is in the folder."""
+        if isinstance(target, str | Path):
+            return str(target).startswith(self._folder)
+        fd = target if isinstance(target, int) else target.fileno()  # type: ignore[attr-defined]
+        try:
+            return str(Path(f"/proc/self/fd/{fd}").readlink()).startswith(self._folder)
+        except OSError:
+            return False
+
+
+@contextmanager
+def armed(faults: Faults) -> Iterator[None]:
+    """While the context is open the calls go through `faults`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CALLS:
+            if name not in ("Path.open", "flock", "file_digest"):
+                patch.setattr(os, name, _guarded(faults, name, getattr(os, name), target=name == "sendfile"))
+        patch.setattr(Path, "open", _guarded(faults, "Path.open", Path.open))
+        patch.setattr(fcntl, "flock", _guarded(faults, "flock", fcntl.flock))
+        patch.setattr(hashlib, "file_digest", _guarded(faults, "file_digest", hashlib.file_digest))
+        for name in ("fetchrow", "fetch", "execute"):
+            patch.setattr(asyncpg.pool.Pool, name, _guarded_statement(faults, getattr(asyncpg.pool.Pool, name)))
+        patch.setattr(store, "_migrate", _guarded_migration(faults, store._migrate))
+        yield
+
+
+def _guarded(faults: Faults, name: str, original: Callable[..., Any], target: int = 0) -> Callable[..., Any]:
+    """`target` is the number of the argument that names the file."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        place = _place() or ("the event loop" if name == "sendfile" else None)
+        if place is None or not faults.ours(arguments[target]):
+            return original(*arguments, **named)
+        fault = faults.due(Point(name, place))
+        if fault is None:
+            return original(*arguments, **named)
+        if fault.when in (When.SHORT, When.NOTHING):
+            return original(*_shortened(name, arguments, 0 if fault.when is When.NOTHING else 2), **named)
+        if fault.when is When.AFTER or name == "close":
+            _let_go(original(*arguments, **named), name)
+        number: int = getattr(errno, fault.error)
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def _place() -> str | None:
+    """The innermost function of streamer/ on the stack."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(STREAMER):
+            file = frame.f_code.co_filename.removeprefix(STREAMER + os.sep).removesuffix(".py")
+            return f"{file.replace(os.sep, '.')}:{frame.f_code.co_qualname.replace('.<locals>', '')}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _shortened(name: str, arguments: tuple[Any, ...], divisor: int) -> tuple[Any, ...]:
+    """The same call for a part of the bytes; with divisor 0 for none, as at the end of the file."""
+    if name == "write":
+        return arguments[0], arguments[1][: max(1, len(arguments[1]) // 2)]
+    if name == "preadv":
+        return arguments[0], [memoryview(arguments[1][0])[:0]], *arguments[2:]
+    if name == "pread":
+        return arguments[0], arguments[1] // divisor if divisor else 0, arguments[2]
+    assert name == "sendfile"
+    out, file, offset, count = arguments
+    return (out, file, offset, max(1, count // divisor)) if divisor else (out, file, os.fstat(file).st_size, count)
+
+
+def _let_go(result: Any, name: str) -> None:
+    """Of what a call gave whose answer is lost."""
+    if name == "open":
+        os.close(result)
+    elif name in ("Path.open", "scandir"):
+        result.close()
+
+
+def _guarded_statement(faults: Faults, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def statement(pool: object, text: str, *arguments: Any, **named: Any) -> Any:
+        name = STATEMENTS.get(text)
+        fault = faults.due(Point(f"sql {name}", "jobs.store:Store")) if name else None
+        if fault is None:
+            return await original(pool, text, *arguments, **named)
+        if fault.when is When.AFTER:
+            await original(pool, text, *arguments, **named)
+        raise SQL_ERRORS[fault.error]()
+
+    return statement
+
+
+def _guarded_migration(faults: Faults, original: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    async def migrate(connection: Any) -> None:
+        fault = faults.due(Point("sql migrations", "jobs.store:Store"))
+        if fault is None or fault.when is When.AFTER:
+            await original(connection)
+        if fault is not None:
+            raise SQL_ERRORS[fault.error]()
+
+    return migrate

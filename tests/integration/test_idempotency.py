@@ -1,0 +1,191 @@
+"""Idempotency-Key: the same key and the same request are the same export, whenever and however often it is asked."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+import pytest
+
+from streamer.http.exports import LONGEST_KEY
+from streamer.jobs.store import Store
+from streamer.server import serving
+from tests import seeds
+from tests.conftest import ROWS, Configure, Serve, Server
+from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.proxy import proxied
+
+KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
+USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
+FIELDS = {"Idempotency-Key": KEY}
+
+
+async def post(
+    session: aiohttp.ClientSession, server: str, path: str = "/exports/csv", *, key: str = KEY, **parameters: str
+) -> dict[str, Any]:
+    """What an accepted request says."""
+    async with session.post(f"{server}{path}", params=parameters, headers={"Idempotency-Key": key}) as response:
+        assert response.status == 202, await response.text()
+        found: dict[str, Any] = await response.json()
+        assert response.headers["Location"] == f"/exports/{found['exportId']}/status"
+        return found
+
+
+async def count(gates: Gates) -> int:
+    return int(await gates.connection.fetchval("SELECT count(*) FROM streamer.exports"))
+
+
+async def test_the_same_key_is_the_same_export_in_every_state(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 1)
+    server = await serve(max_concurrent_exports=1, max_queued_exports=1, **gates.settings)
+    first = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 1)
+    asked = [await post(session, server.url, path, dataset="gated") for path in ("/exports/csv", "/exports") * 2]
+    (export_id,) = {answer["exportId"] for answer in asked}
+    assert {answer["status"] for answer in asked} == {"pending"}
+    export = RemoteExport(session, server.url, export_id)
+    await gates.open("gated", 1)
+    status = await export.until("completed")
+    assert (status["attempts"], status["sha256"]) == (1, sha256(gated_csv()))
+    again = await post(session, server.url, dataset="gated")
+    assert (again["exportId"], again["status"]) == (export_id, "completed")
+    assert sha256(await export.body()) == sha256(gated_csv())
+    assert await export.delete() == 204
+    assert (await post(session, server.url, dataset="gated"))["exportId"] == export_id
+    await first.until("completed")
+    assert await count(gates) == 2
+
+
+async def test_requests_with_one_key_at_once_are_one_export(
+    server: Server, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    answers = await asyncio.gather(*(post(session, server.url, columns="id") for _ in range(20)))
+    (export_id,) = {answer["exportId"] for answer in answers}
+    assert await count(gates) == 1
+    export = RemoteExport(session, server.url, export_id)
+    assert sha256(await export.body()) == (await export.until("completed"))["sha256"] == USERS
+    assert server.files() == {export.file_name}
+
+
+async def test_the_same_key_for_another_request_is_422_and_begins_nothing(
+    server: Server, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    export = RemoteExport(session, server.url, (await post(session, server.url, columns="id"))["exportId"])
+    for other in ({"columns": "email"}, {"columns": "id", "delimiter": ";"}, {"columns": "id", "country_code": "US"}):
+        async with session.post(f"{server.url}/exports/csv", params=other, headers=FIELDS) as response:
+            problem = await read_problem(response, 422)
+        assert problem["type"] == "urn:streamer:problem:idempotency-key-reused"
+        assert "Idempotency-Key" in problem["detail"]
+    assert await count(gates) == 1
+    assert sha256(await export.body()) == USERS
+
+
+async def test_the_same_request_in_other_words_is_the_same_request(
+    server: Server, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    first = await post(session, server.url, columns="id,email", country_code="US")
+    async with session.post(
+        f"{server.url}/exports", json={"columns": ["id", "email"], "country_code": "US"}, headers=FIELDS
+    ) as response:
+        assert (response.status, (await response.json())["exportId"]) == (202, first["exportId"])
+    assert await count(gates) == 1
+
+
+async def test_another_key_and_no_key_are_other_exports(
+    server: Server, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    ids = {(await post(session, server.url, key=key, columns="id"))["exportId"] for key in ("a", "A", "b", "x" * 255)}
+    ids |= {(await create(session, server.url, columns="id")).id for _ in range(2)}
+    assert len(ids) == await count(gates) == 6
+
+
+@pytest.mark.parametrize("key", ["", "x" * (LONGEST_KEY + 1), "tab\tstop", "caf\u00e9"])
+async def test_a_key_that_is_none_is_400_and_begins_nothing(
+    server: Server, gates: Gates, session: aiohttp.ClientSession, key: str
+) -> None:
+    async with session.post(f"{server.url}/exports/csv", headers={"Idempotency-Key": key}) as response:
+        problem = await read_problem(response, 400)
+    assert problem["parameter"] == "Idempotency-Key"
+    assert await count(gates) == 0
+
+
+async def test_two_keys_are_400(server: Server, gates: Gates, session: aiohttp.ClientSession) -> None:
+    fields = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    async with session.post(f"{server.url}/exports/csv", headers=fields) as response:
+        assert (await read_problem(response, 400))["parameter"] == "Idempotency-Key"
+    assert await count(gates) == 0
+
+
+async def test_a_key_is_known_after_a_restart(
+    configure: Configure, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    async with serving(configure()) as url:
+        first = await post(session, url, columns="id")
+        await RemoteExport(session, url, first["exportId"]).until("completed")
+    async with serving(configure()) as url:
+        again = await post(session, url, columns="id")
+        assert (again["exportId"], again["status"]) == (first["exportId"], "completed")
+        assert sha256(await RemoteExport(session, url, again["exportId"]).body()) == USERS
+    assert await count(gates) == 1
+
+
+async def test_a_known_key_is_answered_when_there_is_no_place_for_another_export(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 1)
+    server = await serve(max_concurrent_exports=1, max_queued_exports=1, **gates.settings)
+    await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 1)
+    known = await post(session, server.url, dataset="gated")
+    async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as refused:
+        await read_problem(refused, 429)
+    assert (await post(session, server.url, dataset="gated"))["exportId"] == known["exportId"]
+    await gates.open("gated", 1)
+    await RemoteExport(session, server.url, known["exportId"]).until("completed")
+
+
+async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.jobs.store.LEASE", timedelta(seconds=0.5))
+    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    insert = Store.insert
+
+    async def lose_the_answer(*arguments: Any) -> None:
+        monkeypatch.setattr(Store, "insert", insert)
+        await insert(*arguments)
+        raise ConnectionResetError
+
+    server = await serve()
+    monkeypatch.setattr(Store, "insert", lose_the_answer)
+    async with session.post(f"{server.url}/exports/csv", params={"columns": "id"}, headers=FIELDS) as lost:
+        assert lost.status >= 500
+    export = RemoteExport(session, server.url, (await post(session, server.url, columns="id"))["exportId"])
+    assert (await export.until("completed"))["sha256"] == USERS
+    assert sha256(await export.body()) == USERS
+    assert await count(gates) == 1
+
+
+async def test_a_client_that_left_before_the_answer_finds_its_export_by_the_key(
+    configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession
+) -> None:
+    async with proxied(database) as proxy, serving(configure(database_url=proxy.url)) as url:
+        proxy.hold_answer_to("INSERT INTO streamer.exports")
+        async with wired(url) as hasty:
+            hasty.ask("/exports/csv?columns=id", f"Idempotency-Key: {KEY}", "Content-Length: 0", method="POST")
+            await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
+
+            async def inserted() -> bool:
+                return await count(gates) == 1
+
+            await until(inserted, "the row is there")
+        proxy.release()
+        found = await post(session, url, columns="id")
+        export = RemoteExport(session, url, found["exportId"])
+        assert (await export.until("completed"))["sha256"] == USERS
+        assert sha256(await export.body()) == USERS
+    assert await count(gates) == 1

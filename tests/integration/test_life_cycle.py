@@ -1,0 +1,465 @@
+"""Two servers, one table, one folder, and anything that can happen to exports, in any order.
+
+The table, the queues, the spools and the locks are real; the source gives a row, ends or fails when it is told to, and
+every run of an export has other bytes. A trigger writes down every change of a state. Whatever happens: a state moves
+along the table of transitions only, nothing runs twice at once, nobody sees two versions of one export, and when all is
+over there is a file for every completed row and a completed row for every file.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from streamer.errors import ClientError, ExportFailure, TransientFailure
+from streamer.jobs.live import LiveExport
+from streamer.jobs.queue import ExportQueue
+from streamer.jobs.retention import Retention
+from streamer.jobs.runner import Runner
+from streamer.jobs.sealed import SealedExports
+from streamer.jobs.store import ATTEMPTS, Store
+from streamer.model import TRANSITIONS, ExportSpec, State
+from streamer.source.cursor import Sink
+from streamer.source.database import Pool, connect
+from streamer.source.rows import Source
+from streamer.spool.directory import SpoolDirectory
+from streamer.spool.follower import Follower, TruncatedError
+from streamer.spool.owners import PREFIX
+from tests.conftest import at_database, connected, files_in
+from tests.exporting import until
+
+T = TypeVar("T")
+PATIENCE = 15.0  # seconds
+CONCURRENCY = 2
+CAPACITY = 3
+HEADER = b"run,row\n"
+SLOTS = st.integers(0, 1)  # the two places for a server
+PLACES = st.integers(0, 5)  # of an export among those there are
+
+JOURNAL = """
+    CREATE TABLE journal (id uuid, before text, after text, attempts integer, served boolean, was_served boolean);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO journal VALUES (NEW.id, OLD.state, NEW.state, NEW.attempts, NEW.served, OLD.served);
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER journal AFTER UPDATE ON streamer.exports FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of an export in the source, which does what it is told."""
+
+    number: int
+    owner: UUID
+    orders: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
+    rows: int = 0
+
+    snapshot_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    expected: int = 0
+
+    async def drain(self, sink: Sink) -> int:
+        await sink(HEADER, 0)
+        while (order := await self.orders.get()) == "row":
+            self.rows += 1
+            await sink(b"%d,%d\n" % (self.number, self.rows), 1)
+        if order == "break":
+            raise TransientFailure("the connection to the database was lost")
+        if order == "refuse":
+            raise ExportFailure("PostgreSQL: permission denied")
+        return self.rows
+
+
+class FakeSource:
+    """The source of both servers. While it `hurries`, every run ends by itself."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}  # that are open, by their dataset
+        self.hurries = False
+        self.twice = False  # an export was run by two at once
+        self._number = 0
+
+    def of(self, owner: UUID) -> Source:
+        return cast("Source", _OwnedSource(self, owner))
+
+    @asynccontextmanager
+    async def open(self, owner: UUID, spec: ExportSpec) -> AsyncIterator[Run]:
+        self.twice |= spec.dataset in self.runs
+        self._number += 1
+        run = self.runs[spec.dataset] = Run(self._number, owner)
+        if self.hurries:
+            run.orders.put_nowait("row")
+            run.orders.put_nowait("end")
+        try:
+            yield run
+        finally:
+            if self.runs.get(spec.dataset) is run:
+                del self.runs[spec.dataset]
+
+    def hurry(self) -> None:
+        self.hurries = True
+        for run in self.runs.values():
+            run.orders.put_nowait("end")
+
+
+@dataclass(frozen=True)
+class _OwnedSource:
+    source: FakeSource
+    owner: UUID
+
+    def open(self, spec: ExportSpec) -> Any:
+        return self.source.open(self.owner, spec)
+
+
+class MortalStore(Store):
+    """A store that is cut off when its server dies."""
+
+    dead = False
+
+    async def _rows(self, statement: str, *arguments: object) -> Any:
+        if self.dead:
+            raise ConnectionResetError
+        return await super()._rows(statement, *arguments)
+
+
+class Server:
+    """What `server.py` puts together, without HTTP."""
+
+    def __init__(self, pool: Pool, folder: Path, executor: ThreadPoolExecutor, source: FakeSource) -> None:
+        self.owner = uuid4()
+        self.source = source
+        self.store = MortalStore(pool, self.owner)
+        self.directory = SpoolDirectory(folder, executor)
+        self.sealed = SealedExports(self.store, self.directory)
+        self.retention = Retention(self.store, self.directory, self.sealed, ttl=0)
+        self.queue = ExportQueue(
+            self.store,
+            Runner(self.store, source.of(self.owner)),
+            self.directory,
+            self.sealed,
+            self.retention,
+            concurrency=CONCURRENCY,
+            capacity=CAPACITY,
+        )
+        self._lock = folder / f"{PREFIX}{self.owner}"
+        self._alive = ExitStack()
+
+    async def start(self) -> None:
+        self._alive.enter_context(self.directory.alive(self.owner))
+        await self.queue.start()
+
+    async def stop(self) -> None:
+        await self.queue.stop()
+        self.sealed.close()
+        self._alive.close()
+
+    async def die(self) -> None:
+        """As if by kill -9: nothing is said to the table, no file is removed, and the lock is let go of."""
+        self.store.dead = True
+        lives = list(self.queue._live.values())
+        for live in lives:
+            setattr(live.spool, "discard", _nothing)  # noqa: B010 - the type checker is right to forbid it
+        tasks = list(self.queue._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for live in lives:
+            live.spool.fail("dead")
+            await asyncio.wait({asyncio.ensure_future(live.spool._stop_writing())})
+            live.spool._close()
+        self.queue._live.clear()
+        self.sealed.close()
+        self._alive.close()
+        self._lock.touch()
+
+    async def look_after(self) -> None:
+        """What happens every RENEWAL."""
+        await self.store.renew_leases(self.queue._waiting(), self.queue._running())
+        await self.queue._let_go()
+        await self.queue._take_over()
+
+    def at_rest(self) -> bool:
+        """Whether nothing happens here unless somebody asks for it."""
+        running = [live for live in self.queue._live.values() if not live.waiting]
+        if len(running) != sum(run.owner == self.owner for run in self.source.runs.values()):
+            return False
+        idle = self.queue._permits.locked() and not self.queue._claiming.locked()
+        return len(running) == CONCURRENCY or idle
+
+
+async def _nothing() -> None:
+    pass
+
+
+class LifeCycle(RuleBasedStateMachine):
+    """`ids` are the exports there have been, `seen` what anybody has ever read of one.
+
+    Which rules may run never depends on what the threads of a server have done by then.
+    """
+
+    def __init__(self, database: str, folder: Path) -> None:
+        super().__init__()
+        self._database = database
+        self._folder = folder
+        self._runner = asyncio.Runner()
+        self._executor = ThreadPoolExecutor(4)
+        self.source = FakeSource()
+        self.servers: list[Server | None] = [None, None]
+        self.ids: list[UUID] = []
+        self.seen: dict[UUID, bytes] = {}
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Does it, and lets everything come to rest."""
+
+        async def wholly() -> T:
+            async with asyncio.timeout(PATIENCE):
+                result = await work
+                await until(self._at_rest, "everything comes to rest")
+                return result
+
+        return self._runner.run(wholly())
+
+    async def _at_rest(self) -> bool:
+        return all(server.at_rest() for server in self.alive)
+
+    @property
+    def alive(self) -> list[Server]:
+        return [server for server in self.servers if server is not None]
+
+    def export(self, place: int) -> UUID:
+        return self.ids[place % len(self.ids)]
+
+    @initialize()
+    def begin(self) -> None:
+        async def prepared() -> Pool:
+            pool = await connect(self._database, name="DATABASE_URL", size=6, wait=PATIENCE)
+            await pool.execute("TRUNCATE streamer.exports, journal")
+            return pool
+
+        self._pool = self.do(prepared())
+        for path in self._folder.iterdir():
+            path.unlink()
+        for slot in (0, 1):
+            self.servers[slot] = self.do(self._started())
+
+    async def _started(self) -> Server:
+        server = Server(self._pool, self._folder, self._executor, self.source)
+        await server.start()
+        return server
+
+    @rule(slot=SLOTS)
+    def create(self, slot: int) -> None:
+        if (server := self.servers[slot]) is not None:
+            self.do(self._create(server))
+
+    async def _create(self, server: Server) -> None:
+        with suppress(ClientError):
+            spec = ExportSpec(dataset=f"export_{len(self.ids)}", columns=("run", "row"))
+            live = await server.queue.submit(spec)
+            assert isinstance(live, LiveExport)
+            self.ids.append(live.id)
+
+    @rule(place=PLACES, order=st.sampled_from(["row", "row", "row", "end", "end", "break", "refuse"]))
+    def run(self, place: int, order: str) -> None:
+        if runs := list(self.source.runs.values()):
+            self.do(self._ordered(runs[place % len(runs)], order))
+
+    async def _ordered(self, run: Run, order: str) -> None:
+        rows = run.rows
+        run.orders.put_nowait(order)
+
+        async def done() -> bool:
+            return run.rows > rows if order == "row" else run not in self.source.runs.values()
+
+        await until(done, f"the run does what it is told: {order}")
+
+    @rule(slot=SLOTS, place=PLACES)
+    def read(self, slot: int, place: int) -> None:
+        if (server := self.servers[slot]) is not None and self.ids:
+            self.do(self._read(server, self.export(place)))
+
+    async def _read(self, server: Server, export_id: UUID) -> None:
+        with suppress(ClientError, TruncatedError):
+            if live := server.queue.live(export_id):
+                self._saw(export_id, await self._follow(live))
+            else:
+                self._saw(export_id, await self._read_sealed(server, export_id), whole=True)
+
+    async def _follow(self, live: LiveExport) -> bytes:
+        """As far as there is something to be read."""
+        with live.followed(), Follower(live.spool, before_first=live.serve) as follower:
+            read = b""
+            while not follower.caught_up:
+                extent = await anext(follower)
+                read += os.pread(follower.file.fileno(), extent.length, extent.offset)
+            return read
+
+    async def _read_sealed(self, server: Server, export_id: UUID) -> bytes:
+        with await server.sealed.borrow(export_id) as sealed:
+            await server.sealed.open(sealed)
+            read = os.pread(sealed.file.fileno(), sealed.length + 1, 0)
+            assert hashlib.sha256(read).digest() == sealed.export.sha256
+            return read
+
+    def _saw(self, export_id: UUID, read: bytes, *, whole: bool = False) -> None:
+        before = self.seen.get(export_id, b"")
+        common = min(len(before), len(read))
+        assert before[:common] == read[:common], "the bytes of an export have changed"
+        assert not whole or len(read) >= len(before), "a sealed export is shorter than what was served of it"
+        self.seen[export_id] = max(before, read, key=len)
+
+    @rule(slot=SLOTS, place=PLACES, at_once=st.integers(1, 3))
+    def cancel(self, slot: int, place: int, at_once: int) -> None:
+        """Or delete, if it is over."""
+        if (server := self.servers[slot]) is not None and self.ids:
+            self.do(self._cancel(server, self.export(place), at_once))
+
+    async def _cancel(self, server: Server, export_id: UUID, at_once: int) -> None:
+        found = await asyncio.gather(*(server.queue.cancel(export_id) for _ in range(at_once)))
+        assert all(export.state.final for export in found)
+        for other in self.alive:
+            if other is not server and (live := other.queue.live(export_id)) and not live.waiting:
+                live.give_up("cancelled elsewhere")  # as its next report would
+                await live.finished()
+        await self._look_after()
+
+    @rule(slot=SLOTS)
+    def expire(self, slot: int) -> None:
+        if (server := self.servers[slot]) is not None:
+            self.do(server.retention.expire())
+
+    @rule(slot=SLOTS)
+    def die(self, slot: int) -> None:
+        server, self.servers[slot] = self.servers[slot], None
+        if server is not None:
+            self.do(server.die())
+
+    @rule(slot=SLOTS)
+    def stop(self, slot: int) -> None:
+        server, self.servers[slot] = self.servers[slot], None
+        if server is not None:
+            self.do(server.stop())
+
+    @rule(slot=SLOTS)
+    def restart(self, slot: int) -> None:
+        if self.servers[slot] is None:
+            self.servers[slot] = self.do(self._started())
+
+    @rule()
+    def look_after(self) -> None:
+        self.do(self._look_after())
+
+    async def _look_after(self) -> None:
+        await asyncio.gather(*(server.look_after() for server in self.alive))
+
+    @precondition(lambda self: hasattr(self, "_pool"))
+    @invariant()
+    def every_change_is_allowed(self) -> None:
+        assert not self.source.twice, "an export is run twice at once"
+        for change in self._runner.run(self._pool.fetch("SELECT * FROM journal")):
+            before, after = State(change["before"]), State(change["after"])
+            assert before is after or after in TRANSITIONS[before], f"{before} → {after}"
+            assert change["attempts"] <= ATTEMPTS
+            assert change["served"] >= change["was_served"], "what was served is forgotten"
+            if change["was_served"]:
+                assert after is not State.PENDING, "an export that was served is run again"
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "_pool"):
+                self._end()
+        finally:
+            self._runner.close()
+            self._executor.shutdown()
+
+    def _end(self) -> None:
+        """Everything comes to its end, and then all fits together."""
+        for slot in (0, 1):
+            self.restart(slot)
+        self.source.hurry()
+        self._runner.run(self._settled())
+        for export_id in self.ids:
+            for server in self.alive:
+                self._runner.run(self._read(server, export_id))
+        self.every_change_is_allowed()
+        files = {f"{export_id}.csv" for export_id in self._runner.run(self._completed())}
+        assert files_in(self._folder) == files
+        for server in self.alive:
+            self._runner.run(server.stop())
+        assert {path.name for path in self._folder.iterdir()} == files
+        self._runner.run(self._pool.close())
+
+    async def _settled(self) -> None:
+        async def over() -> bool:
+            await self._look_after()
+            unfinished = "SELECT count(*) FROM streamer.exports WHERE state IN ('pending', 'processing')"
+            return not await self._pool.fetchval(unfinished) and not any(s.queue._live for s in self.alive)
+
+        await until(over, "every export has ended")
+
+    async def _completed(self) -> set[UUID]:
+        rows = await self._pool.fetch(
+            "SELECT id FROM streamer.exports WHERE state = 'completed' AND removed_at IS NULL"
+        )
+        return {row["id"] for row in rows}
+
+
+@pytest.fixture
+def life_cycle(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], "LifeCycle"]]:
+    """Makes machines, on one database."""
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(0))
+    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))
+    monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    name = f"streamer_life_{uuid4().hex[:8]}"
+    database = at_database(postgres, name)
+
+    async def make() -> None:
+        async with connected(postgres) as connection:
+            await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+        pool = await connect(database, name="DATABASE_URL", size=1, wait=PATIENCE)
+        await Store(pool, uuid4()).migrate()
+        await pool.execute(JOURNAL)
+        await pool.close()
+
+    async def drop() -> None:
+        async with connected(postgres) as connection:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    asyncio.run(make())
+    yield lambda: LifeCycle(database, tmp_path)
+    asyncio.run(drop())
+
+
+def test_whatever_happens_every_rule_holds(life_cycle: Callable[[], LifeCycle]) -> None:
+    run_state_machine_as_test(
+        life_cycle,  # type: ignore[arg-type] # whatever makes a machine will do
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

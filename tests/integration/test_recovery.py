@@ -1,0 +1,578 @@
+"""What nobody has a byte of is run again under the same id; what somebody has a byte of never is.
+
+The same rule is shown for a source that is cut off, for a table that is cut off, for servers that died and for leases
+that ran out: at most three attempts, with a growing pause, counted in the status. That a byte was served is in the
+table before the byte leaves.
+"""
+
+import asyncio
+import fcntl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+import asyncpg
+import pytest
+
+from streamer.jobs.queue import EXHAUSTED, SERVED
+from streamer.model import ExportSpec
+from streamer.server import serving
+from streamer.source.rows import CursorChoice
+from streamer.spool.owners import PREFIX
+from tests import seeds
+from tests.conftest import ROWS, Configure, Serve, Server, connected
+from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.proxy import proxied
+
+WHOLE = sha256(gated_csv())
+NOTHING_COMES = 0.2  # seconds
+both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
+
+END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'streamer' AND datname = $1
+"""
+WAITS_TO_SERVE = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%SET served%'"
+
+
+@pytest.fixture
+def soon_again(monkeypatch: pytest.MonkeyPatch) -> timedelta:
+    """A second attempt comes after this time, and the headers of a download nearly at once."""
+    delay = timedelta(seconds=0.1)
+    monkeypatch.setattr("streamer.http.download.FIRST_ROWS", 0.05)
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", delay)
+    return delay
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody works on is found within a second."""
+    for module in ("store", "runner"):
+        monkeypatch.setattr(f"streamer.jobs.{module}.LEASE", timedelta(seconds=0.6))
+    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+
+
+async def row_of(gates: Gates, export_id: str) -> "asyncpg.Record":
+    row = await gates.connection.fetchrow("SELECT * FROM streamer.exports WHERE id = $1", UUID(export_id))
+    assert row is not None
+    return row
+
+
+async def until_bytes(export: RemoteExport, least: int = 1) -> None:
+    """Waits until so many bytes can be read."""
+
+    async def there() -> bool:
+        return bool((await export.status())["progress"]["bytes"] >= least)
+
+    await until(there, f"{least} bytes of export {export.id} can be read")
+
+
+async def until_row(gates: Gates, export: RemoteExport, **wanted: object) -> None:
+    async def as_wanted() -> bool:
+        row = await row_of(gates, export.id)
+        return all(row[name] == value for name, value in wanted.items())
+
+    await until(as_wanted, f"the row of export {export.id} says {wanted}")
+
+
+# A source that is cut off
+
+
+@both_cursors
+async def test_a_run_that_loses_its_connection_before_a_byte_was_served_begins_anew_under_the_same_id(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, soon_again: timedelta
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    server = await serve(export_cursor=cursor, **gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    first = await gates.reached("gated", 90_000)
+    await until_bytes(export)
+    before = await export.status()
+    await gates.connection.execute("SELECT pg_terminate_backend($1)", first)
+
+    async def again() -> bool:
+        return await gates.reached("gated", 90_000) != first
+
+    await until(again, "another session stands at the gate")
+    assert (await export.status())["status"] == "processing"
+    await gates.open("gated", 90_000)
+    after = await export.until("completed")
+    assert (before["attempts"], after["attempts"], after["error"]) == (1, 2, None)
+    assert after["snapshotAt"] > before["snapshotAt"]
+    assert after["startedAt"] == before["startedAt"]
+    assert sha256(await export.body()) == after["sha256"] == WHOLE
+    assert server.files() == {export.file_name}
+
+
+async def test_a_follower_that_has_no_byte_yet_is_kept_and_gets_the_second_run_whole(
+    serve: Serve,
+    gates: Gates,
+    session: aiohttp.ClientSession,
+    soon_again: timedelta,
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 1)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with (
+        session.get(export.download) as whole,
+        wired(server.url) as ranged,
+    ):
+        assert whole.status == 200
+        ranged.ask(export.path, "Range: bytes=1000-")
+        await gates.connection.execute("SELECT pg_terminate_backend($1)", await gates.reached("gated", 1))
+        await until_row(gates, export, attempts=2)
+        await gates.open("gated", 1)
+        assert sha256(await whole.read()) == WHOLE
+        status, fields = await ranged.head()
+        assert (status, fields["content-range"]) == (206, "bytes 1000-9007199254740991/*")
+        assert await ranged.digest(fields) == sha256(gated_csv()[1000:])
+    assert (await export.until("completed"))["attempts"] == 2
+
+
+async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, soon_again: timedelta
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 1)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    clock, standing = asyncio.get_running_loop().time, 0
+    pauses = []
+    for attempt in range(1, 4):
+        begun = clock()
+
+        async def another(before: int = standing) -> bool:
+            return await gates.reached("gated", 1) != before
+
+        await until(another, f"attempt {attempt} stands at the gate")
+        pauses.append(clock() - begun)
+        assert (await export.status())["attempts"] == attempt
+        standing = await gates.reached("gated", 1)
+        await gates.connection.execute("SELECT pg_terminate_backend($1)", standing)
+    status = await export.until("failed")
+    assert status["attempts"] == 3
+    assert "connection" in status["error"]
+    assert pauses[1] >= soon_again.total_seconds()
+    assert pauses[2] >= 2 * soon_again.total_seconds()
+    async with session.get(export.download) as refused:
+        assert status["error"] in (await read_problem(refused, 409))["detail"]
+    assert server.files() == set()
+
+
+REFUSING = """
+    CREATE TABLE refused (state text);
+    CREATE FUNCTION refusing(code text, n bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+    BEGIN
+        IF EXISTS (SELECT FROM refused WHERE state = code) THEN
+            RAISE EXCEPTION 'refused with %', code
+                USING ERRCODE = code, DETAIL = 'a secret', HINT = 'another secret', TABLE = 'secrets';
+        END IF;
+        RETURN n;
+    END $$
+"""
+TRANSIENT = ("40001", "40P01", "53300", "57P01", "57P02", "57P03", "72000", "08006")
+PERMANENT = ("42501", "42P01", "22012", "57014", "53100", "XX000", "P0001", "0A000")
+
+
+async def refusing(gates: Gates, *codes: str) -> dict[str, Any]:
+    """A dataset for each SQLSTATE, which fails with it until the table says otherwise; the settings to serve them."""
+    await gates.connection.execute(REFUSING)
+    await gates.connection.execute("INSERT INTO refused SELECT unnest($1::text[])", codes)
+    for code in codes:
+        select = f"SELECT refusing('{code}', n) AS n FROM generate_series(1::bigint, 3) AS n"
+        await gates.dataset(f"refuses_{code.lower()}", select)
+    return {**gates.settings, "max_concurrent_exports": len(codes)}
+
+
+async def test_what_time_can_heal_is_tried_again(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.5))
+    server = await serve(**await refusing(gates, *TRANSIENT))
+    exports = [await create(session, server.url, dataset=f"refuses_{code.lower()}") for code in TRANSIENT]
+    for export in exports:
+        await until_row(gates, export, state="pending", attempts=1)
+    assert {(await export.status())["error"] for export in exports} == {None}
+    await gates.connection.execute("DELETE FROM refused")
+    for export in exports:
+        status = await export.until("completed")
+        assert 2 <= status["attempts"] <= 3
+        assert sha256(await export.body()) == status["sha256"] == sha256(b"n\n1\n2\n3\n")
+
+
+async def test_what_time_cannot_heal_fails_at_once_with_the_message_of_the_database_alone(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    server = await serve(**await refusing(gates, *PERMANENT))
+    exports = [await create(session, server.url, dataset=f"refuses_{code.lower()}") for code in PERMANENT]
+    for code, export in zip(PERMANENT, exports, strict=True):
+        status = await export.until("failed")
+        assert (status["error"], status["attempts"]) == (f"PostgreSQL: refused with {code}", 1)
+    assert server.files() == set()
+
+
+async def test_a_failure_in_the_pause_is_no_obstacle_to_a_cancel(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.2))
+    server = await serve(**await refusing(gates, "40001"))
+    export, following = [await create(session, server.url, dataset="refuses_40001") for _ in range(2)]
+    await until_row(gates, export, state="pending", attempts=1)
+    assert await export.delete() == 204
+    await gates.connection.execute("DELETE FROM refused")
+    assert sha256(await following.body()) == sha256(b"n\n1\n2\n3\n")
+    status = await export.status()
+    assert (status["status"], status["attempts"]) == ("cancelled", 1)
+
+
+# That a byte was served
+
+
+class Locked:
+    """The row of one export, locked by the test: whatever changes it waits."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", gates: Gates) -> None:
+        self._connection = connection
+        self._gates = gates
+
+    async def waiting(self) -> list[int]:
+        """The sessions that wait to say that a byte is served, once there are any."""
+
+        async def waits() -> bool:
+            return bool(await self._gates.connection.fetch(WAITS_TO_SERVE))
+
+        await until(waits, "somebody waits to say that a byte is served")
+        return [row["pid"] for row in await self._gates.connection.fetch(WAITS_TO_SERVE)]
+
+    async def let_go(self) -> None:
+        await self._connection.execute("ROLLBACK")
+
+
+@asynccontextmanager
+async def locked_row(database: str, gates: Gates, export: RemoteExport) -> AsyncIterator[Locked]:
+    async with connected(database) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM streamer.exports WHERE id = $1 FOR UPDATE", UUID(export.id))
+        yield Locked(connection, gates)
+
+
+@pytest.mark.parametrize("field", ["Accept: */*", "Accept-Encoding: gzip", "Range: bytes=7-", "Range: bytes=7-99"])
+async def test_no_byte_leaves_before_the_table_knows_that_one_does(
+    serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession, field: str
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 90_000)
+    await until_bytes(export, 8_000_000)
+    async with wired(server.url) as first, wired(server.url) as second:
+        async with locked_row(database, gates, export) as row:
+            for wire in (first, second):
+                wire.ask(export.path, field, "Connection: close")
+            assert len(await row.waiting()) == 1
+            for wire in (first, second):
+                assert await what_comes(wire.reader) == b""
+            assert not (await row_of(gates, export.id))["served"]
+            await row.let_go()
+        assert await asyncio.wait_for(first.reader.readexactly(1), PATIENCE)
+        assert (await row_of(gates, export.id))["served"]
+    await gates.open("gated", 90_000)
+    assert sha256(await export.body()) == WHOLE
+    assert (await export.until("completed"))["attempts"] == 1
+
+
+async def what_comes(reader: asyncio.StreamReader) -> bytes:
+    """What is there of a body, if anything, in a moment; the head may have come."""
+    came = bytearray()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(NOTHING_COMES):
+            while piece := await reader.read(65536):
+                came += piece
+    return bytes(came).partition(b"\r\n\r\n")[2]
+
+
+async def test_a_table_that_cannot_be_told_breaks_the_download_and_the_next_one_is_whole(
+    serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 90_000)
+    await until_bytes(export)
+    async with locked_row(database, gates, export) as row, session.get(export.download) as broken:
+        assert broken.status == 200
+        for session_of_store in await row.waiting():
+            await gates.connection.execute("SELECT pg_terminate_backend($1)", session_of_store)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await broken.read()
+        await row.let_go()
+    assert not (await row_of(gates, export.id))["served"]
+    async with session.get(export.download) as follower:
+        first = await follower.content.readexactly(1000)
+        assert (await row_of(gates, export.id))["served"]
+        await gates.open("gated", 90_000)
+        assert sha256(first + await follower.read()) == WHOLE
+    assert (await export.until("completed"))["sha256"] == WHOLE
+
+
+async def test_a_download_that_begins_between_the_row_and_the_seal_is_whole(
+    configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated", rows=1000)
+    async with (
+        proxied(database) as proxy,
+        serving(configure(database_url=proxy.url, **gates.settings)) as url,
+    ):
+        proxy.hold_answer_to("SET state = 'completed'")
+        export = await create(session, url, dataset="gated")
+        await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
+        await until_row(gates, export, state="completed", served=False)
+        downloading = asyncio.create_task(export.body())
+        await until_row(gates, export, state="completed", served=True)
+        proxy.release()
+        assert sha256(await downloading) == sha256(gated_csv(1000))
+        assert sha256(await export.body()) == sha256(gated_csv(1000))
+
+
+# A table that is cut off
+
+
+@pytest.mark.usefixtures("soon_again")
+async def test_a_database_that_restarts_is_waited_for_and_the_export_is_run_again(
+    serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 90_000)
+    async with unreachable(postgres, gates):
+        await until_said(caplog, f"export {export.id}: waiting for the database")
+        await gates.open("gated", 90_000)
+    status = await export.until("completed")
+    assert (status["attempts"], status["sha256"]) == (2, WHOLE)
+    assert sha256(await export.body()) == WHOLE
+
+
+async def test_a_failure_that_cannot_be_written_is_written_when_the_database_is_back(
+    serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    async with session.get(export.download) as follower:
+        await follower.content.readexactly(1000)
+        await gates.reached("gated", 90_000)
+        async with unreachable(postgres, gates):
+            await until_said(caplog, f"export {export.id}: waiting for the database")
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await follower.read()
+        status = await export.status()  # whoever sees the break finds the reason
+    assert (status["status"], status["attempts"]) == ("failed", 1)
+    assert "connection" in status["error"]
+
+
+async def test_an_end_that_was_never_written_is_settled_by_the_lease(
+    serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession, short_lease: None
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    server = await serve(**gates.settings)
+    served, unserved = [await create(session, server.url, dataset="gated") for _ in range(2)]
+    async with session.get(served.download) as follower:
+        await follower.content.readexactly(1000)
+        await gates.reached("gated", 90_000)
+        async with unreachable(postgres, gates):
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await follower.read()
+
+            async def nothing_left() -> bool:
+                return server.files() == set()
+
+            await until(nothing_left, "both runs have given up")
+            await gates.open("gated", 90_000)
+    assert (await served.until("failed"))["error"] == SERVED
+    status = await unserved.until("completed")
+    assert (status["attempts"], status["sha256"]) == (2, WHOLE)
+    assert server.files() == {unserved.file_name}
+    assert sha256(await unserved.body()) == WHOLE
+
+
+@asynccontextmanager
+async def unreachable(postgres: str, gates: Gates) -> AsyncIterator[None]:
+    """The database of the server ends its sessions and takes no new ones, while the context is open."""
+    name = await gates.connection.fetchval("SELECT current_database()")
+    async with connected(postgres) as connection:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            await connection.execute(END_SESSIONS, name)
+            yield
+        finally:
+            await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+async def until_said(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    async def said() -> bool:
+        return text in caplog.text
+
+    await until(said, f"the log says {text!r}")
+
+
+# Servers that died, and leases that ran out
+
+
+SPEC = ExportSpec(dataset="users", columns=("id",))
+USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a server has left in the table and in the folder."""
+
+    gates: Gates
+    session: aiohttp.ClientSession
+    server: Server
+
+    async def export(
+        self,
+        owner: UUID,
+        *,
+        state: str = "processing",
+        lease: str = "1 hour",
+        attempts: int = 1,
+        served: bool = False,
+        not_before: str | None = None,
+    ) -> RemoteExport:
+        export_id = uuid4()
+        await self.gates.connection.execute(
+            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served, not_before)"
+            " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval, $6, $7,"
+            " clock_timestamp() + $8::text::interval)",
+            *(export_id, state, SPEC.to_json(), owner, lease, attempts, served, not_before),
+        )
+        if state == "processing":
+            (self.server.spool / f"{export_id}.csv").write_bytes(b"id\n1\n2")
+        return RemoteExport(self.session, self.server.url, str(export_id))
+
+    def lock_of(self, owner: UUID) -> Path:
+        return self.server.spool / f"{PREFIX}{owner}"
+
+    @property
+    def running(self) -> UUID:
+        """The owner that the server itself is."""
+        (lock,) = self.server.spool.glob(f"{PREFIX}*")
+        return UUID(lock.name.removeprefix(PREFIX))
+
+
+@pytest.fixture
+async def left(short_lease: None, serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> Left:
+    """A running server that looks after the dead every moment."""
+    return Left(gates, session, await serve(max_concurrent_exports=1))
+
+
+async def test_the_exports_of_a_server_whose_lock_is_free_are_settled_while_their_lease_holds(left: Left) -> None:
+    owner = uuid4()
+    waiting = await left.export(owner, state="pending", attempts=1, not_before="1 hour")
+    begun, served = await left.export(owner), await left.export(owner, served=True)
+    exhausted = await left.export(owner, attempts=3)
+    left.lock_of(owner).touch()
+    for export, reason in ((served, SERVED), (exhausted, EXHAUSTED)):
+        assert (await export.until("failed"))["error"] == reason
+    for export in (waiting, begun):
+        status = await export.until("completed")
+        assert (status["attempts"], status["sha256"]) == (2, USERS)
+        assert sha256(await export.body()) == USERS
+    assert left.server.files() == {waiting.file_name, begun.file_name}
+    assert not left.lock_of(owner).exists()
+
+
+async def test_a_server_whose_lock_is_held_is_alive_until_its_lease_runs_out(left: Left) -> None:
+    owner = uuid4()
+    lock = left.lock_of(owner)
+    dead = uuid4()
+    with lock.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alive, late = await left.export(owner), await left.export(owner, lease="100 ms")
+        clock = await left.export(dead)
+        left.lock_of(dead).touch()
+        for export in (late, clock):
+            assert (await export.until("completed"))["sha256"] == USERS
+        assert (await alive.status())["attempts"] == 1
+        async with left.session.get(alive.download) as response:
+            assert "another server" in (await read_problem(response, 503))["detail"]
+            assert int(response.headers["Retry-After"]) > 0
+        assert alive.file_name in left.server.files()
+        assert lock.exists()
+    assert (await alive.until("completed"))["attempts"] == 2
+    assert sha256(await alive.body()) == USERS
+
+
+@pytest.mark.parametrize("state", ["pending", "processing"])
+async def test_a_row_of_its_own_that_a_server_does_not_know_is_found_by_its_lease(left: Left, state: str) -> None:
+    """The answer to the statement that made it so was lost."""
+    export = await left.export(left.running, state=state, lease="300 ms", attempts=int(state == "processing"))
+    assert (await export.until("completed"))["sha256"] == USERS
+    assert sha256(await export.body()) == USERS
+
+
+async def test_a_row_of_its_own_that_a_server_does_not_know_keeps_no_other_from_running(left: Left) -> None:
+    await left.export(left.running, state="pending", attempts=0)
+    export = await create(left.session, left.server.url, columns="id")
+    assert (await export.until("completed"))["sha256"] == USERS
+
+
+async def test_the_lease_of_a_run_and_of_a_queue_is_renewed_for_as_long_as_they_last(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, short_lease: None
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    server = await serve(max_concurrent_exports=1, **gates.settings)
+    running = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    waiting = await create(session, server.url, dataset="gated")
+    for export in (running, waiting):
+        first = (await row_of(gates, export.id))["lease_until"]
+
+        async def outlived(export: RemoteExport = export, first: datetime = first) -> bool:
+            return bool((await row_of(gates, export.id))["lease_until"] > first + timedelta(seconds=1))
+
+        await until(outlived, "the lease is renewed")
+    await gates.open("gated", 50_000)
+    for export in (running, waiting):
+        status = await export.until("completed")
+        assert (status["attempts"], status["sha256"]) == (1, WHOLE)
+
+
+@pytest.mark.parametrize("how", ["pending", "processing"])
+async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, short_lease: None, how: str
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    server = await serve(max_concurrent_exports=1, **gates.settings)
+    running = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    waiting = await create(session, server.url, dataset="gated")
+    export = {"pending": waiting, "processing": running}[how]
+    await gates.connection.execute(
+        "UPDATE streamer.exports SET lease_until = '-infinity' WHERE id = $1",
+        UUID(export.id),
+    )
+
+    async def renewed() -> bool:
+        return bool((await row_of(gates, export.id))["lease_until"] != datetime.min)
+
+    await until(renewed, "the lease is renewed")
+    await gates.open("gated", 50_000)
+    for each in (running, waiting):
+        assert sha256(await each.body()) == (await each.until("completed"))["sha256"] == WHOLE
+    assert (await running.status())["attempts"] == 1

@@ -1,0 +1,241 @@
+"""How long the file of a completed export stays: its time, the room there is, and that nobody is reading it.
+
+The time is told by the status, a file that is gone is 410, and a sweep that is interrupted between the row and the file
+is finished by the next start.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import aiohttp
+import pytest
+
+from streamer.config import Duration, Size
+from streamer.jobs.retention import FULL
+from streamer.server import serving
+from streamer.spool.directory import SpoolDirectory
+from tests.conftest import Configure, Serve, Server, files_in
+from tests.exporting import Gates, RemoteExport, Wire, create, gated_csv, read_problem, sha256, until, wired
+
+BODY = gated_csv()  # ten megabytes: more than the sockets of a client that does not read can hold
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is remembered of an export, and the sweep comes every moment."""
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
+
+
+@pytest.fixture(autouse=True)
+async def view(gates: Gates) -> None:
+    await gates.view("gated")
+
+
+async def completed(session: aiohttp.ClientSession, server: Server) -> RemoteExport:
+    export = await create(session, server.url, dataset="gated")
+    assert (await export.until("completed"))["sha256"] == sha256(BODY)
+    return export
+
+
+async def age(gates: Gates, export: RemoteExport, by: timedelta) -> None:
+    """The export was completed, and last used, so much earlier."""
+    await gates.connection.execute(
+        "UPDATE streamer.exports SET finished_at = finished_at - $2::interval, used_at = used_at - $2::interval"
+        " WHERE id = $1",
+        UUID(export.id),
+        by,
+    )
+
+
+async def status_of_download(export: RemoteExport) -> int:
+    async with export.session.get(export.download) as response:
+        return response.status
+
+
+async def assert_gone(export: RemoteExport) -> None:
+    async with export.session.get(export.download) as response:
+        assert "expired" in (await read_problem(response, 410))["detail"]
+
+
+async def until_files(server: Server, *exports: RemoteExport) -> None:
+    names = {export.file_name for export in exports}
+
+    async def as_hoped() -> bool:
+        return server.files() == names
+
+    await until(as_hoped, f"the spool folder holds {names}")
+
+
+@asynccontextmanager
+async def reading(export: RemoteExport) -> AsyncIterator[tuple[Wire, dict[str, str]]]:
+    """A download under way: the client has the head, and reads on when the test does."""
+    async with wired(export.server, receive_buffer=4096) as wire:
+        wire.ask(export.path, "Connection: close")
+        status, fields = await wire.head()
+        assert status == 200
+        yield wire, fields
+
+
+async def test_a_completed_export_says_when_it_expires_and_is_410_afterwards(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    server = await serve(export_ttl=Duration(3600), **gates.settings)
+    export, younger = await completed(session, server), await completed(session, server)
+    before = await export.status()
+    assert datetime.fromisoformat(before["expiresAt"]) == datetime.fromisoformat(before["completedAt"]) + HOUR
+    await age(gates, younger, HOUR - timedelta(minutes=1))
+    await age(gates, export, HOUR)
+    await until_files(server, younger)
+    await assert_gone(export)
+    after = await export.status()
+    assert (after["status"], after["sha256"], after["expiresAt"]) == ("completed", before["sha256"], None)
+    assert sha256(await younger.body()) == sha256(BODY)
+    assert await export.delete() == 204
+
+
+async def test_only_a_completed_export_expires(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> None:
+    await gates.dataset("failing", "SELECT 1 / (id - 1) AS quotient FROM gated")
+    await gates.shut("gated", 10_000)
+    server = await serve(export_ttl=Duration(0), **gates.settings)
+    running = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 10_000)
+    cancelled = await create(session, server.url, dataset="gated")
+    assert await cancelled.delete() == 204
+    failed = await create(session, server.url, dataset="failing")
+    await failed.until("failed")
+    for export in (running, cancelled, failed):
+        assert (await export.status())["expiresAt"] is None
+    follower = asyncio.create_task(running.body())
+    await gates.open("gated", 10_000)
+    assert sha256(await follower) == sha256(BODY)
+    await until_files(server)
+    await assert_gone(running)
+
+
+async def test_an_expired_export_stays_for_as_long_as_somebody_reads_it(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    server = await serve(export_ttl=Duration(3600), **gates.settings)
+    export, clock = await completed(session, server), await completed(session, server)
+    async with reading(export) as (wire, fields):
+        for each in (export, clock):
+            await age(gates, each, 2 * HOUR)
+        await until_files(server, export)
+        assert await status_of_download(export) == 200
+        assert await wire.digest(fields) == sha256(BODY)
+    await until_files(server)
+    await assert_gone(export)
+
+
+async def test_when_room_is_short_those_go_first_that_nobody_has_asked_for_the_longest(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    server = await serve(spool_max_bytes=Size(3 * len(BODY)), **gates.settings)
+    oldest, older, young = [await completed(session, server) for _ in range(3)]
+    for hours, export in enumerate((young, older, oldest), start=1):
+        await age(gates, export, hours * HOUR)
+    assert sha256(await oldest.body()) == sha256(BODY)  # and so it has been used the last
+    newest = await completed(session, server)
+    assert server.files() == {export.file_name for export in (oldest, young, newest)}
+    await assert_gone(older)
+    for export in (oldest, young, newest):
+        assert sha256(await export.body()) == sha256(BODY)
+
+
+async def test_when_all_that_could_go_is_being_read_there_is_no_room(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    server = await serve(spool_max_bytes=Size(len(BODY)), **gates.settings)
+    export = await completed(session, server)
+    async with reading(export) as (wire, fields):
+        async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
+            assert (await read_problem(response, 507))["detail"] == FULL
+        assert await wire.digest(fields) == sha256(BODY)
+
+    async def no_longer_read() -> bool:
+        async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
+            return response.status == 202
+
+    await until(no_longer_read, "there is room again")
+    await assert_gone(export)
+
+
+async def test_an_export_that_grows_makes_room_for_itself(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", 100_000)
+    server = await serve(spool_max_bytes=Size(2 * len(BODY) - 1_000_000), **gates.settings)
+    first = await completed(session, server)
+    second = await create(session, server.url, dataset="gated")
+    assert sha256(await second.body()) == (await second.until("completed"))["sha256"] == sha256(BODY)
+    assert server.files() == {second.file_name}
+    await assert_gone(first)
+
+
+async def test_a_sweep_that_is_interrupted_between_the_row_and_the_file_is_finished_by_the_next_start(
+    configure: Configure, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = configure(export_ttl=Duration(3600), **gates.settings)
+    remove = SpoolDirectory.remove
+    interrupted = asyncio.Event()
+
+    def interrupt(directory: SpoolDirectory, export_id: UUID) -> None:
+        interrupted.set()
+        raise OSError
+
+    async with serving(settings) as url:
+        export, kept = [await completed(session, Server(url, settings)) for _ in range(2)]
+        monkeypatch.setattr(SpoolDirectory, "remove", interrupt)
+        await age(gates, export, HOUR)
+        await asyncio.wait_for(interrupted.wait(), 10)
+        await assert_gone(export)
+        assert files_in(settings.export_storage_path) == {export.file_name, kept.file_name}
+    monkeypatch.setattr(SpoolDirectory, "remove", remove)
+    async with serving(settings) as url:
+        assert files_in(settings.export_storage_path) == {kept.file_name}
+        await assert_gone(RemoteExport(session, url, export.id))
+        assert sha256(await RemoteExport(session, url, kept.id).body()) == sha256(BODY)
+
+
+async def test_a_sweep_goes_on_after_a_database_that_did_not_answer(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await serve(export_ttl=Duration(3600), **gates.settings)
+    export = await completed(session, server)
+    await gates.connection.execute("ALTER TABLE streamer.exports RENAME TO away")
+
+    async def failed() -> bool:
+        return "expired exports could not be removed" in caplog.text
+
+    await until(failed, "a sweep has failed")
+    await gates.connection.execute("ALTER TABLE streamer.away RENAME TO exports")
+    await age(gates, export, HOUR)
+    await until_files(server)
+    await assert_gone(export)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+async def test_files_of_exports_that_are_not_kept_are_removed_when_a_server_starts(
+    configure: Configure, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    settings = configure(**gates.settings)
+    async with serving(settings) as url:
+        server = Server(url, settings)
+        deleted, expired, kept = [await completed(session, server) for _ in range(3)]
+        assert await deleted.delete() == 204
+    await gates.connection.execute("UPDATE streamer.exports SET removed_at = now() WHERE id = $1", UUID(expired.id))
+    (settings.export_storage_path / deleted.file_name).write_bytes(BODY)
+    assert names(settings.export_storage_path) == {export.file_name for export in (deleted, expired, kept)}
+    async with serving(settings) as url:
+        assert files_in(settings.export_storage_path) == {kept.file_name}
+        assert sha256(await RemoteExport(session, url, kept.id).body()) == sha256(BODY)
+    assert names(settings.export_storage_path) == {kept.file_name}

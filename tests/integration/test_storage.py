@@ -1,0 +1,315 @@
+"""When there is no room, and when the disk fails: the export fails, its file goes, the server stays.
+
+New exports are 507 until there is room again. A sealed file that is not what its row says is never served. The faults
+are made of `os.write` and `os.fsync`, the two calls that the spool makes of the disk, and of a full file system.
+"""
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from streamer.config import Size
+from streamer.jobs.retention import FULL
+from streamer.jobs.sealed import GONE
+from streamer.server import serving
+from tests.conftest import Configure, Serve, Server, files_in
+from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256, until
+
+WHOLE = sha256(gated_csv())
+REFUSED = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
+
+
+async def refuse_new(session: aiohttp.ClientSession, server: Server) -> None:
+    """Every way to begin an export is 507, and leaves nothing."""
+    for method, path in REFUSED:
+        async with session.request(method, f"{server.url}{path}", params=dataset(server)) as response:
+            problem = await read_problem(response, 507)
+            assert problem["detail"] == FULL
+            assert problem["type"] == "urn:streamer:problem:insufficient-storage"
+            assert int(response.headers["Retry-After"]) > 0
+
+
+def dataset(server: Server) -> dict[str, str]:
+    return {"dataset": server.settings.datasets[0]}
+
+
+async def still_works(session: aiohttp.ClientSession, server: Server, expected: str = WHOLE) -> None:
+    async with session.get(f"{server.url}/health") as response:
+        assert response.status == 200
+    export = await create(session, server.url, **dataset(server))
+    assert sha256(await export.body()) == (await export.until("completed"))["sha256"] == expected
+
+
+async def until_files(server: Server, *names: str) -> None:
+    async def as_hoped() -> bool:
+        return server.files() == set(names)
+
+    await until(as_hoped, f"the spool folder holds {list(names)}")
+
+
+# No room
+
+
+async def test_a_full_folder_is_507_until_something_is_deleted(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
+    foreign = server.spool / "00000000-0000-0000-0000-000000000000.csv"  # nobody's, so that nothing can make room
+    foreign.write_bytes(bytes(1_000_000))
+    await refuse_new(session, server)
+    assert await gates.connection.fetchval("SELECT count(*) FROM streamer.exports") == 0
+    assert server.files() == {foreign.name}
+    foreign.unlink()
+    await still_works(session, server)
+
+
+async def test_a_reached_disk_reserve_is_507_and_finished_exports_are_still_served(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gates.view("gated")
+    server = await serve(spool_disk_reserve=Size(1000), **gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await export.until("completed")
+    free = 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10_000, 10_000 - free, free))
+    async with session.get(export.download) as follower:
+        await refuse_new(session, server)
+        assert sha256(await follower.read()) == WHOLE
+    free = 1001
+    await still_works(session, server)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["unread", "followed"])
+async def test_a_folder_that_becomes_full_fails_the_export_breaks_its_follower_and_frees_the_room(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", 1_000_000)
+    await gates.view("gated")
+    await gates.shut("gated", 10_000)
+    server = await serve(spool_max_bytes=Size(3_000_000), **gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 10_000)
+    if streamed:
+        async with session.get(export.download) as follower:
+            await follower.content.readexactly(1000)
+            await gates.open("gated", 10_000)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await follower.read()
+    else:
+        await gates.open("gated", 10_000)
+    status = await export.until("failed")
+    assert (status["error"], status["attempts"]) == (FULL, 1)
+    assert status["progress"]["bytes"] < 6_000_000
+    await until_files(server)
+    async with session.get(export.download) as response:
+        assert FULL in (await read_problem(response, 409))["detail"]
+
+
+# A disk that fails
+
+
+class FailingDisk:
+    """`os.write` and `os.fsync` of the files of exports, which go wrong once the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write_error: int | None = None
+        self.sync_error: int | None = None
+        self.left: int | None = None  # bytes that are still written, in short pieces
+        self.syncs = 0
+        self._write, self._fsync = os.write, os.fsync
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def write(self, fd: int, piece: memoryview) -> int:
+        if self.left is not None:
+            piece, self.left = piece[: min(1000, self.left)], self.left - min(1000, self.left, len(piece))
+            if not piece:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.write_error is not None:
+            raise OSError(self.write_error, os.strerror(self.write_error))
+        return self._write(fd, piece)
+
+    def fsync(self, fd: int) -> None:
+        self.syncs += 1
+        if self.sync_error is not None:
+            raise OSError(self.sync_error, os.strerror(self.sync_error))
+        self._fsync(fd)
+
+    def repair(self) -> None:
+        self.write_error = self.sync_error = self.left = None
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FailingDisk:
+    return FailingDisk(monkeypatch)
+
+
+def fails_with(number: int) -> Callable[[FailingDisk], None]:
+    return lambda disk: setattr(disk, "write_error", number)
+
+
+FAULTS: dict[str, tuple[Callable[[FailingDisk], None], int]] = {
+    "full": (fails_with(errno.ENOSPC), errno.ENOSPC),
+    "quota": (fails_with(errno.EDQUOT), errno.EDQUOT),
+    "broken": (fails_with(errno.EIO), errno.EIO),
+    "read_only": (fails_with(errno.EROFS), errno.EROFS),
+    "short_write": (lambda disk: setattr(disk, "left", 12_345), errno.ENOSPC),
+    "fsync": (lambda disk: setattr(disk, "sync_error", errno.EIO), errno.EIO),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_disk_that_fails_fails_the_export_and_not_the_server(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, disk: FailingDisk, fault: str
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 10_000)
+    server = await serve(max_concurrent_exports=1, **gates.settings)
+    followed, waiting = [await create(session, server.url, dataset="gated") for _ in range(2)]
+    break_it, number = FAULTS[fault]
+    async with session.get(followed.download) as follower:
+        await follower.content.readexactly(1000)
+        await gates.reached("gated", 10_000)
+        break_it(disk)
+        await gates.open("gated", 10_000)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await follower.read()
+    for export in (followed, waiting):  # one with a reader, one without: a disk is no transient failure
+        status = await export.until("failed")
+        assert status["error"] == f"the export's file could not be written: {os.strerror(number)}"
+        assert (status["attempts"], status["sha256"]) == (1, None)
+        async with session.get(export.download) as response:
+            assert status["error"] in (await read_problem(response, 409))["detail"]
+    await until_files(server)
+    if fault == "fsync":
+        assert disk.syncs == 2  # never a second time for the same file
+    disk.repair()
+    await gates.nobody_works()
+    await still_works(session, server)
+
+
+async def test_a_file_that_cannot_be_read_breaks_its_follower_and_the_export_goes_on(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    file, away = server.spool / export.file_name, server.spool / "away"
+    async with session.get(export.download) as whole:
+        first = await whole.content.readexactly(1000)
+        file.rename(away)
+        async with session.get(export.download) as broken:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await broken.read()
+        away.rename(file)
+        await gates.open("gated", 50_000)
+        assert sha256(first + await whole.read()) == WHOLE
+    assert sha256(await export.body()) == WHOLE
+
+
+# Sealed files that are not what was sealed
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda file: os.truncate(file, file.stat().st_size - 1),
+    "empty": lambda file: os.truncate(file, 0),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"\n"),
+    "one_bit": flip_a_bit,
+    "missing": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"Range": "bytes=0-9"}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=0-0, 5-6"}],
+    ids=["whole", "range", "gzip", "ranges"],
+)
+async def test_a_damaged_file_is_410_after_a_restart_however_it_is_asked_for(
+    configure: Configure, session: aiohttp.ClientSession, fields: dict[str, str]
+) -> None:
+    settings = configure()
+    exports: dict[str, RemoteExport] = {}
+    async with serving(settings) as url:
+        for damage in (*DAMAGE, "none"):
+            exports[damage] = await create(session, url, columns="id", country_code="JP")
+            await exports[damage].until("completed")
+        expected = await exports["none"].body()
+    for name, do_damage in DAMAGE.items():
+        do_damage(settings.export_storage_path / exports[name].file_name)
+    async with serving(settings) as url:
+        for name in DAMAGE:
+            for _ in range(2):
+                async with session.get(f"{url}{exports[name].path}", headers=fields) as response:
+                    assert (await read_problem(response, 410))["detail"] == GONE
+        intact = RemoteExport(session, url, exports["none"].id)
+        assert sha256(await intact.body()) == sha256(expected)
+
+
+async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
+    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    server = await serve()
+    export = await create(session, server.url, columns="id")
+    await export.until("completed")
+    os.truncate(server.spool / export.file_name, 1000)
+    async with session.get(export.download) as response:
+        assert (await read_problem(response, 410))["detail"] == GONE
+
+
+# A file system that is full
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("only root can mount a file system of its own")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"this machine does not let a file system be mounted: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+async def test_a_full_file_system_fails_the_export_and_is_507_until_there_is_room(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, small_disk: Path
+) -> None:
+    await gates.view("gated")
+    await gates.view("little", rows=20_000)
+    server = await serve(export_storage_path=small_disk, spool_disk_reserve=Size(0), **gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    with pytest.raises(aiohttp.ClientError):
+        await export.body()
+    assert "No space left on device" in (await export.until("failed"))["error"]
+    await until_files(server)
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(bytes(8 * 1024 * 1024))
+    await refuse_new(session, server)
+    ballast.unlink()
+    little = await create(session, server.url, dataset="little")
+    assert sha256(await little.body()) == sha256(gated_csv(20_000))
+    await little.until("completed")
+    assert files_in(small_disk) == {little.file_name}

@@ -1,0 +1,275 @@
+"""Two servers on one database with one folder of spools: no export runs twice, and either server answers for both.
+
+What one of them runs can be downloaded there only; what is sealed, from both. Whoever is asked to cancel stops the run
+wherever it is, and a run that has been taken over leaves the other's file alone.
+"""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from streamer.jobs.queue import SERVED
+from streamer.model import ExportSpec
+from streamer.server import serving
+from streamer.spool.owners import PREFIX
+from tests import seeds
+from tests.conftest import ROWS, Configure, Serve, files_in
+from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256, until
+
+WHOLE = sha256(gated_csv())
+USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
+
+
+@pytest.fixture
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts looks after the table every moment."""
+    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+
+
+def asked_of(server: str, export: RemoteExport) -> RemoteExport:
+    return RemoteExport(export.session, server, export.id)
+
+
+async def expire_leases(gates: Gates) -> None:
+    await gates.connection.execute("UPDATE streamer.exports SET lease_until = '-infinity'")
+
+
+async def refused(export: RemoteExport, status: int) -> dict[str, str]:
+    """The fields of the problem with which a download is refused, its Retry-After included."""
+    async with export.session.get(export.download) as response:
+        problem = await read_problem(response, status)
+        return {**problem, "Retry-After": response.headers.get("Retry-After", "")}
+
+
+@pytest.mark.usefixtures("attentive")
+async def test_what_a_dead_server_has_left_is_shared_and_nothing_runs_twice(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    servers = [await serve(max_concurrent_exports=2) for _ in range(2)]
+    dead, exports = uuid4(), [uuid4() for _ in range(16)]
+    spec = ExportSpec(dataset="users", columns=("id",)).to_json()
+    await gates.connection.executemany(
+        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts)"
+        " VALUES ($1, 'processing', $2, $3, clock_timestamp(), 1)",
+        [(export_id, spec, dead) for export_id in exports],
+    )
+    (servers[0].spool / f"{PREFIX}{dead}").touch()
+    for export_id in exports:
+        found = RemoteExport(session, servers[0].url, str(export_id))
+        status = await found.until("completed")
+        assert (status["attempts"], status["sha256"]) == (2, USERS)
+        assert [sha256(await asked_of(server.url, found).body()) for server in servers] == [USERS, USERS]
+    assert servers[0].files() == {f"{export_id}.csv" for export_id in exports}
+
+
+async def test_every_server_runs_its_own_exports_once(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    servers = [await serve(max_concurrent_exports=2) for _ in range(2)]
+    exports = [await create(session, servers[number % 2].url, columns="id") for number in range(12)]
+    for export in exports:
+        status = await export.until("completed")
+        assert (status["attempts"], status["sha256"]) == (1, USERS)
+    owners = Counter(row["owner"] for row in await gates.connection.fetch("SELECT owner FROM streamer.exports"))
+    assert sorted(owners.values()) == [6, 6]
+
+
+async def test_a_download_asked_of_the_other_server_waits_while_it_grows_and_is_whole_once_it_is_sealed(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    first, second = [await serve(max_concurrent_exports=1, **gates.settings) for _ in range(2)]
+    running, waiting = [await create(session, first.url, dataset="gated") for _ in range(2)]
+    await gates.reached("gated", 50_000)
+    for export, state in ((running, "processing"), (waiting, "pending")):
+        other = asked_of(second.url, export)
+        assert (await other.status())["status"] == state
+        problem = await refused(other, 503)
+        assert "another server" in problem["detail"]
+        assert int(problem["Retry-After"]) > 0
+    await gates.open("gated", 50_000)
+    for export in (running, waiting):
+        other = asked_of(second.url, export)
+        assert (await other.until("completed"))["sha256"] == WHOLE
+        assert sha256(await other.body()) == sha256(await export.body()) == WHOLE
+        async with session.get(other.download, headers={"Range": "bytes=1000-1999"}) as response:
+            assert response.status == 206
+            assert sha256(await response.read()) == sha256(gated_csv()[1000:2000])
+
+
+async def test_a_cancel_asked_of_the_other_server_stops_the_run_and_breaks_its_followers(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    first, second = [await serve(**gates.settings) for _ in range(2)]
+    export = await create(session, first.url, dataset="gated")
+    async with session.get(export.download) as follower:
+        await follower.content.readexactly(1000)
+        await gates.reached("gated", 90_000)
+        assert await asked_of(second.url, export).delete() == 204
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await follower.read()
+    await gates.nobody_works()
+    for server in (first, second):
+        assert (await asked_of(server.url, export).status())["status"] == "cancelled"
+        assert "cancelled" in (await refused(asked_of(server.url, export), 410))["detail"]
+
+    async def gone() -> bool:
+        return first.files() == set()
+
+    await until(gone, "the file is gone")
+    await gates.open("gated", 90_000)
+    assert sha256(await (await create(session, first.url, dataset="gated")).body()) == WHOLE
+
+
+@pytest.mark.usefixtures("attentive")
+async def test_a_cancel_asked_of_the_other_server_while_queued_makes_room_and_breaks_its_followers(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    first, second = [await serve(max_concurrent_exports=1, max_queued_exports=1, **gates.settings) for _ in range(2)]
+    running = await create(session, first.url, dataset="gated")
+    await gates.reached("gated", 90_000)
+    queued = await create(session, first.url, dataset="gated")
+    async with session.get(queued.download) as follower:
+        assert follower.status == 200
+        assert await asked_of(second.url, queued).delete() == 204
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await follower.read()
+    assert "cancelled" in (await refused(queued, 410))["detail"]
+    instead = await create(session, first.url, dataset="gated")  # there is a place for it
+    await gates.open("gated", 90_000)
+    for export in (running, instead):
+        assert (await export.until("completed"))["sha256"] == WHOLE
+    assert (await queued.status())["startedAt"] is None
+
+
+async def test_a_sealed_export_that_is_deleted_through_the_other_server_is_read_to_its_end_and_then_gone(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.1)
+    first, second = await serve(), await serve()
+    export = await create(session, first.url)
+    expected = (await export.until("completed"))["sha256"]
+    async with session.get(export.download) as follower:
+        begun = await follower.content.readexactly(1000)
+        assert await asked_of(second.url, export).delete() == 204
+        assert sha256(begun + await follower.read()) == expected
+    assert first.files() == set()
+
+    async def gone() -> bool:
+        async with session.get(export.download) as response:
+            return response.status == 410
+
+    await until(gone, "the other server knows", within=2)
+    assert await export.delete() == 204
+
+
+async def test_what_a_server_leaves_when_it_stops_is_run_by_the_other_at_once(
+    configure: Configure,
+    serve: Serve,
+    gates: Gates,
+    session: aiohttp.ClientSession,
+    attentive: None,
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    staying = await serve(max_concurrent_exports=1, **gates.settings)
+    async with serving(configure(max_concurrent_exports=1, **gates.settings)) as leaving:
+        exports = [await create(session, leaving, dataset="gated") for _ in range(2)]
+        await gates.reached("gated", 50_000)
+    await gates.reached("gated", 50_000)
+    await gates.open("gated", 50_000)
+    for export in exports:
+        other = asked_of(staying.url, export)
+        status = await other.until("completed")
+        assert (status["attempts"], status["sha256"]) == (1, WHOLE)
+        assert sha256(await other.body()) == WHOLE
+    assert staying.files() == {export.file_name for export in exports}
+
+
+async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_run_alone(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    slow = await serve(**gates.settings)  # it looks at its leases in ten seconds
+    export = await create(session, slow.url, dataset="gated")
+    backend = await gates.reached("gated", 90_000)
+    await expire_leases(gates)
+    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    quick = await serve(**gates.settings)
+    other = asked_of(quick.url, export)
+
+    async def taken_over() -> bool:
+        stands = await gates.reached("gated", 90_000)
+        return stands != backend and (await other.status())["attempts"] == 2
+
+    await until(taken_over, "the export is run by the other server alone")
+
+    async def given_up() -> bool:
+        """Until then it gives nobody a byte of its own run."""
+        async with session.get(export.download) as response:
+            if response.status == 503:
+                return True
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.content.readexactly(1)
+            return False
+
+    await until(given_up, "the run that was taken over has given up")
+    async with session.get(other.download) as follower:
+        first = await follower.content.readexactly(1000)
+        await gates.open("gated", 90_000)
+        assert sha256(first + await follower.read()) == WHOLE
+    assert (await export.until("completed"))["sha256"] == WHOLE
+    assert sha256(await export.body()) == sha256(await other.body()) == WHOLE
+    assert files_in(slow.spool) == {export.file_name}
+
+
+async def test_a_served_run_whose_lease_the_other_server_saw_run_out_fails_and_its_followers_break(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 90_000)
+    slow = await serve(**gates.settings)
+    export = await create(session, slow.url, dataset="gated")
+    async with session.get(export.download) as follower:
+        await follower.content.readexactly(1000)
+        await gates.reached("gated", 90_000)
+        await expire_leases(gates)
+        quick = await serve(**gates.settings)  # it settles what it finds when it starts
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await follower.read()
+    for server in (slow, quick):
+        assert (await asked_of(server.url, export).until("failed"))["error"] == SERVED
+        assert SERVED in (await refused(asked_of(server.url, export), 409))["detail"]
+    await gates.nobody_works()
+    assert files_in(slow.spool) == set()
+
+
+async def test_keys_are_known_to_both_servers(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> None:
+    servers = await serve(), await serve()
+
+    async def post(server: str) -> str:
+        async with session.post(
+            f"{server}/exports/csv", params={"columns": "id"}, headers={"Idempotency-Key": "one"}
+        ) as response:
+            assert response.status == 202
+            export_id: str = (await response.json())["exportId"]
+            return export_id
+
+    ids = await asyncio.gather(*(post(server.url) for server in servers for _ in range(5)))
+    assert len(set(ids)) == 1
+    assert await gates.connection.fetchval("SELECT count(*) FROM streamer.exports") == 1
+    for server in servers:
+        export = RemoteExport(session, server.url, ids[0])
+        await export.until("completed")
+        assert sha256(await export.body()) == USERS

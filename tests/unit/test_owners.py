@@ -1,0 +1,166 @@
+"""Who is alive among the servers of a folder: locks that the kernel lets go of, whatever becomes of their holder."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from streamer.spool.owners import PREFIX, STALE, UNLOCKED, alive, dead_owners
+
+HOLDER = """
+import sys
+from pathlib import Path
+from uuid import UUID
+from streamer.spool.owners import alive
+
+with alive(Path(sys.argv[1]), UUID(sys.argv[2])):
+    print("alive", flush=True)
+    sys.stdin.read()
+"""
+
+
+def found_dead(folder: Path) -> set[UUID]:
+    with dead_owners(folder) as found:
+        return set(found)
+
+
+@contextmanager
+def holder(folder: Path, owner: UUID) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that says it is alive, until its input ends."""
+    arguments = [sys.executable, "-c", HOLDER, str(folder), str(owner)]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "alive\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lock_of(folder: Path, owner: UUID) -> Path:
+    return folder / f"{PREFIX}{owner}"
+
+
+def test_owner_is_alive_as_long_as_its_context_and_leaves_nothing(tmp_path: Path) -> None:
+    owner = uuid4()
+    with alive(tmp_path, owner):
+        assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{owner}"]
+        assert found_dead(tmp_path) == set()
+        assert lock_of(tmp_path, owner).exists()
+    assert found_dead(tmp_path) == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_owner_that_ends_with_an_error_is_dead(tmp_path: Path) -> None:
+    owner = uuid4()
+    with pytest.raises(RuntimeError), alive(tmp_path, owner):
+        raise RuntimeError
+    assert found_dead(tmp_path) == {owner}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_owner_that_died_before_it_had_its_lock_leaves_nothing_for_long(tmp_path: Path) -> None:
+    stale, fresh = (tmp_path / f"{PREFIX}{uuid4()}{UNLOCKED}" for _ in range(2))
+    for path in (stale, fresh):
+        path.touch()
+    long_ago = time.time() - STALE - 1
+    os.utime(stale, (long_ago, long_ago))
+    assert found_dead(tmp_path) == set()
+    assert list(tmp_path.iterdir()) == [fresh]
+
+
+def test_owners_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(alive(tmp_path, uuid4()))
+        assert found_dead(tmp_path) == set()
+        assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_process_that_is_killed_is_dead_at_once_and_then_forgotten(tmp_path: Path) -> None:
+    owner, other = uuid4(), uuid4()
+    with alive(tmp_path, other), holder(tmp_path, owner) as process:
+        assert found_dead(tmp_path) == set()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert found_dead(tmp_path) == {owner}
+        assert found_dead(tmp_path) == set()
+        assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{other}"]
+
+
+def test_process_that_ends_well_leaves_nothing_to_find(tmp_path: Path) -> None:
+    with holder(tmp_path, uuid4()) as process:
+        process.communicate()
+        assert process.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dead_owners_are_not_forgotten_when_settling_them_fails(tmp_path: Path) -> None:
+    owner = uuid4()
+    lock_of(tmp_path, owner).touch()
+    with pytest.raises(ConnectionError), dead_owners(tmp_path):
+        raise ConnectionError
+    assert found_dead(tmp_path) == {owner}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dead_owner_is_settled_by_one_alone(tmp_path: Path) -> None:
+    owner = uuid4()
+    lock_of(tmp_path, owner).touch()
+    with dead_owners(tmp_path) as found:
+        assert found == [owner]
+        assert found_dead(tmp_path) == set()
+    assert found_dead(tmp_path) == set()
+
+
+def test_owner_that_has_a_name_but_no_lock_yet_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[UUID]] = []
+    flock = fcntl.flock
+
+    def look_and_lock(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        seen.append(found_dead(tmp_path))
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", look_and_lock)
+    with alive(tmp_path, uuid4()):
+        assert seen == [set()]
+        assert found_dead(tmp_path) == set()
+
+
+def test_owner_that_stops_well_while_it_is_looked_at_is_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_of(tmp_path, uuid4()).touch()
+    opened = Path.open
+
+    def too_late(path: Path, mode: str) -> object:
+        path.unlink()
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", too_late)
+    assert found_dead(tmp_path) == set()
+
+
+def test_what_is_not_an_owner_is_left_alone(tmp_path: Path) -> None:
+    names = {f"{PREFIX}", f"{PREFIX}notes", f"{uuid4()}.csv", f"owner-{uuid4()}", f"{PREFIX}{uuid4()}.bak"}
+    for name in names:
+        (tmp_path / name).touch()
+    assert found_dead(tmp_path) == set()
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with alive(tmp_path, uuid4()):
+        lock_of(tmp_path, uuid4()).touch()
+        found_dead(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
