@@ -12,7 +12,7 @@ from streamer.http.compression import WINDOW as GZIP_WINDOW
 from streamer.http.download import COPIED
 from streamer.http.exports import BODIES
 from streamer.http.listener import HEADS_LIMIT
-from streamer.http.places import most_waiting
+from streamer.http.places import LEAST_SHARE, most_waiting
 from streamer.http.routes import MAX_BODY
 from streamer.logs import LOG_QUEUE
 from streamer.server import SPARE_CONNECTIONS
@@ -53,7 +53,7 @@ def budget(settings: Settings) -> Sequence[Item]:
     return (
         Item("the process itself", BASE),
         Item("followers (MAX_FOLLOWERS)", FOLLOWER, settings.max_followers),
-        Item("other connections", CONNECTION, SPARE_CONNECTIONS),
+        Item("other connections", CONNECTION + LEAST_SHARE, SPARE_CONNECTIONS),
         Item("what waits in sockets", most_waiting(settings.max_followers, SOCKET)),
         Item("request heads", HEADS_LIMIT),
         Item("request bodies", MAX_BODY, BODIES),

@@ -1,9 +1,9 @@
 """The body writers. What they promise: a body is whole, or the connection breaks in a way that every client can see.
 
-Bytes go from the page cache to the socket by sendfile; none is held here, and a thread loads what the page cache has
-not. In a chunked body the frame is ours, chunk head, sendfile, line end, and the final chunk is aiohttp's. A
-`DownloadResponse` refuses to write that final chunk until its body is known to be whole, so no path through a handler,
-foreseen or not, can end a truncated body well.
+Bytes go from the page cache to the socket, by sendfile or, in a crowd, through one buffer that all share; a thread
+loads what the page cache has not. In a chunked body the frame is ours, chunk head, bytes, line end, and the final chunk
+is aiohttp's. A `DownloadResponse` refuses to write that final chunk until its body is known to be whole, so no path
+through a handler, foreseen or not, can end a truncated body well.
 
 A body that breaks at a chunk boundary is closed (FIN): clients see that the final chunk is missing, and wget comes back
 for the rest. Within a chunk, or within a body of known length, the connection is reset: wget takes a FIN inside a chunk
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, cast
 from aiohttp import web
 
 from streamer.errors import ClientError
-from streamer.http.places import IN_A_CROWD
+from streamer.http.places import ROOMY, SHARE
 from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError
 from streamer.spool.pagecache import is_cached, load, read_into_if_cached
@@ -139,7 +139,7 @@ class Line:
         self._connection = request.transport  # the request forgets it when the server closes
         self._read_ahead = request.app[READ_AHEAD]
         self._writer = request.writer
-        self._in_a_crowd = request[IN_A_CROWD]
+        self._share = request[SHARE]  # bytes
         self._source = source
         self._piece = LARGEST_PIECE
 
@@ -151,7 +151,7 @@ class Line:
 
     async def send(self, extent: Extent) -> None:
         """Sends all of the extent, or resets the connection and raises."""
-        send = self._copy if self._in_a_crowd else self._send_pages
+        send = self._copy if self._share < ROOMY else self._send_pages
         offset, stop = extent.offset, extent.offset + extent.length
         while offset < stop:
             offset += await send(offset, stop - offset)
@@ -175,16 +175,20 @@ class Line:
         return sent + len(rest)
 
     def _give(self, piece: memoryview) -> int:
-        """The bytes that the socket takes at once."""
+        """The bytes that the socket takes at once, never more than its share in one write."""
         if self._transport.get_write_buffer_size():
             return 0
+        connection = self._transport.get_extra_info("socket").fileno()
+        sent = 0
         try:
-            return os.write(self._transport.get_extra_info("socket").fileno(), piece)
+            while sent < len(piece):
+                sent += os.write(connection, piece[sent : sent + self._share])
         except BlockingIOError:
-            return 0
+            pass
         except OSError:
             self._reset()
             raise
+        return sent
 
     async def _send_pages(self, offset: int, length: int) -> int:
         """The same by sendfile."""

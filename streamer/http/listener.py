@@ -18,6 +18,7 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streamer.http.access_log import AccessLog
+from streamer.http.places import LEAST_SHARE, limit_waiting
 from streamer.http.problems import TYPE, malformed
 from streamer.http.stalls import StallWatch
 
@@ -171,8 +172,9 @@ class Listener(web.BaseSite):
         await super().start()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._protocol, self._host, self._port, backlog=BACKLOG)
-        for listening in self._server.sockets:  # each connection inherits it, and the kernel doubles it (socket(7))
+        for listening in self._server.sockets:  # each connection inherits both, and the kernel doubles them (socket(7))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD // 2)
+            limit_waiting(listening, LEAST_SHARE)
         self._watching = loop.create_task(self.stalls.run(), name="stall watch")
 
     async def stop(self) -> None:

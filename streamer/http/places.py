@@ -1,8 +1,12 @@
 """The downloads that there may be at once, and each one's share of what may wait in the kernel for its client.
 
 What a client has not taken yet waits in its socket, and a container pays for that as for any other memory. Left alone a
-socket takes megabytes. The first clients may have that; each that comes to a crowd gets an ever smaller send buffer, so
-that all of them together stay within a few megabytes however long they stop.
+socket takes megabytes, of whatever answer. So every connection begins with the least share, and only the first
+downloads leave theirs to the kernel; each that comes to a crowd gets an ever smaller one. All of them together stay
+within a few megabytes however long they stop.
+
+A share holds as long as no single write is larger: the kernel fills up a segment that it has begun, up to 64 kB,
+whatever the size of the buffer.
 """
 
 import asyncio
@@ -18,7 +22,8 @@ POOL = 2 * 1024 * 1024  # bytes: the n-th client has the n-th part of it
 LEAST_SHARE = 8 * 1024
 ROOMY = 1024 * 1024  # a share of so much is left to the kernel, which adapts it to the network
 RETRY_AFTER = 5  # seconds
-IN_A_CROWD = web.RequestKey("in a crowd", bool)
+SHARE = web.RequestKey("share", int)  # bytes
+SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size they were given
 
 
 class Places:
@@ -37,13 +42,10 @@ class Places:
             raise Unavailable("too many downloads at once", retry_after=RETRY_AFTER)
         self._taken += 1
         self._empty.clear()
-        share = max(LEAST_SHARE, POOL // self._taken)
-        request[IN_A_CROWD] = share < ROOMY
+        share = request[SHARE] = _share_of(self._taken)
         try:
-            if request[IN_A_CROWD] and request.transport is not None:
-                # The kernel doubles what it is told (socket(7)).
-                request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, share // 2)
-            yield
+            with _buffered(request, share):
+                yield
         finally:
             self._taken -= 1
             if not self._taken:
@@ -54,7 +56,42 @@ class Places:
         await self._empty.wait()
 
 
+def _share_of(number: int) -> int:
+    return max(LEAST_SHARE, POOL // number)
+
+
+@contextmanager
+def _buffered(request: web.Request, share: int) -> Iterator[None]:
+    """While a download goes through the connection, it may hold its share."""
+    if request.transport is None:
+        yield
+        return
+    connection: socket.socket = request.transport.get_extra_info("socket")
+    if share < ROOMY:
+        limit_waiting(connection, share)
+    else:
+        _leave_to_the_kernel(connection)
+    try:
+        yield
+    finally:
+        if connection.fileno() >= 0:
+            limit_waiting(connection, LEAST_SHARE)
+
+
+def limit_waiting(connection: socket.socket, size: int) -> None:
+    """From now on about `size` bytes may wait for the client; the kernel doubles what it is told (socket(7))."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size // 2)
+
+
+def _leave_to_the_kernel(connection: socket.socket) -> None:
+    """It adapts the send buffer to the network again (tcp(7), tcp_wmem)."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, SOCK_RCVBUF_LOCK)
+    except OSError:  # an older kernel
+        limit_waiting(connection, ROOMY)
+
+
 def most_waiting(capacity: int, roomy: int) -> int:
     """Bytes that can wait in the sockets of `capacity` clients, where a roomy one has `roomy`."""
-    shares = (max(LEAST_SHARE, POOL // number) for number in range(1, capacity + 1))
+    shares = map(_share_of, range(1, capacity + 1))
     return sum(roomy if share >= ROOMY else share for share in shares)

@@ -5,11 +5,13 @@ Numbers and times are made small where a test needs many of them.
 """
 
 import asyncio
+import fcntl
 import gc
 import json
 import logging
 import socket
 import struct
+import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import pytest_asyncio
 from streamer.config import Duration
 from streamer.http import listener as door
 from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
+from streamer.http.places import LEAST_SHARE
 from streamer.http.stalls import StallWatch
 from tests.exporting import Wire, wired
 from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
@@ -552,6 +555,20 @@ async def test_any_number_of_requests_may_be_sent_without_waiting_for_the_answer
         wire.writer.write(1000 * REQUEST)
         for _ in range(1000):
             assert (await answer(wire))[0] == 200
+    await server.empty()
+
+
+async def test_answers_that_nobody_reads_fill_a_small_buffer_only(server: Server) -> None:
+    """The next request is not answered before there is room for it."""
+    async with wired(server.url) as wire:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    wire.writer.write(100 * REQUEST)
+                    await wire.writer.drain()
+        (transport,) = server.listener.stalls._watched
+        held = struct.unpack("=i", fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4)))
+        assert 0 < held[0] <= 2 * LEAST_SHARE
     await server.empty()
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from streamer.errors import Unavailable
-from streamer.http.places import IN_A_CROWD, LEAST_SHARE, POOL, ROOMY, Places, most_waiting
+from streamer.http.places import LEAST_SHARE, POOL, ROOMY, SHARE, Places, limit_waiting, most_waiting
 
 MOST_TAKEN = 4  # times its share: what the kernel's doubling and the size of its packets may add
 
@@ -19,7 +19,7 @@ MOST_TAKEN = 4  # times its share: what the kernel's doubling and the size of it
 def asked(connection: socket.socket | None = None) -> web.Request:
     """A request on that connection, or on one whose buffers nobody looks at."""
     transport = Mock(spec=asyncio.Transport)
-    transport.get_extra_info.return_value = connection or Mock(spec=socket.socket)
+    transport.get_extra_info.return_value = connection or Mock(spec=socket.socket, fileno=lambda: 0)
     return make_mocked_request("GET", "/", transport=transport)
 
 
@@ -61,7 +61,7 @@ def test_the_first_are_left_to_the_kernel_and_the_rest_are_a_crowd() -> None:
         requests = [asked() for _ in range(20)]
         for request in requests:
             stack.enter_context(places.one(request))
-        crowded = [request[IN_A_CROWD] for request in requests]
+        crowded = [request[SHARE] < ROOMY for request in requests]
     assert crowded == [number > POOL // ROOMY for number in range(1, 21)]
 
 
@@ -86,9 +86,34 @@ def test_a_socket_in_a_crowd_takes_about_its_share_for_a_client_that_reads_nothi
         for _ in range(999):
             stack.enter_context(places.one(asked()))
         stack.enter_context(places.one(asked(sending)))
-        sending.setblocking(False)
-        taken = 0
-        with suppress(BlockingIOError):
-            while taken < 16 * 1024 * 1024:
-                taken += sending.send(bytes(1024))
-    assert 0 < taken <= MOST_TAKEN * LEAST_SHARE
+        assert 0 < taken(sending) <= MOST_TAKEN * LEAST_SHARE
+
+
+def test_the_first_download_may_fill_its_socket_and_its_connection_is_small_again_afterwards() -> None:
+    places = Places(1000)
+    with connected() as (sending, receiving):
+        limit_waiting(sending, LEAST_SHARE)
+        with places.one(asked(sending)):
+            receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            sent = 0
+            while sent < 16 << 20:  # the kernel gives more to a client that takes it
+                sent += sending.send(bytes(1 << 18))
+                while len(receiving.recv(1 << 20)) == 1 << 20:
+                    pass
+            assert buffer_of(sending) > 4 * LEAST_SHARE
+        assert buffer_of(sending) == LEAST_SHARE
+
+
+def buffer_of(connection: socket.socket) -> int:
+    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def taken(connection: socket.socket) -> int:
+    """Bytes that the kernel takes for a client that reads nothing."""
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as asyncio does
+    size = 0
+    with suppress(BlockingIOError):
+        while size < 16 * 1024 * 1024:
+            size += connection.send(bytes(1024))
+    return size
