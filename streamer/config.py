@@ -37,6 +37,10 @@ class Duration(float):
     """Seconds; written as 90, 60s, 5m, 24h or 7d."""
 
 
+class Timeout(Duration):
+    """More than nothing."""
+
+
 class Size(int):
     """Bytes; written as 65536, 64kB, 4MB or 20GB, in powers of 1024 as PostgreSQL counts."""
 
@@ -60,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     max_concurrent_exports: AtLeastOne = 3
     max_queued_exports: AtLeastOne = 100
     max_followers: AtLeastOne = 1000
-    follower_stall_timeout: Duration = Duration(60)
+    follower_stall_timeout: Timeout = Timeout(60)
     gzip_streams: AtLeastOne = 32
     max_row_size: RowSize = RowSize(2 * 1024**2)
     abandon_after: Duration = Duration(60)
@@ -101,6 +105,8 @@ def _database_url(environment: Mapping[str, str]) -> str:
 def _decode(wanted: type, text: Any) -> Any:
     if wanted is Duration:
         return _duration(text)
+    if wanted is Timeout:
+        return _timeout(text)
     if wanted is Size:
         return _size(text)
     if wanted is RowSize:
@@ -118,6 +124,13 @@ def _duration(text: str) -> Duration:
         return Duration(timedelta(**{UNITS[found[2] or "s"]: float(found[1])}).total_seconds())
     except OverflowError:
         raise ValueError("Expected a duration that a calendar can hold") from None
+
+
+def _timeout(text: str) -> Timeout:
+    seconds = Timeout(_duration(text))
+    if not seconds:
+        raise ValueError("Expected a duration such as 60s, 5m or 24h, and more than 0")
+    return seconds
 
 
 def _size(text: str) -> Size:

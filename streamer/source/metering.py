@@ -2,7 +2,8 @@
 
 PostgreSQL sends a row as one message, and the driver gathers a message whole before it hands it over. A row of a
 gigabyte would so be a gigabyte of memory. Nothing in the driver limits that, so what goes into it is counted, and a
-connection on which too much has come in since the last hand-over is closed.
+connection on which too much has come in since the last hand-over is closed. What comes in together is handed over
+together, so a row may have up to a chunk of others before it.
 """
 
 import asyncio
@@ -15,12 +16,14 @@ import asyncpg
 
 from streamer.errors import ExportFailure
 
+CHUNK = 256 * 1024  # bytes that asyncio asks of a socket at a time: so many of other rows may stand before a row
+
 
 class Meter(asyncio.Protocol):
     """Stands between a transport and the driver's protocol, and counts."""
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
-        self.limit = sys.maxsize  # bytes from one hand-over to the next
+        self.limit = sys.maxsize  # bytes of a row
         self.active = False  # while rows come in
         self.exceeded = False
         self._transport = transport
@@ -34,7 +37,7 @@ class Meter(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
-        if self.active and self._received > self.limit:
+        if self.active and self._received > self.limit + CHUNK:
             self.exceeded = True
             self._transport.abort()
         else:

@@ -17,7 +17,7 @@ import pytest_asyncio
 from streamer.config import Names, Settings, Size
 from streamer.errors import ExportFailure
 from streamer.server import serving
-from streamer.source.metering import Meter, metered
+from streamer.source.metering import CHUNK, Meter, metered
 from streamer.source.rows import CursorChoice
 from tests.conftest import connected
 from tests.exporting import BUSY
@@ -365,9 +365,9 @@ async def test_a_meter_passes_everything_on_up_to_its_limit() -> None:
     parts = Metered(10)
     assert parts.socket.protocol is parts.meter
     with metered(parts.connection, "a row is larger") as meter:
-        for piece in (b"0123", b"456789"):
+        for piece in (b"0123", bytes(CHUNK), b"456789"):
             meter.data_received(piece)
-    assert parts.driver.received == b"0123456789"
+    assert parts.driver.received == b"0123" + bytes(CHUNK) + b"456789"
     assert not parts.socket.aborted
     lost = OSError("gone")
     assert parts.meter.eof_received() is True
@@ -378,7 +378,7 @@ async def test_a_meter_passes_everything_on_up_to_its_limit() -> None:
 
 
 async def test_a_meter_counts_anew_after_each_hand_over_and_for_each_query() -> None:
-    parts = Metered(10)
+    parts = Metered(10 - CHUNK)
     for _ in range(10):
         with metered(parts.connection, "a row is larger") as meter:
             for _ in range(10):
@@ -389,14 +389,14 @@ async def test_a_meter_counts_anew_after_each_hand_over_and_for_each_query() -> 
     assert not parts.meter.exceeded
 
 
-async def test_a_byte_more_than_the_limit_ends_the_connection_and_goes_nowhere() -> None:
+async def test_a_byte_more_than_a_row_and_a_chunk_ends_the_connection_and_goes_nowhere() -> None:
     parts = Metered(10)
     with metered(parts.connection, "a row is larger") as meter:
-        meter.data_received(b"0123456789")
+        meter.data_received(bytes(CHUNK + 10))
         meter.data_received(b"x")
     assert parts.socket.aborted
     assert parts.meter.exceeded
-    assert parts.driver.received == b"0123456789"
+    assert parts.driver.received == bytes(CHUNK + 10)
 
 
 async def test_only_what_a_meter_has_ended_is_called_too_large() -> None:
@@ -413,5 +413,5 @@ async def test_only_what_a_meter_has_ended_is_called_too_large() -> None:
 
 def end_by_the_meter(meter: Meter) -> None:
     """As the driver does, when it is told that its connection is lost."""
-    meter.data_received(bytes(2049))
+    meter.data_received(bytes(2048 + CHUNK + 1))
     raise ConnectionError("lost")

@@ -126,6 +126,8 @@ def test_value_is_read_as_its_setting(variable: str, text: str, value: object) -
         ("ABANDON_AFTER", "\u0665m", "60s, 5m or 24h"),
         ("FOLLOWER_STALL_TIMEOUT", "never", "60s, 5m or 24h"),
         ("FOLLOWER_STALL_TIMEOUT", "-1s", "60s, 5m or 24h"),
+        ("FOLLOWER_STALL_TIMEOUT", "0", "more than 0"),
+        ("FOLLOWER_STALL_TIMEOUT", "0s", "more than 0"),
         ("MAX_ROW_SIZE", "much", "64kB, 4MB or 20GB"),
         ("MAX_ROW_SIZE", "-1", "64kB, 4MB or 20GB"),
         ("MAX_ROW_SIZE", "MB", "64kB, 4MB or 20GB"),
