@@ -7,7 +7,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ from streamer.errors import StartError
 from streamer.http.compression import GzipStreams
 from streamer.http.listener import Listener
 from streamer.http.places import Places
+from streamer.http.room import Room
 from streamer.http.routes import application
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.retention import Retention
@@ -95,6 +96,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             gzip=gzip,
             read_ahead=read_ahead,
             places=places,
+            room=stack.enter_context(closing(Room())),
             abandon_after=settings.abandon_after,
             ttl=settings.export_ttl,
         )

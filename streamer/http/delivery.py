@@ -25,6 +25,7 @@ from aiohttp import web
 
 from streamer.errors import ClientError
 from streamer.http.places import ROOMY, SHARE
+from streamer.http.room import ROOM, is_full
 from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError
 from streamer.spool.pagecache import is_cached, load, read_into_if_cached
@@ -39,7 +40,6 @@ LARGEST_PIECE = 4 * 1024 * 1024
 SLOW = 0.5  # seconds for a piece: half of it is enough
 FAST = 0.1  # seconds for a piece: it may be twice as long
 SCRATCH = memoryview(bytearray(64 * 1024))
-REST = 1024  # bytes that wait here for a socket that is full
 READ_AHEAD_BYTES = 1024 * 1024
 SHORTER = "the file of the export is shorter than it was"
 READ_AHEAD = web.AppKey("read ahead", Executor)
@@ -140,6 +140,7 @@ class Line:
         self._read_ahead = request.app[READ_AHEAD]
         self._writer = request.writer
         self._share = request[SHARE]  # bytes
+        self._room = request.app[ROOM]
         self._source = source
         self._piece = LARGEST_PIECE
 
@@ -158,6 +159,10 @@ class Line:
 
     async def _copy(self, offset: int, length: int) -> int:
         """Sends some bytes, and returns how many."""
+        if self._transport.get_write_buffer_size():
+            await self.complete(self._writer.drain())  # the headers, or the frame
+        if is_full(self._socket, self._share):
+            await self.complete(self._room.found(self._socket))
         fd = self._file().fileno()
         piece = SCRATCH[: min(length, len(SCRATCH))]
         if not read_into_if_cached(fd, offset, piece):
@@ -168,21 +173,18 @@ class Line:
         sent = self._give(piece)
         if sent == len(piece):
             await self.complete(asyncio.sleep(0))
-            return sent
-        rest = bytes(piece[sent : sent + REST])
-        self._transport.write(rest)  # so that it tells when there is room again
-        await self.complete(self._writer.drain())
-        return sent + len(rest)
+        elif not sent:
+            await self.complete(self._room.found(self._socket))
+        return sent
 
     def _give(self, piece: memoryview) -> int:
-        """The bytes that the socket takes at once, never more than its share in one write."""
-        if self._transport.get_write_buffer_size():
-            return 0
-        connection = self._transport.get_extra_info("socket").fileno()
+        """The bytes for which there is room in the socket."""
         sent = 0
         try:
             while sent < len(piece):
-                sent += os.write(connection, piece[sent : sent + self._share])
+                sent += os.write(self._socket.fileno(), piece[sent : sent + self._share // 2])
+                if is_full(self._socket, self._share):
+                    break
         except BlockingIOError:
             pass
         except OSError:
@@ -244,6 +246,11 @@ class Line:
             if (connection := transport.get_extra_info("socket")) is not None and connection.fileno() >= 0:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_AND_RESET)
             transport.abort()
+
+    @property
+    def _socket(self) -> socket.socket:
+        connection: socket.socket = self._transport.get_extra_info("socket")
+        return connection
 
     @property
     def _transport(self) -> asyncio.Transport:

@@ -124,6 +124,8 @@ class Downloads:
             headers = representation_headers(asked, live.id, coding, tags)
             if not asked.modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
+            if live.spool.frontier:
+                await self._served(request, live)
             wanted = asked.selected_of_live(tags)
             if isinstance(wanted, Positions):
                 return await self._live_range(request, asked, live, wanted, headers)
@@ -136,7 +138,7 @@ class Downloads:
         await live.spool.moved_beyond(wanted.first)
         if live.spool.ended:
             return await self._sealed(request, asked, Coding.IDENTITY, live.id)
-        await live.serve()
+        await self._served(request, live)
         headers["Content-Range"] = live_content_range(wanted)
         response = DownloadResponse(status=206, headers=headers)
         stop = None if wanted.last is None else wanted.last + 1
@@ -195,6 +197,11 @@ class Downloads:
         else:
             await send_parts(request, response, sealed, parts)
         return response
+
+    async def _served(self, request: web.Request, live: LiveExport) -> None:
+        """Before headers that a byte will follow at once: who comes in the moment of its end is told how it ended."""
+        if request.method != "HEAD" and not await live.may_leave():
+            raise refusal(await self._queue.get(live.id))
 
     async def _first_rows(self, live: LiveExport) -> None:
         with suppress(TimeoutError):

@@ -4,9 +4,6 @@ What a client has not taken yet waits in its socket, and a container pays for th
 socket takes megabytes, of whatever answer. So every connection begins with the least share, and only the first
 downloads leave theirs to the kernel; each that comes to a crowd gets an ever smaller one. All of them together stay
 within a few megabytes however long they stop.
-
-A share holds as long as no single write is larger: the kernel fills up a segment that it has begun, up to 64 kB,
-whatever the size of the buffer.
 """
 
 import asyncio
@@ -92,6 +89,9 @@ def _leave_to_the_kernel(connection: socket.socket) -> None:
 
 
 def most_waiting(capacity: int, roomy: int) -> int:
-    """Bytes that can wait in the sockets of `capacity` clients, where a roomy one has `roomy`."""
+    """Bytes that can wait in the sockets of `capacity` clients, where a roomy one has `roomy`.
+
+    A socket that is two thirds full gets no more, and half of a share at once (`room.is_full`).
+    """
     shares = map(_share_of, range(1, capacity + 1))
-    return sum(roomy if share >= ROOMY else share for share in shares)
+    return sum(roomy if share >= ROOMY else share * 7 // 6 for share in shares)

@@ -10,6 +10,7 @@ from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
 from streamer.http.places import Places
 from streamer.http.problems import problems
+from streamer.http.room import ROOM, Room, in_turn
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExports
 from streamer.source.catalog import Catalog
@@ -26,13 +27,15 @@ def application(
     gzip: GzipStreams,
     read_ahead: Executor,
     places: Places,
+    room: Room,
     abandon_after: float,
     ttl: float,
 ) -> web.Application:
     exports = Exports(queue, catalog, ttl=ttl)
     downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
-    app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[in_turn, problems], client_max_size=MAX_BODY)
     app[READ_AHEAD] = read_ahead
+    app[ROOM] = room
     app.add_routes(
         [
             web.get("/health", _health),

@@ -6,12 +6,12 @@ for its client, what the client's kernel has acknowledged since the last look co
 """
 
 import asyncio
-import fcntl
 import socket
 import struct
-import termios
 from contextlib import suppress
 from dataclasses import dataclass
+
+from streamer.http.room import waiting_in
 
 LOOKS = 4  # in one timeout
 LOOK_INTERVAL = 5.0  # seconds, at most
@@ -19,7 +19,6 @@ LEAST_INTERVAL = 0.01  # seconds
 GROUP = 256  # connections looked at in one turn of the loop
 # tcpi_bytes_acked of struct tcp_info in linux/tcp.h (RFC 4898, tcpEStatsAppHCThruOctetsAcked)
 BYTES_ACKED = struct.Struct("=120xQ")
-WAITING = struct.Struct("=i")
 
 
 @dataclass(slots=True)
@@ -57,7 +56,7 @@ class StallWatch:
             return
         now = asyncio.get_running_loop().time()
         taken = _taken(connection)
-        if taken != seen.taken or not (_waits(connection) or transport.get_write_buffer_size()):
+        if taken != seen.taken or not (waiting_in(connection) or transport.get_write_buffer_size()):
             seen.taken, seen.since = taken, now
         elif now - seen.since >= self._timeout:
             # Not closed here: a transport that is closed under a sendfile leaves its descriptor in the selector. The
@@ -68,10 +67,4 @@ class StallWatch:
 def _taken(connection: socket.socket) -> int:
     """Bytes that the client's kernel has acknowledged since the connection began."""
     found: int = BYTES_ACKED.unpack(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED.size))[0]
-    return found
-
-
-def _waits(connection: socket.socket) -> int:
-    """Bytes that the kernel holds for the client (SIOCOUTQ, tcp(7))."""
-    found: int = WAITING.unpack(fcntl.ioctl(connection, termios.TIOCOUTQ, WAITING.pack(0)))[0]
     return found

@@ -70,21 +70,26 @@ class LiveExport:
         return self._serving is not None
 
     async def serve(self) -> None:
-        """To be awaited before a byte of it leaves: returns when the table has been told. Raises Unavailable.
+        """To be awaited before a byte of it leaves: returns when the table has been told. Raises Unavailable."""
+        if not await self.may_leave():
+            raise Unavailable("the export is not run by this server at the moment", retry_after=RETRY_AFTER)
 
-        Only a table that has said yes is not asked again.
+    async def may_leave(self) -> bool:
+        """Tells the table that a byte is about to leave; False if the export has ended, or is another server's.
+
+        Only a table that has said yes is not asked again. Raises Unavailable.
         """
         if self._serving is None:
             self._serving = asyncio.create_task(self._note_served(), name=f"first byte of {self.id}")
         asked = self._serving
         try:
-            ours = await asyncio.shield(asked)
+            ours = bool(await asyncio.shield(asked))
         except Exception as error:
             self._forget(asked)
             raise Unavailable("the database cannot be reached", retry_after=RETRY_AFTER) from error
         if not ours:
             self._forget(asked)
-            raise Unavailable("the export is not run by this server at the moment", retry_after=RETRY_AFTER)
+        return ours
 
     def _forget(self, asked: "asyncio.Task[object]") -> None:
         if self._serving is asked:
