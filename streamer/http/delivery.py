@@ -166,7 +166,7 @@ class Line:
         fd = self._file().fileno()
         piece = SCRATCH[: min(length, len(SCRATCH))]
         if not read_into_if_cached(fd, offset, piece):
-            await self.complete(in_thread(self._read_ahead, partial(load, fd, offset, min(length, READ_AHEAD_BYTES))))
+            await self._load(fd, Extent(offset, min(length, READ_AHEAD_BYTES)))
             if os.preadv(fd, [piece], offset) < len(piece):
                 self._reset()
                 raise TruncatedError(SHORTER)
@@ -198,13 +198,17 @@ class Line:
         file = self._file()
         piece = Extent(offset, min(self._piece, length))
         if not is_cached(file.fileno(), *piece):
-            await self.complete(in_thread(self._read_ahead, partial(load, file.fileno(), *piece)))
+            await self._load(file.fileno(), piece)
         begun = loop.time()
         if await self.complete(loop.sendfile(self._transport, file, *piece)) != piece.length:
             self._reset()
             raise TruncatedError(SHORTER)
         self._adapt_to(loop.time() - begun)
         return piece.length
+
+    async def _load(self, fd: int, extent: Extent) -> None:
+        """What the page cache has not would hold the event loop."""
+        await self.complete(in_thread(self._read_ahead, partial(load, fd, *extent)))
 
     def _file(self) -> BinaryIO:
         try:

@@ -13,13 +13,12 @@ from collections import deque
 from http import HTTPStatus
 from typing import cast
 
-import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streamer.http.access_log import AccessLog
 from streamer.http.places import LEAST_SHARE, limit_waiting
-from streamer.http.problems import TYPE, malformed
+from streamer.http.problems import before_a_request, malformed
 from streamer.http.stalls import StallWatch
 
 IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next
@@ -190,29 +189,7 @@ class Listener(web.BaseSite):
         return Connection(self, self._runner.server)
 
 
-def _answer(status: HTTPStatus, code: str, sentence: str, *more: str) -> bytes:
-    """Of a connection that no request is read from."""
-    problem = msgspec.json.encode(
-        {"type": TYPE + code, "title": status.phrase, "status": status, "detail": sentence, "error": sentence}
-    )
-    head = (
-        f"HTTP/1.1 {status} {status.phrase}\r\n"
-        "Content-Type: application/problem+json\r\n"
-        f"Content-Length: {len(problem)}\r\n"
-        "Cache-Control: no-store\r\n"
-        "Connection: close\r\n"
-    )
-    return "".join([head, *more, "\r\n"]).encode() + problem
-
-
-REFUSED = _answer(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "unavailable",
-    "too many connections at once",
-    f"Retry-After: {RETRY_AFTER}\r\n",
-)
-TOO_LARGE = _answer(
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "request-header-fields-too-large",
-    f"the head of the request has more than {MAX_HEAD} bytes",
+REFUSED = before_a_request(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections at once", retry_after=RETRY_AFTER)
+TOO_LARGE = before_a_request(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head of the request has more than {MAX_HEAD} bytes"
 )

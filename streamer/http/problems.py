@@ -18,6 +18,7 @@ from streamer.protocol.ranges import unsatisfied_range
 log = logging.getLogger(__name__)
 
 TYPE = "urn:streamer:problem:"
+CONTENT_TYPE = "application/problem+json"
 TOO_MANY_FIELDS = "Too many headers received"  # aiohttp's words for it
 
 
@@ -90,8 +91,27 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
     return response
 
 
+def before_a_request(status: HTTPStatus, sentence: str, *, retry_after: int | None = None) -> bytes:
+    """The whole answer on a connection that no request is read from. It is closed after it."""
+    problem = msgspec.json.encode(_members(_code(status), status.phrase, status, sentence))
+    head = [
+        f"HTTP/1.1 {status} {status.phrase}",
+        f"Content-Type: {CONTENT_TYPE}",
+        f"Content-Length: {len(problem)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    ]
+    if retry_after is not None:
+        head.append(f"Retry-After: {retry_after}")
+    return "\r\n".join([*head, "", ""]).encode() + problem
+
+
 def _code(status: HTTPStatus) -> str:
     return status.phrase.lower().replace(" ", "-")
+
+
+def _members(code: str, title: str, status: int, sentence: str) -> dict[str, str | int]:
+    return {"type": TYPE + code, "title": title, "status": status, "detail": sentence, "error": sentence}
 
 
 def _problem(
@@ -103,17 +123,10 @@ def _problem(
     sentence: str,
     parameter: str | None = None,
 ) -> web.Response:
-    members = {
-        "type": TYPE + code,
-        "title": title,
-        "status": status,
-        "detail": sentence,
-        "instance": request.path,
-        "error": sentence,
-    }
+    members = _members(code, title, status, sentence) | {"instance": request.path}
     if parameter is not None:
         members["parameter"] = parameter
-    response = web.Response(status=status, body=msgspec.json.encode(members), content_type="application/problem+json")
+    response = web.Response(status=status, body=msgspec.json.encode(members), content_type=CONTENT_TYPE)
     response.headers["Cache-Control"] = "no-store"
     if "Range" in request.headers and request.version >= HttpVersion11:
         # curl -C - takes an error of exactly as many bytes as it has already for the end of its download.

@@ -98,6 +98,7 @@ class SealedExports:
         self._kept: OrderedDict[UUID, SealedExport] = OrderedDict()
         self._readers: Counter[UUID] = Counter()
         self._verified: set[UUID] = set()
+        self._verifying: dict[UUID, asyncio.Task[None]] = {}
 
     async def borrow(self, export_id: UUID) -> SealedExport:
         """A completed export, to be given back. Raises what `refusal` says of any other, and NotFound."""
@@ -118,8 +119,16 @@ class SealedExports:
         Raises ExportGone if it has been removed, or is not what was sealed.
         """
         if sealed.export.id not in self._verified:
-            await self._verify(sealed.export)
+            await self._verified_once(sealed.export)
         sealed.open()
+
+    async def _verified_once(self, export: Export) -> None:
+        """However many ask at once. Raises ExportGone."""
+        verifying = self._verifying.get(export.id)
+        if verifying is None:
+            verifying = self._verifying[export.id] = asyncio.create_task(self._verify(export))
+            verifying.add_done_callback(lambda _: self._verifying.pop(export.id))
+        await asyncio.shield(verifying)
 
     async def _verify(self, export: Export) -> None:
         try:

@@ -8,15 +8,16 @@ before it, and its own end stays behind. The frontier is then exactly the end of
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 from streamer.config import Duration, Names, Settings
 from streamer.server import serving
@@ -194,15 +195,23 @@ async def scratch_database(postgres: str) -> AsyncIterator[str]:
             await owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+class Serve(Protocol):
+    """Gives a server with such settings, on a database with the gated datasets."""
+
+    async def __call__(self, **settings: Any) -> Held: ...
+
+
 @asynccontextmanager
-async def gated_server(database: str, spool: Path, **settings: Any) -> AsyncIterator[Held]:
+async def gated_server(
+    database: str, spool: Path, datasets: Sequence[str] = (SMALL.name, BULK.name), **settings: Any
+) -> AsyncIterator[Held]:
     """A server on such a database. Its exports come to their ends before it is stopped, unless a test stops it."""
     chosen = Settings(
         database_url=database,
         source_database_url=database,
         api_port=0,
         export_storage_path=spool,
-        datasets=Names((SMALL.name, BULK.name)),
+        datasets=Names(datasets),
         shutdown_grace=Duration(0),
         **settings,
     )
@@ -212,3 +221,35 @@ async def gated_server(database: str, spool: Path, **settings: Any) -> AsyncIter
             yield held
         finally:
             await held.settle()
+
+
+@asynccontextmanager
+async def gated_servers(
+    database: str, folders: pytest.TempPathFactory, datasets: Sequence[str] = (SMALL.name, BULK.name)
+) -> AsyncIterator[Serve]:
+    """For a whole module: each is started when it is first asked for, the same one for the same settings."""
+    started: dict[str, Held] = {}
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Held:
+            name = str(settings)
+            if name not in started:
+                server = gated_server(database, folders.mktemp("spool"), datasets, **settings)
+                started[name] = await stack.enter_async_context(server)
+            return started[name]
+
+        yield start
+
+
+@asynccontextmanager
+async def settled(servers: Serve) -> AsyncIterator[Serve]:
+    """For one test: each of those that it asks for has nothing to do before and after."""
+    used: list[Held] = []
+
+    async def start(**settings: Any) -> Held:
+        used.append(await servers(**settings))
+        return used[-1]
+
+    yield start
+    for held in used:
+        await held.settle()

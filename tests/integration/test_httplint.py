@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -45,7 +46,7 @@ class Stage:
 async def stage(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
 
-        async def server(spool: Path, **settings: int) -> Held:
+        async def server(spool: Path, **settings: Any) -> Held:
             database = await stack.enter_async_context(scratch_database(postgres))
             return await stack.enter_async_context(gated_server(database, spool, **settings))
 

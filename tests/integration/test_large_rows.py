@@ -7,21 +7,20 @@ of a real database, TOASTed as such rows are; COPY on a plain connection says wh
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from typing import Any, Protocol, cast
+from contextlib import contextmanager
+from typing import cast
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
-from streamer.config import Names, Settings, Size
+from streamer.config import Size
 from streamer.errors import ExportFailure
-from streamer.server import serving
 from streamer.source.metering import CHUNK, Meter, metered
 from streamer.source.rows import CursorChoice
 from tests.conftest import connected
 from tests.exporting import BUSY
-from tests.integration.held import SMALL, Held, HeldExport, eventually, scratch_database
+from tests.integration.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
 from tests.integration.sources import assert_same_bytes, copied, every_cursor, plain_session
 from tests.rawhttp import End, ask, connection
 
@@ -73,10 +72,6 @@ TABLES = f"""
 DATASETS = ("megabytes", "allowed", "huge", "files", "large_files", "sudden", "parts", SMALL.name)
 
 
-class Serve(Protocol):
-    async def __call__(self, **settings: Any) -> Held: ...
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def database(postgres: str) -> AsyncIterator[str]:
     async with scratch_database(postgres) as url:
@@ -87,41 +82,14 @@ async def database(postgres: str) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
-    """Starts a server with such settings; the same one for the same."""
-    started: dict[str, Held] = {}
-    async with AsyncExitStack() as stack:
-
-        async def start(**settings: Any) -> Held:
-            name = str(settings)
-            if name not in started:
-                chosen = Settings(
-                    database_url=database,
-                    source_database_url=database,
-                    api_port=0,
-                    export_storage_path=tmp_path_factory.mktemp("spool"),
-                    datasets=Names(DATASETS),
-                    **settings,
-                )
-                hand = await stack.enter_async_context(connected(database))
-                url = await stack.enter_async_context(serving(chosen))
-                started[name] = Held(url, chosen.export_storage_path, hand, stack.aclose)
-            return started[name]
-
+    async with gated_servers(database, tmp_path_factory, DATASETS) as start:
         yield start
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def serve(servers: Serve) -> AsyncIterator[Serve]:
-    """As `servers`; each has nothing to do before and after the test."""
-    used: list[Held] = []
-
-    async def start(**settings: Any) -> Held:
-        used.append(await servers(**settings))
-        return used[-1]
-
-    yield start
-    for held in used:
-        await held.settle()
+    async with settled(servers) as start:
+        yield start
 
 
 async def begun(held: Held, dataset: str) -> HeldExport:

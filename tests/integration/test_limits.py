@@ -12,7 +12,6 @@ import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
@@ -24,15 +23,21 @@ from streamer.http.exports import BODIES
 from streamer.http.routes import MAX_BODY
 from streamer.spool import pagecache
 from tests.exporting import Wire, wired
-from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.integration.held import (
+    BULK,
+    SMALL,
+    Held,
+    HeldExport,
+    Serve,
+    eventually,
+    gated_servers,
+    scratch_database,
+    settled,
+)
 from tests.rawhttp import Answer, Connection, ask, connection, request
 from tests.unit.test_pagecache import resident
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-class Serve(Protocol):
-    async def __call__(self, **settings: Any) -> Held: ...
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -43,32 +48,14 @@ async def database(postgres: str) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
-    """Starts a server with such settings; the same one for the same."""
-    started: dict[str, Held] = {}
-    async with AsyncExitStack() as stack:
-
-        async def start(**settings: Any) -> Held:
-            name = str(settings)
-            if name not in started:
-                spool = tmp_path_factory.mktemp("spool")
-                started[name] = await stack.enter_async_context(gated_server(database, spool, **settings))
-            return started[name]
-
+    async with gated_servers(database, tmp_path_factory) as start:
         yield start
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def serve(servers: Serve) -> AsyncIterator[Serve]:
-    """As `servers`; each has nothing to do before and after the test."""
-    used: list[Held] = []
-
-    async def start(**settings: Any) -> Held:
-        used.append(await servers(**settings))
-        return used[-1]
-
-    yield start
-    for held in used:
-        await held.settle()
+    async with settled(servers) as start:
+        yield start
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -4,12 +4,14 @@ New exports are 507 until there is room again. A sealed file that is not what it
 are made of `os.write` and `os.fsync`, the two calls that the spool makes of the disk, and of a full file system.
 """
 
+import asyncio
 import errno
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import aiohttp
 import pytest
@@ -18,6 +20,7 @@ from streamer.config import Size
 from streamer.jobs.retention import FULL
 from streamer.jobs.sealed import GONE
 from streamer.server import serving
+from streamer.spool.directory import SpoolDirectory
 from tests.conftest import Configure, Serve, Server, files_in
 from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256, until
 
@@ -258,6 +261,29 @@ async def test_a_damaged_file_is_410_after_a_restart_however_it_is_asked_for(
                     assert (await read_problem(response, 410))["detail"] == GONE
         intact = RemoteExport(session, url, exports["none"].id)
         assert sha256(await intact.body()) == sha256(expected)
+
+
+async def test_a_file_of_another_time_is_hashed_once_however_many_ask_at_once(
+    configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = configure()
+    async with serving(settings) as url:
+        export = await create(session, url)
+        expected = (await export.until("completed"))["sha256"]
+    hashed: list[UUID] = []
+    real = SpoolDirectory.sha256
+
+    async def slowly(directory: SpoolDirectory, export_id: UUID) -> bytes:
+        hashed.append(export_id)
+        await asyncio.sleep(0.1)
+        return await real(directory, export_id)
+
+    monkeypatch.setattr(SpoolDirectory, "sha256", slowly)
+    async with serving(settings) as url:
+        again = RemoteExport(session, url, export.id)
+        bodies = await asyncio.gather(*(again.body() for _ in range(8)))
+    assert {sha256(body) for body in bodies} == {expected}
+    assert hashed == [UUID(export.id)]
 
 
 async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
