@@ -64,6 +64,8 @@ def _of_ours(request: web.Request, error: ClientError) -> web.Response:
         sentence=error.sentence,
         parameter=error.parameter,
     )
+    if error.__cause__ is not None and error.status >= 500:
+        log.warning("%s %s: %s: %r", request.method, request.path, error, error.__cause__)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, RangeNotSatisfiable):

@@ -84,9 +84,9 @@ class LiveExport:
         asked = self._serving
         try:
             ours = bool(await asyncio.shield(asked))
-        except Exception as error:
+        except Exception:
             self._forget(asked)
-            raise Unavailable("the database cannot be reached", retry_after=RETRY_AFTER) from error
+            raise
         if not ours:
             self._forget(asked)
         return ours

@@ -16,15 +16,17 @@ from uuid import UUID
 
 import asyncpg
 
-from streamer.errors import StartError
+from streamer.errors import StartError, Unavailable
 from streamer.model import Export, ExportSpec, Progress
-from streamer.source.database import Connection, Pool
+from streamer.source.database import LOST, Connection, Pool, one_line
 from streamer.spool.spool import Sealed
 
 SQL = files("streamer.jobs").joinpath("sql")
 MIGRATION_LOCK = 0x73747265616D  # "stream": any fixed number that nobody else is likely to take
 LEASE = timedelta(seconds=30)
 RENEWAL = LEASE / 3
+PATIENCE = 10.0  # seconds for a connection, and for the answer to a statement
+RETRY_AFTER = 5  # seconds
 ATTEMPTS = 3  # to run an export of which no byte has been served
 
 
@@ -46,8 +48,8 @@ class Store:
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
                 await _migrate(connection)
-        except asyncpg.PostgresError as error:
-            raise StartError(f"DATABASE_URL: the exports table cannot be made: {error}") from error
+        except (asyncpg.PostgresError, *LOST) as error:
+            raise StartError(f"DATABASE_URL: the exports table cannot be made: {one_line(error)}") from error
 
     async def insert(self, export_id: UUID, spec: ExportSpec, key: str | None = None) -> Export | None:
         """None if the idempotency key is known already."""
@@ -134,7 +136,7 @@ class Store:
 
     async def least_used(self) -> list[UUID]:
         """Completed exports, the least recently used first."""
-        return [row["id"] for row in await self._pool.fetch(self._sql["least_used"])]
+        return [row["id"] for row in await self._rows("least_used")]
 
     async def kept(self, export_ids: Iterable[UUID]) -> set[UUID]:
         """Those of `export_ids` whose file must stay."""
@@ -145,7 +147,7 @@ class Store:
         return Export.from_row(rows[0]) if rows else None
 
     async def _rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """What every statement but a migration goes through.
+        """What every statement but a migration goes through. Raises Unavailable if the database does not answer.
 
         asyncpg may swallow a cancellation, if the connection breaks while it obeys one; here it is raised again.
         """
@@ -153,8 +155,11 @@ class Store:
         assert task is not None
         cancellations = task.cancelling()
         try:
-            rows: list[asyncpg.Record] = await self._pool.fetch(self._sql[statement], *arguments)
-            return rows
+            async with self._pool.acquire(timeout=PATIENCE) as connection:
+                rows: list[asyncpg.Record] = await connection.fetch(self._sql[statement], *arguments, timeout=PATIENCE)
+                return rows
+        except LOST as error:
+            raise Unavailable("the database does not answer", retry_after=RETRY_AFTER) from error
         finally:
             if task.cancelling() > cancellations:
                 raise asyncio.CancelledError

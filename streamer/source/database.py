@@ -29,6 +29,15 @@ UNREACHABLE = (
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.TooManyConnectionsError,
 )
+LOST = (
+    *UNREACHABLE,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+"""How a database that was there, and may be again, is seen by a statement."""
 
 
 async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int = sys.maxsize) -> Pool:

@@ -298,21 +298,27 @@ async def what_comes(reader: asyncio.StreamReader) -> bytes:
     return bytes(came).partition(b"\r\n\r\n")[2]
 
 
-async def test_a_table_that_cannot_be_told_breaks_the_download_and_the_next_one_is_whole(
+async def test_a_table_that_cannot_be_told_breaks_the_download_that_has_begun_and_refuses_the_next(
     serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
+    """Whoever came before the first row has a head already; who comes after it gets an answer. Nothing is served."""
     await gates.view("gated")
-    await gates.shut("gated", 90_000)
+    for gate in (1, 90_000):
+        await gates.shut("gated", gate)
     server = await serve(**gates.settings)
     export = await create(session, server.url, dataset="gated")
-    await gates.reached("gated", 90_000)
-    await until_bytes(export)
-    async with locked_row(database, gates, export) as row, session.get(export.download) as broken:
-        assert broken.status == 200
+    await gates.reached("gated", 1)
+    async with session.get(export.download) as begun, locked_row(database, gates, export) as row:
+        assert begun.status == 200
+        await gates.open("gated", 1)
+        await gates.reached("gated", 90_000)
+        late = asyncio.create_task(session.get(export.download))
         for session_of_store in await row.waiting():
             await gates.connection.execute("SELECT pg_terminate_backend($1)", session_of_store)
         with pytest.raises(aiohttp.ClientPayloadError):
-            await broken.read()
+            await begun.read()
+        async with await late as refused:
+            await read_problem(refused, 503)
         await row.let_go()
     assert not (await row_of(gates, export.id))["served"]
     async with session.get(export.download) as follower:
@@ -576,3 +582,38 @@ async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
     for each in (running, waiting):
         assert sha256(await each.body()) == (await each.until("completed"))["sha256"] == WHOLE
     assert (await running.status())["attempts"] == 1
+
+
+# A database that does not answer those who ask
+
+
+async def test_a_database_that_does_not_answer_is_503_and_it_is_served_again_when_it_does(
+    serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.jobs.store.PATIENCE", 0.3)
+    async with proxied(database) as proxy:
+        server = await serve(database_url=proxy.url)
+        export = await create(session, server.url, columns="id")
+        await export.until("completed")
+        proxy.hold_answer_to("SELECT * FROM streamer.exports WHERE id = $1")
+        async with session.get(f"{server.url}/exports/{export.id}") as response:
+            assert "does not answer" in (await read_problem(response, 503))["detail"]
+            assert int(response.headers["Retry-After"]) > 0
+        proxy.release()
+        assert (await export.status())["status"] == "completed"
+
+
+async def test_a_database_that_is_gone_is_503_and_the_server_lives(
+    serve: Serve, database: str, session: aiohttp.ClientSession
+) -> None:
+    async with proxied(database) as proxy:
+        server = await serve(database_url=proxy.url)
+        export = await create(session, server.url, columns="id")
+        await export.until("completed")
+    for _ in range(5):  # also when no connection is left in the pool
+        async with session.get(f"{server.url}/exports/{export.id}") as response:
+            await read_problem(response, 503)
+    async with session.post(f"{server.url}/exports/csv") as refused:
+        await read_problem(refused, 503)
+    async with session.get(f"{server.url}/health") as response:
+        assert response.status == 200
