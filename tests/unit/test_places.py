@@ -27,8 +27,9 @@ def asked(connection: socket.socket | None = None) -> web.Request:
 def test_one_more_than_there_are_places_is_told_to_come_back(capacity: int) -> None:
     places = Places(capacity)
     with ExitStack() as stack:
+        crowd = asked()
         for _ in range(capacity):
-            stack.enter_context(places.one(asked()))
+            stack.enter_context(places.one(crowd))
         for _ in range(3):
             with pytest.raises(Unavailable, match="too many downloads") as refused, places.one(asked()):
                 pytest.fail("there was no place left")
@@ -83,8 +84,9 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_a_socket_in_a_crowd_takes_about_its_share_for_a_client_that_reads_nothing() -> None:
     places = Places(1000)
     with ExitStack() as stack, connected() as (sending, _):
+        crowd = asked()
         for _ in range(999):
-            stack.enter_context(places.one(asked()))
+            stack.enter_context(places.one(crowd))
         stack.enter_context(places.one(asked(sending)))
         assert 0 < taken(sending) <= MOST_TAKEN * LEAST_SHARE
 
