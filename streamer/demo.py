@@ -85,9 +85,7 @@ async def _seed(url: str, rows: int) -> None:
         await connection.close()
 
 
-async def _insert(
-    connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int, progress: Progress
-) -> None:
+async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int, progress: Progress) -> None:
     insert = _seeds("02_users.sql")
     bar = progress.add_task("Seeding users", total=last, completed=first - 1)
     for start in range(first, last + 1, BATCH):
