@@ -30,13 +30,13 @@ def test_values_of_the_example_are_the_defaults() -> None:
     assert read_settings({**parts, "DB_HOST": "db"}) == read_settings({"DB_HOST": "db"})
 
 
-@pytest.mark.parametrize("name", [*FIELDS, *DATABASE_PARTS])
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() | DATABASE_PARTS))
 def test_a_value_is_empty_only_where_there_is_no_default(name: str) -> None:
     has_default = name in FIELDS and FIELDS[name].default not in {None, msgspec.NODEFAULT}
     assert bool(VALUES[name]) == (has_default or name in {"DB_PORT", "DB_USER", "DB_NAME"})
 
 
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("name", sorted(VALUES))
 def test_each_value_follows_a_sentence_of_its_own(name: str) -> None:
     before = EXAMPLE.partition(f"\n{name}=")[0].splitlines()[-1]
     assert re.fullmatch(r"# [A-Z].{10,}\.", before)
