@@ -28,6 +28,7 @@ SEEDS = next(
     folder for folder in (HERE / "seeds", HERE.parent / "seeds") if folder.is_dir()
 )  # in a wheel, in a checkout
 BATCH = 20_000  # rows
+IN_ORDER = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'p')"
 
 WELCOME = """
 {rows:,} users are ready. In another shell, one after the other:
@@ -75,24 +76,25 @@ async def _seed(url: str, rows: int) -> None:
         present = await connection.fetchval("SELECT coalesce(max(id), 0) FROM users")
         if present > rows:
             raise StartError(f"the demo's table has {present} rows already; ask for as many with --rows {present}")
-        if present < rows:
-            await _insert(connection, present + 1, rows)
-            await connection.execute(_seeds("03_order.sql"))
+        if present < rows or not await connection.fetchval(IN_ORDER):
+            with _progress() as progress:
+                await _insert(connection, present + 1, rows, progress)
+                progress.add_task("Indexing them", total=None)
+                await connection.execute(_seeds("03_order.sql"))
     finally:
         await connection.close()
 
 
-async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int) -> None:
+async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int, progress: Progress) -> None:
     insert = _seeds("02_users.sql")
-    with _progress() as progress:
-        bar = progress.add_task("Seeding users", total=last, completed=first - 1)
-        for start in range(first, last + 1, BATCH):
-            end = min(start + BATCH - 1, last)
-            await connection.execute(
-                "SELECT set_config('seed.first', $1, false), set_config('seed.rows', $2, false)", str(start), str(end)
-            )
-            await connection.execute(insert)
-            progress.update(bar, completed=end)
+    bar = progress.add_task("Seeding users", total=last, completed=first - 1)
+    for start in range(first, last + 1, BATCH):
+        end = min(start + BATCH - 1, last)
+        await connection.execute(
+            "SELECT set_config('seed.first', $1, false), set_config('seed.rows', $2, false)", str(start), str(end)
+        )
+        await connection.execute(insert)
+        progress.update(bar, completed=end)
 
 
 def _progress() -> Progress:

@@ -192,6 +192,8 @@ def _cancel_on_signal(task: "asyncio.Task[None]") -> asyncio.Event:
     def stop() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)  # the next one has its usual, immediate effect
+        if os.getpid() == 1:  # of a container: the kernel keeps from it what it has no handler for
+            signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
         stopped.set()
         task.cancel()
 

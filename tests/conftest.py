@@ -27,12 +27,13 @@ from tests.exporting import Gates
 
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users
+ALONE = ("memory", "sweep", "docker")  # markers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is measured, and what takes minutes, has the machine to itself: one worker, one after the other."""
     for item in items:
-        if item.get_closest_marker("memory") or item.get_closest_marker("sweep"):
+        if any(item.get_closest_marker(name) for name in ALONE):
             item.add_marker(pytest.mark.xdist_group("alone"))
 
 

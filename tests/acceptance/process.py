@@ -6,7 +6,7 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -65,10 +65,11 @@ class Process:
 
 @asynccontextmanager
 async def streamer(
-    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, started_by: Sequence[str] = ()
 ) -> AsyncIterator[Process]:
     """Runs the command in `folder` with nothing in its environment but this; kills it at the end if it still runs."""
     running = await asyncio.create_subprocess_exec(
+        *started_by,
         STREAMER,
         *arguments,
         cwd=folder,

@@ -1,0 +1,39 @@
+# Two stages: what builds the packages stays behind.
+
+FROM python:3.13-slim AS build
+WORKDIR /build
+RUN python3 -m venv --without-pip /opt/streamer
+# The dependencies alone first: a change of the code does not install them again.
+COPY pyproject.toml ./
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    > dependencies.txt \
+ && pip --python /opt/streamer/bin/python3 install --no-cache-dir -r dependencies.txt
+COPY README.md LICENSE ./
+COPY seeds seeds
+COPY streamer streamer
+RUN pip --python /opt/streamer/bin/python3 install --no-cache-dir --no-deps .
+
+FROM python:3.13-slim
+# Numbers that no host is likely to use, and the same in every build: they own the files in the volume of spools.
+RUN groupadd --gid 10001 streamer \
+ && useradd --uid 10001 --gid streamer --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin streamer \
+ && install -d -o streamer -g streamer /spool
+COPY --from=build /opt/streamer /opt/streamer
+ENV PATH=/opt/streamer/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    API_HOST=0.0.0.0 \
+    API_PORT=8080 \
+    EXPORT_STORAGE_PATH=/spool
+USER 10001:10001
+WORKDIR /
+VOLUME /spool
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# Without the modules of an HTTP client: each check is a process of its own, within the memory of the container.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=90s --retries=3 CMD ["python3", "-ISc", "\
+import os, socket\n\
+with socket.create_connection(('127.0.0.1', int(os.environ['API_PORT'])), 3) as server:\n\
+    server.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n')\n\
+    raise SystemExit(not server.recv(64).startswith(b'HTTP/1.0 200 '))"]
+ENTRYPOINT ["streamer"]
+CMD ["serve"]

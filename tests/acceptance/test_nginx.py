@@ -1,0 +1,315 @@
+"""nginx before the server, configured by the block of the README: nothing waits, nothing is changed, nothing is hidden.
+
+The block stands in a file that adds only what a test needs: folders and ports of its own. The server is the real
+process.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.acceptance.process import Process, streamer
+from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, sha256, until, wired
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCK = re.findall(r"^```nginx\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
+AROUND = """
+{user}
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    {block}
+}}
+"""
+GATE = 50_000  # a row in the middle
+AT_ONCE = 2.0  # seconds for bytes that are there to come; nobody waits so long on purpose
+OF_A_HOP = {"server", "date", "connection", "x-accel-buffering"}  # the last one is meant for nginx, which takes it away
+BROKEN = {18, 56, 92}  # of curl: a partial body, a reset connection, a reset stream
+CURLS_BUFFER = 16 * 1024  # bytes
+RANGES = ["bytes=0-0", "bytes=1000-5000000", "bytes=4000000-", "bytes=-1000", "bytes=0-9,100-199,-5", "bytes=99999999-"]
+ENDS = {"stopped": signal.SIGTERM, "killed": signal.SIGKILL}
+SLOWLY = ("--limit-rate", "2M")
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+
+
+@dataclass(frozen=True)
+class Proxied:
+    """A server, the nginx before it, and the test's hand on the gate."""
+
+    process: Process
+    gates: Gates
+    session: aiohttp.ClientSession
+    direct: str
+    url: str
+    http2: str
+
+    async def create(self) -> RemoteExport:
+        """A new export of the gated view, through nginx."""
+        return await create(self.session, self.url, dataset="gated")
+
+    async def held(self) -> tuple[RemoteExport, int]:
+        """A new export that stands at the gate, and the bytes that can be read of it."""
+        await self.gates.shut("gated", GATE)
+        export = await self.create()
+        await self.gates.reached("gated", GATE)
+        seen = -1
+
+        async def still() -> bool:
+            """The status is told of bytes a moment after they can be read."""
+            nonlocal seen
+            before, seen = seen, int((await export.status())["progress"]["bytes"])
+            await asyncio.sleep(0.1)
+            return seen == before > 0
+
+        await until(still, "the export stands still")
+        return export, seen
+
+    async def let_go(self) -> None:
+        await self.gates.open("gated", GATE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    fields: dict[str, str]
+    sha256: str
+
+
+@pytest.fixture
+async def proxied(
+    tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
+) -> AsyncIterator[Proxied]:
+    await gates.view("gated")
+    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_GRACE": "0"}
+    async with streamer("serve", folder=tmp_path, environment=settings) as process:
+        direct = await process.url()
+        async with nginx(tmp_path / "nginx", direct.removeprefix("http://")) as ports:
+            yield Proxied(process, gates, session, direct, *(f"http://127.0.0.1:{port}" for port in ports))
+
+
+@asynccontextmanager
+async def nginx(folder: Path, server: str) -> AsyncIterator[tuple[int, int]]:
+    """Its ports, the second one for HTTP/2."""
+    ports = free_ports()
+    configuration = configured(folder, server, ports)
+    process = await asyncio.create_subprocess_exec(
+        "nginx", "-p", folder, "-e", folder / "error.log", "-c", configuration
+    )
+    try:
+        await until(lambda: listens(ports[0]), f"nginx listens: {configuration}")
+        yield ports
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def configured(folder: Path, server: str, ports: tuple[int, int]) -> Path:
+    listen = "listen 127.0.0.1:{}; listen 127.0.0.1:{} http2;".format(*ports)
+    block = BLOCK.replace("listen 80;", listen).replace("127.0.0.1:8080", server)
+    assert listen in block
+    assert server in block
+    user = "user root;" if os.geteuid() == 0 else ""  # who owns the folder
+    folder.mkdir()
+    configuration = folder / "nginx.conf"
+    configuration.write_text(AROUND.format(user=user, folder=folder, block=block))
+    return configuration
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+async def listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+@asynccontextmanager
+async def curl(target: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-qfsSN", "--noproxy", "*", "-o", target, *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_what_is_written_comes_at_once(proxied: Proxied) -> None:
+    export, there = await proxied.held()
+    async with proxied.session.get(export.download) as response:
+        assert response.status == 200
+        async with asyncio.timeout(AT_ONCE):
+            body = await response.content.readexactly(there)
+        await proxied.let_go()
+        body += await response.content.read()
+    assert sha256(body) == (await export.until("completed"))["sha256"] == sha256(gated_csv())
+
+
+async def test_compressed_bytes_come_at_once_too(proxied: Proxied) -> None:
+    export, there = await proxied.held()
+    inflate = zlib.decompressobj(wbits=31)
+    body = b""
+    async with proxied.session.get(export.download, headers={"Accept-Encoding": "gzip"}) as response:
+        assert response.headers["Content-Encoding"] == "gzip"
+        async with asyncio.timeout(AT_ONCE):
+            while len(body) < there:
+                body += inflate.decompress(await response.content.readany())
+        await proxied.let_go()
+        async for piece in response.content.iter_any():
+            body += inflate.decompress(piece)
+    assert inflate.eof
+    assert sha256(body) == (await export.until("completed"))["sha256"]
+
+
+async def test_an_export_in_one_request_flows_and_tells_where_it_stays(proxied: Proxied) -> None:
+    await proxied.gates.shut("gated", GATE)
+    async with proxied.session.get(f"{proxied.url}/exports/csv?dataset=gated") as response:
+        export = RemoteExport(proxied.session, proxied.url, response.headers["X-Export-Id"])
+        assert response.headers["Content-Location"] == export.path
+        async with asyncio.timeout(AT_ONCE):
+            await response.content.readexactly(10_000)
+        await proxied.let_go()
+        await response.read()
+    assert sha256(await export.body()) == (await export.until("completed"))["sha256"]
+
+
+@pytest.mark.parametrize("asked", [{}, *({"Range": value} for value in RANGES), {"Accept-Encoding": "gzip"}], ids=str)
+async def test_a_completed_export_is_answered_as_without_nginx(proxied: Proxied, asked: dict[str, str]) -> None:
+    export = await proxied.create()
+    whole = (await export.until("completed"))["sha256"]
+    answers = [await answer(proxied.session, url + export.path, asked) for url in (proxied.direct, proxied.url)]
+    assert answers[0] == answers[1]
+    assert (answers[1].sha256 == whole) == (not asked)
+
+
+async def answer(session: aiohttp.ClientSession, url: str, asked: dict[str, str]) -> Answer:
+    async with session.get(url, headers=asked) as response:
+        fields = {name.lower(): text for name, text in response.headers.items()}
+        body = await response.read()
+    if response.content_type == "multipart/byteranges":
+        boundary = fields["content-type"].rpartition("=")[2].strip('"')  # another one for each answer
+        fields["content-type"] = fields["content-type"].replace(boundary, "")
+        body = body.replace(boundary.encode(), b"")
+    return Answer(response.status, {name: fields[name] for name in fields.keys() - OF_A_HOP}, sha256(body))
+
+
+async def test_conditions_of_a_download_are_heard(proxied: Proxied) -> None:
+    export = await proxied.create()
+    etag = (await export.until("completed"))["etag"]
+    asked: list[tuple[dict[str, str], int]] = [
+        ({"If-None-Match": etag}, 304),
+        ({"If-Match": '"another"'}, 412),
+        ({"Range": "bytes=5-9", "If-Range": etag}, 206),
+        ({"Range": "bytes=5-9", "If-Range": '"another"'}, 200),
+    ]
+    for fields, status in asked:
+        async with proxied.session.get(export.download, headers=fields) as response:
+            assert response.status == status, fields
+
+
+async def test_curl_resumes_a_completed_export(tmp_path: Path, proxied: Proxied) -> None:
+    export = await proxied.create()
+    status = await export.until("completed")
+    target = tmp_path / "users.csv"
+    target.write_bytes(gated_csv()[:123_456])
+    async with curl(target, "-C", "-", export.download) as process:
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+    assert sha256(target.read_bytes()) == status["sha256"]
+
+
+async def test_curl_resumes_an_export_that_grows(tmp_path: Path, proxied: Proxied) -> None:
+    export, there = await proxied.held()
+    target = tmp_path / "users.csv"
+    target.write_bytes(gated_csv()[:123_456])
+    async with curl(target, "-C", "-", export.download) as process:
+        await until(lambda: holds(target, there), "curl has all that is there")
+        await proxied.let_go()
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+    assert sha256(target.read_bytes()) == (await export.until("completed"))["sha256"]
+
+
+async def holds(target: Path, size: int) -> bool:
+    """All but what curl may keep to itself."""
+    return size_of(target) > size - CURLS_BUFFER
+
+
+def size_of(target: Path) -> int:
+    return target.stat().st_size if target.exists() else 0
+
+
+@pytest.mark.parametrize("how", [(), ("--compressed",), ("-r", "1000-")], ids=str)
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+@pytest.mark.parametrize("end", ["cancelled", *ENDS])
+async def test_a_broken_export_is_broken_for_the_client_of_nginx(
+    tmp_path: Path, proxied: Proxied, how: tuple[str, ...], version: str, end: str
+) -> None:
+    export, there = await proxied.held()
+    option, url = {"HTTP/1.1": ("--http1.1", proxied.url), "HTTP/2": ("--http2-prior-knowledge", proxied.http2)}[
+        version
+    ]
+    target = tmp_path / "users.csv"
+    first = 1000 if "-r" in how else 0
+    async with curl(target, *how, option, url + export.path) as process:
+        await until(lambda: holds(target, there - first), "curl has all that is there")
+        if end == "cancelled":
+            assert await export.delete() == 204
+        else:
+            proxied.process.signal(ENDS[end])
+        assert await asyncio.wait_for(process.wait(), PATIENCE) in BROKEN
+    assert gated_csv()[first:].startswith(target.read_bytes())
+
+
+async def test_wget_sees_a_broken_export_too(tmp_path: Path, proxied: Proxied) -> None:
+    export, _ = await proxied.held()
+    target = tmp_path / "users.csv"
+    wget = await asyncio.create_subprocess_exec("wget", "-q", "--no-proxy", "-O", target, export.download)
+    await until(lambda: holds(target, CURLS_BUFFER), "wget has begun")
+    assert await export.delete() == 204
+    assert await asyncio.wait_for(wget.wait(), PATIENCE) != 0
+
+
+async def test_who_could_not_see_a_failure_is_refused(proxied: Proxied) -> None:
+    async with wired(proxied.url) as wire:
+        wire.ask("/health", version="1.0")
+        status, _ = await wire.head()
+    assert status == 505
+
+
+async def test_nothing_is_kept_in_files_for_a_slow_client(tmp_path: Path, proxied: Proxied) -> None:
+    export = await proxied.create()
+    status = await export.until("completed")
+    target = tmp_path / "users.csv"
+    async with curl(target, *SLOWLY, export.download) as process:
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+    assert sha256(target.read_bytes()) == status["sha256"]
+    assert "temporary file" not in (tmp_path / "nginx" / "error.log").read_text()
