@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from streamer.client.address import Address, address_of, server_url
 from streamer.client.download import Download, Remote, new_digest, verify
-from streamer.client.errors import GaveUp
+from streamer.client.errors import GaveUp, Transient
 from streamer.client.patience import Patience
 from streamer.client.saving import Saved, check_target, save
 from streamer.client.status import Created, ExportPage, ExportStatus, read_json
@@ -119,6 +119,13 @@ class Export:
     async def status(self) -> ExportStatus:
         """Raises ExportGone if there is no such export, Refused and GaveUp."""
         return await self._remote.status()
+
+    async def glance(self) -> ExportStatus:
+        """The status, asked once: for who looks again anyway. Raises GaveUp at the first failure."""
+        try:
+            return await self._remote.status_once()
+        except Transient as failure:
+            raise GaveUp(str(failure)) from failure
 
     async def save(
         self,

@@ -106,7 +106,7 @@ class Remote:
 
 
 class Download:
-    """Follows an export to its end, or to `stop`. `etag` is that of its bytes; those before `offset` are here already."""
+    """Follows an export to its end, or to `stop`. `etag` is that of its bytes; those before `offset` are here."""
 
     def __init__(self, remote: Remote, etag: str, offset: int = 0, stop: int | None = None) -> None:
         self._remote = remote
