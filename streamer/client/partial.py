@@ -171,8 +171,7 @@ class PartialFile:
         if note is None:
             return LocalFileError(f"{self.path} is in the way, and nothing says of which export it is; {remedy}")
         if note.export_id != export_id:
-            goes_on = f"`streamer pull {note.url} -o {self.target}` goes on with it"
-            return LocalFileError(f"{self.path} is a part of another export, {note.export_id}: {goes_on}; {remedy}")
+            return LocalFileError(f"{self.path} is a part of another export, {note.url}; finish or {remedy}")
         if note.etag != etag:
             has = f"its ETag is {etag}, and that of {self.path} is {note.etag}"
             return Replaced(f"the export is another one now: {has}; {remedy}")
@@ -225,7 +224,7 @@ class PartialFile:
 
 
 def in_the_way(target: Path) -> LocalFileError:
-    return LocalFileError(f"{target} is there already, and is not this export; give another name, or --force")
+    return LocalFileError(f"{target} is there already; --force replaces it")
 
 
 def sha256_of(path: Path) -> str:

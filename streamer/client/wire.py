@@ -5,6 +5,7 @@ itself is at fault, and no repetition helps. The sentence is the server's own wh
 """
 
 import json
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
@@ -96,9 +97,14 @@ def translated(url: str) -> Iterator[None]:
     except aiohttp.ServerDisconnectedError as error:
         raise Transient(f"{host} closed the connection without an answer") from error
     except aiohttp.ClientConnectorError as error:
-        raise Transient(f"{host} cannot be reached: {error.os_error.strerror or error.os_error}") from error
+        raise Transient(f"{host} cannot be reached: {_reason(error.os_error)}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise Transient(f"the connection to {host} failed: {error}") from error
+
+
+def _reason(error: OSError) -> str:
+    """asyncio's own text repeats the address, and a failed look-up of a name has a number of its own."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 async def raise_refusal(response: aiohttp.ClientResponse) -> None:

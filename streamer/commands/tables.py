@@ -1,5 +1,6 @@
 """Exports as tables that fit into 80 columns."""
 
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -14,18 +15,15 @@ COLOURS = {"completed": "green", "failed": "red", "cancelled": "dim", "removed":
 
 
 def print_list(found: Iterable[ExportStatus]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("EXPORT", "STATE"):
         table.add_column(name, no_wrap=True)
-    table.add_column("ROWS", justify="right", no_wrap=True)
-    table.add_column("SIZE", justify="right", no_wrap=True)
-    table.add_column("CREATED", no_wrap=True)
+    for name in ("ROWS", "SIZE", "CREATED"):
+        table.add_column(name, justify="right", no_wrap=True)
     for status in found:
-        rows = f"{status.progress.processed_rows:,}"
-        table.add_row(
-            str(status.export_id), _state(status), rows, decimal(status.progress.bytes), _moment(status.created_at)
-        )
-    Console().print(table)
+        rows, size = f"{status.progress.processed_rows:,}", decimal(status.progress.bytes)
+        table.add_row(str(status.export_id), _state(status), rows, size, _short(status.created_at))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
 def print_status(status: ExportStatus) -> None:
@@ -59,6 +57,14 @@ def _state(status: ExportStatus) -> str:
     return f"[{colour}]{name}[/]" if colour else name
 
 
+def _short(moment: datetime | None) -> str:
+    """In 8 characters: the time of today, or the date."""
+    if moment is None:
+        return ""
+    local, today = moment.astimezone(), datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if local.date() == today else "%y-%m-%d")
+
+
 def _moment(moment: datetime | None) -> str:
     """In the time of this machine, to the second."""
-    return moment.astimezone().strftime("%m-%d %H:%M:%S") if moment else ""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
