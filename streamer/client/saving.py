@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -107,7 +108,7 @@ class _Beginning:
         download = Download(self._remote, self._status.etag, part.length)
         async with aclosing(download.chunks()) as chunks, _one_behind() as write:
             async for chunk in chunks:
-                await write(part.append(chunk))
+                await write(partial(part.append, chunk))
                 watcher.received(part.length)
         watcher.received(part.length)
         self.named_sha256 = download.named_sha256
@@ -115,15 +116,15 @@ class _Beginning:
 
 
 @asynccontextmanager
-async def _one_behind() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], Awaitable[None]]]:
-    """What it gives begins a write, and waits for the one before: a chunk is written while the next one comes."""
+async def _one_behind() -> AsyncIterator[Callable[[Callable[[], Coroutine[Any, Any, None]]], Awaitable[None]]]:
+    """What it gives begins a write once the one before has ended well: a chunk is written while the next one comes."""
     writing: asyncio.Task[None] | None = None
 
-    async def write(chunk: Coroutine[Any, Any, None]) -> None:
+    async def write(begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
         nonlocal writing
-        before, writing = writing, asyncio.create_task(chunk)
-        if before:
-            await before
+        if writing:
+            await writing
+        writing = asyncio.create_task(begin())
 
     try:
         yield write

@@ -32,7 +32,11 @@ class Relay:
         return True
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await self._connect()
+        try:
+            upstream_reader, upstream_writer = await self._connect()
+        except OSError:
+            _reset(writer)
+            return
         asking = asyncio.create_task(_carry(reader, upstream_writer))
         try:
             await self._answer(upstream_reader, writer)
@@ -49,7 +53,11 @@ class Relay:
         connection = socket.socket()
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
-        await asyncio.get_running_loop().sock_connect(connection, self._upstream)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, self._upstream)
+        except OSError:
+            connection.close()
+            raise
         return await asyncio.open_connection(sock=connection)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,5 +1,6 @@
 """What answers like a streamer, and lies when the test says so: for what the real one never does."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -40,7 +41,14 @@ class Pretender:
         self.etag = etag or self.etag
 
     def status(self) -> dict[str, Any]:
-        progress = {"processedRows": 1, "totalRows": 1, "bytes": len(self.content), "percentage": 100.0}
+        complete = self.state == "completed"
+        progress = {
+            "processedRows": 1,
+            "totalRows": 1 if complete else 2,
+            "estimated": not complete,
+            "bytes": len(self.content),
+            "percentage": 100.0 if complete else 50.0,
+        }
         return {
             "exportId": str(self.id),
             "status": self.state,
@@ -59,6 +67,8 @@ class Pretender:
         self.ranges.append(request.headers.get("Range"))
         if self.downloads:
             return await self.downloads.pop(0)(request)
+        if self.state == "processing":
+            return await self._growing(request)
         return self.honest(request)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -66,6 +76,18 @@ class Pretender:
         if self.statuses:
             return await self.statuses.pop(0)(request)
         return web.json_response({"exportId": str(self.id), "status": self.state}, status=202)
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        self.state = "cancelled"
+        return web.Response(status=204)
+
+    async def _growing(self, request: web.Request) -> web.StreamResponse:
+        """What there is, and then nothing more."""
+        response = web.StreamResponse(headers={"ETag": self.etag})
+        await response.prepare(request)
+        await response.write(self.content)
+        await asyncio.Event().wait()
+        return response
 
     def honest(self, request: web.Request) -> web.Response:
         headers = {"ETag": self.etag, "Repr-Digest": repr_digest(hashlib.sha256(self.content).digest())}
@@ -116,6 +138,7 @@ async def pretending(content: bytes) -> AsyncIterator[Pretender]:
             web.get("/exports/{id}/status", pretender.answer_status),
             web.get("/exports/{id}/download", pretender.answer_download),
             web.post("/exports/csv", pretender.create),
+            web.delete("/exports/{id}", pretender.delete),
         ]
     )
     runner = web.AppRunner(app)
