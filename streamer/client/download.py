@@ -19,7 +19,7 @@ from streamer.client.errors import Silence, Transient, VerificationFailed
 from streamer.client.patience import Patience
 from streamer.client.status import ExportStatus, read_json
 from streamer.client.watcher import Watcher
-from streamer.client.wire import Wire, raise_refusal, translated
+from streamer.client.wire import PIECE_BUFFER, READ_BUFFER, Wire, raise_refusal, translated
 from streamer.protocol.ranges import Slice
 
 
@@ -95,7 +95,9 @@ class Remote:
             headers["Range"] = f"bytes={offset}-{'' if stop is None else stop - 1}"
             if conditional:
                 headers["If-Range"] = etag
-        response = await stack.enter_async_context(self._wire.request("GET", self.address.download, headers=headers))
+        buffer = READ_BUFFER if stop is None else PIECE_BUFFER
+        asked = self._wire.request("GET", self.address.download, headers=headers, read_bufsize=buffer)
+        response = await stack.enter_async_context(asked)
         if response.status == 416 and (length := unsatisfied_length(response.headers)) is not None:
             if length != offset:
                 raise VerificationFailed(f"{offset} bytes are here, and the export has {length}")
@@ -116,14 +118,13 @@ class Download:
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
         self._surplus = 0  # bytes that come once more, because a range was not honoured
+        self._failure: Transient | None = None
         self.named_sha256: str | None = None
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Raises GaveUp, and everything that no patience helps against."""
-        retrying = self._remote.patience.retrying(self._remote.watcher)
         try:
-            chunk: bytes
-            while chunk := await retrying(self._next):
+            while chunk := await self._patiently():
                 self._offset += len(chunk)
                 if self._stop is not None and self._offset > self._stop:
                     raise VerificationFailed(f"more bytes came than were asked for: {self._offset - self._stop}")
@@ -132,6 +133,22 @@ class Download:
             await self._disconnect()
         if self._stop not in (None, self._offset):
             raise VerificationFailed(f"the bytes from {self._offset} to {self._stop} did not come")
+
+    async def _patiently(self) -> bytes:
+        """What `_next` gives, at the first or at a later try."""
+        try:
+            return await self._next()
+        except Transient as failure:
+            self._failure = failure
+        chunk: bytes = await self._remote.patience.retrying(self._remote.watcher)(self._try_again)
+        return chunk
+
+    async def _try_again(self) -> bytes:
+        """The failure at hand is the first that counts."""
+        if failure := self._failure:
+            self._failure = None
+            raise failure
+        return await self._next()
 
     async def _next(self) -> bytes:
         """The next bytes; nothing at the end."""
@@ -167,7 +184,7 @@ class Download:
     async def _read(self) -> bytes | None:
         """None if what came is there already; nothing at the end of the body."""
         assert self._response is not None
-        with translated(str(self._response.url)):
+        with translated(self._remote.address.server):
             chunk = await self._response.content.readany()
         if not chunk:
             await self._disconnect()

@@ -52,7 +52,7 @@ class PartialFile:
         self._note_path = target.with_name(f"{target.name}.part.json")
         self._note: Note | None = None
         self._fd = -1
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pull")
+        self._executor = ThreadPoolExecutor(2, thread_name_prefix="pull")
         self._digest: Digest = new_digest()
         self.length = 0  # bytes that are there, and hashed, from the beginning on
         self.pieces: list[Slice] | None = None
@@ -109,9 +109,11 @@ class PartialFile:
                 await self._in_thread(self._hash, min(self.length + HASHED_AT_ONCE, size))
 
     async def append(self, chunk: bytes) -> None:
-        """Writes and hashes, in a thread."""
+        """Writes and hashes, in two threads at once; nothing may be appended meanwhile."""
         with self._told():
-            await self._in_thread(self._append, chunk)
+            writing = self._in_thread(self._write, self.length, chunk)
+            await asyncio.gather(writing, self._in_thread(self._digest.update, chunk))
+        self.length += len(chunk)
 
     async def use_pieces(self, length: int) -> None:
         """From now on pieces are written, of so many bytes in all."""
@@ -191,11 +193,6 @@ class PartialFile:
         fresh.write_bytes(msgspec.json.encode(self._note) + b"\n")
         fresh.replace(self._note_path)
 
-    def _append(self, chunk: bytes) -> None:
-        self._write(self.length, chunk)
-        self._digest.update(chunk)
-        self.length += len(chunk)
-
     def _write(self, position: int, chunk: bytes) -> None:
         """A disk that is nearly full takes less than it is given, and says why only the next time."""
         rest = memoryview(chunk)
@@ -212,7 +209,7 @@ class PartialFile:
             self.length += len(piece)
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """In the one thread of this part, so one after the other."""
+        """In a thread of this part: it is not closed before the thread has done it."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
 
     @contextmanager

@@ -19,6 +19,7 @@ from streamer.client.errors import ExportFailed, ExportGone, Refused, Silence, S
 from streamer.errors import shown
 
 READ_BUFFER = 512 * 1024  # bytes of a body that may wait in memory; twice as many for a moment
+PIECE_BUFFER = 64 * 1024  # the same, of one of several bodies at once
 LONGEST_REFUSAL = 64 * 1024  # bytes of one that are read for its sentence
 CONNECT_TIMEOUT = 10.0  # seconds
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
@@ -85,21 +86,24 @@ class Wire:
 @contextmanager
 def translated(url: str) -> Iterator[None]:
     """What aiohttp raises, as errors of the client."""
-    host = urlsplit(url).netloc
     try:
         yield
     except (aiohttp.InvalidURL, aiohttp.RedirectClientError, aiohttp.TooManyRedirects, aiohttp.ClientSSLError) as error:
         raise Refused(f"{shown(url)} cannot be asked: {error}") from error
     except aiohttp.ServerTimeoutError as error:
-        raise Silence(f"nothing comes from {host}") from error
+        raise Silence(f"nothing comes from {_host(url)}") from error
     except aiohttp.ClientPayloadError as error:
-        raise Transient(f"the connection to {host} broke") from error
+        raise Transient(f"the connection to {_host(url)} broke") from error
     except aiohttp.ServerDisconnectedError as error:
-        raise Transient(f"{host} closed the connection without an answer") from error
+        raise Transient(f"{_host(url)} closed the connection without an answer") from error
     except aiohttp.ClientConnectorError as error:
-        raise Transient(f"{host} cannot be reached: {_reason(error.os_error)}") from error
+        raise Transient(f"{_host(url)} cannot be reached: {_reason(error.os_error)}") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise Transient(f"the connection to {host} failed: {error}") from error
+        raise Transient(f"the connection to {_host(url)} failed: {error}") from error
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _reason(error: OSError) -> str:
