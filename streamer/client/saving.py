@@ -35,6 +35,7 @@ async def save(remote: Remote, target: Path, *, connections: int, force: bool) -
     """Raises StreamerError in all its kinds; what has come by then stays in FILE.part, if it can be gone on with."""
     status = await remote.living_status()
     if not force and (done := await asyncio.to_thread(_done_already, target, status)):
+        remote.watcher.received(done.bytes)
         return done
     with PartialFile(target) as part:
         part.begin(remote.address, status, force=force)
@@ -66,6 +67,12 @@ def check_target(target: Path, *, force: bool, new: bool) -> None:
         if part.path.exists():
             with part:
                 part.refuse_if_begun()
+
+
+def discard_part(target: Path) -> None:
+    """Of an export that will never be whole."""
+    with PartialFile(target) as part:
+        part.discard()
 
 
 def _done_already(target: Path, status: ExportStatus) -> Saved | None:

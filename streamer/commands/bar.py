@@ -27,7 +27,7 @@ LONGEST_NAME = 20  # characters
 
 
 class Bar(Watcher):
-    """On stderr, while it is a context."""
+    """On stderr, while it is a context, once there is something to see."""
 
     def __init__(self, name: str) -> None:
         shown = name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
@@ -36,7 +36,6 @@ class Bar(Watcher):
         self._server_says = ""
 
     def __enter__(self) -> Self:
-        self._drawn.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -49,20 +48,24 @@ class Bar(Watcher):
             total = progress.bytes
         elif progress.percentage:
             total = progress.bytes * 100 / progress.percentage
+        self._server_says = f"{status.state}, {rows_of(status)} rows"
         self._drawn.update(self._task, total=total)
-        self._server_says = f"{status.state}, {rows_of(status)}"
-        self._drawn.note = self._server_says
+        self._draw(self._server_says)
 
     def received(self, count: int) -> None:
         self._drawn.update(self._task, completed=count)
-        self._drawn.note = self._server_says
+        self._draw(self._server_says)
 
     def waiting(self, reason: str, seconds: float) -> None:
-        self._drawn.note = f"{reason}; again in {seconds:.1f} s"
+        self._draw(f"{reason}; again in {seconds:.1f} s")
 
     def checking(self, count: int) -> None:
         self._drawn.update(self._task, completed=count)
-        self._drawn.note = "reading what earlier runs have brought"
+        self._draw("reading what earlier runs have brought")
+
+    def _draw(self, note: str) -> None:
+        self._drawn.note = note
+        self._drawn.start()
 
 
 class _TwoLines(Progress):
@@ -89,5 +92,5 @@ def rows_of(status: ExportStatus) -> str:
     """How many rows of how many."""
     done, total = status.progress.processed_rows, status.progress.total_rows
     if status.completed or total is None:
-        return f"{done:,} rows"
-    return f"{done:,} of {'about ' if status.progress.estimated else ''}{total:,} rows"
+        return f"{done:,}"
+    return f"{done:,} of {'about ' if status.progress.estimated else ''}{total:,}"

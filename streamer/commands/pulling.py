@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -218,8 +219,12 @@ class _Begun:
 
     async def cancel(self, client: "Client") -> None:
         assert self.url
+        from streamer.client.saving import discard_part  # noqa: PLC0415 - see the package
+
         await client.get(self.url).cancel()
         self._cancelled = True
+        if not self._wish.to_stdout:
+            discard_part(self.path)
 
     def how_to_go_on(self) -> str | None:
         if self._cancelled:
@@ -249,6 +254,7 @@ def _watched(wish: Wish, path: Path) -> Iterator["Bar | None"]:
         from streamer.commands.bar import Bar  # noqa: PLC0415 - its packages are an extra of their own
     except ImportError as error:
         raise needs_rich("the progress bar", "--quiet") from error
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the terminal gets its cursor back
     with Bar("standard output" if wish.to_stdout else path.name) as bar:
         yield bar
 

@@ -12,6 +12,7 @@ from streamer.client import ExportStatus
 from streamer.commands.bar import rows_of
 
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "dim", "removed": "dim", "processing": "cyan"}
+USUAL = (("delimiter", ","), ("quoteChar", '"'))  # what nobody had to ask for
 
 
 def print_list(found: Iterable[ExportStatus]) -> None:
@@ -36,7 +37,7 @@ def print_status(status: ExportStatus) -> None:
         "error": status.error,
         "dataset": status.dataset,
         "columns": ", ".join(status.columns),
-        "query": ", ".join(f"{name}={value}" for name, value in status.query.items()),
+        "query": ", ".join(f"{name}={value}" for name, value in status.query.items() if (name, value) not in USUAL),
         "rows": rows_of(status),
         "bytes": f"{status.progress.bytes:,}",
         "created": _moment(status.created_at),

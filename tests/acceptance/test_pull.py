@@ -189,6 +189,30 @@ async def test_a_wrong_hash_is_6_and_a_page_of_html_is_1(folder: Path) -> None:
     assert names(folder) == set()
 
 
+async def test_the_key_is_sent_to_its_server_and_to_no_other(folder: Path) -> None:
+    async with pretending(b"id\n1\n") as ours, pretending(b"id\n2\n") as other:
+        place = {"STREAMER_URL": ours.url, "STREAMER_API_KEY": "secret"}
+        await run(folder, "pull", str(ours.id), "-o", "x.csv", place=place)
+        await run(folder, "pull", ours.download, "-o", "y.csv", place=place)
+        await run(folder, "pull", other.download, "-o", "z.csv", place=place)
+        await run(folder, "status", other.download, "--json", place=place)
+    assert ours.authorizations == {"Bearer secret"}
+    assert other.authorizations == {None}
+
+
+async def test_without_rich_there_is_a_sentence(folder: Path) -> None:
+    script = "import sys; sys.modules['rich'] = None; from streamer.cli import main; main()"
+    async with pretending(b"id\n1\n") as pretender:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", script, "status", pretender.download),
+            env=environment(folder),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said == b"Error: a table needs the packages of streamer[client]; --json does without\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -228,6 +252,7 @@ async def test_ctrl_c_ends_the_export_on_the_server_where_that_was_asked_for(
         process.signal(signal.SIGINT)
         assert await process.exit_code() == 130
     assert process.stderr[1].startswith("the export ")
+    assert names(folder) == ({"x.csv.part", "x.csv.part.json"} if state == "processing" else set())
     listed = await run(folder, "ls", "--limit", "1", "--json", place={"STREAMER_URL": gated.server.url})
     assert json.loads(listed.stdout[0])[0]["status"] == state
 

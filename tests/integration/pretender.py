@@ -29,6 +29,7 @@ class Pretender:
         self.statuses: list[Answer] = []
         self.keys: list[str | None] = []
         self.ranges: list[str | None] = []
+        self.authorizations: set[str | None] = set()
 
     @property
     def download(self) -> str:
@@ -59,12 +60,14 @@ class Pretender:
         }
 
     async def answer_status(self, request: web.Request) -> web.StreamResponse:
+        self.authorizations.add(request.headers.get("Authorization"))
         if self.statuses:
             return await self.statuses.pop(0)(request)
         return web.json_response(self.status())
 
     async def answer_download(self, request: web.Request) -> web.StreamResponse:
         self.ranges.append(request.headers.get("Range"))
+        self.authorizations.add(request.headers.get("Authorization"))
         if self.downloads:
             return await self.downloads.pop(0)(request)
         if self.state == "processing":
