@@ -16,7 +16,9 @@ from streamer.client.pieces import missing
 from streamer.client.status import ExportStatus
 from streamer.protocol.ranges import Slice
 
-PIECE = 16 * 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose
+LEAST_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
+LARGEST_PIECE = 16 * LEAST_PIECE
+PIECES_EACH = 4  # at least, where the export is large enough: the connections end at about the same time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +161,8 @@ class _Pieces:
         assert part.pieces is not None
         already_there = total(part.pieces)
         self._remote.watcher.received(already_there)
-        wanted = missing(list(part.pieces), length, PIECE)
+        most = min(max(length // (PIECES_EACH * self._connections), LEAST_PIECE), LARGEST_PIECE)
+        wanted = missing(list(part.pieces), length, most)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._connections):

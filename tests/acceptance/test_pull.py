@@ -132,6 +132,17 @@ async def test_a_part_is_gone_on_with_while_the_export_grows(gated: Gated, folde
     assert json.loads(process.stdout[0])["alreadyThere"] == FIRST
 
 
+@pytest.mark.parametrize("connections", ["1", "3"])
+async def test_a_killed_pull_of_a_sealed_export_is_gone_on_with(gated: Gated, folder: Path, connections: str) -> None:
+    url = await gated.sealed()
+    async with stalled(gated, url, folder, "--connections", connections) as (process, _):
+        process.signal(signal.SIGKILL)
+        await process.exit_code()
+    await run(folder, "pull", url, "-o", "x.csv", "--connections", connections)
+    assert content_of(folder / "x.csv") == body()
+    assert names(folder) == {"x.csv"}
+
+
 async def test_standard_output_gets_all_of_it(gated: Gated, folder: Path) -> None:
     url = await gated.sealed()
     process = await run(folder, "pull", url, "-o", "-")

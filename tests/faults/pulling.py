@@ -108,6 +108,6 @@ class Schedule:
     def _judge_part(self) -> None:
         there = self._part.read_bytes()
         note = json.loads(self._part.with_name(f"{self._part.name}.json").read_bytes())
-        for start, stop in note["pieces"] or [(0, len(there))]:
+        for start, stop in [(0, len(there))] if note["pieces"] is None else note["pieces"]:
             if there[start:stop] != content()[start:stop]:
                 self.flaws.append(f"a part whose bytes from {start} to {stop} are not those of the export")

@@ -15,6 +15,12 @@ from tests.faults.pulling import DATASET, SLOW, SLOWLY, Schedule
 AT_ONCE = 4  # schedules
 
 
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an export of this size has many."""
+    monkeypatch.setattr("streamer.client.saving.LEAST_PIECE", 50_000)
+
+
 @pytest.mark.parametrize(
     "schedules",
     [pytest.param(24, id="24"), pytest.param(200, id="200", marks=[pytest.mark.sweep, pytest.mark.timeout(1200)])],

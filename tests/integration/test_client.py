@@ -27,7 +27,7 @@ from streamer.client import (
     export_to,
     pull,
 )
-from streamer.client.saving import PIECE
+from streamer.client.saving import LEAST_PIECE
 from tests.conftest import Server
 from tests.exporting import create, until
 from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
@@ -317,7 +317,7 @@ async def test_two_pulls_never_write_the_same_part(client: Client, pretender: Pr
 async def test_pieces_are_gone_on_with_by_any_number_of_connections(
     client: Client, pretender: Pretender, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.client.saving.PIECE", 40_000)
+    monkeypatch.setattr("streamer.client.saving.LEAST_PIECE", 40_000)
     pretender.downloads = [pretender_answers(pretender)] * 3 + [says(502)] * 20
     with pytest.raises(GaveUp):
         await client.get(pretender.id).save(target, connections=3)
@@ -338,7 +338,7 @@ async def test_a_part_from_its_beginning_is_gone_on_with_in_pieces(
     saved = await client.get(pretender.id).save(target, connections=4)
     assert saved.already_there == there
     assert read(target) == CONTENT
-    assert len(CONTENT) < PIECE
+    assert len(CONTENT) < LEAST_PIECE
     assert pretender.ranges == [f"bytes={there}-{len(CONTENT) - 1}"]
 
 
