@@ -55,7 +55,7 @@ class Relay:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
         try:
             await asyncio.get_running_loop().sock_connect(connection, self._upstream)
-        except OSError:
+        except BaseException:
             connection.close()
             raise
         return await asyncio.open_connection(sock=connection)
