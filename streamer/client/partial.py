@@ -12,6 +12,7 @@ loss of power it may promise what never reached the disk. The SHA-256 at the end
 import asyncio
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -121,7 +122,7 @@ class PartialFile:
             if self.pieces is None:
                 self.pieces = joined([Slice(0, os.fstat(self._fd).st_size)])
             self._write_note()
-            await self._in_thread(os.posix_fallocate, self._fd, 0, length)
+            await self._in_thread(_allocate, self._fd, length)
 
     async def write_piece(self, start: int, chunk: bytes) -> None:
         assert self.pieces is not None
@@ -236,6 +237,14 @@ def sha256_of(path: Path) -> str:
 def total(pieces: Sequence[Slice]) -> int:
     """Bytes."""
     return sum(piece.length for piece in pieces)
+
+
+def _allocate(fd: int, length: int) -> None:
+    """Where the system can, a disk that is too small says so now."""
+    if sys.platform == "linux":
+        os.posix_fallocate(fd, 0, length)
+    else:
+        os.ftruncate(fd, length)
 
 
 def _sync_folder(folder: Path) -> None:

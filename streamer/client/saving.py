@@ -182,7 +182,7 @@ class _Pieces:
                     await part.write_piece(position, chunk)
                     position += len(chunk)
                     self._remote.watcher.received(total(part.pieces or []))
-            self.named_sha256 = download.named_sha256
+            self.named_sha256 = download.named_sha256 or self.named_sha256
             part.note_pieces()
 
 

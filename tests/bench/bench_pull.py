@@ -18,28 +18,35 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import aiohttp
 
 from tests.bench.bench_download import Sealed, export, in_turn
-from tests.bench.bench_export import ROOT, STREAMER, database, seed, server
+from tests.bench.bench_export import ROOT, STREAMER, database, peak_rss, seed, server
 
 CURL = "curl -o"
 CAREFUL = "curl -o, sha256sum, sync"
 PULL = "streamer pull"
 PIECES = "streamer pull --connections 4"
+SAMPLE = 0.02  # seconds between two looks at a process's memory
 
 
 @dataclass
 class Peaks:
-    """The most memory that a run of each has held, in bytes."""
+    """The most memory that a run of each has held, in megabytes."""
 
-    rss: dict[str, int]
+    rss: dict[str, float]
 
-    def add(self, name: str, rss: int) -> None:
-        self.rss[name] = max(rss, self.rss.get(name, 0))
+    def watch(self, name: str, pid: int) -> None:
+        """In a thread: what the kernel tells when a process has ended, it also tells of the one that started it."""
+        with suppress(OSError, StopIteration):
+            while True:
+                time.sleep(SAMPLE)
+                self.rss[name] = max(peak_rss(pid), self.rss.get(name, 0.0))
 
 
 def timed(name: str, peaks: Peaks, target: Path, *commands: Sequence[str | Path]) -> Callable[[], float]:
@@ -50,11 +57,9 @@ def timed(name: str, peaks: Peaks, target: Path, *commands: Sequence[str | Path]
         start = time.perf_counter()
         for command in commands:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
+            Thread(target=peaks.watch, args=(name, process.pid), daemon=True).start()
+            if process.wait():
                 raise RuntimeError(f"{command} ended with {process.returncode}")
-            peaks.add(name, usage.ru_maxrss * 1024)
         return time.perf_counter() - start
 
     return measure
@@ -65,9 +70,7 @@ def show(figures: Mapping[str, Sequence[float]], peaks: Peaks) -> None:
     for name, values in figures.items():
         median = statistics.median(values)
         spread = f"({min(values):.3f} .. {max(values):.3f})"
-        print(
-            f"  {name:<32}{median:7.3f} s {spread:<19}{peer / median:5.2f} x curl -o   {peaks.rss[name] / 1e6:5.1f} MB"
-        )
+        print(f"  {name:<32}{median:7.3f} s {spread:<19}{peer / median:5.2f} x curl -o   {peaks.rss[name]:5.1f} MB")
 
 
 def compare(sealed: Sealed, folder: Path, runs: int) -> None:
