@@ -1,4 +1,4 @@
-"""The verbs of the command line."""
+"""The verbs of the command line. Nothing of the server is imported before one of its verbs is called."""
 
 import asyncio
 import os
@@ -9,18 +9,21 @@ from pathlib import Path
 
 import click
 
-from streamer.budget import budget as memory_budget
-from streamer.budget import table
-from streamer.config import LogFormat, read_settings
+from streamer.commands import managing, pulling
 from streamer.errors import StartError
-from streamer.logs import logging_to_stderr
-from streamer.server import serve as serve_until_stopped
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands=[pulling.pull, pulling.export, managing.ls, managing.status, managing.cancel, managing.rm],
+)
 @click.version_option(package_name="streamer")
 def main() -> None:
-    """Streams a PostgreSQL query as a CSV download that can be followed while it grows."""
+    """Streams a PostgreSQL query as a CSV download that can be followed while it grows.
+
+    `serve` and `demo` are the server; everything else is its client. Tab completion: put
+    `eval "$(_STREAMER_COMPLETE=bash_source streamer)"` into ~/.bashrc (zsh_source for zsh, fish_source for fish).
+    """
 
 
 @main.command()
@@ -31,6 +34,12 @@ def serve(budget: bool) -> None:
     The database is DATABASE_URL, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME. The README lists every
     setting.
     """
+    from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the server, which its client does without
+    from streamer.budget import table  # noqa: PLC0415
+    from streamer.config import read_settings  # noqa: PLC0415
+    from streamer.logs import logging_to_stderr  # noqa: PLC0415
+    from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
+
     with _one_line_on_failure():
         settings = read_settings(os.environ)
         if budget:
@@ -54,6 +63,9 @@ def serve(budget: bool) -> None:
 )
 def demo(rows: int, port: int, directory: Path) -> None:
     """Run the server on an embedded PostgreSQL with a table of users; Ctrl-C stops both."""
+    from streamer.config import LogFormat  # noqa: PLC0415 - the server, which its client does without
+    from streamer.logs import logging_to_stderr  # noqa: PLC0415
+
     with _one_line_on_failure():
         try:
             from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an extra of their own

@@ -118,6 +118,7 @@ class Export:
         )
 
 
+Place = tuple[datetime, UUID]  # in the list of exports: when one was created, and its id
 PROGRESS_COLUMNS = ("total_rows", "estimated", "processed_rows", "bytes", "percentage", "rows_per_second")
 PLAIN_COLUMNS = (
     "created_at",

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable
+from streamer.http.listing import cursor, read_page
 from streamer.http.parameters import read_spec
 from streamer.http.status import links, representation
 from streamer.jobs.queue import ExportQueue
@@ -42,6 +43,12 @@ class Exports:
         export_id = requested_id(request)
         export = await self._queue.get(export_id)
         return json_response(representation(export, self._queue.live(export_id), ttl=self._ttl))
+
+    async def list(self, request: web.Request) -> web.Response:
+        """`GET /exports`: newest first; `nextCursor` is null on the last page."""
+        exports, more = await self._queue.page(*read_page(request))
+        found = [representation(export, self._queue.live(export.id), ttl=self._ttl) for export in exports]
+        return json_response({"exports": found, "nextCursor": cursor(exports[-1]) if more else None})
 
     async def delete(self, request: web.Request) -> web.Response:
         await self._queue.cancel(requested_id(request))

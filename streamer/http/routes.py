@@ -41,6 +41,7 @@ def application(
             web.get("/health", _health),
             web.post("/exports/csv", exports.create),
             web.get("/exports/csv", downloads.stream),
+            web.get("/exports", exports.list),
             web.post("/exports", exports.create_job),
             web.get(EXPORT, exports.status),
             web.get(EXPORT + "/status", exports.status),

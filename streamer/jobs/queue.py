@@ -12,7 +12,7 @@ anything else fails. The same rule holds for a run that meets a failure that tim
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,7 +25,7 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
-from streamer.model import Export, ExportSpec, State
+from streamer.model import Export, ExportSpec, Place, State
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class ExportQueue:
         self._live: dict[UUID, LiveExport] = {}
         self._permits = asyncio.Semaphore(0)
         self._claiming = asyncio.Lock()
+        self._listing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._services: list[asyncio.Task[Any]] = []
         self._stopping = False
@@ -127,6 +128,11 @@ class ExportQueue:
         if export.state is State.COMPLETED and (live := self._live.get(export_id)):
             await live.spool.end()
         return export
+
+    async def page(self, states: Sequence[State], before: Place | None, limit: int) -> tuple[list[Export], bool]:
+        """The newest exports before a place in the list, and whether there are more. One page is read at a time."""
+        async with self._listing:
+            return await self._store.page(states, before, limit)
 
     def live(self, export_id: UUID) -> LiveExport | None:
         """The export, if it is unfinished and this process runs it."""

@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from streamer.errors import StartError, Unavailable
-from streamer.model import Export, ExportSpec, Progress
+from streamer.model import Export, ExportSpec, Place, Progress, State
 from streamer.source.database import LOST, Connection, Pool, one_line
 from streamer.spool.spool import Sealed
 
@@ -27,6 +27,7 @@ LEASE = timedelta(seconds=30)
 RENEWAL = LEASE / 3
 PATIENCE = 10.0  # seconds for a connection, and for the answer to a statement
 RETRY_AFTER = 5  # seconds
+PAGE_SPECS = 32 * 1024  # bytes of what the exports of one page of the list ask for; the last one may go beyond
 ATTEMPTS = 3  # to run an export of which no byte has been served
 
 
@@ -61,6 +62,12 @@ class Store:
 
     async def get(self, export_id: UUID) -> Export | None:
         return await self._change("get", export_id)
+
+    async def page(self, states: Sequence[State], before: Place | None, limit: int) -> tuple[list[Export], bool]:
+        """The newest exports, in any of `states` (or in any at all), and whether there are more."""
+        created_at, export_id = before or (None, UUID(int=0))
+        rows = await self._rows("page", list(states), created_at, export_id, limit, PAGE_SPECS)
+        return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
     async def claim(self, waiting: Sequence[UUID]) -> Export | None:
         """Takes the oldest of the exports that wait here: pending → processing."""

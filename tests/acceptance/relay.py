@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 LINGER_AND_RESET = struct.pack("ii", 1, 0)
 PIECE = 64 * 1024  # bytes
+SILENCE = 60.0  # seconds: longer than anybody waits here
 
 
 class Relay:
@@ -31,7 +32,11 @@ class Relay:
         return True
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await self._connect()
+        try:
+            upstream_reader, upstream_writer = await self._connect()
+        except OSError:
+            _reset(writer)
+            return
         asking = asyncio.create_task(_carry(reader, upstream_writer))
         try:
             await self._answer(upstream_reader, writer)
@@ -48,7 +53,11 @@ class Relay:
         connection = socket.socket()
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
-        await asyncio.get_running_loop().sock_connect(connection, self._upstream)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, self._upstream)
+        except BaseException:
+            connection.close()
+            raise
         return await asyncio.open_connection(sock=connection)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,6 +102,62 @@ class StallingRelay(Relay):
 
     def release(self) -> None:
         self._released.set()
+
+
+class FaultyRelay(Relay):
+    """Does to each connection what the lot says, for the first `faults` connections: nothing is reordered or changed.
+
+    A connection is cut (FIN) or reset after so many bytes of answers, or falls silent for good; before any answer, in
+    its head, between two chunks, within one, wherever that is. Each, also one without a fault, comes in pieces of any
+    size.
+    """
+
+    def __init__(self, upstream: str, chance: random.Random, faults: int, most: int) -> None:
+        super().__init__(upstream)
+        self._chance = chance
+        self._most = most
+        self.faults = faults  # still to come
+        self.happened = 0
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fault = self._draw()
+        allowance = None if fault is None else self._draw_allowance()
+        if not await self._trickle(reader, writer, allowance):
+            return
+        self.happened += 1
+        if fault == "silent":
+            await asyncio.sleep(SILENCE)
+        elif fault == "cut":
+            writer.write_eof()
+        else:
+            raise ConnectionResetError
+
+    def _draw(self) -> str | None:
+        if not self.faults:
+            return None
+        self.faults -= 1
+        return self._chance.choice(("cut", "cut", "reset", "reset", "silent"))
+
+    def _draw_allowance(self) -> int:
+        """Bytes: none, a few of the head, or any number of the body."""
+        return self._chance.choice(
+            (0, self._chance.randrange(1, 2500), *self._chance.choices(range(2500, self._most), k=3))
+        )
+
+    async def _trickle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, allowance: int | None) -> bool:
+        """Whether the allowance was spent."""
+        largest = self._chance.choice((PIECE, PIECE, 5000, 700))
+        writer.transport.set_write_buffer_limits(0)
+        while allowance is None or allowance:
+            piece = await reader.read(
+                self._chance.randint(1, largest if allowance is None else min(largest, allowance))
+            )
+            if not piece:
+                return False
+            writer.write(piece)
+            await writer.drain()
+            allowance = None if allowance is None else allowance - len(piece)
+        return True
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, allowance: int | None = None) -> bool:

@@ -16,7 +16,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from streamer.source import fetching
 from tests.acceptance.clients import (
     ARIA2C,
     CURL,
@@ -31,9 +30,8 @@ from tests.acceptance.clients import (
     Outcome,
     Resumes,
 )
-from tests.acceptance.gated import DATASET, GATES, Gated, body, frontier, serving_gated
+from tests.acceptance.gated import DATASET, GATES, Gated, body, frontier
 from tests.acceptance.relay import BreakingRelay, StallingRelay, relaying
-from tests.conftest import Serve
 
 FIRST = frontier(GATES[0])
 STALL = 100_000  # bytes that a client gets before it is held in the middle of a download
@@ -59,17 +57,6 @@ bad_ends = pytest.mark.parametrize(
 several_seeds = pytest.mark.parametrize(
     "chance", [pytest.param(seed, id=f"seed_{seed or 'drawn'}") for seed in (1, 2, None)], indirect=True
 )
-
-
-@pytest.fixture
-async def gated(
-    database: str, serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Gated]:
-    # Pages of one size, so that the rows before a gate fill theirs exactly.
-    monkeypatch.setattr(fetching, "FIRST_ROWS", fetching.MOST_ROWS)
-    monkeypatch.setattr(fetching, "PAGE_TARGET", 1 << 30)
-    async with serving_gated(database, serve, session) as gated:
-        yield gated
 
 
 @pytest.fixture

@@ -248,7 +248,7 @@ async def test_an_unknown_path_is_a_404_problem(server: Server, session: aiohttp
 METHODS = {
     "/health": {"GET", "HEAD"},
     "/exports/csv": {"GET", "HEAD", "POST"},
-    "/exports": {"POST"},
+    "/exports": {"GET", "HEAD", "POST"},
     "/exports/{id}": {"GET", "HEAD", "DELETE"},
     "/exports/{id}/status": {"GET", "HEAD"},
     "/exports/{id}/download": {"GET", "HEAD"},

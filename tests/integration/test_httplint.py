@@ -140,6 +140,7 @@ KINDS = (
     *kinds(400, "quiet", "{live}/download?live=maybe"),
     *kinds(400, "quiet", "{live}/download?filename=a&filename=b"),
     *kinds(400, "quiet", "/exports/csv?dataset=none", methods=["GET", "HEAD", "POST"]),
+    *kinds(400, "quiet", "/exports?limit=0"),
     *kinds(405, "quiet", "{live}/download", methods=["POST", "PUT", "DELETE"]),
     *kinds(405, "quiet", "/health", methods=["POST"]),
     # No place.
@@ -148,6 +149,7 @@ KINDS = (
     *kinds(503, "busy", "{running}/download", GZIP_ONLY),
     # The exports themselves.
     *kinds(200, "quiet", "/health"),
+    *kinds(200, "flowing", "/exports?limit=2&status=completed"),
     *kinds(200, "quiet", "{live}/status"),
     *kinds(200, "flowing", "{sealed}"),
     *kinds(202, "flowing", STREAM, methods=["POST"]),

@@ -1,0 +1,62 @@
+"""Where an export is: what a user pastes, an id or any URL of the export, brought to one form."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from streamer.client.errors import Refused
+from streamer.errors import shown
+
+EXPORT_PATH = re.compile(r"(?P<prefix>.*)/exports/(?P<id>[^/]+)(?:/(?:download|status|events))?/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`server` is its URL without a slash at the end; `query` is what the URL of a download has beside the path."""
+
+    server: str
+    export_id: UUID
+    query: str = ""
+
+    @property
+    def resource(self) -> str:
+        return f"{self.server}/exports/{self.export_id}"
+
+    @property
+    def status(self) -> str:
+        return f"{self.resource}/status"
+
+    @property
+    def download(self) -> str:
+        return f"{self.resource}/download" + (f"?{self.query}" if self.query else "")
+
+
+def server_url(text: str) -> str:
+    """The URL of a server as it is used here. Raises Refused."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise Refused(f"{shown(text)} is not the URL of a server, such as http://127.0.0.1:8080")
+    return text.rstrip("/")
+
+
+def address_of(target: str, server: str) -> Address:
+    """The export that `target` names: its id, at `server`, or a URL. Raises Refused."""
+    if export_id := _id(target):
+        return Address(server_url(server), export_id)
+    parts = urlsplit(target)
+    found = EXPORT_PATH.fullmatch(parts.path)
+    if parts.scheme in ("http", "https") and parts.netloc and found and (export_id := _id(found["id"])):
+        prefix = f"{parts.scheme}://{parts.netloc}{found['prefix']}"
+        return Address(server_url(prefix), export_id, parts.query)
+    raise Refused(
+        f"{shown(target)} is neither the id nor the URL of an export, such as http://HOST/exports/ID/download"
+    )
+
+
+def _id(text: str) -> UUID | None:
+    try:
+        export_id = UUID(text)
+    except ValueError:
+        return None
+    return export_id if str(export_id) == text.lower() else None

@@ -1,0 +1,256 @@
+"""FILE.part, which becomes FILE when it is whole and verified, and not before.
+
+Beside it, as long as it exists, lies FILE.part.json: of which export the bytes are, and by which ETag it is known. It
+is written before the first byte, atomically, so a part without it is not ours, and is left alone. Whoever writes a part
+holds a lock on it: two pulls never write the same one.
+
+A part that is written from its beginning on says by its size how far it is. One that is fetched in pieces has its full
+size from the start, and the note beside it says which pieces are there. The note is not synced with the data: after a
+loss of power it may promise what never reached the disk. The SHA-256 at the end is what is believed.
+"""
+
+import asyncio
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from streamer.client.address import Address
+from streamer.client.download import Digest, new_digest
+from streamer.client.errors import LocalFileError, Replaced
+from streamer.client.pieces import joined
+from streamer.client.status import ExportStatus
+from streamer.client.watcher import Watcher
+from streamer.protocol.ranges import Slice
+
+READ = 1024 * 1024  # bytes that are read at once for their hash
+HASHED_AT_ONCE = 64 * READ  # bytes between two chances to stop
+Result = TypeVar("Result")
+
+
+class Note(msgspec.Struct, frozen=True, rename="camel"):
+    """What FILE.part.json says. `pieces` is None for a part that is written from its beginning on."""
+
+    export_id: UUID
+    url: str
+    etag: str
+    pieces: list[tuple[int, int]] | None = None
+
+
+class PartialFile:
+    """The part of one target, open and locked, as a context. Every method but `close` raises LocalFileError."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f"{target.name}.part")
+        self._note_path = target.with_name(f"{target.name}.part.json")
+        self._note: Note | None = None
+        self._fd = -1
+        self._executor = ThreadPoolExecutor(2, thread_name_prefix="pull")
+        self._digest: Digest = new_digest()
+        self.length = 0  # bytes that are there, and hashed, from the beginning on
+        self.pieces: list[Slice] | None = None
+
+    def __enter__(self) -> Self:
+        with self._told():
+            while self._fd < 0:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    if self._lock(fd):
+                        self._fd = fd
+                finally:
+                    if self._fd < 0:
+                        os.close(fd)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Leaves what the next run can go on with, and nothing where there is no byte of it."""
+        self._executor.shutdown()
+        with suppress(OSError):
+            if self.pieces is not None:
+                self._write_note()
+            if self.path.exists() and not os.fstat(self._fd).st_size:
+                self.discard()
+        os.close(self._fd)
+
+    def begin(self, address: Address, status: ExportStatus, *, force: bool) -> None:
+        """Goes on with what is there, if it is of this export. Raises Replaced; `force` throws away anything else."""
+        with self._told():
+            size = os.fstat(self._fd).st_size
+            note = self._read_note()
+            flaw = self._flaw(note, status.export_id, status.etag) if size else None
+            if flaw is not None:
+                if not force:
+                    raise flaw
+                os.ftruncate(self._fd, 0)
+            elif size and note and note.pieces is not None:
+                self.pieces = joined(Slice(start, stop) for start, stop in note.pieces)
+            self._note = Note(status.export_id, address.download, status.etag)
+            self._write_note()
+
+    def refuse_if_begun(self) -> None:
+        """A new export does not go on with anything."""
+        with self._told():
+            if os.fstat(self._fd).st_size and (flaw := self._flaw(self._read_note(), None, "")):
+                raise flaw
+
+    async def hash_what_is_there(self, watcher: Watcher) -> None:
+        """Of a part that is written from its beginning on, or of one whose pieces are all there."""
+        with self._told():
+            size = os.fstat(self._fd).st_size
+            while self.length < size:
+                watcher.checking(self.length)
+                await self._in_thread(self._hash, min(self.length + HASHED_AT_ONCE, size))
+
+    async def append(self, chunk: bytes) -> None:
+        """Writes and hashes, in two threads at once; nothing may be appended meanwhile."""
+        with self._told():
+            writing = self._in_thread(self._write, self.length, chunk)
+            await asyncio.gather(writing, self._in_thread(self._digest.update, chunk))
+        self.length += len(chunk)
+
+    async def use_pieces(self, length: int) -> None:
+        """From now on pieces are written, of so many bytes in all."""
+        with self._told():
+            if self.pieces is None:
+                self.pieces = joined([Slice(0, os.fstat(self._fd).st_size)])
+            self._write_note()
+            await self._in_thread(_allocate, self._fd, length)
+
+    async def write_piece(self, start: int, chunk: bytes) -> None:
+        assert self.pieces is not None
+        with self._told():
+            await self._in_thread(self._write, start, chunk)
+        self.pieces = joined([*self.pieces, Slice(start, start + len(chunk))])
+
+    def note_pieces(self) -> None:
+        """What has been written so far is known to the next run, even if this one is killed."""
+        with self._told():
+            self._write_note()
+
+    @property
+    def sha256(self) -> str:
+        """Of the first `length` bytes, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    async def finish(self, *, force: bool) -> None:
+        """On disk, and then FILE."""
+        with self._told():
+            await self._in_thread(os.fsync, self._fd)
+            if not force and self.target.exists():
+                raise in_the_way(self.target)
+            self.path.rename(self.target)
+            self.pieces = None
+            _sync_folder(self.target.parent)
+            self._note_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """It is no beginning of anything."""
+        self.pieces = None
+        self.path.unlink(missing_ok=True)
+        self._note_path.unlink(missing_ok=True)
+
+    def _lock(self, fd: int) -> bool:
+        """Whether this is still the part: a pull that was faster may have finished it before it gave the lock back."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalFileError(f"another pull is writing {self.path}") from None
+        try:
+            return os.path.samestat(os.fstat(fd), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _flaw(self, note: Note | None, export_id: UUID | None, etag: str) -> LocalFileError | Replaced | None:
+        """Why the bytes that are there are not the beginning of this export, or of one that is still to begin."""
+        remedy = "remove it, or begin anew with --force"
+        if note is None:
+            return LocalFileError(f"{self.path} is in the way, and nothing says of which export it is; {remedy}")
+        if note.export_id != export_id:
+            return LocalFileError(f"{self.path} is a part of another export, {note.url}; finish or {remedy}")
+        if note.etag != etag:
+            has = f"its ETag is {etag}, and that of {self.path} is {note.etag}"
+            return Replaced(f"the export is another one now: {has}; {remedy}")
+        return None
+
+    def _read_note(self) -> Note | None:
+        try:
+            return msgspec.json.decode(self._note_path.read_bytes(), type=Note)
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def _write_note(self) -> None:
+        assert self._note is not None
+        pieces = None if self.pieces is None else [(piece.start, piece.stop) for piece in self.pieces]
+        self._note = msgspec.structs.replace(self._note, pieces=pieces)
+        fresh = self._note_path.with_name(f"{self._note_path.name}.new")
+        fresh.write_bytes(msgspec.json.encode(self._note) + b"\n")
+        fresh.replace(self._note_path)
+
+    def _write(self, position: int, chunk: bytes) -> None:
+        """A disk that is nearly full takes less than it is given, and says why only the next time."""
+        rest = memoryview(chunk)
+        while rest:
+            written = os.pwrite(self._fd, rest, position)
+            position, rest = position + written, rest[written:]
+
+    def _hash(self, stop: int) -> None:
+        while self.length < stop:
+            piece = os.pread(self._fd, min(READ, stop - self.length), self.length)
+            if not piece:
+                raise LocalFileError(f"{self.path} has become shorter: somebody else is writing it")
+            self._digest.update(piece)
+            self.length += len(piece)
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """In a thread of this part: it is not closed before the thread has done it."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LocalFileError(f"{self.path}: {error.strerror or error}") from error
+
+
+def in_the_way(target: Path) -> LocalFileError:
+    return LocalFileError(f"{target} is there already; --force replaces it")
+
+
+def sha256_of(path: Path) -> str:
+    """In hexadecimal."""
+    digest = new_digest()
+    with path.open("rb") as file:
+        while piece := file.read(READ):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def total(pieces: Sequence[Slice]) -> int:
+    """Bytes."""
+    return sum(piece.length for piece in pieces)
+
+
+def _allocate(fd: int, length: int) -> None:
+    """Where the system can, a disk that is too small says so now."""
+    if sys.platform == "linux":
+        os.posix_fallocate(fd, 0, length)
+    else:
+        os.ftruncate(fd, length)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on disk when its folder is."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,54 @@
+"""How long a client goes on trying. A byte that comes begins the count anew."""
+
+from dataclasses import dataclass
+
+import tenacity
+
+from streamer.client.errors import GaveUp, Transient
+from streamer.client.watcher import Watcher
+
+FIRST = 0.5  # seconds: the first wait is at most so long, and each one after it at most twice as long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """`tries` in a row may bring nothing; each wait before the next is drawn by lot, and at most `longest` seconds.
+
+    A server that names a time by Retry-After is not asked before it. A connection on which nothing comes for `silence`
+    seconds is given up for a new one, unless the server says that there is nothing yet.
+    """
+
+    tries: int = 10
+    longest: float = 30.0
+    silence: float = 30.0
+
+    def retrying(self, watcher: Watcher) -> tenacity.AsyncRetrying:
+        """Calls what it is given until that returns. Raises GaveUp after the last try."""
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            stop=tenacity.stop_after_attempt(self.tries),
+            wait=self._wait,
+            before_sleep=lambda state: _say(state, watcher),
+            retry_error_callback=_give_up,
+        )
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        """Drawn between nothing and a limit that doubles: a crowd that was cut off does not come back as one."""
+        drawn = tenacity.wait_random_exponential(multiplier=FIRST, max=self.longest)(state)
+        failure = _failure(state)
+        return drawn + (failure.retry_after or 0.0)
+
+
+def _failure(state: tenacity.RetryCallState) -> Transient:
+    failure = state.outcome.exception() if state.outcome else None
+    assert isinstance(failure, Transient)
+    return failure
+
+
+def _say(state: tenacity.RetryCallState, watcher: Watcher) -> None:
+    watcher.waiting(str(_failure(state)), state.upcoming_sleep)
+
+
+def _give_up(state: tenacity.RetryCallState) -> None:
+    failure = _failure(state)
+    raise GaveUp(f"{failure}; gave up after {state.attempt_number} tries") from failure

@@ -1,0 +1,192 @@
+"""From an export to a verified file: resume, download, verify, and only then the name that was asked for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from streamer.client.download import Download, Remote, verify
+from streamer.client.errors import LocalFileError, Replaced, VerificationFailed
+from streamer.client.partial import PartialFile, in_the_way, sha256_of, total
+from streamer.client.pieces import missing
+from streamer.client.status import ExportStatus
+from streamer.protocol.ranges import Slice
+
+LEAST_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
+LARGEST_PIECE = 16 * LEAST_PIECE
+PIECES_EACH = 4  # at least, where the export is large enough: the connections end at about the same time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A file that is whole and verified. `already_there` is how many of its bytes earlier runs had brought."""
+
+    path: Path
+    export_id: UUID
+    bytes: int
+    rows: int
+    sha256: str
+    already_there: int
+
+
+async def save(remote: Remote, target: Path, *, connections: int, force: bool) -> Saved:
+    """Raises StreamerError in all its kinds; what has come by then stays in FILE.part, if it can be gone on with."""
+    status = await remote.living_status()
+    if not force and (done := await asyncio.to_thread(_done_already, target, status)):
+        remote.watcher.received(done.bytes)
+        return done
+    with PartialFile(target) as part:
+        part.begin(remote.address, status, force=force)
+        try:
+            in_pieces = part.pieces is not None or (connections > 1 and status.completed)
+            fetch = _Pieces(remote, part, status, connections) if in_pieces else _Beginning(remote, part, status)
+            already_there = await fetch.run()
+            final = await remote.completed_status()
+            verify(final, length=part.length, sha256=part.sha256, named=fetch.named_sha256)
+        except Replaced:
+            raise  # what is here is of the export that was
+        except VerificationFailed:
+            part.discard()  # to go on with it would fail in the same way
+            raise
+        await part.finish(force=force)
+        return _saved(target, final, already_there)
+
+
+def check_target(target: Path, *, force: bool, new: bool) -> None:
+    """Raises LocalFileError where it can be said early that nothing can be saved there; `new` for a new export."""
+    if target.exists() and not target.is_file():
+        raise LocalFileError(f"{target} is no regular file; -o - writes to standard output")
+    if not target.parent.is_dir():
+        raise LocalFileError(f"{target.parent} is no folder")
+    if new and not force:
+        if target.exists():
+            raise in_the_way(target)
+        part = PartialFile(target)
+        if part.path.exists():
+            with part:
+                part.refuse_if_begun()
+
+
+def discard_part(target: Path) -> None:
+    """Of an export that will never be whole."""
+    with PartialFile(target) as part:
+        part.discard()
+
+
+def _done_already(target: Path, status: ExportStatus) -> Saved | None:
+    """The file, if it is there and is the export. Raises LocalFileError if it is anything else."""
+    if not target.exists():
+        return None
+    same = status.completed and target.stat().st_size == status.progress.bytes
+    if not same or sha256_of(target) != status.sha256:
+        raise in_the_way(target)
+    return _saved(target, status, status.progress.bytes)
+
+
+def _saved(target: Path, status: ExportStatus, already_there: int) -> Saved:
+    assert status.sha256 is not None
+    return Saved(
+        path=target,
+        export_id=status.export_id,
+        bytes=status.progress.bytes,
+        rows=status.progress.processed_rows,
+        sha256=status.sha256,
+        already_there=already_there,
+    )
+
+
+class _Beginning:
+    """From the first byte on, hashed as it comes; also of an export that grows."""
+
+    def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus) -> None:
+        self._remote = remote
+        self._part = part
+        self._status = status
+        self.named_sha256: str | None = None
+
+    async def run(self) -> int:
+        """The number of bytes that were there already."""
+        part, watcher = self._part, self._remote.watcher
+        await part.hash_what_is_there(watcher)
+        already_there = part.length
+        watcher.received(part.length)
+        download = Download(self._remote, self._status.etag, part.length)
+        async with aclosing(download.chunks()) as chunks, _one_behind() as write:
+            async for chunk in chunks:
+                await write(partial(part.append, chunk))
+                watcher.received(part.length)
+        watcher.received(part.length)
+        self.named_sha256 = download.named_sha256
+        return already_there
+
+
+@asynccontextmanager
+async def _one_behind() -> AsyncIterator[Callable[[Callable[[], Coroutine[Any, Any, None]]], Awaitable[None]]]:
+    """What it gives begins a write once the one before has ended well: a chunk is written while the next one comes."""
+    writing: asyncio.Task[None] | None = None
+
+    async def write(begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        nonlocal writing
+        if writing:
+            await writing
+        writing = asyncio.create_task(begin())
+
+    try:
+        yield write
+        if writing:
+            await writing
+    finally:
+        if writing:
+            await asyncio.gather(writing, return_exceptions=True)
+
+
+class _Pieces:
+    """Of a sealed export, over several connections at once; hashed when all of it is there."""
+
+    def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus, connections: int) -> None:
+        self._remote = remote
+        self._part = part
+        self._status = status
+        self._connections = connections
+        self.named_sha256: str | None = None
+
+    async def run(self) -> int:
+        """The number of bytes that were there already."""
+        part, length = self._part, self._status.progress.bytes
+        await part.use_pieces(length)
+        assert part.pieces is not None
+        already_there = total(part.pieces)
+        self._remote.watcher.received(already_there)
+        most = min(max(length // (PIECES_EACH * self._connections), LEAST_PIECE), LARGEST_PIECE)
+        wanted = missing(list(part.pieces), length, most)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._connections):
+                    group.create_task(self._fetch(wanted))
+        except ExceptionGroup as failures:
+            raise _worst(failures.exceptions) from None
+        await part.hash_what_is_there(self._remote.watcher)
+        return already_there
+
+    async def _fetch(self, wanted: Iterator[Slice]) -> None:
+        part = self._part
+        for piece in wanted:  # each connection takes the next one
+            download = Download(self._remote, self._status.etag, piece.start, piece.stop)
+            position = piece.start
+            async with aclosing(download.chunks()) as chunks:
+                async for chunk in chunks:
+                    await part.write_piece(position, chunk)
+                    position += len(chunk)
+                    self._remote.watcher.received(total(part.pieces or []))
+            self.named_sha256 = download.named_sha256 or self.named_sha256
+            part.note_pieces()
+
+
+def _worst(failures: Iterable[Exception]) -> Exception:
+    """The one that no repetition helps against, if there is one."""
+    ordered = sorted(failures, key=lambda failure: not isinstance(failure, VerificationFailed))
+    return ordered[0]

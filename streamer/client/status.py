@@ -1,0 +1,75 @@
+"""What the server says of an export: its status, read from JSON."""
+
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from streamer.client.errors import ExportFailed, ExportGone, Refused
+from streamer.model import State
+
+Form = TypeVar("Form")
+
+
+class ExportProgress(msgspec.Struct, frozen=True, rename="camel"):
+    """Rows are data records, without the header; `bytes` are those that can be downloaded; `percentage` is 0 to 100."""
+
+    processed_rows: int
+    bytes: int
+    percentage: float
+    total_rows: int | None = None
+    estimated: bool = True  # of total_rows
+    rows_per_second: int = 0
+
+
+class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """An export at one moment. `sha256` (hexadecimal) and the exact length in bytes are known once it is completed."""
+
+    export_id: UUID
+    state: State = msgspec.field(name="status")
+    progress: ExportProgress
+    etag: str
+    error: str | None = None
+    sha256: str | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    snapshot_at: datetime | None = None
+    expires_at: datetime | None = None
+    dataset: str = ""
+    columns: tuple[str, ...] = ()
+    query: dict[str, Any] = {}
+
+    @property
+    def completed(self) -> bool:
+        return self.state is State.COMPLETED
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is completed, and its file is gone."""
+        return self.completed and self.expires_at is None
+
+    def raise_if_ended_badly(self) -> None:
+        """Raises ExportFailed and ExportGone."""
+        if self.state is State.FAILED:
+            raise ExportFailed(f"export {self.export_id} failed on the server: {self.error}")
+        if self.state is State.CANCELLED:
+            raise ExportGone(f"export {self.export_id} was cancelled")
+
+
+class ExportPage(msgspec.Struct, frozen=True, rename="camel"):
+    exports: list[ExportStatus]
+    next_cursor: str | None = None
+
+
+class Created(msgspec.Struct, frozen=True, rename="camel"):
+    export_id: UUID
+
+
+def read_json(body: bytes, form: type[Form], url: str) -> Form:
+    """Raises Refused where it is not what a streamer says."""
+    try:
+        return msgspec.json.decode(body, type=form)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"what answers at {url} is not a streamer: {error}") from error

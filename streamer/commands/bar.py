@@ -1,0 +1,96 @@
+"""The progress of one download, in two lines that fit into 80 columns.
+
+    us.csv ━━━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━  71 %  620.1 MB  413.2 MB/s  0:00:01
+    processing, 7,085,114 of about 10,000,000 rows
+
+The first one is what has come; the second what the server says, and why nothing comes if nothing does.
+"""
+
+from collections.abc import Iterable
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from streamer.client import ExportStatus, Watcher
+
+LONGEST_NAME = 20  # characters
+
+
+class Bar(Watcher):
+    """On stderr, while it is a context, once there is something to see."""
+
+    def __init__(self, name: str) -> None:
+        shown = name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+        self._drawn = _TwoLines()
+        self._task = self._drawn.add_task(shown, total=None)
+        self._server_says = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._drawn.stop()
+
+    def status(self, status: ExportStatus) -> None:
+        progress = status.progress
+        total: float | None = None
+        if status.completed:
+            total = progress.bytes
+        elif progress.percentage:
+            total = progress.bytes * 100 / progress.percentage
+        self._server_says = f"{status.state}, {rows_of(status)} rows"
+        self._drawn.update(self._task, total=total)
+        self._draw(self._server_says)
+
+    def received(self, count: int) -> None:
+        self._drawn.update(self._task, completed=count)
+        self._draw(self._server_says)
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        self._draw(f"{reason}; again in {seconds:.1f} s")
+
+    def checking(self, count: int) -> None:
+        self._drawn.update(self._task, completed=count)
+        self._draw("reading what earlier runs have brought")
+
+    def _draw(self, note: str) -> None:
+        self._drawn.note = note
+        self._drawn.start()
+
+
+class _TwoLines(Progress):
+    note = ""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TaskProgressColumn("{task.percentage:>3.0f} %"),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            expand=True,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.note, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def rows_of(status: ExportStatus) -> str:
+    """How many rows of how many."""
+    done, total = status.progress.processed_rows, status.progress.total_rows
+    if status.completed or total is None:
+        return f"{done:,}"
+    return f"{done:,} of {'about ' if status.progress.estimated else ''}{total:,}"

@@ -1,0 +1,346 @@
+"""`streamer pull` and `streamer export`: a verified file, or an exit status that says why not."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamer.commands.options import (
+    ask,
+    json_option,
+    key_for,
+    needs_rich,
+    print_json,
+    reported,
+    server_options,
+)
+
+if TYPE_CHECKING:
+    from streamer.client import Client, Export, Patience
+    from streamer.commands.bar import Bar
+
+STDOUT = "-"
+POLL = 0.5  # seconds between two looks at a status, for the progress bar
+EXIT_STATUSES = """
+\b
+Exit status:
+  0    FILE is there, whole and verified
+  1    refused by the server, or FILE cannot be written
+  2    wrong usage
+  3    the export failed on the server
+  4    the export was cancelled or deleted, has expired, or never was
+  5    gave up: --max-time is over, or too many tries brought nothing
+  6    verification failed: not the bytes that the server sealed
+  130  interrupted
+
+After 1, 5 and 130 the same `streamer pull` goes on with FILE.part.
+"""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a download is to be done."""
+
+    output: str | None
+    force: bool
+    connections: int
+    max_time: float | None
+    retries: int
+    timeout: float
+    quiet: bool
+    as_json: bool
+
+    @property
+    def patience(self) -> "Patience":
+        from streamer.client import Patience  # noqa: PLC0415 - see the package
+
+        return Patience(tries=self.retries, silence=self.timeout)
+
+    @property
+    def to_stdout(self) -> bool:
+        return self.output == STDOUT
+
+    def target(self, default: str) -> Path:
+        """In a folder that is named the file has its default name."""
+        path = Path(self.output or default)
+        return path / default if path.is_dir() else path
+
+    def check(self) -> None:
+        if self.to_stdout and self.as_json:
+            raise click.UsageError("--json writes to standard output, and so does -o -")
+        if self.to_stdout and self.connections > 1:
+            raise click.UsageError("-o - takes the bytes in their order: --connections is for files")
+
+
+Command = Callable[..., None]
+
+
+def download_options(command: Command) -> Command:
+    for option in reversed(
+        [
+            click.option("-o", "--output", metavar="FILE", help="Where to save; `-` is standard output."),
+            click.option("--force", is_flag=True, help="Replace FILE, and a FILE.part of another export."),
+            click.option("--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up."),
+            click.option(
+                "--retries",
+                type=click.IntRange(min=1),
+                default=10,
+                show_default=True,
+                help="Tries in a row that may bring nothing.",
+            ),
+            click.option(
+                "--timeout",
+                type=click.FloatRange(min=0, min_open=True),
+                default=30.0,
+                show_default=True,
+                metavar="SECONDS",
+                help="A connection that is silent for so long is given up for a new one.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="No progress bar. There is none without a terminal."),
+        ]
+    ):
+        command = option(command)
+    return server_options(json_option(command))
+
+
+@click.command(epilog=EXIT_STATUSES)
+@click.argument("target", metavar="URL|EXPORT_ID")
+@download_options
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Fetch a completed export in pieces, so many at once.",
+)
+def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
+    """Download an export, to its end, whatever breaks on the way.
+
+    An export that is still running is followed. What breaks is gone on with, also by the next run: until FILE is whole
+    and its SHA-256 is that of the server, it is called FILE.part. Without -o, FILE is export_ID.csv.
+
+    \b
+    Examples:
+      streamer pull http://127.0.0.1:8080/exports/ID/download -o users.csv
+      streamer pull ID --connections 4 -o users.csv
+      streamer pull ID -o - | gzip > users.csv.gz
+    """
+    wish = Wish(**options)
+    wish.check()
+    with reported(as_json=wish.as_json):
+        from streamer.client.address import address_of  # noqa: PLC0415 - see the package
+
+        address = address_of(target, server)
+    path = wish.target(f"export_{address.export_id}.csv")
+    with reported(as_json=wish.as_json, remedy=lambda: _kept(path, "the same command")), _watched(wish, path) as bar:
+        key = key_for(target, server, api_key)
+        work = partial(_fetch, target=target, path=path, wish=wish, bar=bar)
+        result = ask(address.server, key, work, patience=wish.patience, watcher=bar)
+    _done(result, path, wish)
+
+
+@click.command(epilog=EXIT_STATUSES)
+@click.option("--dataset", default="users", show_default=True, help="What to export.")
+@click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="A condition; COLUMN__gte, __gt, __lte, __lt compare. Several for one column: any of them.",
+)
+@click.option("--columns", metavar="NAMES", help="Separated by commas, in this order; all by default.")
+@click.option("--set", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter: delimiter=tab.")
+@click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the export on the server without asking.")
+@download_options
+def export(
+    *,
+    dataset: str,
+    conditions: tuple[str, ...],
+    columns: str | None,
+    parameters: tuple[str, ...],
+    cancel_on_interrupt: bool,
+    server: str,
+    api_key: str | None,
+    **options: Any,
+) -> None:
+    """Start an export and download it, in one.
+
+    Ctrl-C asks whether the export is to be cancelled on the server, too; without a terminal it goes on there.
+
+    \b
+    Examples:
+      streamer export --where country_code=US --columns id,email -o us.csv
+      streamer export --where lifetime_value__gte=500 --set delimiter=tab -o best.tsv
+    """
+    wish = Wish(connections=1, **options)
+    wish.check()
+    asked = {"dataset": dataset, "columns": columns.split(",") if columns else None, "where": _pairs(conditions)}
+    asked.update(_pairs(parameters))
+    begun = _Begun(wish)
+    with reported(as_json=wish.as_json, remedy=begun.how_to_go_on):
+        if wish.output and not wish.to_stdout:
+            from streamer.client.client import check_new_target  # noqa: PLC0415 - see the package
+
+            check_new_target(Path(wish.output), force=wish.force)
+        try:
+            with _watched(wish, Path(wish.output or "export")) as bar:
+                work = partial(begun.fetch, asked=asked, bar=bar)
+                result = ask(server, api_key, work, patience=wish.patience, watcher=bar)
+        except KeyboardInterrupt:
+            if begun.url and (cancel_on_interrupt or _wants_to_cancel()):
+                ask(server, api_key, begun.cancel)
+            raise
+    _done(result, begun.path, wish)
+
+
+class _Begun:
+    """The export that this command has begun, once the server has said so."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self.url: str | None = None
+        self.path = Path()
+        self._cancelled = False
+
+    async def fetch(self, client: "Client", *, asked: dict[str, Any], bar: "Bar | None") -> dict[str, Any]:
+        export = await client.export(**asked)
+        self.url = export.url
+        self.path = self._wish.target(f"export_{export.id}.csv")
+        return await _fetch(client, target=export.url, path=self.path, wish=self._wish, bar=bar)
+
+    async def cancel(self, client: "Client") -> None:
+        assert self.url
+        from streamer.client.saving import discard_part  # noqa: PLC0415 - see the package
+
+        await client.get(self.url).cancel()
+        self._cancelled = True
+        if not self._wish.to_stdout:
+            discard_part(self.path)
+
+    def how_to_go_on(self) -> str | None:
+        if self._cancelled:
+            return "the export is cancelled on the server, too"
+        if self.url is None or self._wish.to_stdout:
+            return None
+        return f"the export goes on; `streamer pull {self.url} -o {self.path}` fetches it"
+
+
+def _wants_to_cancel() -> bool:
+    """Whoever presses Ctrl-C once more, or cannot be asked, leaves the export alone."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return click.confirm("Cancel the export on the server, too?", err=True)
+    except click.Abort:
+        return False
+
+
+@contextmanager
+def _watched(wish: Wish, path: Path) -> Iterator["Bar | None"]:
+    """A progress bar, where there is a terminal for it."""
+    if wish.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from streamer.commands.bar import Bar  # noqa: PLC0415 - its packages are an extra of their own
+    except ImportError as error:
+        raise needs_rich("the progress bar", "--quiet") from error
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the terminal gets its cursor back
+    with Bar("standard output" if wish.to_stdout else path.name) as bar:
+        yield bar
+
+
+async def _fetch(client: "Client", *, target: str, path: Path, wish: Wish, bar: "Bar | None") -> dict[str, Any]:
+    """Downloads, and tells of it as `--json` does."""
+    export = client.get(target)
+    begin = time.monotonic()
+    async with _polling(export, bar):
+        if wish.to_stdout:
+            await _to_stdout(export, wish, bar)
+            return {}
+        saved = await export.save(path, connections=wish.connections, force=wish.force, max_time=wish.max_time)
+    return {
+        "exitStatus": 0,
+        "file": str(saved.path),
+        "exportId": str(saved.export_id),
+        "bytes": saved.bytes,
+        "rows": saved.rows,
+        "sha256": saved.sha256,
+        "alreadyThere": saved.already_there,
+        "seconds": round(time.monotonic() - begin, 3),
+    }
+
+
+async def _to_stdout(export: "Export", wish: Wish, bar: "Bar | None") -> None:
+    from streamer.client.client import within  # noqa: PLC0415 - see the package
+
+    count = 0
+    async with within(wish.max_time), aclosing(export.stream()) as chunks:
+        async for chunk in chunks:
+            await asyncio.to_thread(_write, chunk)
+            count += len(chunk)
+            if bar:
+                bar.received(count)
+
+
+def _write(chunk: bytes) -> None:
+    """To standard output, past all buffers."""
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[os.write(sys.stdout.fileno(), rest) :]
+
+
+@asynccontextmanager
+async def _polling(export: "Export", bar: "Bar | None") -> AsyncIterator[None]:
+    """The bar is told how far the export is on the server. What goes wrong with that, the download sees for itself."""
+    task = asyncio.create_task(_poll(export)) if bar else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _poll(export: "Export") -> None:
+    from streamer.client import StreamerError  # noqa: PLC0415 - see the package
+
+    while True:
+        await asyncio.sleep(POLL)
+        with suppress(StreamerError):
+            if (await export.glance()).state.final:
+                return
+
+
+def _kept(path: Path, who: str) -> str | None:
+    part = path.with_name(f"{path.name}.part")
+    if not part.exists() or not part.stat().st_size:
+        return None
+    return f"{part} has what came so far; {who} goes on with it"
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
+    """NAME=VALUE; a name that comes several times has a list."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise click.UsageError(f"{text!r} is not of the form NAME=VALUE")
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _done(result: dict[str, Any], path: Path, wish: Wish) -> None:
+    if wish.as_json:
+        print_json(result)
+    elif result and not wish.quiet and sys.stderr.isatty():
+        click.echo(f"{path}: {result['rows']:,} rows, {result['bytes']:,} bytes, verified", err=True)

@@ -1,0 +1,71 @@
+"""Exports as tables that fit into 80 columns."""
+
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from streamer.client import ExportStatus
+from streamer.commands.bar import rows_of
+
+COLOURS = {"completed": "green", "failed": "red", "cancelled": "dim", "removed": "dim", "processing": "cyan"}
+USUAL = (("delimiter", ","), ("quoteChar", '"'))  # what nobody had to ask for
+
+
+def print_list(found: Iterable[ExportStatus]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("EXPORT", "STATE"):
+        table.add_column(name, no_wrap=True)
+    for name in ("ROWS", "SIZE", "CREATED"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for status in found:
+        rows, size = f"{status.progress.processed_rows:,}", decimal(status.progress.bytes)
+        table.add_row(str(status.export_id), _state(status), rows, size, _short(status.created_at))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def print_status(status: ExportStatus) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    shown = {
+        "export": str(status.export_id),
+        "state": _state(status),
+        "error": status.error,
+        "dataset": status.dataset,
+        "columns": ", ".join(status.columns),
+        "query": ", ".join(f"{name}={value}" for name, value in status.query.items() if (name, value) not in USUAL),
+        "rows": rows_of(status),
+        "bytes": f"{status.progress.bytes:,}",
+        "created": _moment(status.created_at),
+        "snapshot": _moment(status.snapshot_at),
+        "completed": _moment(status.completed_at),
+        "expires": _moment(status.expires_at),
+        "sha256": status.sha256,
+    }
+    for name, value in shown.items():
+        if value:
+            table.add_row(name, value)
+    Console().print(table)
+
+
+def _state(status: ExportStatus) -> str:
+    name = "removed" if status.removed else str(status.state)
+    colour = COLOURS.get(name)
+    return f"[{colour}]{name}[/]" if colour else name
+
+
+def _short(moment: datetime | None) -> str:
+    """In 8 characters: the time of today, or the date."""
+    if moment is None:
+        return ""
+    local, today = moment.astimezone(), datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if local.date() == today else "%y-%m-%d")
+
+
+def _moment(moment: datetime | None) -> str:
+    """In the time of this machine, to the second."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""

@@ -1,0 +1,65 @@
+"""The list of exports, newest first, page by page.
+
+A page says where the next one begins: its cursor is the place of its last export, so what is created meanwhile moves
+nothing, and no page is longer to find than the first.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from aiohttp import web
+
+from streamer.errors import BadParameter, shown
+from streamer.model import Export, Place, State
+
+PARAMETERS = ("cursor", "limit", "status")
+DEFAULT_LIMIT = 20  # exports
+MOST = 100  # exports
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds, and an id
+
+
+def read_page(request: web.Request) -> tuple[list[State], Place | None, int]:
+    """States (none for any), where to begin, and how many exports at most. Raises BadParameter."""
+    if unknown := sorted(set(request.query) - set(PARAMETERS)):
+        raise BadParameter(unknown[0], f"is not a parameter of the list; allowed are {', '.join(PARAMETERS)}")
+    return _states(request), _place(request), _limit(request)
+
+
+def cursor(export: Export) -> str:
+    """The place of an export in the list, as text."""
+    return f"{(export.created_at - EPOCH) // timedelta(microseconds=1)}.{export.id}"
+
+
+def _states(request: web.Request) -> list[State]:
+    named = [name.strip() for text in request.query.getall("status", []) for name in text.split(",")]
+    for name in named:
+        if name not in set(State):
+            raise BadParameter("status", f"{shown(name)!r} is none; allowed are {', '.join(State)}")
+    return [State(name) for name in named]
+
+
+def _place(request: web.Request) -> Place | None:
+    text = _once(request, "cursor")
+    if text is None:
+        return None
+    if found := CURSOR.fullmatch(text):
+        return EPOCH + timedelta(microseconds=int(found[1])), UUID(found[2])
+    raise BadParameter("cursor", "must be the nextCursor of another page")
+
+
+def _limit(request: web.Request) -> int:
+    text = _once(request, "limit")
+    if text is None:
+        return DEFAULT_LIMIT
+    if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MOST:
+        return int(text)
+    raise BadParameter("limit", f"must be a number from 1 to {MOST}")
+
+
+def _once(request: web.Request, name: str) -> str | None:
+    texts = request.query.getall(name, [])
+    if len(texts) > 1:
+        raise BadParameter(name, f"must be given once, not {len(texts)} times")
+    return texts[0] if texts else None

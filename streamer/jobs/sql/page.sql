@@ -1,0 +1,16 @@
+-- The newest exports before a place in the list, in one of the states given, or in any. Two more limits than one: $5 is
+-- for the bytes of what was asked for, because a list is put together in memory. `found` counts one beyond the page.
+SELECT * FROM (
+    SELECT *, count(*) OVER () AS found, row_number() OVER newest AS place,
+        sum(length(spec)) OVER newest - length(spec) AS ahead
+    FROM (
+        SELECT * FROM streamer.exports
+        WHERE (cardinality($1::text[]) = 0 OR state = ANY($1::text[]))
+          AND (created_at, id) < (coalesce($2, 'infinity'::timestamptz), $3::uuid)
+        ORDER BY created_at DESC, id DESC
+        LIMIT $4 + 1
+    ) AS candidates
+    WINDOW newest AS (ORDER BY created_at DESC, id DESC)
+) AS page
+WHERE place <= $4 AND ahead < $5
+ORDER BY place

@@ -1,0 +1,453 @@
+"""`streamer pull` and its sisters as real processes: the file, the one sentence, the exit status.
+
+Whatever ends a run early, the file is not there, and the next run goes on with the part, or says why it cannot.
+"""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.acceptance.gated import DATASET, GATES, Gated, body, frontier
+from tests.acceptance.process import STREAMER, TREE, Process, streamer
+from tests.acceptance.relay import StallingRelay, relaying
+from tests.conftest import connected
+from tests.exporting import until
+from tests.integration.pretender import pretending, says
+
+FIRST = frontier(GATES[0])
+STALL = 2_000_000  # bytes that a pull gets before it is held
+VERBS = ("pull", "export", "ls", "status", "cancel", "rm")
+HELD = "CREATE FUNCTION held() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM (SELECT pg_advisory_lock_shared(8)) AS lock'"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "local"
+    folder.mkdir()
+    return folder
+
+
+async def run(folder: Path, *arguments: str, exit_status: int = 0, place: Mapping[str, str] | None = None) -> Process:
+    """`place` is what the environment says of the server."""
+    async with streamer(*arguments, folder=folder, environment=place) as process:
+        code = await process.exit_code()
+    assert code == exit_status, (process.stdout, process.stderr)
+    return process
+
+
+def sentence(process: Process) -> str:
+    """The first of at most two lines, which is the reason; the second says how to go on."""
+    assert 1 <= len(process.stderr) <= 2, process.stderr
+    assert process.stderr[0].startswith("streamer: ")
+    assert "Traceback" not in "".join(process.stderr)
+    return process.stderr[0]
+
+
+def content_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+async def grown(path: Path, size: int) -> None:
+    async def there() -> bool:
+        return size_of(path) >= size
+
+    await until(there, f"{path.name} has {size} bytes")
+
+
+@asynccontextmanager
+async def stalled(gated: Gated, url: str, folder: Path, *options: str) -> AsyncIterator[tuple[Process, StallingRelay]]:
+    """A pull that has a part of the file, and waits for more."""
+    relay = StallingRelay(gated.server.url, STALL)
+    async with relaying(relay) as relayed:
+        target = url.replace(gated.server.url, relayed)
+        async with streamer("pull", target, "-o", "x.csv", *options, folder=folder) as process:
+            await grown(folder / "x.csv.part", STALL // 2)
+            yield process, relay
+
+
+async def test_an_export_is_begun_and_followed_to_a_verified_file(gated: Gated, folder: Path) -> None:
+    arguments = (
+        "export",
+        "--dataset",
+        DATASET,
+        "--where",
+        "id__lte=100",
+        "--columns",
+        "text,id",
+        "-o",
+        "x.csv",
+        "--json",
+    )
+    process = await run(folder, *arguments, place={"STREAMER_URL": gated.server.url})
+    told = json.loads(process.stdout[0])
+    lines = (content_of(folder / "x.csv") or b"").splitlines()
+    assert lines[0] == b"text,id"
+    assert told["rows"] == len(lines) - 1 == 100
+    assert told["exitStatus"] == 0
+    assert process.stderr == []
+    assert names(folder) == {"x.csv"}
+
+
+async def test_a_growing_export_is_pulled_to_its_end(gated: Gated, folder: Path) -> None:
+    url = await gated.held()
+    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+        await grown(folder / "x.csv.part", FIRST)
+        await gated.open_all()
+        assert await process.exit_code() == 0
+    assert content_of(folder / "x.csv") == body()
+    assert (process.stdout, process.stderr) == ([], [])
+
+
+async def test_a_part_is_gone_on_with_while_the_export_grows(gated: Gated, folder: Path) -> None:
+    url = await gated.held()
+    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+        await grown(folder / "x.csv.part", FIRST)
+        process.signal(signal.SIGKILL)
+        await process.exit_code()
+    async with streamer("pull", url, "-o", "x.csv", "--json", folder=folder) as process:
+        await gated.open_all()
+        assert await process.exit_code() == 0
+    assert content_of(folder / "x.csv") == body()
+    assert json.loads(process.stdout[0])["alreadyThere"] == FIRST
+
+
+@pytest.mark.parametrize("connections", ["1", "3"])
+async def test_a_killed_pull_of_a_sealed_export_is_gone_on_with(gated: Gated, folder: Path, connections: str) -> None:
+    url = await gated.sealed()
+    async with stalled(gated, url, folder, "--connections", connections) as (process, _):
+        process.signal(signal.SIGKILL)
+        await process.exit_code()
+    await run(folder, "pull", url, "-o", "x.csv", "--connections", connections)
+    assert content_of(folder / "x.csv") == body()
+    assert names(folder) == {"x.csv"}
+
+
+async def test_standard_output_gets_all_of_it(gated: Gated, folder: Path) -> None:
+    url = await gated.sealed()
+    process = await run(folder, "pull", url, "-o", "-")
+    assert "\n".join(process.stdout).encode() + b"\n" == body()
+    assert names(folder) == set()
+
+
+async def test_an_export_that_fails_in_the_middle_is_3(gated: Gated, folder: Path) -> None:
+    url = await gated.held()
+    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+        await grown(folder / "x.csv.part", FIRST)
+        await gated.fail(url)
+        assert await process.exit_code() == 3
+    assert "failed on the server" in sentence(process)
+    assert names(folder) == {"x.csv.part", "x.csv.part.json"}
+    assert "failed on the server" in sentence(await run(folder, "pull", url, "-o", "x.csv", exit_status=3))
+
+
+async def test_an_export_that_is_cancelled_is_4(gated: Gated, folder: Path) -> None:
+    url = await gated.held()
+    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+        await grown(folder / "x.csv.part", FIRST)
+        await gated.cancel(url)
+        assert await process.exit_code() == 4
+    assert "was cancelled" in sentence(process)
+    assert "x.csv" not in names(folder)
+
+
+async def test_giving_up_is_5_and_the_next_run_has_the_file(gated: Gated, folder: Path) -> None:
+    url = await gated.sealed()
+    relay = StallingRelay(gated.server.url, STALL)
+    async with relaying(relay) as relayed:
+        target = url.replace(gated.server.url, relayed)
+        process = await run(folder, "pull", target, "-o", "x.csv", "--max-time", "1", exit_status=5)
+    assert "not done within 1 s" in sentence(process)
+    assert "goes on with it" in process.stderr[1]
+    await run(folder, "pull", url, "-o", "x.csv")
+    assert content_of(folder / "x.csv") == body()
+
+
+async def test_a_silent_connection_is_left_for_a_new_one(gated: Gated, folder: Path) -> None:
+    url = await gated.sealed()
+    async with stalled(gated, url, folder, "--timeout", "0.3", "--connections", "4") as (process, _):
+        assert await process.exit_code() == 0
+    assert content_of(folder / "x.csv") == body()
+
+
+async def test_a_wrong_hash_is_6_and_a_page_of_html_is_1(folder: Path) -> None:
+    async with pretending(b"id\n1\n") as pretender:
+        pretender.sha256 = "0" * 64
+        process = await run(folder, "pull", pretender.download, "-o", "x.csv", "--json", exit_status=6)
+        assert json.loads(process.stdout[0])["exitStatus"] == 6
+        pretender.statuses = [says(200)]
+        assert "not a streamer" in sentence(await run(folder, "pull", pretender.download, exit_status=1))
+    assert names(folder) == set()
+
+
+async def test_the_key_is_sent_to_its_server_and_to_no_other(folder: Path) -> None:
+    async with pretending(b"id\n1\n") as ours, pretending(b"id\n2\n") as other:
+        place = {"STREAMER_URL": ours.url, "STREAMER_API_KEY": "secret"}
+        await run(folder, "pull", str(ours.id), "-o", "x.csv", place=place)
+        await run(folder, "pull", ours.download, "-o", "y.csv", place=place)
+        await run(folder, "pull", other.download, "-o", "z.csv", place=place)
+        await run(folder, "status", other.download, "--json", place=place)
+    assert ours.authorizations == {"Bearer secret"}
+    assert other.authorizations == {None}
+
+
+async def test_without_rich_there_is_a_sentence(folder: Path) -> None:
+    script = "import sys; sys.modules['rich'] = None; from streamer.cli import main; main()"
+    async with pretending(b"id\n1\n") as pretender:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", script, "status", pretender.download),
+            env=environment(folder),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said == b"Error: a table needs the packages of streamer[client]; --json does without\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pull",),
+        ("pull", "x", "--connections", "0"),
+        ("pull", "x", "-o", "-", "--json"),
+        ("pull", "x", "-o", "-", "--connections", "2"),
+        ("export", "--where", "country_code"),
+        ("ls", "--status", "done"),
+    ],
+)
+async def test_wrong_usage_is_2(folder: Path, arguments: Sequence[str]) -> None:
+    process = await run(folder, *arguments, exit_status=2)
+    assert process.stderr[0].startswith("Usage: ")
+
+
+async def test_ctrl_c_leaves_a_part_that_the_next_run_goes_on_with(gated: Gated, folder: Path) -> None:
+    url = await gated.sealed()
+    async with stalled(gated, url, folder) as (process, _):
+        process.signal(signal.SIGINT)
+        assert await process.exit_code() == 130
+    assert sentence(process) == "streamer: interrupted"
+    assert "x.csv.part has what came so far" in process.stderr[1]
+    process = await run(folder, "pull", url, "-o", "x.csv", "--json")
+    assert json.loads(process.stdout[0])["alreadyThere"] >= STALL // 2
+    assert content_of(folder / "x.csv") == body()
+
+
+@pytest.mark.parametrize(("options", "state"), [((), "processing"), (("--cancel-on-interrupt",), "cancelled")])
+async def test_ctrl_c_ends_the_export_on_the_server_where_that_was_asked_for(
+    gated: Gated, folder: Path, options: Sequence[str], state: str
+) -> None:
+    await gated.held()  # it shuts the gates
+    arguments = "export", "--dataset", DATASET, "-o", "x.csv", *options
+    async with streamer(*arguments, folder=folder, environment={"STREAMER_URL": gated.server.url}) as process:
+        await grown(folder / "x.csv.part", FIRST)
+        process.signal(signal.SIGINT)
+        assert await process.exit_code() == 130
+    assert process.stderr[1].startswith("the export ")
+    assert names(folder) == ({"x.csv.part", "x.csv.part.json"} if state == "processing" else set())
+    listed = await run(folder, "ls", "--limit", "1", "--json", place={"STREAMER_URL": gated.server.url})
+    assert json.loads(listed.stdout[0])[0]["status"] == state
+
+
+async def test_two_pulls_at_once_are_one_and_a_sentence(gated: Gated, folder: Path) -> None:
+    url = await gated.sealed()
+    async with stalled(gated, url, folder) as (first, relay):
+        second = await run(folder, "pull", url, "-o", "x.csv", exit_status=1)
+        assert "another pull is writing x.csv.part" in sentence(second)
+        relay.release()
+        assert await first.exit_code() == 0
+    assert content_of(folder / "x.csv") == body()
+
+
+@pytest.mark.parametrize("connections", ["1", "3"])
+async def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(gated: Gated, folder: Path, connections: str) -> None:
+    url = await gated.sealed()
+    limited = [sys.executable, "-c", LIMITED, str(STALL), str(STREAMER), "pull", url, "-o", "x.csv"]
+    process = await asyncio.create_subprocess_exec(
+        *limited, "--connections", connections, cwd=folder, stderr=asyncio.subprocess.PIPE, env=environment(folder)
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode().startswith("streamer: x.csv.part: File too large\n")
+    assert "x.csv" not in names(folder)
+    await run(folder, "pull", url, "-o", "x.csv", "--connections", connections)
+    assert content_of(folder / "x.csv") == body()
+    assert names(folder) == {"x.csv"}
+
+
+async def test_the_server_is_killed_and_comes_back(
+    database: str, session: aiohttp.ClientSession, folder: Path, tmp_path: Path
+) -> None:
+    """A completed export is gone on with; one that nobody has a byte of is run again, and followed all the while."""
+    async with connected(database) as hand:
+        await hand.execute(HELD)
+        await hand.execute("CREATE VIEW waiting AS SELECT held() AS id")
+        await hand.execute("CREATE VIEW large AS SELECT generate_series(1, 1000000) AS id")
+        settings = {"DATABASE_URL": database, "DATASETS": "waiting,large", "API_PORT": str(free_port())}
+        url = f"http://127.0.0.1:{settings['API_PORT']}"
+        place = {"STREAMER_URL": url}
+        async with streamer("serve", folder=tmp_path, environment=settings) as server:
+            await server.url()
+            await run(folder, "export", "--dataset", "large", "-o", "first.csv", place=place)
+            listed = await began(session, url, 1)
+            relay = StallingRelay(url, STALL)
+            async with relaying(relay) as relayed:
+                large = f"{relayed}/exports/{listed[0]['exportId']}"
+                await hand.execute("SELECT pg_advisory_lock(8)")
+                waiting = streamer("export", "--dataset", "waiting", "-o", "w.csv", folder=folder, environment=place)
+                pulling = streamer("pull", large, "-o", "second.csv", "--timeout", "5", folder=folder)
+                async with waiting as waits, pulling as pulls:
+                    await grown(folder / "second.csv.part", STALL // 2)
+                    await began(session, url, 2)
+                    server.signal(signal.SIGKILL)
+                    await server.exit_code()
+                    relay.release()
+                    await asyncio.sleep(0.3)
+                    async with streamer("serve", folder=tmp_path, environment=settings) as again:
+                        await again.url()
+                        await hand.execute("SELECT pg_advisory_unlock(8)")
+                        assert await pulls.exit_code() == 0, pulls.stderr
+                        assert await waits.exit_code() == 0, waits.stderr
+    assert content_of(folder / "second.csv") == content_of(folder / "first.csv")
+    assert content_of(folder / "w.csv") == b"id\n1\n"
+
+
+async def test_the_exports_of_a_server_are_listed_shown_cancelled_and_removed(gated: Gated, folder: Path) -> None:
+    url = await gated.held()
+    place = {"STREAMER_URL": gated.server.url, "COLUMNS": "80"}
+    listed = await run(folder, "ls", place=place)
+    identifier = url.split("/")[-2]
+    assert listed.stdout[1].startswith(f"{identifier} processing")
+    assert all(len(line) <= 80 for line in listed.stdout)
+    shown = await run(folder, "status", identifier, place=place)
+    assert any(re.fullmatch(r"dataset +gated *", line) for line in shown.stdout)
+    assert json.loads((await run(folder, "status", url, "--json")).stdout[0])["status"] == "processing"
+    assert (await run(folder, "cancel", identifier, place=place)).stdout == [f"{identifier} is cancelled"]
+    assert (await run(folder, "cancel", identifier, place=place)).stdout == [f"{identifier} is cancelled"]
+    assert (await run(folder, "rm", identifier, place=place)).stdout == [f"{identifier} is removed"]
+    unknown = await run(folder, "status", "00000000-0000-0000-0000-000000000000", exit_status=4, place=place)
+    assert "there is no export" in sentence(unknown)
+
+
+def test_a_terminal_of_80_columns_shows_a_bar_and_asks_what_ctrl_c_means(folder: Path) -> None:
+    """The question, and the answer yes, by a real pseudo-terminal; the server is a pretender in another process."""
+    script = (
+        "import asyncio\nfrom tests.acceptance.test_pull import pretend_to_be_slow\nasyncio.run(pretend_to_be_slow())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment(folder), stdout=subprocess.PIPE, text=True
+    ) as pretender:
+        assert pretender.stdout
+        url = pretender.stdout.readline().strip()
+        said = in_a_terminal(folder, url)
+        pretender.terminate()
+    screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
+    assert "x.csv" in screen
+    assert "processing, 1 of about 2 rows" in screen
+    assert "Cancel the export on the server, too? [y/N]: y" in screen
+    assert "the export is cancelled on the server, too" in screen
+    assert max(len(line.rstrip()) for line in re.split(r"[\r\n]+", screen)) <= 80
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_help_has_examples_and_comes_without_the_server(folder: Path, verb: str) -> None:
+    process = await run(folder, verb, "--help")
+    text = "\n".join(process.stdout)
+    assert re.search(rf"Examples?:\n +streamer {verb} ", text)
+    if verb in ("pull", "export"):
+        assert re.search(r"Exit status:\n +0 ", text)
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("streamer.cli", {"aiohttp", "asyncpg", "rich", "tenacity", "streamer.client", "streamer.server"}),
+        ("streamer.client", {"asyncpg", "click", "isal", "rich", "streamer.config", "streamer.http", "streamer.jobs"}),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(module: str, unwanted: set[str]) -> None:
+    script = f"import sys, {module}; print('\\n'.join(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=TREE).stdout
+    assert not unwanted & set(found.splitlines())
+
+
+async def test_the_shell_completes_verbs(folder: Path) -> None:
+    completing = {"_STREAMER_COMPLETE": "bash_complete", "COMP_WORDS": "streamer pu", "COMP_CWORD": "1"}
+    assert (await run(folder, place=completing)).stdout == ["plain,pull"]
+
+
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": TREE}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def began(session: aiohttp.ClientSession, url: str, count: int) -> list[dict[str, Any]]:
+    """The list of exports, once the server knows so many, the last of which has been begun."""
+    found: list[dict[str, Any]] = []
+
+    async def known() -> bool:
+        async with session.get(f"{url}/exports") as response:
+            found[:] = (await response.json())["exports"]
+        return len(found) == count and found[0]["startedAt"] is not None
+
+    await until(known, f"the server has {count} exports")
+    return found
+
+
+async def pretend_to_be_slow() -> None:
+    """An export that never ends, until it is cancelled; says its URL."""
+    async with pretending(b"id\n1\n2\n") as pretender:
+        pretender.state = "processing"
+        print(pretender.url, flush=True)
+        await asyncio.Event().wait()
+
+
+def in_a_terminal(folder: Path, url: str) -> str:
+    """What `streamer export` draws there, while Ctrl-C is pressed and the question is answered with yes."""
+    arguments = [str(STREAMER), "export", "-o", "x.csv", "--server", url]
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(folder)
+        os.execve(arguments[0], arguments, {**environment(folder), "TERM": "xterm", "COLUMNS": "80", "LINES": "24"})
+    said = b""
+    for awaited, typed in ((b"of about 2 rows", b"\x03"), (b"[y/N]", b"y\n"), (b"", b"")):
+        while not awaited or awaited not in said:
+            try:
+                said += os.read(terminal, 4096)
+            except OSError:
+                break
+        os.write(terminal, typed)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130, said
+    return said.decode()

@@ -1,0 +1,113 @@
+"""Pulls of one export behind a relay with faults, run after run, until there is a file; what should not have been.
+
+The export is live or sealed, over one connection or several. A run may be broken off as by Ctrl-C, may give up, and
+may then be followed by another one: in the end there is one without faults. After every run there is either the whole
+file and nothing beside it, or no file, and a part that is a beginning of it.
+"""
+
+import asyncio
+import json
+import random
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from streamer.client import Client, GaveUp, Patience
+from tests.acceptance.relay import FaultyRelay, relaying
+from tests.exporting import gated_csv
+
+DATASET = "slow"
+ROWS = 12_000
+BATCH = 600  # rows between two pauses
+PAUSE = 0.01  # seconds
+RUNS = 4  # behind the relay
+FLAWLESS = Patience(tries=5, longest=0.1, silence=5.0)
+SLOW = f"""
+    SELECT CASE WHEN n % {BATCH} = 0 THEN slowly(n) ELSE n END AS id, lpad(n::text, 90, '.') AS filler
+    FROM (SELECT generate_series(1::bigint, {ROWS}) AS n) AS numbers
+"""
+SLOWLY = f"""
+    CREATE FUNCTION slowly(row_number bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_sleep({PAUSE});
+        RETURN row_number;
+    END $$
+"""
+
+
+@cache
+def content() -> bytes:
+    return gated_csv(ROWS)
+
+
+@dataclass
+class Schedule:
+    """One lot, drawn from a seed."""
+
+    url: str  # of the server itself
+    folder: Path
+    seed: int
+    runs: int = 0
+    faults: int = 0  # that have happened
+    gone_on: int = 0  # runs that had a part from an earlier one
+    flaws: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
+        self._target = self.folder / f"{self.seed}.csv"
+        self._part = self._target.with_name(f"{self._target.name}.part")
+
+    async def play(self) -> list[str]:
+        """What should not have been."""
+        sealed = self._chance.random() < 0.5
+        connections = self._chance.choice((1, 1, 3)) if sealed else 1
+        async with Client(self.url) as client:
+            export = await client.export(dataset=DATASET)
+            if sealed:
+                async for _ in export.stream():
+                    pass
+        faults = self._chance.choice((1, 4, 10, 40))
+        relay = FaultyRelay(self.url, self._chance, faults, len(content()))
+        async with relaying(relay) as relayed:
+            for _ in range(RUNS):
+                if self._target.exists():
+                    break
+                await self._run(relayed, str(export.id), connections)
+        self.faults = relay.happened
+        if not self._target.exists():
+            async with Client(self.url, patience=FLAWLESS) as client:
+                await client.get(str(export.id)).save(self._target, connections=connections)
+        self._judge()
+        async with Client(self.url) as client:
+            await client.get(str(export.id)).delete()
+        self._target.unlink()
+        return [f"seed {self.seed}: {flaw}" for flaw in self.flaws]
+
+    async def _run(self, url: str, export_id: str, connections: int) -> None:
+        """One run, which may be broken off."""
+        self.runs += 1
+        self.gone_on += self._part.exists()
+        patience = Patience(tries=self._chance.choice((1, 2, 4, 8)), longest=0.05, silence=0.15)
+        interrupted = self._chance.random() < 0.35
+        limit = self._chance.random() * 0.3 if interrupted else None
+        with suppress(GaveUp, TimeoutError):
+            async with asyncio.timeout(limit), Client(url, patience=patience) as client:
+                await client.get(export_id).save(self._target, connections=connections)
+        self._judge()
+
+    def _judge(self) -> None:
+        if self._target.exists():
+            if self._target.read_bytes() != content():
+                self.flaws.append("a file that is not the export")
+            if leftovers := [path.name for path in self.folder.glob(f"{self._target.name}.*")]:
+                self.flaws.append(f"left beside the file: {leftovers}")
+        elif self._part.exists():
+            self._judge_part()
+
+    def _judge_part(self) -> None:
+        there = self._part.read_bytes()
+        note = json.loads(self._part.with_name(f"{self._part.name}.json").read_bytes())
+        for start, stop in [(0, len(there))] if note["pieces"] is None else note["pieces"]:
+            if there[start:stop] != content()[start:stop]:
+                self.flaws.append(f"a part whose bytes from {start} to {stop} are not those of the export")

@@ -1,0 +1,455 @@
+"""The client against servers that do what ours never does: lie, refuse, replace a file. And a few of its own rules."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Event
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from streamer.client import (
+    Client,
+    ExportFailed,
+    ExportGone,
+    GaveUp,
+    LocalFileError,
+    Patience,
+    Refused,
+    Replaced,
+    VerificationFailed,
+    Watcher,
+    export_to,
+    pull,
+)
+from streamer.client.saving import LEAST_PIECE
+from tests.conftest import Server
+from tests.exporting import create, until
+from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
+
+CONTENT = random.Random(8).randbytes(300_000)
+HALF = 150_000
+QUICK = Patience(tries=3, longest=0.05, silence=1.0)
+
+
+@pytest.fixture
+async def pretender() -> AsyncIterator[Pretender]:
+    async with pretending(CONTENT) as pretender:
+        yield pretender
+
+
+@pytest.fixture
+async def client(pretender: Pretender) -> AsyncIterator[Client]:
+    async with Client(pretender.url, patience=QUICK) as client:
+        yield client
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "users.csv"
+
+
+def part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
+
+
+def note(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part.json")
+
+
+def read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def names(target: Path) -> set[str]:
+    return {path.name for path in target.parent.iterdir()}
+
+
+async def leave_half(pretender: Pretender, target: Path) -> None:
+    """A part from an earlier run, which gave up."""
+    pretender.downloads = [breaks_after(pretender, HALF), *[says(503)] * 2]
+    async with Client(pretender.url, patience=Patience(tries=2, longest=0.01)) as client:
+        with pytest.raises(GaveUp):
+            await client.get(pretender.download).save(target)
+    pretender.downloads.clear()
+    pretender.ranges.clear()
+    assert 0 < part(target).stat().st_size <= HALF
+
+
+async def test_a_whole_file_appears_and_nothing_beside_it(client: Client, pretender: Pretender, target: Path) -> None:
+    saved = await client.get(pretender.id).save(target)
+    assert read(target) == CONTENT
+    assert names(target) == {"users.csv"}
+    assert (saved.bytes, saved.sha256, saved.already_there) == (len(CONTENT), pretender.sha256, 0)
+
+
+async def test_a_part_of_an_earlier_run_is_gone_on_with(client: Client, pretender: Pretender, target: Path) -> None:
+    await leave_half(pretender, target)
+    there = part(target).stat().st_size
+    saved = await client.get(pretender.id).save(target)
+    assert read(target) == CONTENT
+    assert saved.already_there == there
+    assert pretender.ranges == [f"bytes={there}-"]
+
+
+async def test_another_etag_is_refused_before_a_byte_is_appended(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    await leave_half(pretender, target)
+    before = part(target).read_bytes()
+    pretender.replace(bytes(300_000), '"another"')
+    with pytest.raises(Replaced, match="another one now"):
+        await client.get(pretender.id).save(target)
+    assert part(target).read_bytes() == before
+    saved = await client.get(pretender.id).save(target, force=True)
+    assert saved.already_there == 0
+    assert read(target) == bytes(300_000)
+
+
+async def test_an_etag_that_changes_while_it_is_downloaded_is_refused(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """The status is that of the old file still, and the answer to the range is of the new one."""
+
+    async def of_another(request: web.Request) -> web.StreamResponse:
+        headers = {"ETag": '"another"', "Content-Range": f"bytes 10-{len(CONTENT) - 1}/{len(CONTENT)}"}
+        return web.Response(status=206, body=bytes(len(CONTENT) - 10), headers=headers)
+
+    pretender.downloads = [breaks_after(pretender, 10), of_another]
+    with pytest.raises(Replaced):
+        await client.get(pretender.id).save(target)
+    assert read(target) is None
+    assert CONTENT.startswith(part(target).read_bytes())
+
+
+async def test_other_bytes_under_the_same_etag_are_found_by_their_hash(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    await leave_half(pretender, target)
+    pretender.replace(bytes(300_000))
+    with pytest.raises(VerificationFailed, match="SHA-256"):
+        await client.get(pretender.id).save(target)
+    assert names(target) == set()  # to go on with it would be in vain
+    await client.get(pretender.id).save(target)
+    assert read(target) == bytes(300_000)
+
+
+async def test_a_body_that_ends_early_and_well_is_not_the_whole(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    async def short(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT[:HALF], headers={"ETag": pretender.etag})
+
+    pretender.downloads = [short]
+    with pytest.raises(VerificationFailed, match="150000 bytes came, and the export has 300000"):
+        await client.get(pretender.id).save(target)
+    assert read(target) is None
+
+
+async def test_a_range_that_is_not_honoured_is_passed_over_up_to_what_is_there(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    async def whole(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT, headers={"ETag": pretender.etag})
+
+    await leave_half(pretender, target)
+    pretender.downloads = [whole]
+    await client.get(pretender.id).save(target)
+    assert read(target) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "content_range", [f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}", "bytes 7-9/*", "bytes */*", ""]
+)
+async def test_a_wrong_content_range_is_never_appended(
+    client: Client, pretender: Pretender, target: Path, content_range: str
+) -> None:
+    async def wrong(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=206, body=b"x" * 9, headers={"ETag": pretender.etag, "Content-Range": content_range})
+
+    await leave_half(pretender, target)
+    pretender.downloads = [wrong]
+    with pytest.raises((VerificationFailed, Refused)):
+        await client.get(pretender.id).save(target)
+    assert read(target) is None
+    assert not part(target).exists() or CONTENT.startswith(part(target).read_bytes())
+
+
+async def test_a_body_that_is_coded_is_refused(client: Client, pretender: Pretender, target: Path) -> None:
+    async def coded(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"x", headers={"ETag": pretender.etag, "Content-Encoding": "gzip"})
+
+    pretender.downloads = [coded]
+    with pytest.raises(Refused, match="gzip"):
+        await client.get(pretender.id).save(target)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (says(409, detail="the export failed: a view is gone"), ExportFailed, "a view is gone"),
+        (says(410, detail="the export was cancelled"), ExportGone, "was cancelled"),
+        (says(404, detail="there is no export"), ExportGone, "there is no export"),
+        (says(404), Refused, "not a streamer: 404 Not Found"),
+        (says(403, detail="not yours"), Refused, "not yours; is the API key right"),
+        (says(200), Refused, "not a streamer"),
+    ],
+)
+async def test_what_no_repetition_helps_against_is_asked_once(
+    client: Client, pretender: Pretender, target: Path, refusal: tuple[Answer, type[Exception], str]
+) -> None:
+    answer, expected, sentence = refusal
+    pretender.statuses = [answer]
+    with pytest.raises(expected, match=sentence):
+        await client.get(pretender.id).save(target)
+    assert names(target) == set()
+
+
+async def test_a_page_of_html_instead_of_a_download_is_refused(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    pretender.downloads = [says(200)]
+    with pytest.raises(Refused, match="not a streamer"):
+        await client.get(pretender.id).save(target)
+    assert names(target) == set()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_waited_for(client: Client, pretender: Pretender, target: Path, status: int) -> None:
+    pretender.downloads = [says(status, headers={"Retry-After": "1"}, detail="not now")]
+    begin = time.monotonic()
+    await client.get(pretender.id).save(target)
+    assert time.monotonic() - begin >= 1.0
+
+
+async def test_the_time_is_over_also_while_it_waits(client: Client, pretender: Pretender, target: Path) -> None:
+    pretender.downloads = [breaks_after(pretender, HALF), says(503, headers={"Retry-After": "3600"}, detail="not now")]
+    with pytest.raises(GaveUp, match=r"not done within 0\.5 s"):
+        await client.get(pretender.id).save(target, max_time=0.5)
+    assert part(target).exists()
+
+
+async def test_after_the_last_try_it_gives_up(client: Client, pretender: Pretender, target: Path) -> None:
+    pretender.downloads = [says(502)] * QUICK.tries
+    with pytest.raises(GaveUp, match="502 Bad Gateway; gave up after 3 tries"):
+        await client.get(pretender.id).save(target)
+
+
+async def test_bytes_that_come_begin_the_count_anew(client: Client, pretender: Pretender, target: Path) -> None:
+    pretender.downloads = [says(502) if turn % 2 else breaks_after(pretender, 5000) for turn in range(24)]
+    await client.get(pretender.id).save(target)
+    assert read(target) == CONTENT
+
+
+async def test_a_creation_that_is_repeated_has_one_key(client: Client, pretender: Pretender) -> None:
+    pretender.statuses = [says(503), says(429, detail="100 exports are waiting already")]
+    export = await client.export(dataset="users")
+    assert export.id == pretender.id
+    assert len(pretender.keys) == 3
+    assert len(set(pretender.keys)) == 1
+    assert None not in pretender.keys
+
+
+async def test_a_file_that_is_this_export_is_done_and_any_other_is_in_the_way(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    write(target, CONTENT)
+    saved = await client.get(pretender.id).save(target)
+    assert saved.already_there == len(CONTENT)
+    assert pretender.ranges == []
+    write(target, bytes(len(CONTENT)))
+    with pytest.raises(LocalFileError, match="--force"):
+        await client.get(pretender.id).save(target)
+    await client.get(pretender.id).save(target, force=True)
+    assert read(target) == CONTENT
+
+
+async def test_a_part_of_which_nothing_is_known_is_left_alone(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    part(target).write_bytes(CONTENT[:HALF])
+    for known in (None, b"", b"{}", b"[1]", json.dumps({"exportId": "x"}).encode()):
+        if known is not None:
+            note(target).write_bytes(known)
+        with pytest.raises(LocalFileError, match="nothing says of which export"):
+            await client.get(pretender.id).save(target)
+    assert part(target).read_bytes() == CONTENT[:HALF]
+
+
+async def test_a_part_of_another_export_is_in_the_way(client: Client, pretender: Pretender, target: Path) -> None:
+    await leave_half(pretender, target)
+    async with pretending(CONTENT[::-1]) as other, Client(other.url, patience=QUICK) as second:
+        with pytest.raises(LocalFileError, match=f"another export, {pretender.download}"):
+            await second.get(other.id).save(target)
+        await second.get(other.id).save(target, force=True)
+    assert read(target) == CONTENT[::-1]
+
+
+async def test_two_pulls_never_write_the_same_part(client: Client, pretender: Pretender, target: Path) -> None:
+    held = asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse:
+        await held.wait()
+        return pretender.honest(request)
+
+    async def held_part() -> bool:
+        return note(target).exists()
+
+    pretender.downloads = [hold]
+    first = asyncio.create_task(client.get(pretender.id).save(target))
+    await until(held_part, "the first pull has begun")
+    with pytest.raises(LocalFileError, match="another pull"):
+        await client.get(pretender.id).save(target)
+    held.set()
+    await first
+    assert read(target) == CONTENT
+
+
+async def test_pieces_are_gone_on_with_by_any_number_of_connections(
+    client: Client, pretender: Pretender, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.client.saving.LEAST_PIECE", 40_000)
+    pretender.downloads = [pretender_answers(pretender)] * 3 + [says(502)] * 20
+    with pytest.raises(GaveUp):
+        await client.get(pretender.id).save(target, connections=3)
+    known = json.loads(note(target).read_bytes())["pieces"]
+    assert known == [[0, 120_000]]
+    pretender.downloads.clear()
+    saved = await client.get(pretender.id).save(target)
+    assert saved.already_there == 120_000
+    assert read(target) == CONTENT
+    assert names(target) == {"users.csv"}
+
+
+async def test_a_part_from_its_beginning_is_gone_on_with_in_pieces(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    await leave_half(pretender, target)
+    there = part(target).stat().st_size
+    saved = await client.get(pretender.id).save(target, connections=4)
+    assert saved.already_there == there
+    assert read(target) == CONTENT
+    assert len(CONTENT) < LEAST_PIECE
+    assert pretender.ranges == [f"bytes={there}-{len(CONTENT) - 1}"]
+
+
+async def test_a_piece_must_be_exactly_what_was_asked_for(client: Client, pretender: Pretender, target: Path) -> None:
+    async def shifted(request: web.Request) -> web.StreamResponse:
+        headers = {"ETag": pretender.etag, "Content-Range": f"bytes 1-{len(CONTENT) - 1}/{len(CONTENT)}"}
+        return web.Response(status=206, body=CONTENT[1:], headers=headers)
+
+    pretender.downloads = [shifted]
+    with pytest.raises(VerificationFailed, match="were asked for"):
+        await client.get(pretender.id).save(target, connections=2)
+    pretender.downloads = [says_whole(pretender)]
+    with pytest.raises(Refused, match="use one connection"):
+        await client.get(pretender.id).save(target, connections=2)
+    assert read(target) is None
+
+
+async def test_a_stream_raises_where_it_is_not_the_whole(client: Client, pretender: Pretender) -> None:
+    pretender.downloads = [breaks_after(pretender, 1000), breaks_after(pretender, 1000)]
+    assert b"".join([chunk async for chunk in client.get(pretender.id).stream()]) == CONTENT
+    pretender.sha256 = "0" * 64
+    with pytest.raises(VerificationFailed):
+        async for _ in client.get(pretender.id).stream():
+            pass
+
+
+async def test_a_watcher_sees_what_happens(pretender: Pretender, target: Path) -> None:
+    seen: list[str] = []
+
+    class Seeing(Watcher):
+        def received(self, count: int) -> None:
+            seen.append(str(count))
+
+        def waiting(self, reason: str, seconds: float) -> None:
+            seen.append(reason)
+
+    pretender.downloads = [breaks_after(pretender, 1000)]
+    async with Client(pretender.url, patience=QUICK, watcher=Seeing()) as client:
+        await client.get(pretender.id).save(target)
+    assert any("broke" in entry for entry in seen)
+    assert seen[-1] == str(len(CONTENT))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://nobody.invalid"])
+async def test_a_server_that_cannot_be_reached_is_named(address: str) -> None:
+    async with Client(address, patience=QUICK) as client:
+        with pytest.raises(GaveUp, match="cannot be reached"):
+            await client.get("00000000-0000-0000-0000-000000000000").status()
+
+
+async def test_a_blocking_call_works_where_a_loop_is_running(target: Path) -> None:
+    """As in Jupyter: the loop of the caller stands still meanwhile, so the server has one of its own."""
+    address: Future[str] = Future()
+    stop = Event()
+
+    async def serve() -> None:
+        async with pretending(CONTENT) as pretender:
+            address.set_result(pretender.download)
+            await asyncio.to_thread(stop.wait)
+
+    server = asyncio.create_task(asyncio.to_thread(asyncio.run, serve()))
+    download = await asyncio.wrap_future(address)
+    try:
+        assert pull(download, target).bytes == len(CONTENT)
+    finally:
+        stop.set()
+        await server
+
+
+async def test_the_library_against_the_real_server(
+    server: Server, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with Client(server.url) as client:
+        where = {"country_code": ["US", "DE"], "id__lte": 5000}
+        export = await client.export(dataset="users", where=where, columns=["id", "country_code"], delimiter=";")
+        await export.save(tmp_path / "live.csv")
+        lines = (tmp_path / "live.csv").read_text().splitlines()
+        assert lines[0] == "id;country_code"
+        assert {line.partition(";")[2] for line in lines[1:]} == {"US", "DE"}
+        status = await export.status()
+        assert status.completed
+        assert status.progress.processed_rows == len(lines) - 1
+        other = await create(session, server.url, id__lte="10")
+        await other.until("completed")
+        assert [str(found.export_id) async for found in client.exports()] == [other.id, str(export.id)]
+        assert [found async for found in client.exports(status=["failed"])] == []
+        await export.delete()
+        with pytest.raises(ExportGone):
+            await export.save(tmp_path / "gone.csv")
+        with pytest.raises(Refused, match="nope"):
+            await client.export(where={"nope": 1})
+
+
+async def test_export_to_is_one_call(server: Server, tmp_path: Path) -> None:
+    def script() -> int:
+        return export_to(tmp_path / "us.csv", url=server.url, where={"id__lte": 7}).rows
+
+    assert await asyncio.to_thread(script) == 7
+    with pytest.raises(LocalFileError):
+        await asyncio.to_thread(script)
+
+
+def pretender_answers(pretender: Pretender) -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return pretender.honest(request)
+
+    return answer
+
+
+def says_whole(pretender: Pretender) -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT, headers={"ETag": pretender.etag})
+
+    return answer

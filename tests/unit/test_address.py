@@ -1,0 +1,62 @@
+"""What a user pastes, as an address."""
+
+from uuid import UUID
+
+import pytest
+
+from streamer.client.address import address_of, server_url
+from streamer.client.errors import Refused
+
+SERVER = "http://127.0.0.1:8080"
+TEXT = "b42ef8e9-f053-4b3b-ac2a-212af6ebadc3"
+ID = UUID(TEXT)
+
+
+@pytest.mark.parametrize("target", [TEXT, TEXT.upper()])
+def test_an_id_is_at_the_server(target: str) -> None:
+    address = address_of(target, SERVER + "/")
+    assert (address.server, address.export_id) == (SERVER, ID)
+    assert address.status == f"{SERVER}/exports/{TEXT}/status"
+    assert address.download == f"{SERVER}/exports/{TEXT}/download"
+
+
+@pytest.mark.parametrize("end", ["", "/", "/download", "/status", "/events", "/download/"])
+@pytest.mark.parametrize("prefix", ["http://a.example", "https://user:word@a.example:8443/some/where"])
+def test_any_url_of_an_export_is_that_export(prefix: str, end: str) -> None:
+    address = address_of(f"{prefix}/exports/{TEXT}{end}", SERVER)
+    assert (address.server, address.export_id) == (prefix, ID)
+
+
+def test_the_query_of_a_url_stays_with_its_download() -> None:
+    address = address_of(f"{SERVER}/exports/{TEXT}/download?signature=x", "")
+    assert address.download == f"{SERVER}/exports/{TEXT}/download?signature=x"
+    assert address.status == f"{SERVER}/exports/{TEXT}/status"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "x",
+        TEXT[:-1],
+        TEXT.replace("-", ""),
+        f"{{{TEXT}}}",
+        f"urn:uuid:{TEXT}",
+        SERVER,
+        f"{SERVER}/exports/csv",
+        f"{SERVER}/exports/{TEXT}/other",
+        f"{SERVER}/{TEXT}",
+        f"ftp://a.example/exports/{TEXT}",
+        f"/exports/{TEXT}",
+        f"http:///exports/{TEXT}",
+    ],
+)
+def test_anything_else_is_refused_in_a_sentence(target: str) -> None:
+    with pytest.raises(Refused, match="neither the id nor the URL of an export"):
+        address_of(target, SERVER)
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1:8080", "ftp://a", "http://", "http://a?b=c", "http://a#b"])
+def test_a_server_is_named_by_its_url(text: str) -> None:
+    with pytest.raises(Refused, match="not the URL of a server"):
+        server_url(text)
