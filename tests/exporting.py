@@ -23,6 +23,7 @@ from streamer.config import Names
 
 PATIENCE = 20.0  # seconds until a poll gives up
 POLL_INTERVAL = 0.01  # seconds
+SAVED_AS = re.compile(r'attachment; filename="[a-z0-9_-]+_[0-9]{4}-[0-9]{2}-[0-9]{2}[.]csv"')  # without filename=
 
 
 async def until(met: Callable[[], Awaitable[bool]], hope: str, *, within: float = PATIENCE) -> None:

@@ -172,6 +172,7 @@ class ExportQueue:
         if inserted is None:
             del self._live[live.id]
             return False
+        live.export = inserted
         if abandon_after is not None:
             live.leave_if_abandoned(abandon_after, lambda: self._spawn(self._cancel(live.id), "abandoned"))
         self._permits.release()
@@ -242,7 +243,7 @@ class ExportQueue:
             log.warning("export %s is run again: its server died", export.id)
             self._directory.remove(export.id)
             if export.id not in self._live:
-                self._hold(export.id)
+                self._hold(export.id).export = export
             self._permits.release()
 
     async def _sweep(self) -> None:

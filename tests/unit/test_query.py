@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from streamer.model import Condition, ExportSpec, Operator
 from streamer.source.catalog import Column, Dataset
 from streamer.source.database import Connection
-from streamer.source.query import QUOTE_LITERALS, Query, compose, quote_identifier
+from streamer.source.names import quote_identifier
+from streamer.source.query import QUOTE_LITERALS, Query, compose
+
+
+def columns_of(*names: str) -> dict[str, Column]:
+    return {name: Column(name=name, declared="text", type="text", length=None) for name in names}
+
 
 USERS = Dataset(
     name="users",
     schema="public",
     relation="users",
-    columns={
-        name: Column(name=name, declared="text", type="text", length=None) for name in ("id", "name", "country_code")
-    },
+    columns=columns_of("id", "name", "country_code"),
 )
 
 
@@ -137,6 +141,6 @@ async def test_all_values_are_quoted_by_the_server_in_one_question() -> None:
 
 
 async def test_strange_names_of_the_catalog_are_quoted_everywhere() -> None:
-    strange = Dataset(name="odd", schema='s"x', relation="Order Lines", columns=USERS.columns)
+    strange = Dataset(name="odd", schema='s"x', relation="Order Lines", columns=columns_of('a"b', "$1"))
     query = await composed(strange, condition('a"b', Operator.GT, "1"), columns=('a"b', "$1"))
     assert query.sql == 'SELECT "a""b", "$1" FROM "s""x"."Order Lines" WHERE "a""b" > \'1\''

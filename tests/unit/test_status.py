@@ -55,6 +55,7 @@ EXPORT = Export(
     sha256=bytes(range(32)),
     attempts=1,
     served=True,
+    truncated=False,
 )
 
 
@@ -92,6 +93,7 @@ def test_completed_export_in_full() -> None:
         "dataset": "users",
         "columns": ["id", "name"],
         "query": {"delimiter": ",", "quoteChar": '"'},
+        "truncated": False,
         "sha256": bytes(range(32)).hex(),
         "etag": f'"{ID}"',
         "links": {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"},
