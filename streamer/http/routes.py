@@ -44,7 +44,7 @@ def application(
         [
             web.get("/health", _health),
             web.get("/datasets", datasets.list),
-            web.get("/datasets/{name:.+}", datasets.describe),
+            web.get(r"/datasets/{name:[\s\S]+}", datasets.describe),
             web.post("/exports/csv", exports.create),
             web.get("/exports/csv", downloads.stream),
             web.post("/exports", exports.create_job),

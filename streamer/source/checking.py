@@ -6,6 +6,7 @@ refuses there would fail the job, and its message is the one that says why. Noth
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 
 import asyncpg
 
@@ -23,9 +24,7 @@ RETRY_AFTER = 5  # seconds
 WITHOUT_A_TYPE = (Operator.ISNULL, Operator.CONTAINS, Operator.STARTSWITH)  # their values are no values of the type
 DATA_EXCEPTION = "22"  # the class of what input functions say (PostgreSQL documentation, appendix A)
 ITS_OWN_SYNTAX = ("42601", "42602")  # of a type that is a small language: jsonpath, tsquery
-NAMES = "reg"  # types of names begin so: a name that is not there has a code as of a query
-OF_NAMES = "42"
-UNREACHABLE = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+UNANSWERED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
 
 
 class WrongValueError(Exception):
@@ -44,14 +43,18 @@ class ValueCheck:
         self._role = role
 
     async def check(self, dataset: Dataset, conditions: Iterable[Condition]) -> None:
-        """Raises WrongValueError, and Unavailable if the database does not answer."""
+        """Raises WrongValueError, and Unavailable if the database does not answer.
+
+        What it says of anything but a value, it says again of the export, whose failure that is.
+        """
         asked = [condition for condition in conditions if _is_asked(dataset, condition)]
         if not asked:
             return
         try:
-            async with asyncio.timeout(TIMEOUT), open_snapshot(self._pool, role=self._role) as snapshot:
-                await check_values(snapshot.connection, dataset, asked)
-        except UNREACHABLE as error:
+            with suppress(asyncpg.SyntaxOrAccessError):
+                async with asyncio.timeout(TIMEOUT), open_snapshot(self._pool, role=self._role) as snapshot:
+                    await check_values(snapshot.connection, dataset, asked)
+        except UNANSWERED as error:
             raise Unavailable("the database cannot be asked at the moment", retry_after=RETRY_AFTER) from error
 
 
@@ -59,11 +62,10 @@ async def check_values(connection: Connection, dataset: Dataset, conditions: Ite
     """Within a transaction. Raises WrongValueError; any other error of the database is not one of a value."""
     for condition in conditions:
         if _is_asked(dataset, condition):
-            query = await compose_condition(connection, dataset, condition)
             try:
-                await explain(connection, query)
+                await explain(connection, await compose_condition(connection, dataset, condition))
             except asyncpg.PostgresError as error:
-                if not _is_of_a_value(error, dataset.known[condition.column].type):
+                if not _is_of_a_value(error):
                     raise
                 raise WrongValueError(condition, one_line(error.args[0])) from error
 
@@ -72,10 +74,6 @@ def _is_asked(dataset: Dataset, condition: Condition) -> bool:
     return condition.operator not in WITHOUT_A_TYPE and not is_read_here(dataset.known[condition.column])
 
 
-def _is_of_a_value(error: asyncpg.PostgresError, kind: str) -> bool:
+def _is_of_a_value(error: asyncpg.PostgresError) -> bool:
     code = str(error.sqlstate)
-    return (
-        code.startswith(DATA_EXCEPTION)
-        or code in ITS_OWN_SYNTAX
-        or (kind.startswith(NAMES) and code.startswith(OF_NAMES))
-    )
+    return code.startswith(DATA_EXCEPTION) or code in ITS_OWN_SYNTAX

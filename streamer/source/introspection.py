@@ -185,7 +185,8 @@ class _Reading:
         for entry in self._names:
             async with self._part(connection):
                 if "*" in re.sub(QUOTED, "", entry):
-                    found = {**{row["called"]: row for row in await _matching(connection, entry)}, **found}
+                    for relation in await _matching(connection, entry):
+                        found.setdefault(relation["called"], relation)
                 else:
                     found[entry] = await _named(connection, entry, "DATASETS")
         return found

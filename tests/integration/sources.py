@@ -91,10 +91,11 @@ class Opened:
     catalog: Catalog
     choice: CursorChoice
     leads: int = 1
+    role: str | None = None
 
     @cached_property
     def connections(self) -> Connections:
-        return Connections(self.pool, leads=self.leads, helpers=HELPERS)
+        return Connections(self.pool, leads=self.leads, helpers=HELPERS, role=self.role)
 
     @property
     def source(self) -> Source:
