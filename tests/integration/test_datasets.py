@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import aiohttp
 import pytest
@@ -551,3 +552,92 @@ async def _exports(url: str) -> int:
     async with connected(url) as connection:
         found: int = await connection.fetchval("SELECT count(*) FROM streamer.exports")
         return found
+
+
+# Over HTTP
+
+
+async def test_a_dialect_is_told_in_the_fields_of_its_download_live_and_sealed(
+    serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    server = await serve()
+    asked = {"country_code": "US", "columns": "id", "limit": "3", "header": "false", "bom": "true"}
+    async with session.get(f"{server.url}/exports/csv", params=asked) as response:
+        live, streamed = dict(response.headers), await response.read()
+    async with session.get(server.url + live["Content-Location"]) as response:
+        sealed, whole = dict(response.headers), await response.read()
+    assert streamed == whole
+    assert whole.startswith(b"\xef\xbb\xbf")
+    assert whole.count(b"\n") == 3
+    for fields in (live, sealed):
+        assert fields["Content-Type"] == "text/csv; charset=utf-8; header=absent"
+        assert "users_US_" in fields["Content-Disposition"]
+    assert live["Content-Disposition"] == sealed["Content-Disposition"]
+    async with session.head(f"{server.url}/exports/csv", params=asked) as response:
+        assert response.headers["Content-Type"] == "text/csv; charset=utf-8; header=absent"
+
+
+async def test_an_export_of_nothing_at_all_is_downloaded_whole(serve: Serve, session: aiohttp.ClientSession) -> None:
+    server = await serve()
+    export = await create(session, server.url, header="false", limit="0")
+    status = await export.until("completed")
+    assert (status["truncated"], status["progress"]["bytes"], status["progress"]["percentage"]) == (True, 0, 100)
+    async with session.get(export.download) as response:
+        assert (response.status, await response.read(), response.content_length) == (200, b"", 0)
+    async with session.get(export.download, headers={"Range": "bytes=0-"}) as response:
+        assert response.status == 416
+    async with session.get(f"{server.url}/exports/csv", params={"header": "false", "limit": "0"}) as response:
+        assert (response.status, await response.read()) == (200, b"")
+
+
+async def test_an_export_is_saved_under_the_same_name_by_the_server_that_comes_after(
+    serve: Serve, database: str, session: aiohttp.ClientSession
+) -> None:
+    """The day is that of the row, not of whoever serves it."""
+    server = await serve()
+    export = await create(session, server.url, country_code="DE", limit="1")
+    await export.until("completed")
+    async with connected(database) as connection:
+        await connection.execute("UPDATE streamer.exports SET created_at = '2026-02-03 23:59+00'")
+    after = await serve()
+    async with session.get(after.url + export.path) as response:
+        assert response.headers["Content-Disposition"] == 'attachment; filename="users_DE_2026-02-03.csv"'
+
+
+async def test_the_same_key_with_another_order_is_another_request(serve: Serve, session: aiohttp.ClientSession) -> None:
+    server = await serve()
+    statuses = []
+    for query in ("order_by=id", "order_by=id", "order_by=-id", "order_by=id&limit=5", "order_by=id&null=x"):
+        async with session.post(f"{server.url}/exports/csv?{query}", headers={"Idempotency-Key": "one"}) as response:
+            statuses.append(response.status)
+    assert statuses == [202, 202, 422, 422, 422]
+
+
+OLD = "12345678-1234-4678-9234-567812345678"
+
+
+async def test_exports_of_a_version_before_are_served_and_run(
+    serve: Serve, database: str, session: aiohttp.ClientSession
+) -> None:
+    """A row whose spec knows of no order, no limit and no dialect but two characters."""
+    server = await serve()
+    old = '{"dataset":"users","columns":["id"],"conditions":[{"column":"id","operator":"lte","values":["3"]}],' \
+        '"dialect":{"delimiter":",","quote":"\\""}}'  # fmt: skip
+    async with connected(database) as connection:
+        await connection.execute(
+            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until)"
+            " VALUES ($2, 'pending', $1, gen_random_uuid(), now() - interval '1 hour')",
+            old,
+            UUID(OLD),
+        )
+    await serve(export_storage_path=server.settings.export_storage_path)
+    async with session.get(f"{server.url}/exports/{OLD}") as response:
+        assert (await response.json())["query"] == {"id__lte": "3", "delimiter": ",", "quoteChar": '"'}
+
+    async def completed() -> bool:
+        async with session.get(f"{server.url}/exports/{OLD}") as response:
+            return bool((await response.json())["status"] == "completed")
+
+    await until(completed, "the export of the version before is run")
+    async with session.get(f"{server.url}/exports/{OLD}/download") as response:
+        assert await response.read() == b"id\n1\n2\n3\n"
