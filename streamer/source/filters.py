@@ -7,6 +7,7 @@ wrong is a ValueError with a sentence, and who asked puts the name before it.
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 
+from streamer.errors import shown
 from streamer.model import Condition, Operator, Order
 from streamer.source.catalog import Column
 from streamer.source.values import is_date, read_text, read_truth, read_value
@@ -65,7 +66,9 @@ def read_order(text: str, columns: Mapping[str, Column]) -> Order:
     descending = text not in columns and text.startswith("-")
     name = text[1:] if descending else text
     if name not in columns:
-        raise ValueError(f"there is no column {name[:60]!a}; allowed are {listed(columns)}, each also with - before it")
+        raise ValueError(
+            f"there is no column '{shown(name)}'; allowed are {listed(columns)}, each also with - before it"
+        )
     if not columns[name].ordered:
         raise ValueError(f"the type of {name}, {columns[name].declared}, has no order")
     return Order(column=name, descending=descending)

@@ -16,6 +16,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -267,19 +268,15 @@ async def _refined(connection: Connection, dataset: Dataset, offer: Offer) -> Da
         order = tuple(read_order(text, dataset.columns) for text in offer.order)
     except ValueError as error:
         raise StartError(f"{place}.order_by: {error}") from error
-    refined = Dataset(
-        name=dataset.name,
-        schema=dataset.schema,
-        relation=dataset.relation,
+    refined = replace(
+        dataset,
         columns=offered,
-        plain=dataset.plain,
         hidden={name: column for name, column in dataset.columns.items() if name not in offered},
         conditions=tuple(_condition(dataset.columns, name, value, place) for name, value in offer.filters.items()),
         order=order,
         required=offer.required,
         limit=offer.limit,
         description=offer.description,
-        estimated_rows=dataset.estimated_rows,
     )
     try:
         await check_values(connection, refined, refined.conditions)

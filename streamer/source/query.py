@@ -158,7 +158,8 @@ def _order(dataset: Dataset, order: Sequence[Order]) -> str:
 async def _where(connection: Connection, dataset: Dataset, conditions: Sequence[Condition]) -> str:
     values = [_operand(condition, value) for condition in conditions for value in condition.values]
     literals = iter(await connection.fetchval(QUOTE_LITERALS, values) if values else ())
-    terms = [_term(dataset.known[condition.column], condition, literals) for condition in conditions]
+    columns = dataset.known
+    terms = [_term(columns[condition.column], condition, literals) for condition in conditions]
     return f" WHERE {' AND '.join(terms)}" if terms else ""
 
 
