@@ -188,11 +188,14 @@ class Gates:
     async def reached(self, view: str, row: int) -> int:
         """Waits for an export to stand at the gate; the process id of its backend."""
 
+        backend: int | None = None
+
         async def standing() -> bool:
-            return await self._backend(view, row) is not None
+            nonlocal backend
+            backend = await self._backend(view, row)
+            return backend is not None
 
         await until(standing, f"an export of {view} stands at row {row}")
-        backend = await self._backend(view, row)
         assert backend is not None
         return backend
 

@@ -13,9 +13,8 @@ from aiohttp import HttpVersion11, web
 
 from streamer.errors import BadParameter, NotAcceptable, PreconditionFailed, Unavailable
 from streamer.http.status import entity_tag, links
-from streamer.model import Export, ExportSpec
 from streamer.protocol.conditions import Validators, Verdict, evaluate, http_date, range_applies
-from streamer.protocol.disposition import attachment, default_filename, safe_filename
+from streamer.protocol.disposition import Label, attachment, safe_filename
 from streamer.protocol.encoding import Coding, acceptable
 from streamer.protocol.ranges import Positions, Slices, Unsatisfiable, Whole, select, select_live
 
@@ -124,21 +123,22 @@ def validators(export_id: UUID, coding: Coding, last_modified: datetime | None =
     return Validators(f'{tag[:-1]}-gzip"' if coding is Coding.GZIP else tag, last_modified)
 
 
-def content_headers(spec: ExportSpec) -> dict[str, str]:
+def content_headers(*, header: bool) -> dict[str, str]:
     """What can be said of an export before there is one (RFC 4180, 3, for the media type)."""
-    header = "present" if spec.dialect.header else "absent"
-    return {"Content-Type": f"text/csv; charset=utf-8; header={header}", **REPRESENTATION}
+    return {"Content-Type": f"text/csv; charset=utf-8; header={'present' if header else 'absent'}", **REPRESENTATION}
 
 
-def representation_headers(asked: Asked, export: Export, coding: Coding, validators: Validators) -> dict[str, str]:
+def representation_headers(
+    asked: Asked, export_id: UUID, label: Label, coding: Coding, validators: Validators
+) -> dict[str, str]:
     headers = {
-        **content_headers(export.spec),
-        "Content-Disposition": attachment(asked.filename or default_filename(export.spec, export.created_at)),
+        **content_headers(header=label.header),
+        "Content-Disposition": attachment(asked.filename or label.filename),
         "ETag": validators.etag,
     }
     if asked.anew:
-        headers["X-Export-Id"] = str(export.id)
-        headers["Content-Location"] = links(export.id)["download"]
+        headers["X-Export-Id"] = str(export_id)
+        headers["Content-Location"] = links(export_id)["download"]
     if validators.last_modified is not None:
         headers["Last-Modified"] = http_date(validators.last_modified)
     if coding is Coding.GZIP:

@@ -1,11 +1,13 @@
 """Content-Disposition: RFC 6266, the name that a download is saved under."""
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Self
 from urllib.parse import quote
 
-from streamer.model import ExportSpec, Operator
+from streamer.model import Export, ExportSpec, Operator
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f"*/:<>?\\|\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 PERCENT_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2})")  # some browsers decode it (RFC 6266, appendix D)
@@ -24,6 +26,18 @@ def safe_filename(name: str) -> str:
     """
     cleaned = UNSAFE.sub("_", name).strip(" .")
     return cleaned.encode()[:LONGEST].decode(errors="ignore").strip(" .")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a download says of an export beside its bytes. Small: an export that waits has one, and not its request."""
+
+    filename: str
+    header: bool  # whether the first record has the names of the columns
+
+    @classmethod
+    def of(cls, export: Export) -> Self:
+        return cls(default_filename(export.spec, export.created_at), export.spec.dialect.header)
 
 
 def default_filename(spec: ExportSpec, created_at: datetime) -> str:
