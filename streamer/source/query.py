@@ -21,7 +21,7 @@ from streamer.source.names import quote_identifier, quote_relation
 COMPARISONS = {Operator.GTE: ">=", Operator.GT: ">", Operator.LTE: "<=", Operator.LT: "<"}
 LIKE_WILDCARDS = str.maketrans({character: "\\" + character for character in "\\%_"})
 FORMULA_STARTS = r"('=', '+', '-', '@', E'\t', E'\r')"
-AS_THEY_ARE = ("text", "varchar")  # what CASE does not change on the way to text
+BYTES = 'pg_catalog."C"'  # the collation that compares them
 QUOTE_LITERALS = """
     SELECT pg_catalog.array_agg(pg_catalog.quote_literal(value) ORDER BY place)
     FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS given (value, place)
@@ -127,24 +127,35 @@ def _output(column: Column, dialect: Dialect) -> str:
 def _escaped(name: str, column: Column) -> str:
     """What a spreadsheet would take for a formula gets an apostrophe before it.
 
-    concat() gives what the type's output function prints, where a cast to text would trim char(n).
+    Most texts begin with a letter, which one comparison of bytes tells; only the others are looked at more closely.
+    `concat` gives what a type's output function prints, where a cast to text would trim char(n).
     """
-    plain = column.type in AS_THEY_ARE
-    text = name if plain else f"pg_catalog.concat({name})"
-    escaped = (
-        f'CASE WHEN pg_catalog.left({text}, 1) COLLATE pg_catalog."C" IN {FORMULA_STARTS} '
-        f"THEN pg_catalog.concat('''', {name}) ELSE {text} END"
+    escaped = f"pg_catalog.concat('''', {name})"
+    match column.type:
+        case "text" | "varchar":
+            return _guarded(name, escaped)
+        case "bpchar":
+            return _guarded(name, f"{escaped}::pg_catalog.bpchar")
+        case _:
+            return f"CASE WHEN {name} IS DISTINCT FROM NULL THEN {_guarded(f'pg_catalog.concat({name})', escaped)} END"
+
+
+def _guarded(text: str, escaped: str) -> str:
+    return (
+        f"CASE WHEN {text} COLLATE {BYTES} < 'A' AND pg_catalog.left({text}, 1) COLLATE {BYTES} IN {FORMULA_STARTS} "
+        f"THEN {escaped} ELSE {text} END"
     )
-    return escaped if plain else f"CASE WHEN {name} IS DISTINCT FROM NULL THEN {escaped} END"
 
 
 def _iso8601(name: str, column: Column) -> str:
     """With T, and with Z where there is a zone, which is UTC. Years BC and infinity have no such form, and stay."""
     printed = f"{name}::pg_catalog.text"
-    digits, zone = (f"pg_catalog.left({printed}, -3)", "Z") if column.type == "timestamptz" else (printed, "")
+    changed = f"pg_catalog.replace({printed}, ' ', 'T')"
+    if column.type == "timestamptz":
+        changed = f"pg_catalog.replace({changed}, '+00', 'Z')"
     return (
         f"CASE WHEN {name} >= '0001-01-01'::pg_catalog.{column.type} AND {name} < 'infinity' "
-        f"THEN pg_catalog.concat(pg_catalog.replace({digits}, ' ', 'T'), '{zone}') ELSE {printed} END"
+        f"THEN {changed} ELSE {printed} END"
     )
 
 
