@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -113,19 +113,7 @@ def _database_url(environment: Mapping[str, str]) -> str:
 
 
 def _decode(wanted: type, text: Any) -> Any:
-    if wanted is Duration:
-        return _duration(text)
-    if wanted is Timeout:
-        return _timeout(text)
-    if wanted is Size:
-        return _size(text)
-    if wanted is RowSize:
-        return _row_size(text)
-    if wanted is Names:
-        return _names(text)
-    if wanted is RoleName:
-        return _role(text)
-    return wanted(text)
+    return READERS.get(wanted, wanted)(text)
 
 
 def _duration(text: str) -> Duration:
@@ -177,6 +165,16 @@ def _role(text: str) -> RoleName:
     if text == NO_ROLE:
         raise ValueError("Expected the name of a role; leave it empty for the user of the connection")
     return RoleName(text)
+
+
+READERS: Mapping[type, Callable[[str], Any]] = {
+    Duration: _duration,
+    Timeout: _timeout,
+    Size: _size,
+    RowSize: _row_size,
+    Names: _names,
+    RoleName: _role,
+}
 
 
 def _sentence(error: str) -> str:
