@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 from uuid import UUID
 
 import aiohttp
@@ -431,9 +431,12 @@ async def test_whatever_is_asked_the_database_is_told_only_what_is_intended(
     answered = 0
     for payload in PAYLOADS:
         for name in attacked_names():
-            answered += await attack(session, server, [(name, payload)])
-        answered += await attack(session, server, [(payload, "1")])
-    assert answered > 500
+            answered += await attack(session, server, {name: payload})
+        answered += await attack(session, server, {payload: "1"})
+        if payload != "victims" and "\ud800" not in payload:
+            async with session.get(URL(f"{server.url}/datasets/{quote(payload, safe='')}", encoded=True)) as response:
+                assert response.status in (404, 414)
+    assert answered > 1000
     said = log.read_bytes()[start:].decode()
     executed = statements(said)
     assert any(statement.startswith("COPY") for statement in executed)
@@ -450,19 +453,45 @@ def attacked_names() -> list[str]:
     return [*GENERAL, "filters", *(column + operator for column in columns for operator in operators)]
 
 
-async def attack(session: aiohttp.ClientSession, server: Server, asked: list[tuple[str, str]]) -> int:
-    """As a body, which can hold anything; the answer is 400 with a sentence, or an export of what is compared."""
-    body = json.dumps({"dataset": "victims", **dict(asked)}).encode()
-    async with session.get(f"{server.url}/exports/csv", data=body) as response:
-        text = await response.text()
-        if response.status == 200:
-            assert text.count("\n") <= 2
-        else:
-            assert response.status == 400, (asked, text)
-            detail = json.loads(text)["detail"]
-            assert detail.isprintable()
-            assert len(detail) < 800
-    return 1
+async def attack(session: aiohttp.ClientSession, server: Server, asked: dict[str, str]) -> int:
+    """In the body, which can hold anything, and in the query, which can hold most; the number of answers."""
+    url = URL(server.url).with_path("/exports/csv")
+    body = json.dumps({"dataset": "victims", **asked}).encode()
+    async with session.get(url, data=body) as response:
+        await harmless(response)
+    if any("\ud800" in text or len(text) > 1000 for text in (*asked, *asked.values())):
+        return 1
+    async with session.get(url.with_query({"dataset": "victims", **asked})) as response:
+        await harmless(response)
+    return 2
+
+
+async def harmless(response: aiohttp.ClientResponse) -> None:
+    """It is 400 with a sentence, or an export of what is compared."""
+    text = await response.text()
+    if response.status == 200:
+        assert text.count("\n") <= 2
+        return
+    assert response.status == 400, text
+    detail = json.loads(text)["detail"]
+    assert detail.isprintable()
+    assert len(detail) < 800
+
+
+async def test_a_value_that_cannot_be_checked_in_time_is_503_and_begins_nothing(
+    database: str, serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.source.checking.TIMEOUT", 0.3)
+    await run_sql(database, VICTIMS)
+    server = await serve(source_database_url=database, datasets=Names(("victims",)))
+    async with connected(database) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE victims IN ACCESS EXCLUSIVE MODE")
+        async with session.post(f"{server.url}/exports/csv?dataset=victims&mood=ok") as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "5")
+    async with session.get(f"{server.url}/exports/csv?dataset=victims&mood=ok&columns=id") as response:
+        assert await response.read() == b"id\n1\n"
+    async with connected(server.settings.database_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM streamer.exports") == 1
 
 
 TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
