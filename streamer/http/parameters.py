@@ -217,9 +217,8 @@ def _condition(dataset: Dataset, meaning: Meaning, given: Given) -> Condition:
 def _order(given: Given | None, dataset: Dataset) -> tuple[Order, ...]:
     if given is None:
         return ()
-    items = [given.values[0]] if given.values[:1] and given.values[0] in dataset.columns else given.many()
     try:
-        order = tuple(read_order(item, dataset.columns) for item in items)
+        order = tuple(read_order(item, dataset.columns) for item in given.many())
     except ValueError as error:
         raise BadParameter(given.name, str(error)) from error
     if len({by.column for by in order}) < len(order):
