@@ -46,7 +46,7 @@ def serve(budget: bool) -> None:
             click.echo(table(memory_budget(settings)))
             return
         with logging_to_stderr(settings.log_format):
-            asyncio.run(serve_until_stopped(settings, announce=lambda url: None))
+            asyncio.run(serve_until_stopped(settings, announce=lambda url: None, hangup_rereads=True))
 
 
 @main.command()

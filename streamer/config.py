@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,8 @@ from streamer.source.rows import CursorChoice
 
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
+NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes is a part of it
+NO_ROLE = "none"  # SET ROLE takes it for "no role", not for the name of one
 LEAST_ROW_SIZE = 64 * 1024  # bytes
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
 UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -30,7 +32,13 @@ class LogFormat(StrEnum):
 
 
 class Names(tuple[str, ...]):
-    """A comma-separated list."""
+    """A comma-separated list of names, each as SQL has it."""
+
+
+class RoleName(str):
+    """The name of a role, as it is: not quoted, not folded to lower case."""
+
+    __slots__ = ()
 
 
 class Duration(float):
@@ -58,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     api_port: Port = 8080
     database_wait: Duration = Duration(60)
     datasets: Names = Names(("users",))
+    datasets_file: Path | None = None
+    dataset_role: RoleName | None = None
     export_storage_path: Path = Path("spool")
     export_cursor: CursorChoice = CursorChoice.AUTO
     export_connections: AtLeastOne = 2
@@ -103,17 +113,7 @@ def _database_url(environment: Mapping[str, str]) -> str:
 
 
 def _decode(wanted: type, text: Any) -> Any:
-    if wanted is Duration:
-        return _duration(text)
-    if wanted is Timeout:
-        return _timeout(text)
-    if wanted is Size:
-        return _size(text)
-    if wanted is RowSize:
-        return _row_size(text)
-    if wanted is Names:
-        return _names(text)
-    return wanted(text)
+    return READERS.get(wanted, wanted)(text)
 
 
 def _duration(text: str) -> Duration:
@@ -148,10 +148,33 @@ def _row_size(text: str) -> RowSize:
 
 
 def _names(text: str) -> Names:
-    names = Names(name.strip() for name in text.split(","))
+    names, at = [], 0
+    while at <= len(text):
+        found = NAME.match(text, at)
+        assert found is not None  # it may be empty
+        names.append(found[0].strip())
+        at = found.end() + 1
+        if text[found.end() : at] not in ("", ","):
+            raise ValueError("Expected names separated by commas, with every quote closed")
     if not all(names):
         raise ValueError("Expected names separated by commas")
-    return names
+    return Names(names)
+
+
+def _role(text: str) -> RoleName:
+    if text == NO_ROLE:
+        raise ValueError("Expected the name of a role; leave it empty for the user of the connection")
+    return RoleName(text)
+
+
+READERS: Mapping[type, Callable[[str], Any]] = {
+    Duration: _duration,
+    Timeout: _timeout,
+    Size: _size,
+    RowSize: _row_size,
+    Names: _names,
+    RoleName: _role,
+}
 
 
 def _sentence(error: str) -> str:

@@ -66,7 +66,11 @@ async def _seed_and_serve(url: str, rows: int, port: int) -> None:
     except (OSError, asyncpg.PostgresError) as error:
         raise StartError(f"the demo's table could not be filled: {error}") from error
     settings = Settings(database_url=url, source_database_url=url, api_port=port)
-    await serve(settings, announce=lambda served: click.echo(WELCOME.format(rows=rows, url=served)))
+    await serve(
+        settings,
+        announce=lambda served: click.echo(WELCOME.format(rows=rows, url=served)),
+        hangup_rereads=False,  # the end of the terminal is the end of the demo
+    )
 
 
 async def _seed(url: str, rows: int) -> None:

@@ -11,9 +11,9 @@ from typing import ClassVar
 LONGEST_SHOWN = 60  # characters
 
 
-def shown(text: str) -> str:
-    """A client's own text, short enough for a sentence and with nothing in it that could break one."""
-    cut = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+def shown(text: str, most: int = LONGEST_SHOWN) -> str:
+    """A client's own text, of so few characters that a sentence can hold it, and with nothing that could break one."""
+    cut = text if len(text) <= most else text[:most] + "…"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
 
 

@@ -37,10 +37,14 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 
 class Operator(StrEnum):
     EQ = "eq"  # equal to any of the values
+    NE = "ne"  # equal to none of them
     GTE = "gte"
     GT = "gt"
     LTE = "lte"
     LT = "lt"
+    CONTAINS = "contains"
+    STARTSWITH = "startswith"
+    ISNULL = "isnull"  # true or false
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +57,47 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """By a column, as its type orders."""
+
+    column: str
+    descending: bool = False
+
+
+class Timestamps(StrEnum):
+    POSTGRES = "postgres"  # 2024-12-31 23:59:59+00
+    ISO8601 = "iso8601"  # 2024-12-31T23:59:59Z
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How a record is written: both are one ASCII character, and they differ."""
+    """How a record is written: delimiter and quote are one ASCII character each, and they differ.
+
+    `null` is the text for NULL. What a version before this one has stored has the defaults.
+    """
 
     delimiter: str = ","
     quote: str = '"'
+    header: bool = True
+    null: str = ""
+    bom: bool = False
+    escape_formulas: bool = False
+    timestamps: Timestamps = Timestamps.POSTGRES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:
-    """A validated request: every name is in the catalog, every value reads as its column's type."""
+    """A validated request: every name is in the catalog, every value reads as its column's type.
+
+    `limit` is in rows. What the dataset itself demands (forced filters, a row limit) is not in here: it is added when
+    the export is run, as the dataset then is.
+    """
 
     dataset: str
     columns: tuple[str, ...]
     conditions: tuple[Condition, ...] = ()
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
     dialect: Dialect = field(default_factory=Dialect)
 
     def to_json(self) -> str:
@@ -106,6 +137,7 @@ class Export:
     sha256: bytes | None
     attempts: int
     served: bool
+    truncated: bool  # a limit has cut rows
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -130,4 +162,5 @@ PLAIN_COLUMNS = (
     "sha256",
     "attempts",
     "served",
+    "truncated",
 )

@@ -5,9 +5,9 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -25,14 +25,17 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
-from streamer.source.catalog import read_catalog
+from streamer.source.catalog import Catalog
+from streamer.source.checking import ValueCheck
 from streamer.source.database import Connections, Pool, connect
+from streamer.source.introspection import read_catalog
 from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
 
 STORE_CONNECTIONS = 4
+SIDE_CONNECTIONS = 2  # to the source, for what is asked of it beside the exports
 READ_AHEAD_THREADS = 4
 OTHER_FILES = 256  # that are open beside those of clients
 SPARE_CONNECTIONS = 250  # of clients that do not download, beside MAX_FOLLOWERS
@@ -40,8 +43,11 @@ BREAK_OFF = 1.0  # seconds for connections to break when the grace is over; aioh
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
-    """Serves while the context is open; gives the URL. Raises StartError."""
+async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncIterator[str]:
+    """Serves while the context is open; gives the URL. Raises StartError.
+
+    With `hangup_rereads` SIGHUP reads the datasets again.
+    """
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(
             ThreadPoolExecutor(2 * settings.max_concurrent_exports + 1, thread_name_prefix="spool")
@@ -65,12 +71,26 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             row_limit=settings.max_row_size,
         )
         stack.push_async_callback(_close, source_pool)
-        catalog = await read_catalog(source_pool, settings.datasets)
+        side_pool = await connect(
+            settings.source_database_url,
+            name="SOURCE_DATABASE_URL",
+            size=SIDE_CONNECTIONS,
+            wait=settings.database_wait,
+        )
+        stack.push_async_callback(_close, side_pool)
+        catalog = await read_catalog(
+            side_pool, settings.datasets, file=settings.datasets_file, role=settings.dataset_role
+        )
+        if hangup_rereads:
+            stack.enter_context(_rereading_at_hangup(catalog))
         owner = uuid4()
         store = Store(store_pool, owner)
         await store.migrate()
         connections = Connections(
-            source_pool, leads=settings.max_concurrent_exports, helpers=settings.export_connections - 1
+            source_pool,
+            leads=settings.max_concurrent_exports,
+            helpers=settings.export_connections - 1,
+            role=settings.dataset_role,
         )
         runner = Runner(store, Source(connections, catalog, settings.export_cursor))
         sealed = SealedExports(store, directory)
@@ -92,6 +112,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         app = application(
             queue,
             catalog,
+            ValueCheck(side_pool, settings.dataset_role),
             sealed=sealed,
             gzip=gzip,
             read_ahead=read_ahead,
@@ -118,6 +139,35 @@ async def _close(pool: Pool) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(BREAK_OFF / 2):
             await pool.close()
+
+
+@contextmanager
+def _rereading_at_hangup(catalog: Catalog) -> Iterator[None]:
+    """While the context is open, SIGHUP has the datasets read again. What is wrong is told, and changes nothing."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def reread() -> None:
+        try:
+            await catalog.reread()
+            log.info("the datasets were read again: %d", len(catalog))
+        except StartError as error:
+            log.error("the datasets stay as they were: %s", error)  # noqa: TRY400 - it is one line, as at the start
+        except Exception:
+            log.exception("the datasets stay as they were")
+
+    def begin() -> None:
+        task = asyncio.create_task(reread(), name="datasets")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, begin)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        for task in tasks:
+            task.cancel()
 
 
 @asynccontextmanager
@@ -164,16 +214,17 @@ def _connections(wanted: int) -> int:
     return min(wanted, possible)
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def serve(settings: Settings, announce: Callable[[str], None], *, hangup_rereads: bool) -> None:
     """Serves until SIGINT or SIGTERM, also while it is still starting; a second signal leaves at once.
 
-    `announce` is told the URL once it answers. Raises StartError.
+    `announce` is told the URL once it answers. With `hangup_rereads` SIGHUP reads the datasets again instead of ending
+    the process. Raises StartError.
     """
     task = asyncio.current_task()
     assert task is not None
     stopped = _cancel_on_signal(task)
     try:
-        async with serving(settings) as url:
+        async with serving(settings, hangup_rereads=hangup_rereads) as url:
             log.info("serving on %s", url)
             announce(url)
             with suppress(asyncio.CancelledError):

@@ -23,6 +23,7 @@ from streamer.config import Names
 
 PATIENCE = 20.0  # seconds until a poll gives up
 POLL_INTERVAL = 0.01  # seconds
+SAVED_AS = re.compile(r'attachment; filename="[a-z0-9_-]+_[0-9]{4}-[0-9]{2}-[0-9]{2}[.]csv"')  # without filename=
 
 
 async def until(met: Callable[[], Awaitable[bool]], hope: str, *, within: float = PATIENCE) -> None:
@@ -187,11 +188,14 @@ class Gates:
     async def reached(self, view: str, row: int) -> int:
         """Waits for an export to stand at the gate; the process id of its backend."""
 
+        backend: int | None = None
+
         async def standing() -> bool:
-            return await self._backend(view, row) is not None
+            nonlocal backend
+            backend = await self._backend(view, row)
+            return backend is not None
 
         await until(standing, f"an export of {view} stands at row {row}")
-        backend = await self._backend(view, row)
         assert backend is not None
         return backend
 

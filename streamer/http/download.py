@@ -21,8 +21,8 @@ from streamer.http.delivery import DownloadResponse, Part, length_of, send_follo
 from streamer.http.exports import Exports, requested_id
 from streamer.http.multipart import byteranges
 from streamer.http.negotiation import (
-    REPRESENTATION,
     Asked,
+    content_headers,
     not_modified_headers,
     representation_headers,
     validators,
@@ -90,7 +90,7 @@ class Downloads:
         asked = Asked.of_a_new_export(request)
         with self._places.one(request), self._gzip.coding_for(asked) as coding:
             if request.method == "HEAD":
-                response = DownloadResponse(headers=REPRESENTATION)
+                response = DownloadResponse(headers=content_headers(header=spec.dialect.header))
                 with response.body():
                     await response.begin(request)
                 return response
@@ -102,7 +102,7 @@ class Downloads:
         """The sealed table: RFC 9110, in its order."""
         with await self._sealed_exports.borrow(export_id) as sealed:
             tags = validators(export_id, coding, sealed.last_modified)
-            headers = representation_headers(asked, export_id, coding, tags)
+            headers = representation_headers(asked, export_id, sealed.label, coding, tags)
             if not asked.modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
             if request.method != "HEAD":
@@ -121,7 +121,8 @@ class Downloads:
                 await live.spool.end()
                 return await self._sealed(request, asked, coding, live.id)
             tags = validators(live.id, coding)
-            headers = representation_headers(asked, live.id, coding, tags)
+            assert live.label is not None  # somebody knows its id, so there is a row
+            headers = representation_headers(asked, live.id, live.label, coding, tags)
             if not asked.modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
             if live.spool.frontier:

@@ -8,25 +8,28 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable
+from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable, shown
 from streamer.http.listing import cursor, read_page
 from streamer.http.parameters import read_spec
-from streamer.http.status import links, representation
+from streamer.http.status import links, parameter_of, representation
 from streamer.jobs.queue import ExportQueue
 from streamer.model import Export, ExportSpec, State
 from streamer.source.catalog import Catalog
+from streamer.source.checking import ValueCheck, WrongValueError
 
 BODIES = 64  # that are being read at once
 BODY_TIMEOUT = 10.0  # seconds for a body to come in
 LONGEST_KEY = 255  # characters
+LONGEST_SENTENCE = 300  # characters of what the database says, which repeats the client's value
 RETRY_AFTER = 5  # seconds
 
 
 class Exports:
-    def __init__(self, queue: ExportQueue, catalog: Catalog, *, ttl: float) -> None:
+    def __init__(self, queue: ExportQueue, catalog: Catalog, values: ValueCheck, *, ttl: float) -> None:
         self._queue = queue
         self._ttl = timedelta(seconds=ttl)
         self._catalog = catalog
+        self._values = values
         self._bodies = 0
 
     async def create(self, request: web.Request) -> web.Response:
@@ -61,10 +64,15 @@ class Exports:
     async def read_spec(self, request: web.Request, *, besides: str | None = None) -> ExportSpec:
         """The export that the request asks for, where `besides` is a parameter that somebody else reads.
 
-        Raises BadParameter and BadBody, and what `_read_body` does.
+        Raises BadParameter and BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
         """
         query = [(name, text) for name, text in request.query.items() if name != besides]
-        return read_spec(query, await self._read_body(request), self._catalog)
+        spec = read_spec(query, await self._read_body(request), self._catalog)
+        try:
+            await self._values.check(self._catalog[spec.dataset], spec.conditions)
+        except WrongValueError as wrong:
+            raise BadParameter(parameter_of(wrong.condition), shown(str(wrong), LONGEST_SENTENCE)) from wrong
+        return spec
 
     async def _read_body(self, request: web.Request) -> bytes:
         """Raises Unavailable if too many are being read, and SlowBody."""

@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from streamer.errors import BadParameter, NotAcceptable, PreconditionFailed, Unavailable
 from streamer.http.status import entity_tag, links
 from streamer.protocol.conditions import Validators, Verdict, evaluate, http_date, range_applies
-from streamer.protocol.disposition import attachment, safe_filename
+from streamer.protocol.disposition import Label, attachment, safe_filename
 from streamer.protocol.encoding import Coding, acceptable
 from streamer.protocol.ranges import Positions, Slices, Unsatisfiable, Whole, select, select_live
 
@@ -29,7 +29,6 @@ FIELDS = (
 )
 GZIP_RETRY_AFTER = 5  # seconds
 REPRESENTATION = {
-    "Content-Type": "text/csv; charset=utf-8; header=present",
     "Vary": "Accept-Encoding",
     "Cache-Control": "private, no-transform",
     "X-Accel-Buffering": "no",
@@ -124,10 +123,17 @@ def validators(export_id: UUID, coding: Coding, last_modified: datetime | None =
     return Validators(f'{tag[:-1]}-gzip"' if coding is Coding.GZIP else tag, last_modified)
 
 
-def representation_headers(asked: Asked, export_id: UUID, coding: Coding, validators: Validators) -> dict[str, str]:
+def content_headers(*, header: bool) -> dict[str, str]:
+    """What can be said of an export before there is one (RFC 4180, 3, for the media type)."""
+    return {"Content-Type": f"text/csv; charset=utf-8; header={'present' if header else 'absent'}", **REPRESENTATION}
+
+
+def representation_headers(
+    asked: Asked, export_id: UUID, label: Label, coding: Coding, validators: Validators
+) -> dict[str, str]:
     headers = {
-        **REPRESENTATION,
-        "Content-Disposition": attachment(asked.filename or f"export_{export_id}.csv"),
+        **content_headers(header=label.header),
+        "Content-Disposition": attachment(asked.filename or label.filename),
         "ETag": validators.etag,
     }
     if asked.anew:

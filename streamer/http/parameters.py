@@ -7,33 +7,40 @@ silently dropped exports the wrong rows.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from streamer.errors import BadBody, BadParameter, shown
-from streamer.model import Condition, Dialect, ExportSpec, Operator
-from streamer.protocol.dialect import check_character
-from streamer.source.catalog import Catalog, Column, Dataset
-from streamer.source.values import is_date, read_value
+from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
+from streamer.protocol.dialect import check_character, check_null
+from streamer.source.catalog import Catalog, Dataset
+from streamer.source.filters import OF_SEVERAL, Meaning, listed, meaning_of, read_condition, read_order
 
 DEFAULT_DATASET = "users"
 COLUMN_ALIASES = {"min_ltv": "lifetime_value__gte"}
 COMMA_LISTS = {"country_code", "subscription_tier"}  # these split at commas: none of their values holds one
-SUFFIXES = {
-    "__gte": Operator.GTE,
-    "__gt": Operator.GT,
-    "__lte": Operator.LTE,
-    "__lt": Operator.LT,
-    "_min": Operator.GTE,
-    "_from": Operator.GTE,
-    "_max": Operator.LTE,
-    "_to": Operator.LTE,
-}
-MOMENTS = {"timestamp", "timestamptz"}
+T = TypeVar("T")
 CHARACTER_NAMES = {"tab": "\t"}
-GENERAL = ("columns", "dataset", "delimiter", "quoteChar")
+GENERAL = (
+    "columns",
+    "dataset",
+    "delimiter",
+    "quoteChar",
+    "header",
+    "null",
+    "bom",
+    "escapeFormulas",
+    "profile",
+    "timestamps",
+    "order_by",
+    "limit",
+)
+NARROWING = set(Operator) - {Operator.NE, Operator.ISNULL}  # what a required condition may be
+PROFILES = {"excel": {"bom": True, "escape_formulas": True}}
+TRUTHS = {"true": True, "false": False}
+ROWS = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +65,27 @@ class Given:
             raise BadParameter(self.name, "must not be empty or have an empty item")
         return list(items)
 
+    def truth(self) -> bool:
+        if (text := self.one().lower()) not in TRUTHS:
+            raise BadParameter(self.name, f"must be true or false, not '{shown(text)}'")
+        return TRUTHS[text]
+
 
 def read_spec(query: Iterable[tuple[str, str]], body: bytes, catalog: Catalog) -> ExportSpec:
     """The export that a request asks for. Raises BadParameter and BadBody."""
     from_query, from_body = _of_query(query), _of_body(body)
     dataset = _dataset(from_query.get("dataset") or from_body.get("dataset"), catalog)
     asked = {**_by_meaning(from_body, dataset), **_by_meaning(from_query, dataset)}
+    conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
+    general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
+    _check_required(conditions, dataset)
     return ExportSpec(
         dataset=dataset.name,
-        columns=_columns(asked.get("columns"), dataset),
-        conditions=tuple(
-            _condition(dataset.columns[meaning[0]], meaning[1], given)
-            for meaning, given in asked.items()
-            if isinstance(meaning, tuple)
-        ),
-        dialect=_dialect(asked.get("delimiter"), asked.get("quoteChar")),
+        columns=_columns(general.get("columns"), dataset),
+        conditions=tuple(_condition(dataset, meaning, given) for meaning, given in conditions.items()),
+        order=_order(general.get("order_by"), dataset),
+        limit=_limit(general.get("limit")),
+        dialect=_dialect(general),
     )
 
 
@@ -143,16 +156,13 @@ def _scalar(name: str, value: Any) -> str:
 def _dataset(given: Given | None, catalog: Catalog) -> Dataset:
     name = given.one() if given else DEFAULT_DATASET
     if name not in catalog:
-        raise BadParameter("dataset", f"there is no dataset '{shown(name)}'; allowed are {', '.join(catalog)}")
+        raise BadParameter("dataset", f"there is no dataset '{shown(name)}'; allowed are {listed(catalog)}")
     return catalog[name]
 
 
-Meaning = str | tuple[str, Operator]
-"""A general parameter by its name, or a condition by its column and operator."""
-
-
-def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[Meaning, Given]:
-    found: dict[Meaning, Given] = {}
+def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[str | Meaning, Given]:
+    """By the name of a general parameter, or by the column and the operator of a condition."""
+    found: dict[str | Meaning, Given] = {}
     for name, parameter in given.items():
         meaning = _meaning(name, dataset)
         if meaning in found:
@@ -161,20 +171,24 @@ def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[Meaning, G
     return found
 
 
-def _meaning(name: str, dataset: Dataset) -> Meaning:
+def _meaning(name: str, dataset: Dataset) -> str | Meaning:
+    """A column that is called as a general parameter can be asked for as `<column>__in`."""
     if name in GENERAL:
         return name
-    plain = COLUMN_ALIASES.get(name, name)
-    if plain in dataset.columns:
-        return plain, Operator.EQ
-    for suffix, operator in SUFFIXES.items():
-        if plain.endswith(suffix) and plain.removesuffix(suffix) in dataset.columns:
-            return plain.removesuffix(suffix), operator
+    if meaning := meaning_of(COLUMN_ALIASES.get(name, name), dataset.columns):
+        return meaning
     raise BadParameter(
         name,
         f"unknown parameter; allowed are {', '.join(GENERAL)} and the columns of {dataset.name}: "
-        f"{', '.join(dataset.columns)}, each also with __gte, __gt, __lte or __lt behind it",
+        f"{listed(dataset.columns)}, each also with an operator such as __gte behind it",
     )
+
+
+def _check_required(conditions: Mapping[Meaning, Given], dataset: Dataset) -> None:
+    named = {column for column, operator in conditions if operator in NARROWING}
+    for column in dataset.required:
+        if column not in named:
+            raise BadParameter(column, f"{dataset.name} is exported only with a condition on it")
 
 
 def _columns(given: Given | None, dataset: Dataset) -> tuple[str, ...]:
@@ -183,51 +197,76 @@ def _columns(given: Given | None, dataset: Dataset) -> tuple[str, ...]:
     names = given.many()
     for place, name in enumerate(names):
         if name not in dataset.columns:
-            raise BadParameter(
-                "columns", f"there is no column '{shown(name)}'; allowed are {', '.join(dataset.columns)}"
-            )
+            raise BadParameter("columns", f"there is no column '{shown(name)}'; allowed are {listed(dataset.columns)}")
         if name in names[:place]:
             raise BadParameter("columns", f"the column {name!r} is given twice")
     return tuple(names)
 
 
-def _condition(column: Column, operator: Operator, given: Given) -> Condition:
-    if operator is Operator.EQ:
-        texts = given.many() if column.name in COMMA_LISTS or given.listed else list(given.values)
-        values = tuple(_value(column, text, given) for text in texts)
-        return Condition(column=column.name, operator=operator, values=values)
-    text = given.one()
-    value = _value(column, text, given)
-    if operator is Operator.LTE and column.type in MOMENTS and is_date(text):
-        return _through(column, text, given)
-    return Condition(column=column.name, operator=operator, values=(value,))
-
-
-def _value(column: Column, text: str, given: Given) -> str:
+def _condition(dataset: Dataset, meaning: Meaning, given: Given) -> Condition:
+    name, operator = meaning
+    splits = given.listed or name in COMMA_LISTS or (operator is Operator.EQ and given.name != name)
+    several = given.many if splits else lambda: list(given.values)
+    texts = several() if operator in OF_SEVERAL else [given.one()]
     try:
-        return read_value(column, text)
+        return read_condition(dataset.columns[name], operator, texts)
     except ValueError as error:
         raise BadParameter(given.name, str(error)) from error
 
 
-def _through(column: Column, day: str, given: Given) -> Condition:
-    """Up to a day means to the end of that day."""
+def _order(given: Given | None, dataset: Dataset) -> tuple[Order, ...]:
+    if given is None:
+        return ()
     try:
-        morrow = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
-    except OverflowError:
-        raise BadParameter(given.name, "must be a day before 9999-12-31") from None
-    return Condition(column=column.name, operator=Operator.LT, values=(_value(column, morrow, given),))
+        order = tuple(read_order(item, dataset.columns) for item in given.many())
+    except ValueError as error:
+        raise BadParameter(given.name, str(error)) from error
+    if len({by.column for by in order}) < len(order):
+        raise BadParameter(given.name, "names a column twice")
+    return order
 
 
-def _dialect(delimiter: Given | None, quote: Given | None) -> Dialect:
+def _limit(given: Given | None) -> int | None:
+    if given is None:
+        return None
+    text = given.one()
+    if not ROWS.fullmatch(text):
+        raise BadParameter(given.name, f"must be a whole number of rows of at most 18 digits, not '{shown(text)}'")
+    return int(text)
+
+
+def _dialect(given: Mapping[str, Given]) -> Dialect:
+    """What is said by name goes before what a profile says."""
     default = Dialect()
+    profile = _one_of(given.get("profile"), PROFILES, {})
+    truths = {
+        field: given[name].truth()
+        for name, field in (("header", "header"), ("bom", "bom"), ("escapeFormulas", "escape_formulas"))
+        if name in given
+    }
+    delimiter, quote = given.get("delimiter"), given.get("quoteChar")
     dialect = Dialect(
         delimiter=_character(delimiter, default.delimiter),
         quote=_character(quote, default.quote),
+        null=given["null"].one() if "null" in given else default.null,
+        timestamps=_one_of(given.get("timestamps"), {each.value: each for each in Timestamps}, default.timestamps),
+        **{**profile, **truths},
     )
     if dialect.delimiter == dialect.quote:
         raise BadParameter("delimiter" if delimiter else "quoteChar", "delimiter and quoteChar must differ")
+    try:
+        check_null(dialect.null, dialect.delimiter, dialect.quote)
+    except ValueError as error:
+        raise BadParameter("null", str(error)) from error
     return dialect
+
+
+def _one_of(given: Given | None, known: Mapping[str, T], default: T) -> T:
+    if given is None:
+        return default
+    if (text := given.one()) not in known:
+        raise BadParameter(given.name, f"must be {' or '.join(known)}, not '{shown(text)}'")
+    return known[text]
 
 
 def _character(given: Given | None, default: str) -> str:

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from aiohttp import web
 
 from streamer.http.compression import GzipStreams
+from streamer.http.datasets import Datasets
 from streamer.http.delivery import READ_AHEAD
 from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
@@ -14,6 +15,7 @@ from streamer.http.room import ROOM, Room, in_turn
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExports
 from streamer.source.catalog import Catalog
+from streamer.source.checking import ValueCheck
 
 EXPORT = "/exports/{id:(?!csv$)[^{}/]+}"  # `csv` is no id, so that a wrong method at /exports/csv is 405 and not 404
 MAX_BODY = 32 * 1024  # bytes of a request
@@ -22,6 +24,7 @@ MAX_BODY = 32 * 1024  # bytes of a request
 def application(
     queue: ExportQueue,
     catalog: Catalog,
+    values: ValueCheck,
     *,
     sealed: SealedExports,
     gzip: GzipStreams,
@@ -31,7 +34,8 @@ def application(
     abandon_after: float,
     ttl: float,
 ) -> web.Application:
-    exports = Exports(queue, catalog, ttl=ttl)
+    exports = Exports(queue, catalog, values, ttl=ttl)
+    datasets = Datasets(catalog)
     downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
     app = web.Application(middlewares=[in_turn, problems], client_max_size=MAX_BODY)
     app[READ_AHEAD] = read_ahead
@@ -39,6 +43,8 @@ def application(
     app.add_routes(
         [
             web.get("/health", _health),
+            web.get("/datasets", datasets.list),
+            web.get(r"/datasets/{name:[\s\S]+}", datasets.describe),
             web.post("/exports/csv", exports.create),
             web.get("/exports/csv", downloads.stream),
             web.get("/exports", exports.list),

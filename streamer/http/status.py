@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from streamer.http.parameters import GENERAL
 from streamer.jobs.live import LiveExport
-from streamer.model import Export, ExportSpec, Operator, Progress, State
+from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
 
 
 def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
         "dataset": export.spec.dataset,
         "columns": export.spec.columns,
         "query": _query(export.spec),
+        "truncated": export.truncated,
         "sha256": export.sha256.hex() if export.sha256 else None,
         "etag": entity_tag(export.id),
         "links": links(export.id),
@@ -57,15 +59,42 @@ def _progress(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _query(spec: ExportSpec) -> dict[str, str | list[str]]:
-    """The conditions and the dialect under the names of the parameters that ask for them."""
+def parameter_of(condition: Condition) -> str:
+    """The name that asks for it."""
+    if condition.operator is Operator.EQ:
+        return f"{condition.column}__in" if condition.column in GENERAL else condition.column
+    return f"{condition.column}__{condition.operator}"
+
+
+def _query(spec: ExportSpec) -> dict[str, Any]:
+    """The conditions, and what else is not as it would be by itself, under the names of the parameters."""
     asked: dict[str, list[str]] = {}
     for condition in spec.conditions:
-        equal = condition.operator is Operator.EQ
-        name = condition.column if equal else f"{condition.column}__{condition.operator}"
-        asked.setdefault(name, []).extend(condition.values)
-    single = {name: values[0] if len(values) == 1 else values for name, values in asked.items()}
-    return {**single, "delimiter": spec.dialect.delimiter, "quoteChar": spec.dialect.quote}
+        asked.setdefault(parameter_of(condition), []).extend(condition.values)
+    conditions = {name: values[0] if len(values) == 1 else values for name, values in asked.items()}
+    return {**conditions, **_rows(spec), **_written(spec.dialect)}
+
+
+def _rows(spec: ExportSpec) -> dict[str, Any]:
+    order = [f"-{by.column}" if by.descending else by.column for by in spec.order]
+    return {
+        **({"order_by": order} if order else {}),
+        **({} if spec.limit is None else {"limit": spec.limit}),
+    }
+
+
+def _written(dialect: Dialect) -> dict[str, Any]:
+    default = Dialect()
+    found = {
+        "header": dialect.header,
+        "null": dialect.null,
+        "bom": dialect.bom,
+        "escapeFormulas": dialect.escape_formulas,
+        "timestamps": dialect.timestamps,
+    }
+    usual = (default.header, default.null, default.bom, default.escape_formulas, default.timestamps)
+    changed = {name: value for (name, value), by_itself in zip(found.items(), usual, strict=True) if value != by_itself}
+    return {"delimiter": dialect.delimiter, "quoteChar": dialect.quote, **changed}
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from streamer.errors import Unavailable
 from streamer.model import Progress
+from streamer.protocol.disposition import Label
 from streamer.spool.spool import Spool
 
 RETRY_AFTER = 5  # seconds
@@ -23,6 +24,7 @@ class LiveExport:
     ) -> None:
         self.id = export_id
         self.spool = spool
+        self.label: Label | None = None  # once there is a row
         self._note_served = note_served
         self._serving: asyncio.Task[object] | None = None
         self.attempts = 0  # runs begun, this one included

@@ -26,6 +26,7 @@ from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportSpec, Place, State
+from streamer.protocol.disposition import Label
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ class ExportQueue:
         if inserted is None:
             del self._live[live.id]
             return False
+        live.label = Label.of(inserted)
         if abandon_after is not None:
             live.leave_if_abandoned(abandon_after, lambda: self._spawn(self._cancel(live.id), "abandoned"))
         self._permits.release()
@@ -248,7 +250,7 @@ class ExportQueue:
             log.warning("export %s is run again: its server died", export.id)
             self._directory.remove(export.id)
             if export.id not in self._live:
-                self._hold(export.id)
+                self._hold(export.id).label = Label.of(export)
             self._permits.release()
 
     async def _sweep(self) -> None:

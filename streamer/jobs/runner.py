@@ -63,16 +63,16 @@ class Runner:
         sealed = await live.spool.finish()
         if sealed.rows != total:
             raise ExportFailure(f"{sealed.rows} records were written for {total} rows")
-        if not await self._complete(live, sealed):
+        if not await self._complete(live, sealed, truncated=rows.truncated):
             raise ExportFailure(ENDED_ELSEWHERE)
         live.spool.seal()
         log.info("export %s completed: %d rows, %d bytes", live.id, sealed.rows, sealed.length)
 
-    async def _complete(self, live: LiveExport, sealed: Sealed) -> bool:
+    async def _complete(self, live: LiveExport, sealed: Sealed, *, truncated: bool) -> bool:
         """A database that does not answer is asked again: the work is done. It may have heard the first time."""
         async for attempt in _patiently(live):
             with attempt:
-                if await self._store.complete(live.id, sealed, live.rows_per_second()):
+                if await self._store.complete(live.id, sealed, live.rows_per_second(), truncated=truncated):
                     return True
                 found = await self._store.get(live.id)
                 return found is not None and found.state is State.COMPLETED and found.sha256 == sealed.sha256

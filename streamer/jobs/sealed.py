@@ -16,6 +16,7 @@ from uuid import UUID
 from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Unavailable
 from streamer.jobs.store import Store
 from streamer.model import Export, State
+from streamer.protocol.disposition import Label
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.pagecache import read_if_cached
 
@@ -34,6 +35,7 @@ class SealedExport:
 
     def __init__(self, export: Export, directory: SpoolDirectory, readers: Counter[UUID]) -> None:
         self.export = export
+        self.label = Label.of(export)
         self._readers = readers
         self._directory = directory
         self._file: BinaryIO | None = None

@@ -99,10 +99,12 @@ class Store:
         """Leaves the export to the next server; None if a byte of it was served."""
         return await self._change("release", export_id, self._owner)
 
-    async def complete(self, export_id: UUID, sealed: Sealed, rows_per_second: int) -> Export | None:
+    async def complete(
+        self, export_id: UUID, sealed: Sealed, rows_per_second: int, *, truncated: bool
+    ) -> Export | None:
         """processing → completed; None if the export was cancelled meanwhile."""
         return await self._change(
-            "complete", export_id, self._owner, sealed.rows, sealed.length, sealed.sha256, rows_per_second
+            "complete", export_id, self._owner, sealed.rows, sealed.length, sealed.sha256, rows_per_second, truncated
         )
 
     async def fail(self, export_id: UUID, reason: str) -> Export | None:

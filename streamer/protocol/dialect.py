@@ -4,14 +4,15 @@ The source is the documentation of COPY, "CSV Format", and CopyAttributeOutCSV i
 cursor that cannot use COPY writes its records here, and the conformance suite holds both to the same bytes.
 
 A record ends with one line feed. A field is quoted when it contains the delimiter, the quote, CR or LF, when it equals
-the text for NULL (so the empty string is `""` and NULL is nothing), or when it is `\\.` alone on its line.
+the text for NULL (so by default the empty string is `""` and NULL is nothing), or when it is `\\.` alone on its line.
 """
 
 from collections.abc import Iterable, Sequence
 
 from streamer.model import Dialect
 
-NULL = ""
+BOM = b"\xef\xbb\xbf"
+LONGEST_NULL = 64  # characters
 SLICE = 64 * 1024  # bytes that are split at a time: a field of nothing but quotes has many pieces
 END_OF_DATA = "\\."
 
@@ -23,6 +24,26 @@ def check_character(text: str) -> str:
     if text in "\r\n":
         raise ValueError("must not be a line break")
     return text
+
+
+def check_null(text: str, delimiter: str, quote: str) -> str:
+    """Returns `text` if it can stand for NULL; raises ValueError with a sentence otherwise.
+
+    The rules are those of COPY's option NULL, and one more: `\\.` alone on a line ends what COPY reads.
+    """
+    if len(text) > LONGEST_NULL or not text.isprintable():
+        raise ValueError(f"must be at most {LONGEST_NULL} printable characters")
+    if delimiter in text or quote in text:
+        raise ValueError("must not contain the delimiter or the quote")
+    if text == END_OF_DATA:
+        raise ValueError("must not be the end-of-data mark of COPY")
+    return text
+
+
+def prologue(dialect: Dialect, columns: Sequence[str]) -> bytes:
+    """What stands before the first row: a byte order mark, the names of the columns, either, or nothing."""
+    header = RecordWriter(dialect, len(columns)).records([columns]) if dialect.header else b""
+    return BOM + header if dialect.bom else header
 
 
 def count_records(chunk: bytes | bytearray, quote: bytes) -> int:
@@ -40,12 +61,33 @@ def count_records(chunk: bytes | bytearray, quote: bytes) -> int:
     return records
 
 
+def first_records(chunk: bytes | bytearray, quote: bytes, number: int) -> bytes | bytearray:
+    """The first `number` records of a chunk that has more. One record is looked at after the other, from the end."""
+    end, surplus = len(chunk), count_records(chunk, quote) - number
+    while surplus:
+        end = _start_of_last(chunk, quote, end)
+        surplus -= 1
+    return chunk[:end]
+
+
+def _start_of_last(chunk: bytes | bytearray, quote: bytes, end: int) -> int:
+    """Where the last record of `chunk[:end]` begins: after the last line feed with whole quotes behind it."""
+    start, quotes = end - 1, 0
+    while (before := chunk.rfind(b"\n", 0, start)) >= 0:
+        quotes += chunk.count(quote, before, start)
+        if quotes % 2 == 0:
+            return before + 1
+        start = before
+    return 0
+
+
 class RecordWriter:
     """Writes records of one dialect, for a query of `width` columns."""
 
     def __init__(self, dialect: Dialect, width: int) -> None:
         self._delimiter = dialect.delimiter
         self._quote = dialect.quote
+        self._null = dialect.null
         self._doubled = dialect.quote * 2
         self._special = (dialect.delimiter, dialect.quote, "\n", "\r")
         self._alone = width == 1
@@ -59,12 +101,12 @@ class RecordWriter:
 
     def _field(self, text: str | None) -> str:
         if text is None:
-            return NULL
+            return self._null
         if self._needs_quotes(text):
             return self._quote + text.replace(self._quote, self._doubled) + self._quote
         return text
 
     def _needs_quotes(self, text: str) -> bool:
-        if text == NULL or (self._alone and text == END_OF_DATA):
+        if text == self._null or (self._alone and text == END_OF_DATA):
             return True
         return any(special in text for special in self._special)

@@ -1,12 +1,21 @@
 """Content-Disposition: RFC 6266, the name that a download is saved under."""
 
 import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Self
 from urllib.parse import quote
+
+from streamer.model import Export, ExportSpec, Operator
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f"*/:<>?\\|\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 PERCENT_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2})")  # some browsers decode it (RFC 6266, appendix D)
 LONGEST = 200  # bytes: file systems stop at 255, and browsers add a number
+LONGEST_STEM = 150  # bytes
+NO_PART_OF_A_NAME = re.compile(r"[^\w.]+")
+LONGEST_FILTER = 12  # characters; a longer value is no use in a name, and may be nobody's business
+MOST_FILTERS = 3
 ATTR_CHAR = "!#$&+-.^_`|~"  # RFC 8187, 3.2.1, beside letters and digits
 
 
@@ -17,6 +26,28 @@ def safe_filename(name: str) -> str:
     """
     cleaned = UNSAFE.sub("_", name).strip(" .")
     return cleaned.encode()[:LONGEST].decode(errors="ignore").strip(" .")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a download says of an export beside its bytes. Small: an export that waits has one, and not its request."""
+
+    filename: str
+    header: bool  # whether the first record has the names of the columns
+
+    @classmethod
+    def of(cls, export: Export) -> Self:
+        return cls(default_filename(export.spec, export.created_at), export.spec.dialect.header)
+
+
+def default_filename(spec: ExportSpec, created_at: datetime) -> str:
+    """`users_US_2026-11-21.csv`: the dataset, what it was filtered by if that is short, and the day (UTC)."""
+    equal = ("-".join(each.values) for each in spec.conditions if each.operator is Operator.EQ)
+    filters = [text for text in equal if len(text) <= LONGEST_FILTER][:MOST_FILTERS]
+    parts = (NO_PART_OF_A_NAME.sub("-", text).strip("-.") for text in (spec.dataset, *filters))
+    day = created_at.astimezone(UTC).date().isoformat()
+    stem = "_".join(part for part in parts if part)
+    return f"{safe_filename(stem).encode()[:LONGEST_STEM].decode(errors='ignore') or 'export'}_{day}.csv"
 
 
 @lru_cache(maxsize=256)  # asked for again with every range of one export

@@ -110,7 +110,7 @@ class BlockCursor:
             page, losses = None, 0
             while granted:
                 try:
-                    async with open_snapshot(self._connections.pool, exported) as snapshot:
+                    async with open_snapshot(self._connections.pool, exported, role=self._connections.role) as snapshot:
                         await self._lock(snapshot.connection)
                         while page := page or self._take():
                             await self._read(snapshot.connection, page, in_order)

@@ -1,68 +1,90 @@
 """Which relations and columns may be exported, with their types.
 
-The allow-list comes from the settings; everything else is read from the database once, at the start. Identifiers in
-SQL come from here and never from a request.
+Identifiers in SQL come from here and never from a request. A catalog is filled from the database (introspection.py) and
+may be filled anew while requests run: a dataset is a frozen value, so whoever has taken one goes on with what it was.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-import asyncpg
+from streamer.model import Condition, Operator, Order
 
-from streamer.errors import StartError
-from streamer.source.database import Connection, Pool, one_line
-
-RELATION = """
-    SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind IN ('r', 'p', 'm') AS plain
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-"""
-
-# A domain is filtered as the type at its bottom, and its length is that of the first type on the way that has one.
-COLUMNS = """
-    WITH RECURSIVE types AS (
-        SELECT a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.atttypid AS type,
-               a.atttypmod AS length
-        FROM pg_attribute a
-        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-      UNION ALL
-        SELECT types.attnum, attname, declared, modifier, t.typbasetype,
-               CASE WHEN types.length = -1 THEN t.typtypmod ELSE types.length END
-        FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype = 'd'
-    )
-    SELECT attname AS name, format_type(declared, modifier) AS declared, t.typname AS type,
-           CASE WHEN t.typname IN ('bpchar', 'varchar') THEN nullif(length, -1) - 4 END AS length
-    FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype <> 'd'
-    ORDER BY attnum
-"""
+PG_CATALOG = "pg_catalog"
+EQUALITY = (Operator.EQ, Operator.NE)
+COMPARISONS = (Operator.GTE, Operator.GT, Operator.LTE, Operator.LT)
+SEARCHES = (Operator.CONTAINS, Operator.STARTSWITH)
+STRINGS = "S"  # pg_type.typcategory of text and what is like it
+TEXTUAL_CATEGORIES = (STRINGS, "E")  # and of enums
+OTHER_TEXTS = ("xml", "char", "refcursor")  # whose values are what somebody wrote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """`type` is the name in pg_type of the type that values are read as; `length` is in characters."""
+    """`type` is the name of the type that values are read as, with its schema unless that is pg_catalog; `length` is in
+    characters.
+
+    `category` is its typcategory; `compared` says whether a value can be equal to a literal, `ordered` whether the type
+    has an order, and `operators_in` in which schema the operators for both are.
+    """
 
     name: str
     declared: str
     type: str
     length: int | None
+    category: str = "U"
+    compared: bool = True
+    ordered: bool = True
+    operators_in: str = PG_CATALOG
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """Those that a condition on this column may have."""
+        comparable = (*EQUALITY, *(COMPARISONS if self.ordered else ())) if self.compared else ()
+        return (*comparable, *(SEARCHES if self.category == STRINGS else ()), Operator.ISNULL)
+
+    @property
+    def textual(self) -> bool:
+        """Whether a value is text that somebody wrote, not a number, a date, or the notation of something."""
+        return self.category in TEXTUAL_CATEGORIES or self.type in OTHER_TEXTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A relation under the name that clients use."""
+    """A relation under the name that clients use, and what its operator demands of its exports.
+
+    `hidden` columns are not offered; `conditions` and `order` may name them. Of the columns that are `required` an
+    export must name a condition. `limit` is in rows.
+    """
 
     name: str
     schema: str
     relation: str
     columns: Mapping[str, Column]
     plain: bool = False  # a table or a materialized view: rows of its own, or of its partitions
+    hidden: Mapping[str, Column] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
+    order: tuple[Order, ...] = ()
+    required: tuple[str, ...] = ()
+    limit: int | None = None
+    description: str | None = None
+    estimated_rows: int | None = None
+
+    @property
+    def known(self) -> Mapping[str, Column]:
+        """The columns that are offered and those that are not."""
+        return {**self.hidden, **self.columns}
 
 
 class Catalog(Mapping[str, Dataset]):
-    """The datasets by their public names."""
+    """The datasets by their public names. `read` gives them anew."""
 
-    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
+    def __init__(
+        self, datasets: Mapping[str, Dataset], read: Callable[[], Awaitable[Mapping[str, Dataset]]] | None = None
+    ) -> None:
         self._datasets = dict(datasets)
+        self._read = read
+        self._rereading = asyncio.Lock()
 
     def __getitem__(self, name: str) -> Dataset:
         return self._datasets[name]
@@ -73,25 +95,8 @@ class Catalog(Mapping[str, Dataset]):
     def __len__(self) -> int:
         return len(self._datasets)
 
-
-async def read_catalog(pool: Pool, names: Sequence[str]) -> Catalog:
-    """Looks the allowed names up. Raises StartError for one that is no table or view of this database."""
-    async with pool.acquire() as connection:
-        return Catalog({name: await _read_dataset(connection, name) for name in names})
-
-
-async def _read_dataset(connection: Connection, name: str) -> Dataset:
-    try:
-        relation = await connection.fetchrow(RELATION, name)
-        if relation is None:
-            raise StartError(f"DATASETS: there is no table or view {name!r} in the database")
-        columns = await connection.fetch(COLUMNS, relation["oid"])
-    except asyncpg.PostgresError as error:
-        raise StartError(f"DATASETS: {name!r} cannot be looked up: {one_line(error)}") from error
-    return Dataset(
-        name=name,
-        schema=relation["schema"],
-        relation=relation["name"],
-        columns={column["name"]: Column(**column) for column in columns},
-        plain=relation["plain"],
-    )
+    async def reread(self) -> None:
+        """Takes the place of what was there in one step, or leaves it. Raises StartError, as at the start."""
+        if self._read is not None:
+            async with self._rereading:
+                self._datasets = dict(await self._read())

@@ -50,7 +50,7 @@ async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink) -
 
     with metered(connection, "a row is larger") as meter:
         tag = await connection.copy_from_query(
-            sql, output=take, format="csv", delimiter=dialect.delimiter, quote=dialect.quote
+            sql, output=take, format="csv", delimiter=dialect.delimiter, quote=dialect.quote, null=dialect.null
         )
     total = int(tag.removeprefix("COPY "))
     if taken != total:

@@ -80,14 +80,15 @@ async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int
 
 
 class Connections:
-    """The connections to the source, shared by all exports.
+    """The connections to the source, shared by all exports, which use them as `role`.
 
     Each of `leads` exports at once has one that is its own. What the pool has beyond these is given to those who ask
     first, up to `helpers` for one export: nobody ever waits for a second connection.
     """
 
-    def __init__(self, pool: Pool, *, leads: int, helpers: int) -> None:
+    def __init__(self, pool: Pool, *, leads: int, helpers: int, role: str | None = None) -> None:
         self.pool = pool
+        self.role = role
         self.helpers = helpers
         self._spare = pool.get_max_size() - leads
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from streamer.source.catalog import Dataset
 from streamer.source.database import Connection
+from streamer.source.names import quote_relation
 from streamer.source.pages import Heap
-from streamer.source.query import Query, quote_relation
+from streamer.source.query import Query
 
 # Of the relations scanned, in their order: whether each can be read by blocks, under its own name, as the query does.
 # Row policies and virtual generated columns are those of the relation that is named: a partition has other ones than

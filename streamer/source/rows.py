@@ -3,17 +3,17 @@
 Here the catalog, the snapshot, the query and the cursor meet, and here the database's errors become sentences.
 """
 
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 import asyncpg
 
-from streamer.errors import ExportFailure, TransientFailure
+from streamer.errors import ExportFailure, StartError, TransientFailure
 from streamer.model import Dialect, ExportSpec
-from streamer.protocol.dialect import RecordWriter
+from streamer.protocol.dialect import first_records, prologue
 from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.catalog import Catalog, Dataset
 from streamer.source.copying import CopyCursor
@@ -22,8 +22,10 @@ from streamer.source.database import Connection, Connections, one_line
 from streamer.source.fetching import FetchCursor
 from streamer.source.pages import Heap
 from streamer.source.plan import Plan, explain, heaps_of
-from streamer.source.query import Query, compose
+from streamer.source.query import Query, compose, most_rows
 from streamer.source.snapshot import open_snapshot
+
+log = logging.getLogger(__name__)
 
 FEW_BLOCKS = 256  # below this a second connection costs more than it brings
 
@@ -35,29 +37,47 @@ class CursorChoice(StrEnum):
     FETCH = "fetch"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """An opened query: what is known before its first row, and the way to the rows."""
+    """An opened query: what is known before its first row, and the way to the rows.
 
-    snapshot_at: datetime
-    header: bytes
-    cursor: Cursor
+    `prologue` are the bytes before the first row. Of a query with a `limit` the cursor gives one row more, if there is
+    one; it is not exported, but `truncated` tells of it.
+    """
+
+    def __init__(
+        self, *, snapshot_at: datetime, prologue: bytes, cursor: Cursor, quote: str, limit: int | None = None
+    ) -> None:
+        self.snapshot_at = snapshot_at
+        self.prologue = prologue
+        self.truncated = False
+        self.cursor = cursor
+        self._quote = quote.encode()
+        self._limit = limit
 
     @property
     def expected(self) -> int:
         """Rows in all, as far as can be told at this moment."""
-        return self.cursor.expected
+        return self.cursor.expected if self._limit is None else min(self.cursor.expected, self._limit)
 
     async def drain(self, sink: Sink) -> int:
-        """Hands the header and then every row to `sink`; returns the exact number of rows.
+        """Hands what stands before the rows and then every row to `sink`; returns the exact number of rows.
 
         Raises ExportFailure with the database's reason.
         """
-        await sink(self.header, 0)
+        if self.prologue:
+            await sink(self.prologue, 0)
+        exported = 0
         failure: Exception | None = None
 
         async def guarded(page: bytes | bytearray, rows: int) -> None:
-            nonlocal failure
+            nonlocal exported, failure
+            if self._limit is not None and exported + rows > self._limit:
+                self.truncated = True
+                rows = self._limit - exported
+                page = first_records(page, self._quote, rows)
+                if not rows:
+                    return
+            exported += rows
             try:
                 await sink(page, rows)
             except Exception as error:
@@ -72,7 +92,7 @@ class Rows:
                 raise
         if failure is not None:
             raise failure
-        return total
+        return total - self.truncated
 
 
 class Source:
@@ -85,31 +105,58 @@ class Source:
 
     @asynccontextmanager
     async def open(self, spec: ExportSpec) -> AsyncIterator[Rows]:
-        """The rows of `spec`, all of one snapshot. Raises ExportFailure with the database's reason."""
+        """The rows of `spec`, all of one snapshot. Raises ExportFailure with the database's reason.
+
+        Where the database says that the dataset is not what the catalog knows, the catalog is read again, once.
+        """
         dataset = self._catalog.get(spec.dataset)
         if dataset is None:
             raise ExportFailure(f"the dataset {spec.dataset!r} is no longer offered")
         async with AsyncExitStack() as stack:
             with database_errors():
-                snapshot = await stack.enter_async_context(open_snapshot(self._connections.pool))
-                query = await compose(snapshot.connection, dataset, spec)
-                if self._choice is CursorChoice.BLOCKS:
-                    await snapshot.connection.execute(WITHOUT_INDEXES)
-                plan = await explain(snapshot.connection, query)
-                rows = Rows(
-                    snapshot_at=snapshot.taken_at,
-                    header=RecordWriter(spec.dialect, len(spec.columns)).records([spec.columns]),
-                    cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect),
-                )
+                try:
+                    rows = await self._open(stack, dataset, spec)
+                except SCHEMA_CHANGED as error:
+                    await stack.aclose()
+                    rows = await self._open(stack, await self._reread(dataset, error), spec)
             yield rows
+
+    async def _open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec) -> Rows:
+        snapshot = await stack.enter_async_context(open_snapshot(self._connections.pool, role=self._connections.role))
+        query = await compose(snapshot.connection, dataset, spec)
+        if self._choice is CursorChoice.BLOCKS and query.unordered:
+            await snapshot.connection.execute(WITHOUT_INDEXES)
+        plan = await explain(snapshot.connection, query)
+        return Rows(
+            snapshot_at=snapshot.taken_at,
+            prologue=prologue(spec.dialect, spec.columns),
+            cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect),
+            quote=spec.dialect.quote,
+            limit=most_rows(dataset, spec),
+        )
+
+    async def _reread(self, known: Dataset, error: asyncpg.PostgresError) -> Dataset:
+        """The dataset as it is now; raises `error` if that is what is known already, or nothing any more."""
+        log.info("the catalog is read again: %s", one_line(error))
+        try:
+            await self._catalog.reread()
+        except StartError as reason:
+            log.warning("the catalog stays as it was: %s", reason)
+        found = self._catalog.get(known.name)
+        if found is None or found == known:
+            raise error
+        return found
 
     async def _cursor(
         self, connection: Connection, dataset: Dataset, query: Query, plan: Plan, dialect: Dialect
     ) -> Cursor:
-        """Block ranges for a large table that would be scanned whole, COPY for everything else, or what was chosen."""
+        """Block ranges for a large table that would be scanned whole, COPY for everything else, or what was chosen.
+
+        An order or a limit is of the whole query, not of a range of blocks: that is for COPY in any case.
+        """
         if self._choice is CursorChoice.FETCH:
             return FetchCursor(connection, query, dialect, expected=plan.expected)
-        if self._choice is not CursorChoice.COPY:
+        if self._choice is not CursorChoice.COPY and query.unordered:
             heaps = await heaps_of(connection, dataset, plan)
             if heaps is not None and (self._choice is CursorChoice.BLOCKS or self._worth_two(heaps)):
                 return BlockCursor(connection, self._connections, query, dialect, heaps, planned=plan.expected)
@@ -122,6 +169,9 @@ class Source:
     def _worth_two(self, heaps: Sequence[Heap]) -> bool:
         return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
 
+
+# That a dataset is not what the catalog knows.
+SCHEMA_CHANGED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 
 # What another attempt may not meet again (PostgreSQL documentation, appendix A).
 TRANSIENT = (

@@ -1,7 +1,8 @@
-"""One export's database session: a snapshot, and settings under which PostgreSQL prints every value in one way.
+"""One export's database session: a snapshot, a role, and settings under which PostgreSQL prints every value in one way.
 
-All rows of an export are of one REPEATABLE READ READ ONLY snapshot. The settings are local to the transaction, so a
-pooled connection goes back as it came, and a pooler that refuses start-up parameters has nothing to refuse.
+All rows of an export are of one REPEATABLE READ READ ONLY snapshot. Settings and role are local to the transaction, so
+a pooled connection goes back as it came, and a pooler that refuses start-up parameters has nothing to refuse. Whatever
+is asked of the source on behalf of a client is asked here: no way around the role is left.
 
 An exported snapshot has a name that is a few small numbers, and another server may have one of the same name at the
 same time, such as the next replica behind a balancer. So who opens one by its name makes sure that it is the same one.
@@ -22,6 +23,7 @@ from functools import lru_cache
 import asyncpg
 
 from streamer.source.database import Connection, Pool
+from streamer.source.names import quote_identifier
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,9 @@ class Snapshot:
 
 
 @asynccontextmanager
-async def open_snapshot(pool: Pool, exported: Exported | None = None) -> AsyncIterator[Snapshot]:
-    """A read-only transaction on a connection of its own, on its own snapshot or on one that another has exported.
+async def open_snapshot(pool: Pool, exported: Exported | None = None, *, role: str | None) -> AsyncIterator[Snapshot]:
+    """A read-only transaction on a connection of its own, on its own snapshot or on one that another has exported, as
+    `role`, or as the user of the pool.
 
     Raises SnapshotGoneError if the other transaction has ended, or is not on the server of this connection.
     """
@@ -102,6 +105,8 @@ async def open_snapshot(pool: Pool, exported: Exported | None = None) -> AsyncIt
             if exported is not None:
                 await _import(connection, exported)
             row = await connection.fetchrow(_prepare(connection.get_server_version().major))
+            if role is not None:
+                await connection.execute(f"SET LOCAL ROLE {quote_identifier(role)}")
             snapshot = Snapshot(connection, row["taken_at"], row["process"])
             yield snapshot
         finally:

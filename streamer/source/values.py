@@ -1,7 +1,8 @@
 """Does a text read as a value of a column's type? Answered before any job exists.
 
 Each reader returns the text that goes to PostgreSQL as a quoted literal, or raises ValueError with what is allowed.
-They accept a part of what PostgreSQL accepts, never more, so that a value which passes here cannot fail there.
+They accept a part of what PostgreSQL accepts, never more, so that a value which passes here cannot fail there. For the
+many types that have no reader here PostgreSQL itself is asked: see checking.py.
 """
 
 import math
@@ -31,9 +32,26 @@ Reader = Callable[[Column, str], str]
 def read_value(column: Column, text: str) -> str:
     """`text` as a value of `column`. Raises ValueError with a sentence that says what is allowed."""
     reader = READERS.get(column.type)
-    if reader is None:
-        raise ValueError(f"columns of type {column.declared} cannot be filtered on")
-    return reader(column, text)
+    return read_text(text) if reader is None else reader(column, text)
+
+
+def is_read_here(column: Column) -> bool:
+    """Whether `read_value` knows the type, so that PostgreSQL need not be asked."""
+    return column.type in READERS
+
+
+def read_text(text: str) -> str:
+    """Text that PostgreSQL can take, whatever it means there. Raises ValueError."""
+    if "\0" in text or not _encodable(text):
+        raise ValueError("must be valid Unicode text without NUL")
+    return text
+
+
+def read_truth(text: str) -> str:
+    """`true` or `false`. Raises ValueError."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"must be true or false, not '{shown(text)}'")
+    return BOOLEANS[text.lower()]
 
 
 def is_date(text: str) -> bool:
@@ -65,15 +83,11 @@ def _float(largest: float, smallest: float, column: Column, text: str) -> str:
 def _text(column: Column, text: str) -> str:
     if column.length is not None and len(text) > column.length:
         raise ValueError(f"must have at most {column.length} characters, not {len(text)}")
-    if "\0" in text or not _encodable(text):
-        raise ValueError("must be valid Unicode text without NUL")
-    return text
+    return read_text(text)
 
 
 def _boolean(column: Column, text: str) -> str:
-    if text.lower() not in BOOLEANS:
-        raise ValueError(f"must be true or false, not '{shown(text)}'")
-    return BOOLEANS[text.lower()]
+    return read_truth(text)
 
 
 def _day(column: Column, text: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import re
 import shutil
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests import seeds
-from tests.conftest import ROWS, Serve, Server
+from tests.conftest import ROWS, Serve, Server, files_in
 from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, sha256, until
 
 Command = Callable[[str, Path], Sequence[str]]
@@ -180,13 +181,12 @@ async def test_an_export_that_fails_ends_badly(
 
 @needs("curl")
 async def test_curl_saves_a_streamed_export_under_its_name(server: Server, tmp_path: Path) -> None:
-    argv = ["curl", "-fsS", "-OJ", "-D", "fields", f"{server.url}/exports/csv?columns=id,email"]
+    argv = ["curl", "-fsS", "-OJ", f"{server.url}/exports/csv?columns=id,email"]
     async with running(argv, tmp_path) as client:
         assert await asyncio.wait_for(client.wait(), PATIENCE) == 0
-    fields = (tmp_path / "fields").read_text().lower().splitlines()
-    export_id = next(line.partition(": ")[2] for line in fields if line.startswith("x-export-id: "))
-    saved = tmp_path / f"export_{export_id}.csv"
-    assert sha256(saved.read_bytes()) == sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id", "email"]))
+    (saved,) = files_in(tmp_path) - {"spool"}
+    assert re.fullmatch(r"users_[0-9]{4}-[0-9]{2}-[0-9]{2}\.csv", saved)
+    assert sha256((tmp_path / saved).read_bytes()) == sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id", "email"]))
 
 
 @needs("curl")

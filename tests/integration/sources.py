@@ -18,9 +18,10 @@ import asyncpg
 import pytest
 
 from streamer.model import Condition, Dialect, ExportSpec
-from streamer.source.catalog import Catalog, read_catalog
+from streamer.source.catalog import Catalog
 from streamer.source.cursor import Sink
 from streamer.source.database import Connections, Pool, connect
+from streamer.source.introspection import read_catalog
 from streamer.source.rows import CursorChoice, Source
 from tests.conftest import at_database, connected
 
@@ -90,10 +91,11 @@ class Opened:
     catalog: Catalog
     choice: CursorChoice
     leads: int = 1
+    role: str | None = None
 
     @cached_property
     def connections(self) -> Connections:
-        return Connections(self.pool, leads=self.leads, helpers=HELPERS)
+        return Connections(self.pool, leads=self.leads, helpers=HELPERS, role=self.role)
 
     @property
     def source(self) -> Source:

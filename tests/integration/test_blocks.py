@@ -25,10 +25,10 @@ from streamer.errors import ExportFailure
 from streamer.model import Condition, ExportSpec, Operator
 from streamer.source import blocks
 from streamer.source.blocks import SCAN_BLOCKS, BlockCursor
-from streamer.source.catalog import read_catalog
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Sink
 from streamer.source.database import Connections
+from streamer.source.introspection import read_catalog
 from streamer.source.pages import InOrder, Page, PagePlan
 from streamer.source.query import Query
 from streamer.source.rows import CursorChoice, Source
@@ -1331,10 +1331,10 @@ async def test_of_an_empty_table_nothing_is_expected(database: str, plain: Plain
 
 async def test_a_snapshot_of_the_same_name_on_another_server_is_not_taken_for_ours(database: str) -> None:
     """Behind a balancer a helper may reach another replica, whose snapshots have the same small numbers for names."""
-    async with pooled(database) as pool, open_snapshot(pool) as lead:
+    async with pooled(database) as pool, open_snapshot(pool, role=None) as lead:
         exported = await export_snapshot(lead.connection)
-        async with open_snapshot(pool, exported) as same:
+        async with open_snapshot(pool, exported, role=None) as same:
             assert await same.connection.fetchval("SELECT 1") == 1
         with pytest.raises(SnapshotGoneError, match="another server"):
-            async with open_snapshot(pool, replace(exported, identity="another")):
+            async with open_snapshot(pool, replace(exported, identity="another"), role=None):
                 pytest.fail("it was taken")

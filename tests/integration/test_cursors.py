@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, Operator
-from streamer.source.catalog import read_catalog
+from streamer.source.introspection import read_catalog
 from streamer.source.rows import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, connected

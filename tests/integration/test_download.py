@@ -17,6 +17,7 @@ from tests import seeds
 from tests.conftest import ROWS, Serve, Server
 from tests.exporting import (
     GATED_ROWS,
+    SAVED_AS,
     Gates,
     RemoteExport,
     Wire,
@@ -264,7 +265,7 @@ async def test_an_export_streams_in_the_request_that_asks_for_it(serve: Serve, s
         assert "Content-Length" not in response.headers
         export = RemoteExport(session, server.url, response.headers["X-Export-Id"])
         assert response.headers["Content-Location"] == export.path
-        assert response.headers["Content-Disposition"] == f'attachment; filename="export_{export.id}.csv"'
+        assert SAVED_AS.fullmatch(response.headers["Content-Disposition"])
         expected = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id", "email"]))
         assert sha256(await response.read()) == expected
     assert sha256(await export.body()) == (await export.status())["sha256"] == expected

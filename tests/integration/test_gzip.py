@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.exporting import SAVED_AS
 from tests.integration.held import BULK, SMALL, Held, HeldExport, Steps, eventually, gated_server, scratch_database
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
@@ -107,7 +108,7 @@ def check_headers(head: Head, export: HeldExport) -> None:
     assert head["ETag"] == f'"{export.id}-gzip"'
     assert head["Vary"] == "Accept-Encoding"
     assert head["Content-Type"] == "text/csv; charset=utf-8; header=present"
-    assert head["Content-Disposition"] == f'attachment; filename="export_{export.id}.csv"'
+    assert SAVED_AS.fullmatch(head["Content-Disposition"])
     assert not head.names & {"accept-ranges", "content-length", "content-range", "repr-digest"}
 
 

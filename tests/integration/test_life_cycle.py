@@ -77,6 +77,7 @@ class Run:
 
     snapshot_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     expected: int = 0
+    truncated: bool = False
 
     async def drain(self, sink: Sink) -> int:
         await sink(HEADER, 0)

@@ -21,6 +21,7 @@ from streamer.http import listener as door
 from streamer.http.download import COPIED, ONE_WRITE
 from streamer.http.exports import BODIES
 from streamer.http.routes import MAX_BODY
+from streamer.source.filters import MOST_VALUES
 from streamer.spool import pagecache
 from tests.exporting import Wire, wired
 from tests.integration.held import (
@@ -375,7 +376,8 @@ async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held)
 async def test_exports_that_wait_take_no_more_than_the_bodies_that_asked_for_them(serve: Serve) -> None:
     held = await serve(max_concurrent_exports=1)
     await held.shut()
-    values = [format(number, "04x") for number in range(MAX_BODY // len('"0000",') - 20)]
+    longest = MAX_BODY // MOST_VALUES - len('"",') - 1
+    values = [format(number, f"0{longest}x") for number in range(MOST_VALUES)]
     body = json.dumps({"text": values}, separators=(",", ":")).encode()
     assert (await posted(held, body)).status == 202
     with growth() as grown:

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from streamer.jobs.store import Store
 from tests.conftest import connected
+from tests.exporting import SAVED_AS
 from tests.integration.held import (
     BULK,
     SMALL,
@@ -362,8 +363,8 @@ async def test_what_the_status_calls_completed_is_never_425(
     completed, sealing = asyncio.Event(), asyncio.Event()
     complete = Store.complete
 
-    async def slowly(*arguments: Any) -> Any:
-        row = await complete(*arguments)
+    async def slowly(*arguments: Any, **named: Any) -> Any:
+        row = await complete(*arguments, **named)
         completed.set()
         await sealing.wait()
         return row
@@ -726,7 +727,7 @@ def check_representation(head: Head, export: HeldExport) -> None:
     assert head["Cache-Control"] == "private, no-transform"
     assert head["X-Accel-Buffering"] == "no"
     assert head["Content-Type"] == "text/csv; charset=utf-8; header=present"
-    assert head["Content-Disposition"] == f'attachment; filename="export_{export.id}.csv"'
+    assert SAVED_AS.fullmatch(head["Content-Disposition"])
     assert not head.names & {"last-modified", "repr-digest", "content-encoding"}
 
 

@@ -26,6 +26,7 @@ from streamer.config import Duration, Settings
 from streamer.server import serving
 from tests import seeds
 from tests.conftest import ROWS as ALL_USERS
+from tests.exporting import SAVED_AS
 from tests.integration.held import eventually, scratch_database
 from tests.rawhttp import Answer, End, Fields, ask, connection
 
@@ -442,7 +443,7 @@ def check_representation(answer: Answer, export: Sealed) -> None:
     assert answer["Last-Modified"] == export["modified"]
     digest = b64encode(hashlib.sha256(export.whole).digest()).decode()
     assert answer["Repr-Digest"] == f"sha-256=:{digest}:"
-    assert answer["Content-Disposition"] == f'attachment; filename="export_{export.id}.csv"'
+    assert SAVED_AS.fullmatch(answer["Content-Disposition"])
     assert answer["X-Accel-Buffering"] == "no"
     assert int(answer["Content-Length"]) == len(answer.body)
     assert "Content-Encoding" not in answer

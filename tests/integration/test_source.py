@@ -23,9 +23,10 @@ from streamer.model import Condition, Operator
 from streamer.source import database as database_module
 from streamer.source import snapshot
 from streamer.source.blocks import BlockCursor
-from streamer.source.catalog import Column, read_catalog
+from streamer.source.catalog import Column
 from streamer.source.copying import CopyCursor
 from streamer.source.database import Connections, Pool, connect
+from streamer.source.introspection import read_catalog
 from streamer.source.pages import FIRST_BLOCKS, InOrder, Page
 from streamer.source.rows import CursorChoice, Source
 from tests.conftest import at_database, connected
@@ -372,7 +373,7 @@ async def test_an_opened_export_knows_its_moment_its_header_and_an_estimate(
     async with opened(database, choice, "many") as source, source.source.open(spec("many", ["words", "n"])) as rows:
         assert before - timedelta(minutes=1) < rows.snapshot_at < datetime.now(UTC) + timedelta(minutes=1)
         assert rows.expected == 30000
-        assert rows.header == b"words,n\n"
+        assert rows.prologue == b"words,n\n"
 
 
 @every_cursor
@@ -616,7 +617,7 @@ async def test_a_role_without_select_is_refused_before_the_first_byte(
     ("change", "reason"),
     [
         ("DROP TABLE changing", '^PostgreSQL: relation "public.changing" does not exist$'),
-        ("ALTER TABLE changing DROP a", '^PostgreSQL: column "a" does not exist$'),
+        ("ALTER TABLE changing DROP a", "^the column 'a' of the dataset 'changing' is no longer offered$"),
         ("ALTER TABLE changing ALTER a TYPE int USING 1", "^PostgreSQL: invalid input syntax for type integer: "),
     ],
 )
@@ -1153,9 +1154,9 @@ COLUMNS = [
     Column(name="s", declared="letters", type="text", length=None),
     Column(name="t", declared="code", type="bpchar", length=3),
     Column(name="u", declared="price", type="numeric", length=None),
-    Column(name="v", declared="mood", type="mood", length=None),
+    Column(name="v", declared="mood", type="public.mood", length=None),
     Column(name="w", declared="integer[]", type="_int4", length=None),
-    Column(name="x", declared="kinds.pair", type="pair", length=None),
+    Column(name="x", declared="kinds.pair", type="kinds.pair", length=None),
     Column(name="y", declared='"char"', type="char", length=None),
     Column(name="z", declared="name", type="name", length=None),
     Column(name='A "b" c', declared="character varying(1)", type="varchar", length=1),
@@ -1165,11 +1166,16 @@ COLUMNS = [
 ]
 
 
+def as_declared(column: Column) -> Column:
+    """Without what is known of the operators of its type."""
+    return Column(name=column.name, declared=column.declared, type=column.type, length=column.length)
+
+
 async def test_columns_are_known_with_their_types_and_lengths(database: str, plain: Plain) -> None:
     await plain.execute(FACTS)
     async with pooled(database) as pool:
         facts = (await read_catalog(pool, ["facts"]))["facts"]
-    assert list(facts.columns.values()) == COLUMNS
+    assert [as_declared(column) for column in facts.columns.values()] == COLUMNS
     assert list(facts.columns) == [column.name for column in COLUMNS]
 
 
@@ -1178,7 +1184,7 @@ async def test_a_domain_of_a_domain_is_read_as_the_type_beneath(database: str, p
     await plain.execute("CREATE TABLE facts (a short)")
     async with pooled(database) as pool:
         facts = (await read_catalog(pool, ["facts"]))["facts"]
-    assert facts.columns["a"] == Column(name="a", declared="short", type="varchar", length=30)
+    assert as_declared(facts.columns["a"]) == Column(name="a", declared="short", type="varchar", length=30)
 
 
 async def test_an_empty_list_of_names_gives_an_empty_catalog(database: str) -> None:

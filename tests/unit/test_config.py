@@ -66,6 +66,11 @@ def test_source_is_the_same_database_unless_it_is_set() -> None:
         ("DATASETS", "users", ("users",)),
         ("DATASETS", "users,public.orders", ("users", "public.orders")),
         ("DATASETS", " users , orders ", ("users", "orders")),
+        ("DATASETS", "users,sales.*", ("users", "sales.*")),
+        ("DATASETS", '"Order, Lines","a""b".c , d', ('"Order, Lines"', '"a""b".c', "d")),
+        ("DATASETS_FILE", "/etc/datasets.toml", Path("/etc/datasets.toml")),
+        ("DATASET_ROLE", "reader", "reader"),
+        ("DATASET_ROLE", "None", "None"),
         ("DATABASE_WAIT", "90", 90.0),
         ("DATABASE_WAIT", "0", 0.0),
         ("DATABASE_WAIT", "1.5", 1.5),
@@ -148,6 +153,9 @@ def test_value_is_read_as_its_setting(variable: str, text: str, value: object) -
         ("DATASETS", "users,,orders", "separated by commas"),
         ("DATASETS", "users, ", "separated by commas"),
         ("DATASETS", " ", "separated by commas"),
+        ("DATASETS", 'users,"orders', "every quote closed"),
+        ("DATASETS", '"a"b",c', "every quote closed"),
+        ("DATASET_ROLE", "none", "the name of a role"),
     ],
 )
 def test_wrong_value_is_one_line_that_names_the_variable(variable: str, text: str, allowed: str) -> None:

@@ -5,13 +5,21 @@ The rules of COPY stand in tables. Python's csv module, which knows nothing of t
 
 import csv
 import io
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.model import Dialect
-from streamer.protocol.dialect import RecordWriter, check_character, count_records
+from streamer.protocol.dialect import (
+    RecordWriter,
+    check_character,
+    check_null,
+    count_records,
+    first_records,
+    prologue,
+)
 
 CHARACTERS = [chr(code) for code in range(1, 128) if chr(code) not in "\r\n"]
 EXAMPLES = 150
@@ -185,3 +193,63 @@ def test_null_and_the_empty_text_stay_apart_in_every_dialect(dialect: Dialect) -
     quote = dialect.quote
     assert RecordWriter(dialect, 2).record([None, ""]) == f"{dialect.delimiter}{quote}{quote}\n"
     assert RecordWriter(dialect, 1).record([None]) == "\n"
+
+
+@pytest.mark.parametrize("text", ["", "NULL", "\\N", "n/a", "-", " ", "é", "x" * 64])
+def test_text_for_null_is_any_short_text(text: str) -> None:
+    assert check_null(text, ",", '"') == text
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a,b", "must not contain the delimiter or the quote"),
+        ('"', "must not contain the delimiter or the quote"),
+        ("a\nb", "printable"),
+        ("\r", "printable"),
+        ("\0", "printable"),
+        ("\ud800", "printable"),
+        ("x" * 65, "at most 64"),
+        ("\\.", "end-of-data"),
+    ],
+)
+def test_text_that_copy_cannot_have_for_null_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        check_null(text, ",", '"')
+
+
+def test_a_value_equal_to_the_text_for_null_is_quoted() -> None:
+    writer = RecordWriter(Dialect(null="NULL"), 3)
+    assert writer.record([None, "NULL", ""]) == 'NULL,"NULL",\n'
+
+
+@pytest.mark.parametrize(
+    ("dialect", "before"),
+    [
+        (Dialect(), b'a,"b,c"\n'),
+        (Dialect(header=False), b""),
+        (Dialect(bom=True), b'\xef\xbb\xbfa,"b,c"\n'),
+        (Dialect(bom=True, header=False), b"\xef\xbb\xbf"),
+        (Dialect(delimiter="\t", null="a"), b'"a"\tb,c\n'),
+    ],
+)
+def test_before_the_rows_stand_a_mark_and_names_or_either_or_nothing(dialect: Dialect, before: bytes) -> None:
+    assert prologue(dialect, ["a", "b,c"]) == before
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(tables(), st.data())
+def test_first_records_are_those_that_were_written_first(
+    written_table: tuple[Dialect, Table], data: st.DataObject
+) -> None:
+    dialect, rows = written_table
+    number = data.draw(st.integers(0, len(rows)))
+    chunk = bytearray(written(dialect, rows))
+    assert first_records(chunk, dialect.quote.encode(), number) == written(dialect, rows[:number])
+
+
+def test_first_records_of_a_large_one_take_no_longer_than_it_is_large() -> None:
+    large = b'"' + b"\n" * 2_000_000 + b'"\n'
+    begun = time.process_time()
+    assert first_records(b"1\n" + large, b'"', 1) == b"1\n"
+    assert time.process_time() - begun < 2

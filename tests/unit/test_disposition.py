@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from email.message import Message
 from urllib.parse import unquote
 
@@ -10,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from werkzeug.http import parse_options_header
 
-from streamer.protocol.disposition import LONGEST, attachment, safe_filename
+from streamer.model import Condition, ExportSpec, Operator
+from streamer.protocol.disposition import LONGEST, attachment, default_filename, safe_filename
 
 SAFE = [
     # As they are
@@ -191,3 +194,45 @@ def test_name_with_a_percent_escape_is_written_extended_as_well() -> None:
     found = VALUE.fullmatch(attachment("the%2Fplans.pdf"))
     assert found
     assert found["extended"] == "the%252Fplans.pdf"
+
+
+def spec(dataset: str = "users", **equal: tuple[str, ...]) -> ExportSpec:
+    conditions = (Condition(column=name, operator=Operator.EQ, values=values) for name, values in equal.items())
+    return ExportSpec(dataset=dataset, columns=("id",), conditions=tuple(conditions))
+
+
+NIGHT = datetime(2026, 11, 22, 0, 30, tzinfo=timezone(timedelta(hours=2)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (spec(), "users_2026-11-21.csv"),
+        (spec(country_code=("US",)), "users_US_2026-11-21.csv"),
+        (spec(country_code=("US", "DE"), tier=("free",)), "users_US-DE_free_2026-11-21.csv"),
+        (spec(email=("somebody@example.org",)), "users_2026-11-21.csv"),
+        (spec(a=("1",), b=("2",), c=("3",), d=("4",)), "users_1_2_3_2026-11-21.csv"),
+        (spec(a=("../../etc",)), "users_etc_2026-11-21.csv"),
+        (spec(a=("",)), "users_2026-11-21.csv"),
+        (spec(a=("Ü b",)), "users_Ü-b_2026-11-21.csv"),
+        (spec('sales."Order Lines"'), "sales.-Order-Lines_2026-11-21.csv"),
+        (spec("..."), "export_2026-11-21.csv"),
+        (spec("\0\n/"), "export_2026-11-21.csv"),
+    ],
+)
+def test_name_says_what_and_when(asked: ExportSpec, name: str) -> None:
+    assert default_filename(asked, NIGHT) == name
+
+
+def test_name_leaves_out_what_is_no_equality() -> None:
+    conditions = (Condition(column="n", operator=Operator.NE, values=("1",)),)
+    assert default_filename(replace(spec(), conditions=conditions), NIGHT) == "users_2026-11-21.csv"
+
+
+@settings(deadline=None)
+@given(HOSTILE_NAMES, HOSTILE_NAMES)
+def test_any_name_is_safe_and_short(dataset: str, value: str) -> None:
+    name = default_filename(spec(dataset, column=(value,)), NIGHT)
+    assert safe_filename(name) == name
+    assert name.endswith("_2026-11-21.csv")
+    assert len(name.encode()) <= 200

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.model import TRANSITIONS, Condition, Dialect, Export, ExportSpec, Operator, Progress, State
+from streamer.model import (
+    TRANSITIONS,
+    Condition,
+    Dialect,
+    Export,
+    ExportSpec,
+    Operator,
+    Order,
+    Progress,
+    State,
+    Timestamps,
+)
 
 FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED}
 
@@ -20,7 +31,18 @@ specs = st.builds(
     dataset=st.text(),
     columns=st.lists(st.text()).map(tuple),
     conditions=st.lists(conditions, max_size=4).map(tuple),
-    dialect=st.builds(Dialect, delimiter=st.characters(max_codepoint=127), quote=st.characters(max_codepoint=127)),
+    order=st.lists(st.builds(Order, column=st.text(), descending=st.booleans()), max_size=2).map(tuple),
+    limit=st.none() | st.integers(0, 10**18),
+    dialect=st.builds(
+        Dialect,
+        delimiter=st.characters(max_codepoint=127),
+        quote=st.characters(max_codepoint=127),
+        header=st.booleans(),
+        null=st.text(),
+        bom=st.booleans(),
+        escape_formulas=st.booleans(),
+        timestamps=st.sampled_from(Timestamps),
+    ),
 )
 
 
@@ -68,7 +90,7 @@ def test_any_spec_comes_back_from_json_as_it_was(spec: ExportSpec) -> None:
     assert ExportSpec.from_json(spec.to_json()) == spec
 
 
-def test_spec_in_json_has_the_form_that_rows_of_older_versions_have() -> None:
+def test_spec_in_json_of_older_versions_is_read() -> None:
     spec = ExportSpec(
         dataset="users",
         columns=("id", "name"),
@@ -80,8 +102,8 @@ def test_spec_in_json_has_the_form_that_rows_of_older_versions_have() -> None:
         '"conditions":[{"column":"id","operator":"gte","values":["5"]}],'
         '"dialect":{"delimiter":";","quote":"\\""}}'
     )
-    assert spec.to_json() == text
     assert ExportSpec.from_json(text) == spec
+    assert ExportSpec.from_json(spec.to_json()) == spec
 
 
 def test_spec_without_conditions_and_dialect_has_the_defaults() -> None:
@@ -128,6 +150,7 @@ def test_row_becomes_an_export() -> None:
         sha256=b"\x01",
         attempts=2,
         served=True,
+        truncated=True,
     )
     row = {
         "id": export.id,
@@ -148,6 +171,7 @@ def test_row_becomes_an_export() -> None:
         "sha256": b"\x01",
         "attempts": 2,
         "served": True,
+        "truncated": True,
         "owner": uuid4(),
         "lease_until": None,
     }

@@ -1,6 +1,7 @@
 """Query string and JSON body → ExportSpec: one meaning for many spellings, and a refusal by name for all else."""
 
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import BadBody, BadParameter, ClientError
 from streamer.http.parameters import read_spec
-from streamer.model import Condition, Dialect, ExportSpec, Operator
+from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
 
 
@@ -40,7 +41,7 @@ CATALOG = Catalog(
             column("at", "timestamp"),
             column("day", "date"),
             column("seen", "bool"),
-            column("payload", "jsonb"),
+            Column(name="payload", declared="json", type="json", length=None, compared=False, ordered=False),
             column("load", "float8"),
             column("load_max", "float8"),
         ),
@@ -310,7 +311,7 @@ def test_member_of_a_wrong_form_is_refused(body: dict[str, Any], parameter: str)
         "id_min_min",
         "quotechar",
         "quote_char",
-        "limit",
+        "offset",
         "filters",
         "1=1;--",
         "constructor",
@@ -490,7 +491,9 @@ def test_other_bounds_are_taken_as_written(query: str, condition: tuple[str, str
         ("lifetime_value_max=1e400", "lifetime_value_max"),
         ("name=a%00b", "name"),
         ("dataset=events&seen=1", "seen"),
-        ("dataset=events&payload=1", "payload"),
+        ("dataset=events&payload={}", "payload"),
+        ("dataset=events&payload__gte={}", "payload__gte"),
+        ("dataset=events&id__contains=1", "id__contains"),
         ("dataset=events&load=", "load"),
     ],
 )
@@ -644,3 +647,114 @@ def test_any_good_request_is_accepted_as_it_is(asked: dict[str, Any]) -> None:
         assert found["lifetime_value", "gte"] == (str(asked["min_ltv"]),)
     if "signup_date_from" in asked:
         assert found["signup_date", "gte"] == (f"{asked['signup_date_from']}T00:00:00+00:00",)
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ("order_by=id,-name", b""),
+        ("order_by=id&order_by=-name", b""),
+        ("", {"order_by": ["id", "-name"]}),
+        ("", {"order_by": "id, -name"}),
+    ],
+)
+def test_order_is_a_list_of_columns_with_signs(query: str, body: Body) -> None:
+    assert ask(query, body).order == (Order(column="id"), Order(column="name", descending=True))
+
+
+@pytest.mark.parametrize(
+    "query", ["order_by=", "order_by=id,", "order_by=id,id", "order_by=id,-id", "order_by=-", "order_by=nothing"]
+)
+def test_order_that_is_none_is_refused(query: str) -> None:
+    assert refused(query).parameter == "order_by"
+
+
+@pytest.mark.parametrize(("text", "limit"), [("0", 0), ("1", 1), ("007", 7), ("9" * 18, 10**18 - 1)])
+def test_limit_is_a_number_of_rows(text: str, limit: int) -> None:
+    assert ask(f"limit={text}").limit == limit
+    assert ask("", {"limit": text}).limit == limit
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "1e3", "ten", "9" * 19, "９", " 1", "1&limit=1"])  # noqa: RUF001
+def test_limit_that_is_no_number_of_rows_is_refused(text: str) -> None:
+    assert refused(f"limit={text}").parameter == "limit"
+
+
+@pytest.mark.parametrize(
+    ("query", "dialect"),
+    [
+        ("header=false", Dialect(header=False)),
+        ("header=TRUE", Dialect()),
+        ("null=NULL", Dialect(null="NULL")),
+        ("null=", Dialect()),
+        ("bom=true", Dialect(bom=True)),
+        ("escapeFormulas=true", Dialect(escape_formulas=True)),
+        ("profile=excel", Dialect(bom=True, escape_formulas=True)),
+        ("profile=excel&bom=false", Dialect(escape_formulas=True)),
+        ("profile=excel&escapeFormulas=false&delimiter=;", Dialect(bom=True, delimiter=";")),
+        ("timestamps=iso8601", Dialect(timestamps=Timestamps.ISO8601)),
+        ("timestamps=postgres", Dialect()),
+    ],
+)
+def test_dialect_is_what_is_said_by_name_and_then_what_the_profile_says(query: str, dialect: Dialect) -> None:
+    assert ask(query.replace(";", "%3B")).dialect == dialect
+
+
+def test_truths_of_json_are_truths() -> None:
+    assert ask("", {"header": False, "bom": True}).dialect == Dialect(header=False, bom=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("header=", "header"),
+        ("bom=1", "bom"),
+        ("escapeFormulas=yes", "escapeFormulas"),
+        ("profile=Excel", "profile"),
+        ("timestamps=", "timestamps"),
+        ("null=,", "null"),
+        ("null=x&quoteChar=x", "null"),
+        ("null=a&null=b", "null"),
+        ("header=true&header=true", "header"),
+    ],
+)
+def test_dialect_that_is_none_is_refused(query: str, parameter: str) -> None:
+    assert refused(query).parameter == parameter
+
+
+def test_required_column_needs_a_condition_that_narrows() -> None:
+    catalog = Catalog({"users": replace(CATALOG["users"], required=("id", "signup_date"))})
+
+    def missing(query: str) -> str | None:
+        try:
+            read_spec(parse_qsl(query), b"", catalog)
+        except BadParameter as refusal:
+            return refusal.parameter
+        return None
+
+    assert missing("") == "id"
+    assert missing("id=1") == "signup_date"
+    assert missing("id=1&signup_date__isnull=false") == "signup_date"
+    assert missing("id__ne=1&signup_date_to=2024-01-01") == "id"
+    assert missing("id__in=1,2&signup_date_to=2024-01-01") is None
+
+
+def test_hidden_column_is_as_unknown_as_any() -> None:
+    users = CATALOG["users"]
+    hidden = {"email": users.columns["email"]}
+    shown = {name: column for name, column in users.columns.items() if name not in hidden}
+    catalog = Catalog({"users": replace(users, columns=shown, hidden=hidden)})
+    assert read_spec([], b"", catalog).columns == tuple(shown)
+    for name, text in [("email", "x"), ("email__isnull", "true"), ("columns", "email"), ("order_by", "email")]:
+        with pytest.raises(BadParameter):
+            read_spec([(name, text)], b"", catalog)
+
+
+def test_column_that_is_called_as_a_parameter_is_asked_for_with_an_operator() -> None:
+    catalog = Catalog({"users": dataset("users", column("limit", "int4"), column("header", "text"))})
+    spec = read_spec([("limit__in", "1,2"), ("limit", "5"), ("header__ne", "x")], b"", catalog)
+    assert spec.limit == 5
+    assert [(each.column, each.operator.value, each.values) for each in spec.conditions] == [
+        ("limit", "eq", ("1", "2")),
+        ("header", "ne", ("x",)),
+    ]

@@ -2,23 +2,32 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.model import Condition, ExportSpec, Operator
+from streamer.errors import ExportFailure
+from streamer.model import Condition, ExportSpec, Operator, Order
 from streamer.source.catalog import Column, Dataset
 from streamer.source.database import Connection
-from streamer.source.query import QUOTE_LITERALS, Query, compose, quote_identifier
+from streamer.source.names import quote_identifier
+from streamer.source.query import QUOTE_LITERALS, Query, compose
+
+
+def columns_of(*names: str) -> dict[str, Column]:
+    return {name: Column(name=name, declared="text", type="text", length=None) for name in names}
+
 
 USERS = Dataset(
     name="users",
     schema="public",
     relation="users",
     columns={
-        name: Column(name=name, declared="text", type="text", length=None) for name in ("id", "name", "country_code")
+        **columns_of("id", "name", "country_code"),
+        "far": Column(name="far", declared="citext", type='"s""x".citext', length=None, operators_in='s"x'),
     },
 )
 
@@ -108,6 +117,13 @@ async def test_spec_without_conditions_asks_the_database_nothing() -> None:
         (condition("id", Operator.LTE, "5"), "\"id\" <= '5'"),
         (condition("id", Operator.LT, "5"), "\"id\" < '5'"),
         (condition("name", Operator.EQ, "O'Brien"), "\"name\" IN ('O''Brien')"),
+        (condition("id", Operator.NE, "5", "6"), "NOT \"id\" IN ('5', '6')"),
+        (condition("id", Operator.ISNULL, "true"), '"id" IS NOT DISTINCT FROM NULL'),
+        (condition("id", Operator.ISNULL, "false"), '"id" IS DISTINCT FROM NULL'),
+        (condition("name", Operator.CONTAINS, "50%_\\"), "\"name\" LIKE '%50\\%\\_\\\\%'"),
+        (condition("name", Operator.STARTSWITH, "a%"), "\"name\" LIKE 'a\\%%'"),
+        (condition("far", Operator.EQ, "a", "b"), '("far" OPERATOR("s""x".=) \'a\' OR "far" OPERATOR("s""x".=) \'b\')'),
+        (condition("far", Operator.GTE, "a"), '"far" OPERATOR("s""x".>=) \'a\''),
     ],
 )
 async def test_condition_becomes_a_comparison(asked: Condition, where: str) -> None:
@@ -137,6 +153,55 @@ async def test_all_values_are_quoted_by_the_server_in_one_question() -> None:
 
 
 async def test_strange_names_of_the_catalog_are_quoted_everywhere() -> None:
-    strange = Dataset(name="odd", schema='s"x', relation="Order Lines", columns=USERS.columns)
+    strange = Dataset(name="odd", schema='s"x', relation="Order Lines", columns=columns_of('a"b', "$1"))
     query = await composed(strange, condition('a"b', Operator.GT, "1"), columns=('a"b', "$1"))
     assert query.sql == 'SELECT "a""b", "$1" FROM "s""x"."Order Lines" WHERE "a""b" > \'1\''
+
+
+async def asked(dataset: Dataset = USERS, **spec: Any) -> str:
+    whole = ExportSpec(**{"dataset": dataset.name, "columns": ("id",), **spec})
+    return (await compose(cast("Connection", Quoting()), dataset, whole)).sql
+
+
+async def test_order_names_the_relation_so_that_no_output_column_is_meant() -> None:
+    order = (Order(column="name", descending=True), Order(column="id"))
+    assert await asked(order=order) == (
+        'SELECT "id" FROM "public"."users" ORDER BY "public"."users"."name" DESC, "public"."users"."id"'
+    )
+
+
+async def test_one_row_more_than_the_limit_is_asked_for() -> None:
+    assert (await asked(limit=10)).endswith(' FROM "public"."users" LIMIT 11')
+
+
+async def test_what_the_dataset_demands_is_added() -> None:
+    dataset = replace(
+        USERS,
+        columns=columns_of("id"),
+        hidden=columns_of("tenant"),
+        conditions=(condition("tenant", Operator.EQ, "7"),),
+        order=(Order(column="tenant"),),
+        limit=5,
+    )
+    found = await asked(dataset, limit=9, conditions=(condition("id", Operator.GT, "1"),))
+    assert found == (
+        """SELECT "id" FROM "public"."users" WHERE "tenant" IN ('7') AND "id" > '1' """
+        """ORDER BY "public"."users"."tenant" LIMIT 6"""
+    )
+    assert (await asked(dataset, limit=2, order=(Order(column="id"),))).endswith(
+        'ORDER BY "public"."users"."id" LIMIT 3'
+    )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"columns": ("id", "gone")},
+        {"conditions": (condition("gone", Operator.EQ, "1"),)},
+        {"order": (Order(column="gone"),)},
+    ],
+)
+async def test_column_that_is_not_offered_fails_the_export_wherever_it_is_named(spec: dict[str, Any]) -> None:
+    hiding = replace(USERS, hidden=columns_of("gone"))
+    with pytest.raises(ExportFailure, match="the column 'gone' of the dataset 'users' is no longer offered"):
+        await asked(hiding, **spec)

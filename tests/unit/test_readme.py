@@ -7,6 +7,7 @@ import msgspec
 
 from streamer.budget import budget, table
 from streamer.config import Settings, read_settings
+from streamer.source.offers import read_offers
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,3 +41,10 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 def _names(cell: str) -> list[str]:
     return re.findall(r"`([A-Z_]+)`", cell)
+
+
+def test_the_file_of_datasets_in_the_readme_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "datasets.toml"
+    file.write_text(README.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    (offer,) = read_offers(file).values()
+    assert (offer.relation, offer.limit, offer.order) == ("sales.orders", 100_000, ("-placed_at", "id"))

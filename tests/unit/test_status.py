@@ -14,7 +14,7 @@ import pytest
 from streamer.http.parameters import read_spec
 from streamer.http.status import entity_tag, links, representation
 from streamer.jobs.live import LiveExport
-from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
+from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
 from streamer.spool.spool import Spool
 
@@ -26,7 +26,13 @@ CATALOG = Catalog(
             schema="public",
             relation="users",
             columns={
-                name: Column(name=name, declared=type_name, type=type_name, length=None)
+                name: Column(
+                    name=name,
+                    declared=type_name,
+                    type=type_name,
+                    length=None,
+                    category="S" if type_name == "text" else "U",
+                )
                 for name, type_name in (
                     ("id", "int8"),
                     ("name", "text"),
@@ -55,6 +61,7 @@ EXPORT = Export(
     sha256=bytes(range(32)),
     attempts=1,
     served=True,
+    truncated=False,
 )
 
 
@@ -92,6 +99,7 @@ def test_completed_export_in_full() -> None:
         "dataset": "users",
         "columns": ["id", "name"],
         "query": {"delimiter": ",", "quoteChar": '"'},
+        "truncated": False,
         "sha256": bytes(range(32)).hex(),
         "etag": f'"{ID}"',
         "links": {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"},
@@ -165,6 +173,27 @@ def test_dialect_is_told_by_its_characters() -> None:
     assert echo(dialect=Dialect(delimiter="\t", quote="'")) == {"delimiter": "\t", "quoteChar": "'"}
 
 
+def test_what_is_not_as_it_would_be_by_itself_is_told() -> None:
+    dialect = Dialect(header=False, null="NULL", bom=True, escape_formulas=True, timestamps=Timestamps.ISO8601)
+    assert echo(dialect=dialect) == {
+        "delimiter": ",",
+        "quoteChar": '"',
+        "header": False,
+        "null": "NULL",
+        "bom": True,
+        "escapeFormulas": True,
+        "timestamps": "iso8601",
+    }
+    spec = replace(EXPORT.spec, order=(Order(column="id"), Order(column="name", descending=True)), limit=5)
+    query = shown(replace(EXPORT, spec=spec))["query"]
+    assert (query["order_by"], query["limit"]) == (["id", "-name"], 5)
+
+
+def test_a_limit_that_cut_rows_is_told() -> None:
+    assert shown(EXPORT)["truncated"] is False
+    assert shown(replace(EXPORT, truncated=True))["truncated"] is True
+
+
 @pytest.mark.parametrize(
     "pairs",
     [
@@ -175,6 +204,10 @@ def test_dialect_is_told_by_its_characters() -> None:
         [("signup_date_to", "2024-01-31T10:00:00+02:00")],
         [("name", "Smith, John"), ("name", 'quoted "twice"'), ("id", "7")],
         [("id__gt", "1"), ("id__lte", "9"), ("lifetime_value_max", "1e3")],
+        [("id__in", "1,2"), ("name__ne", "a,b"), ("name__ne", "c"), ("country_code__isnull", "true")],
+        [("name__contains", "50%"), ("name__startswith", "_"), ("name", ""), ("name__gte", "a")],
+        [("order_by", "-id,name"), ("limit", "7"), ("header", "false"), ("null", "NULL"), ("profile", "excel")],
+        [("timestamps", "iso8601"), ("bom", "true")],
     ],
 )
 def test_representation_asks_for_the_same_export_again(pairs: list[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.source.catalog import Column
-from streamer.source.values import READERS, is_date, read_value
+from streamer.source.values import READERS, is_date, is_read_here, read_value
 
 EXAMPLES = 100
 LONE_SURROGATE = "\ud800"
@@ -299,11 +299,13 @@ def test_text_that_is_no_uuid_is_refused(text: str) -> None:
         read_value(column("uuid"), text)
 
 
-@pytest.mark.parametrize("type_name", ["jsonb", "_int4", "interval", "bytea", ""])
-def test_column_of_another_type_cannot_be_filtered_on(type_name: str) -> None:
-    declared = Column(name="c", declared=f"declared as {type_name}", type=type_name, length=None)
-    with pytest.raises(ValueError, match=f"columns of type declared as {type_name} cannot be filtered on"):
-        read_value(declared, "1")
+@pytest.mark.parametrize("type_name", ["jsonb", "_int4", "interval", "bytea", "kinds.int4"])
+def test_value_of_another_type_is_left_to_postgresql_if_it_is_text(type_name: str) -> None:
+    assert not is_read_here(column(type_name))
+    assert read_value(column(type_name), "whatever, \u00e9") == "whatever, \u00e9"
+    for text in ("a\0b", LONE_SURROGATE):
+        with pytest.raises(ValueError, match="valid Unicode text without NUL"):
+            read_value(column(type_name), text)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""What may be exported, as JSON: the names, columns and operators that requests may use."""
+
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from aiohttp import web
+
+from streamer.errors import NotFound, shown
+from streamer.http.exports import json_response
+from streamer.source.catalog import Catalog, Column, Dataset
+from streamer.source.filters import parameters_of
+
+FEW = 10  # rows that an example asks for
+SAMPLES = {"date": "2024-01-01", "timestamp": "2024-01-01", "timestamptz": "2024-01-01", "bool": "true"}
+NUMBERS = "N"  # pg_type.typcategory
+
+
+class Datasets:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def list(self, request: web.Request) -> web.Response:
+        """All of them, without their columns."""
+        return json_response({"datasets": [_summary(dataset) for dataset in self._catalog.values()]})
+
+    async def describe(self, request: web.Request) -> web.Response:
+        """One of them. Raises NotFound."""
+        name = request.match_info["name"]
+        dataset = self._catalog.get(name)
+        if dataset is None:
+            raise NotFound(f"there is no dataset '{shown(name)}'; GET /datasets lists them")
+        columns = [_column(column, required=column.name in dataset.required) for column in dataset.columns.values()]
+        return json_response({**_summary(dataset), "columns": columns})
+
+
+def _summary(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "description": dataset.description,
+        "estimatedRows": dataset.estimated_rows,
+        "requiredFilters": dataset.required,
+        "orderBy": [f"-{by.column}" if by.descending else by.column for by in dataset.order],
+        "rowLimit": dataset.limit,
+        "example": _example(dataset),
+        "links": {"self": f"/datasets/{quote(dataset.name, safe='')}"},
+    }
+
+
+def _column(column: Column, *, required: bool) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "type": column.declared,
+        "operators": column.operators,
+        "parameters": parameters_of(column),
+        "ordered": column.ordered,
+        "required": required,
+    }
+
+
+def _example(dataset: Dataset) -> str:
+    """A URL that asks for a few rows."""
+    required = [(name, _sample(dataset.columns[name])) for name in dataset.required]
+    return f"/exports/csv?{urlencode([('dataset', dataset.name), *required, ('limit', str(FEW))])}"
+
+
+def _sample(column: Column) -> str:
+    """A value that reads as the column's type, where one can be told."""
+    return SAMPLES.get(column.type, "1" if column.category == NUMBERS else "VALUE")

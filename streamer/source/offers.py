@@ -1,0 +1,85 @@
+"""The file of datasets: what its operator says of a relation beside its name.
+
+    [datasets.orders]                     # the name that clients use
+    relation = "sales.orders"             # as in DATASETS, where it must be allowed; default: the name
+    description = "One row for each order"
+    columns = ["id", "total", "placed_at"]  # all others are hidden; or:
+    hidden = ["card_number"]
+    filters = { tenant = 7, deleted_at__isnull = true }  # always applied
+    required = ["placed_at"]              # who asks must name a condition on these
+    order_by = ["-placed_at", "id"]       # unless who asks says otherwise
+    limit = 100000                        # rows at most
+
+The relation is exported in no other way than the file says: the names that DATASETS gives it are taken back.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from streamer.errors import StartError
+
+SETTING = "DATASETS_FILE"
+Rows = Annotated[int, msgspec.Meta(ge=1, lt=2**63 - 1)]
+Named = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the file."""
+
+    relation: Named | None = None
+    description: str | None = None
+    columns: tuple[Named, ...] | None = None
+    hidden: tuple[Named, ...] = ()
+    filters: Mapping[str, Any] = {}
+    required: tuple[Named, ...] = ()
+    order_by: tuple[Named, ...] | Named = ()
+    limit: Rows | None = None
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        return (self.order_by,) if isinstance(self.order_by, str) else self.order_by
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    datasets: Mapping[Named, Offer] = {}
+
+
+def read_offers(path: Path | None) -> Mapping[str, Offer]:
+    """The offers by their public names. Raises StartError with one line that names the place."""
+    if path is None:
+        return {}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(found, _File).datasets
+    except OSError as error:
+        raise StartError(f"{SETTING}: {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartError(f"{SETTING}: {path} is not TOML: {' '.join(str(error).split())}") from error
+    except msgspec.ValidationError as error:
+        complaint, _, place = str(error).rpartition(" - at `")
+        raise StartError(f"{SETTING}: {place.rstrip('`').removeprefix('$.') or path}: {complaint or error}") from error
+
+
+def texts_of(value: Any) -> Sequence[str]:
+    """A value of the file, or a list of them, as a request would write it. Raises ValueError."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ValueError("must not be an empty list")
+    return [_text_of(each) for each in values]
+
+
+def _text_of(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case datetime() | date() | time():
+            return value.isoformat()
+        case str() | int() | float():
+            return str(value)
+        case _:
+            raise ValueError("must be a text, a number, true or false, a date, or a list of these")

@@ -1,0 +1,99 @@
+"""The file of datasets: what it may say, and its values as a request would write them."""
+
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+
+import pytest
+
+from streamer.errors import StartError
+from streamer.source.offers import Offer, read_offers, texts_of
+
+
+def read(folder: Path, text: str | bytes) -> dict[str, Offer]:
+    file = folder / "datasets.toml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return dict(read_offers(file))
+
+
+def test_no_file_says_nothing() -> None:
+    assert read_offers(None) == {}
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path, "") == {}
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    text = """
+        [datasets.orders]
+        relation = "sales.orders"
+        description = "One row for each order"
+        hidden = ["card_number"]
+        filters = { tenant = 7, deleted_at__isnull = true }
+        required = ["placed_at"]
+        order_by = ["-placed_at", "id"]
+        limit = 100000
+        [datasets."a b"]
+        columns = ["id"]
+        order_by = "id"
+    """
+    found = read(tmp_path, text)
+    assert found["orders"] == Offer(
+        relation="sales.orders",
+        description="One row for each order",
+        hidden=("card_number",),
+        filters={"tenant": 7, "deleted_at__isnull": True},
+        required=("placed_at",),
+        order_by=("-placed_at", "id"),
+        limit=100_000,
+    )
+    assert found["orders"].order == ("-placed_at", "id")
+    assert (found["a b"].columns, found["a b"].order, found["a b"].limit) == (("id",), ("id",), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("datasets = 1", r"datasets: Expected `object`, got `int`"),
+        ("[datasets.a]\nlimit = 0", r"datasets\[\.\.\.\]\.limit: Expected `int` >= 1"),
+        ("[datasets.a]\nhidden = 'x'", r"datasets\[\.\.\.\]\.hidden: Expected `array`"),
+        ("[datasets.a]\nhidden = ['']", "length >= 1"),
+        ("[datasets.a]\nhide = ['x']", r"datasets\[\.\.\.\]: Object contains unknown field `hide`"),
+        ("[data]\na = 1", "Object contains unknown field `data`"),
+        ("[datasets.a]\nlimit = 1\nlimit = 2", "is not TOML: "),
+        (b"\xff", "is not TOML: "),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path: Path, text: str | bytes, complaint: str) -> None:
+    with pytest.raises(StartError, match=rf"^DATASETS_FILE: [^\n]*{complaint}[^\n]*$"):
+        read(tmp_path, text)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"^DATASETS_FILE: .*nothing\.toml cannot be read: No such file or directory$"):
+        read_offers(tmp_path / "nothing.toml")
+    with pytest.raises(StartError, match=r"^DATASETS_FILE: .* cannot be read: Is a directory$"):
+        read_offers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        ("x", ["x"]),
+        (7, ["7"]),
+        (1.5, ["1.5"]),
+        (True, ["true"]),
+        ([False, 1, "b"], ["false", "1", "b"]),
+        (date(2024, 2, 29), ["2024-02-29"]),
+        (datetime(2024, 2, 29, 12, tzinfo=UTC), ["2024-02-29T12:00:00+00:00"]),
+        (time(12, 30), ["12:30:00"]),
+    ],
+)
+def test_a_value_is_what_a_request_would_write(value: object, texts: list[str]) -> None:
+    assert texts_of(value) == texts
+
+
+@pytest.mark.parametrize("value", [[], {}, [[1]], [{"a": 1}]])
+def test_a_value_of_another_form_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^must "):
+        texts_of(value)
