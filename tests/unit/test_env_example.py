@@ -44,7 +44,7 @@ def test_each_value_follows_a_sentence_of_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(VALUES.keys() - OF_THE_IMAGE - OF_COMPOSE))
 def test_compose_hands_each_setting_on(name: str) -> None:
-    assert re.search(rf"^      {name}: \$\{{{name}:-[a-z]*\}}$", COMPOSE, re.MULTILINE)
+    assert re.search(rf"^      {name}: \$\{{{name}:(-[a-z]*|\+/[a-z.]+)\}}$", COMPOSE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(OF_THE_IMAGE | OF_COMPOSE))
