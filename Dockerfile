@@ -17,7 +17,8 @@ FROM python:3.13-slim
 # Numbers that no host is likely to use, and the same in every build: they own the files in the volume of spools.
 RUN groupadd --gid 10001 streamer \
  && useradd --uid 10001 --gid streamer --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin streamer \
- && install -d -o streamer -g streamer /spool
+ && install -d -o streamer -g streamer /spool \
+ && python3 -m pip uninstall --yes --quiet --root-user-action ignore pip
 COPY --from=build /opt/streamer /opt/streamer
 ENV PATH=/opt/streamer/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

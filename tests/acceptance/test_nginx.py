@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -49,7 +50,17 @@ RANGES = ["bytes=0-0", "bytes=1000-5000000", "bytes=4000000-", "bytes=-1000", "b
 ENDS = {"stopped": signal.SIGTERM, "killed": signal.SIGKILL}
 SLOWLY = ("--limit-rate", "2M")
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+pytestmark = pytest.mark.skipif(
+    shutil.which("nginx") is None or shutil.which("curl") is None, reason="nginx or curl is not installed"
+)
+
+
+def curl_can() -> str:
+    """What curl says of itself; nothing where there is none."""
+    return subprocess.run("curl --version", shell=True, check=False, capture_output=True, text=True).stdout
+
+
+needs_http2 = pytest.mark.skipif("HTTP2" not in curl_can(), reason="this curl speaks no HTTP/2")
 
 
 @dataclass(frozen=True)
@@ -268,7 +279,7 @@ def size_of(target: Path) -> int:
 
 
 @pytest.mark.parametrize("how", [(), ("--compressed",), ("-r", "1000-")], ids=str)
-@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+@pytest.mark.parametrize("version", ["HTTP/1.1", pytest.param("HTTP/2", marks=needs_http2)])
 @pytest.mark.parametrize("end", ["cancelled", *ENDS])
 async def test_a_broken_export_is_broken_for_the_client_of_nginx(
     tmp_path: Path, proxied: Proxied, how: tuple[str, ...], version: str, end: str
@@ -289,6 +300,7 @@ async def test_a_broken_export_is_broken_for_the_client_of_nginx(
     assert gated_csv()[first:].startswith(target.read_bytes())
 
 
+@pytest.mark.skipif(shutil.which("wget") is None, reason="wget is not installed")
 async def test_wget_sees_a_broken_export_too(tmp_path: Path, proxied: Proxied) -> None:
     export, _ = await proxied.held()
     target = tmp_path / "users.csv"
