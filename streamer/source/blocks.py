@@ -21,7 +21,7 @@ from streamer.model import Dialect
 from streamer.protocol.dialect import count_records
 from streamer.source.copying import copy
 from streamer.source.cursor import Sink
-from streamer.source.database import Connection, Connections
+from streamer.source.database import LOST, Connection, Connections
 from streamer.source.pages import Heap, InOrder, Page, PagePlan
 from streamer.source.plan import explain
 from streamer.source.query import Query
@@ -33,18 +33,7 @@ HOLD_LIMIT = 2 * 1024 * 1024  # bytes of early pages, beside one chunk for each 
 PAGE_TARGET = 2 * 1024 * 1024  # bytes of CSV that a page is meant to give
 RECONNECTS = 5  # for one page
 FIRST_PAUSE = 0.2  # seconds before the second of them, twice as long before each that follows
-LOST = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.LockNotAvailableError,
-)
+REPLACED = (*LOST, asyncpg.LockNotAvailableError)  # a connection that ends so leaves its page to another one
 
 # A page is read by its blocks alone: an index that serves the filter would be walked once for every page.
 WITHOUT_INDEXES = """
@@ -115,13 +104,13 @@ class BlockCursor:
                         while page := page or self._take():
                             await self._read(snapshot.connection, page, in_order)
                             page, losses = None, 0
-                except (*LOST, asyncpg.PostgresError) as error:
+                except (*REPLACED, asyncpg.PostgresError) as error:
                     if in_order.failure is not None:
                         raise
                     log.warning("a connection that was to help an export is lost: %r", error)
                     if page is None:
                         return
-                    if losses == RECONNECTS or isinstance(error, SnapshotGoneError) or not isinstance(error, LOST):
+                    if losses == RECONNECTS or isinstance(error, SnapshotGoneError) or not isinstance(error, REPLACED):
                         raise
                     await asyncio.sleep(FIRST_PAUSE * 2**losses)
                     losses += 1

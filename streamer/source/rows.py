@@ -18,7 +18,7 @@ from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.catalog import Catalog, Dataset
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Cursor, Sink
-from streamer.source.database import Connection, Connections, one_line
+from streamer.source.database import LOST, Connection, Connections, one_line
 from streamer.source.fetching import FetchCursor
 from streamer.source.pages import Heap
 from streamer.source.plan import Plan, explain, heaps_of
@@ -175,15 +175,11 @@ SCHEMA_CHANGED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 
 # What another attempt may not meet again (PostgreSQL documentation, appendix A).
 TRANSIENT = (
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    *LOST,
     asyncpg.SerializationError,  # also a conflict with recovery, on a replica
     asyncpg.DeadlockDetectedError,
     asyncpg.SnapshotTooOldError,
 )
-LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 @contextmanager
@@ -191,17 +187,15 @@ def database_errors() -> Iterator[None]:
     """The database's own message is the user's; where it happened in the server stays in the log."""
     try:
         yield
-    except asyncpg.PostgresConnectionError as error:
-        said = error.__cause__  # by the server or a pooler, before it hung up
-        reason = f": {one_line(said)}" if isinstance(said, asyncpg.PostgresError) else ""
-        raise TransientFailure(f"the connection to the database was lost{reason}") from error
-    except LOST as error:
-        raise TransientFailure("the connection to the database was lost") from error
     except TRANSIENT as error:
         raise TransientFailure(_sentence(error)) from error
     except asyncpg.PostgresError as error:
         raise ExportFailure(_sentence(error)) from error
 
 
-def _sentence(error: asyncpg.PostgresError) -> str:
-    return f"PostgreSQL: {error.args[0] if error.args else type(error).__name__}"
+def _sentence(error: Exception) -> str:
+    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.PostgresConnectionError):
+        return f"PostgreSQL: {error.args[0] if error.args else type(error).__name__}"
+    said = error.__cause__  # by the server or a pooler, before it hung up
+    reason = f": {one_line(said)}" if isinstance(said, asyncpg.PostgresError) else ""
+    return f"the connection to the database was lost{reason}"
