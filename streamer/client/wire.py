@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from streamer.client.answers import retry_after, utc_now
+from streamer.client.answers import retry_after
 from streamer.client.errors import ExportFailed, ExportGone, Refused, Silence, StreamerError, Transient
 from streamer.errors import shown
 
@@ -120,7 +121,7 @@ async def raise_refusal(response: aiohttp.ClientResponse) -> None:
         body = await response.content.read(LONGEST_REFUSAL)
     sentence = _detail(response.content_type, body)
     if response.status in TRY_AGAIN:
-        after = retry_after(response.headers, utc_now())
+        after = retry_after(response.headers, datetime.now(UTC))
         raise Transient(sentence or f"{response.url.host} answers {_phrase(response.status)}", after)
     raise _refusal(response.status, sentence, url)
 
