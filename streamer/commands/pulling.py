@@ -85,11 +85,14 @@ Command = Callable[..., None]
 
 
 def download_options(command: Command) -> Command:
+    command = server_options(json_option(command))
     for option in reversed(
         [
             click.option("-o", "--output", metavar="FILE", help="Where to save; `-` is standard output."),
             click.option("--force", is_flag=True, help="Replace FILE, and a FILE.part of another export."),
-            click.option("--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up."),
+            click.option(
+                "--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up then."
+            ),
             click.option(
                 "--retries",
                 type=click.IntRange(min=1),
@@ -109,7 +112,7 @@ def download_options(command: Command) -> Command:
         ]
     ):
         command = option(command)
-    return server_options(json_option(command))
+    return command
 
 
 @click.command(epilog=EXIT_STATUSES)
