@@ -214,6 +214,28 @@ async def test_what_no_repetition_helps_against_is_asked_once(
     assert names(target) == set()
 
 
+async def test_a_sentence_that_comes_in_pieces_is_one(client: Client, pretender: Pretender) -> None:
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=410, headers={"Content-Type": "application/problem+json"})
+        await response.prepare(request)
+        for piece in (b'{"detail": "the ', b"export was ", b'deleted"}'):
+            await response.write(piece)
+            await asyncio.sleep(0.02)
+        return response
+
+    pretender.statuses = [slowly]
+    with pytest.raises(ExportGone, match=r"^the export was deleted$"):
+        await client.get(pretender.id).status()
+
+
+async def test_a_status_without_an_end_is_refused(
+    client: Client, pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.client.wire.LONGEST_JSON", 100)
+    with pytest.raises(Refused, match="there is no end to it"):
+        await client.get(pretender.id).status()
+
+
 async def test_a_page_of_html_instead_of_a_download_is_refused(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
