@@ -46,15 +46,15 @@ async def save(remote: Remote, target: Path, *, connections: int, force: bool) -
             in_pieces = part.pieces is not None or (connections > 1 and status.completed)
             fetch = _Pieces(remote, part, status, connections) if in_pieces else _Beginning(remote, part, status)
             already_there = await fetch.run()
-            final = await remote.completed_status()
-            verify(final, length=part.length, sha256=part.sha256, named=fetch.named_sha256)
+            assert fetch.final
+            verify(fetch.final, length=part.length, sha256=part.sha256, named=fetch.named_sha256)
         except Replaced:
             raise  # what is here is of the export that was
         except VerificationFailed:
             part.discard()  # to go on with it would fail in the same way
             raise
         await part.finish(force=force)
-        return _saved(target, final, already_there)
+        return _saved(target, fetch.final, already_there)
 
 
 def check_target(target: Path, *, force: bool, new: bool) -> None:
@@ -108,6 +108,7 @@ class _Beginning:
         self._part = part
         self._status = status
         self.named_sha256: str | None = None
+        self.final: ExportStatus | None = None
 
     async def run(self) -> int:
         """The number of bytes that were there already."""
@@ -122,6 +123,7 @@ class _Beginning:
                 watcher.received(part.length)
         watcher.received(part.length)
         self.named_sha256 = download.named_sha256
+        self.final = download.final
         return already_there
 
 
@@ -152,6 +154,7 @@ class _Pieces:
         self._status = status
         self._connections = connections
         self.named_sha256: str | None = None
+        self.final: ExportStatus | None = status
 
     async def run(self) -> int:
         """The number of bytes that were there already."""

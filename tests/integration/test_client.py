@@ -146,13 +146,27 @@ async def test_other_bytes_under_the_same_etag_are_found_by_their_hash(
 async def test_a_body_that_ends_early_and_well_is_not_the_whole(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
+    """As one does that ends with its connection, wherever that is cut."""
+
     async def short(request: web.Request) -> web.StreamResponse:
         return web.Response(body=CONTENT[:HALF], headers={"ETag": pretender.etag})
 
     pretender.downloads = [short]
-    with pytest.raises(VerificationFailed, match="150000 bytes came, and the export has 300000"):
+    await client.get(pretender.id).save(target)
+    assert pretender.ranges == [None, f"bytes={HALF}-"]
+    assert read(target) == CONTENT
+
+
+async def test_a_body_that_is_longer_than_the_export_is_not_the_export(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    async def long(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT + b"more", headers={"ETag": pretender.etag})
+
+    pretender.downloads = [long]
+    with pytest.raises(VerificationFailed, match="300004 bytes came, and the export has 300000"):
         await client.get(pretender.id).save(target)
-    assert read(target) is None
+    assert names(target) == set()
 
 
 async def test_a_range_that_is_not_honoured_is_passed_over_up_to_what_is_there(
