@@ -9,7 +9,7 @@ from base64 import b64decode
 from binascii import Error as BinasciiError
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from streamer.client.errors import Refused, Replaced, VerificationFailed
 from streamer.protocol.conditions import parse_http_date
@@ -84,7 +84,3 @@ def retry_after(fields: Mapping[str, str], now: datetime) -> float | None:
         return float(text)
     moment = parse_http_date(text, now)
     return None if moment is None else max(0.0, (moment - now).total_seconds())
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -161,8 +161,8 @@ class Export:
                 digest.update(chunk)
                 length += len(chunk)
                 yield chunk
-        final = await self._remote.completed_status()
-        verify(final, length=length, sha256=digest.hexdigest(), named=download.named_sha256)
+        assert download.final
+        verify(download.final, length=length, sha256=digest.hexdigest(), named=download.named_sha256)
 
     async def cancel(self) -> ExportStatus:
         """Cancels it if it is not finished; what is finished stays as it is. The status afterwards."""

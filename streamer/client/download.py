@@ -2,8 +2,8 @@
 
 Each connection asks for what is missing, and its answer is judged before a byte of it is given on. It breaks, is
 refused or falls silent: then the next one goes on, after a wait that `Patience` draws. The end is the end of the body
-as HTTP frames it, never the mere end of a connection (aiohttp raises ClientPayloadError for a body without its final
-chunk); and whether that was all is for `verify` to say.
+as HTTP frames it (aiohttp raises ClientPayloadError for a body without its final chunk), and as the server confirms it;
+whether those were the right bytes is for `verify` to say.
 """
 
 import hashlib
@@ -61,19 +61,6 @@ class Remote:
         status.raise_if_ended_badly()
         return status
 
-    async def completed_status(self) -> ExportStatus:
-        """The status of an export that has been followed to its end."""
-
-        async def ask() -> ExportStatus:
-            status = await self.status_once()
-            status.raise_if_ended_badly()
-            if not status.completed:
-                raise Transient(f"the download came to its end, and the export is still {status.state}")
-            return status
-
-        found: ExportStatus = await self.patience.retrying(self.watcher)(ask)
-        return found
-
     async def delete(self) -> None:
         """Raises ExportGone if there never was such an export."""
 
@@ -120,6 +107,7 @@ class Download:
         self._surplus = 0  # bytes that come once more, because a range was not honoured
         self._failure: Transient | None = None
         self.named_sha256: str | None = None
+        self.final: ExportStatus | None = None  # of the completed export, once its last byte is here
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Raises GaveUp, and everything that no patience helps against."""
@@ -154,9 +142,10 @@ class Download:
         """The next bytes; nothing at the end."""
         while True:
             try:
-                if self._response is None and not await self._open():
-                    return b""
-                if (chunk := await self._read()) is not None:
+                chunk = await self._read() if self._response or await self._open() else b""
+                if chunk == b"" and self._stop is None:
+                    await self._check_end()
+                if chunk is not None:
                     return chunk
             except Silence:
                 await self._disconnect()
@@ -194,6 +183,14 @@ class Download:
         passed_over = min(self._surplus, len(chunk))
         self._surplus -= passed_over
         return chunk[passed_over:] or None
+
+    async def _check_end(self) -> None:
+        """A body that ends with its connection ends well wherever that is cut: only the server knows the length."""
+        status = await self._remote.status_once()
+        status.raise_if_ended_badly()
+        if not status.completed or self._offset < status.progress.bytes:
+            raise Transient(f"the download ended after {self._offset} bytes, and the export goes on")
+        self.final = status
 
     async def _nothing_yet(self) -> bool:
         """Whether the silence is the export's own: it has no byte yet that is not here."""

@@ -53,7 +53,8 @@ class PartialFile:
         self._note_path = target.with_name(f"{target.name}.part.json")
         self._note: Note | None = None
         self._fd = -1
-        self._executor = ThreadPoolExecutor(2, thread_name_prefix="pull")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pull")
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._digest: Digest = new_digest()
         self.length = 0  # bytes that are there, and hashed, from the beginning on
         self.pieces: list[Slice] | None = None
@@ -73,6 +74,7 @@ class PartialFile:
     def __exit__(self, *exc_info: object) -> None:
         """Leaves what the next run can go on with, and nothing where there is no byte of it."""
         self._executor.shutdown()
+        self._hasher.shutdown()
         with suppress(OSError):
             if self.pieces is not None:
                 self._write_note()
@@ -110,11 +112,11 @@ class PartialFile:
                 await self._in_thread(self._hash, min(self.length + HASHED_AT_ONCE, size))
 
     async def append(self, chunk: bytes) -> None:
-        """Writes and hashes, in two threads at once; nothing may be appended meanwhile."""
+        """Writes and hashes, each in a thread of its own, one chunk after the other in the order of the calls."""
+        position, self.length = self.length, self.length + len(chunk)
         with self._told():
-            writing = self._in_thread(self._write, self.length, chunk)
-            await asyncio.gather(writing, self._in_thread(self._digest.update, chunk))
-        self.length += len(chunk)
+            hashing = asyncio.get_running_loop().run_in_executor(self._hasher, self._digest.update, chunk)
+            await asyncio.gather(self._in_thread(self._write_next, position, chunk), hashing)
 
     async def use_pieces(self, length: int) -> None:
         """From now on pieces are written, of so many bytes in all."""
@@ -200,6 +202,11 @@ class PartialFile:
         while rest:
             written = os.pwrite(self._fd, rest, position)
             position, rest = position + written, rest[written:]
+
+    def _write_next(self, position: int, chunk: bytes) -> None:
+        """After a write that failed, or was cancelled, none comes: nothing may lie behind a hole."""
+        if position == os.fstat(self._fd).st_size:
+            self._write(position, chunk)
 
     def _hash(self, stop: int) -> None:
         while self.length < stop:

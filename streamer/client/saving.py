@@ -1,10 +1,10 @@
 """From an export to a verified file: resume, download, verify, and only then the name that was asked for."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from streamer.protocol.ranges import Slice
 
 LEAST_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
 LARGEST_PIECE = 16 * LEAST_PIECE
+BEHIND = 3  # chunks that are being written and hashed, while another one comes
 PIECES_EACH = 4  # at least, where the export is large enough: the connections end at about the same time
 
 
@@ -45,15 +46,15 @@ async def save(remote: Remote, target: Path, *, connections: int, force: bool) -
             in_pieces = part.pieces is not None or (connections > 1 and status.completed)
             fetch = _Pieces(remote, part, status, connections) if in_pieces else _Beginning(remote, part, status)
             already_there = await fetch.run()
-            final = await remote.completed_status()
-            verify(final, length=part.length, sha256=part.sha256, named=fetch.named_sha256)
+            assert fetch.final
+            verify(fetch.final, length=part.length, sha256=part.sha256, named=fetch.named_sha256)
         except Replaced:
             raise  # what is here is of the export that was
         except VerificationFailed:
             part.discard()  # to go on with it would fail in the same way
             raise
         await part.finish(force=force)
-        return _saved(target, final, already_there)
+        return _saved(target, fetch.final, already_there)
 
 
 def check_target(target: Path, *, force: bool, new: bool) -> None:
@@ -107,6 +108,7 @@ class _Beginning:
         self._part = part
         self._status = status
         self.named_sha256: str | None = None
+        self.final: ExportStatus | None = None
 
     async def run(self) -> int:
         """The number of bytes that were there already."""
@@ -115,33 +117,32 @@ class _Beginning:
         already_there = part.length
         watcher.received(part.length)
         download = Download(self._remote, self._status.etag, part.length)
-        async with aclosing(download.chunks()) as chunks, _one_behind() as write:
+        async with aclosing(download.chunks()) as chunks, _behind() as write:
             async for chunk in chunks:
-                await write(partial(part.append, chunk))
+                await write(part.append(chunk))
                 watcher.received(part.length)
         watcher.received(part.length)
         self.named_sha256 = download.named_sha256
+        self.final = download.final
         return already_there
 
 
 @asynccontextmanager
-async def _one_behind() -> AsyncIterator[Callable[[Callable[[], Coroutine[Any, Any, None]]], Awaitable[None]]]:
-    """What it gives begins a write once the one before has ended well: a chunk is written while the next one comes."""
-    writing: asyncio.Task[None] | None = None
+async def _behind() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], Awaitable[None]]]:
+    """What it gives begins a write, and waits while too many are under way: chunks are written while the next come."""
+    writing: deque[asyncio.Task[None]] = deque()
 
-    async def write(begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        nonlocal writing
-        if writing:
-            await writing
-        writing = asyncio.create_task(begin())
+    async def write(chunk: Coroutine[Any, Any, None]) -> None:
+        writing.append(asyncio.create_task(chunk))
+        if len(writing) > BEHIND:
+            await writing.popleft()
 
     try:
         yield write
-        if writing:
-            await writing
+        while writing:
+            await writing.popleft()
     finally:
-        if writing:
-            await asyncio.gather(writing, return_exceptions=True)
+        await asyncio.gather(*writing, return_exceptions=True)
 
 
 class _Pieces:
@@ -153,6 +154,7 @@ class _Pieces:
         self._status = status
         self._connections = connections
         self.named_sha256: str | None = None
+        self.final: ExportStatus | None = status
 
     async def run(self) -> int:
         """The number of bytes that were there already."""

@@ -8,18 +8,20 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from streamer.client.answers import retry_after, utc_now
+from streamer.client.answers import retry_after
 from streamer.client.errors import ExportFailed, ExportGone, Refused, Silence, StreamerError, Transient
 from streamer.errors import shown
 
 READ_BUFFER = 512 * 1024  # bytes of a body that may wait in memory; twice as many for a moment
 PIECE_BUFFER = 64 * 1024  # the same, of one of several bodies at once
+LONGEST_JSON = 16 * 1024 * 1024  # bytes: more is not from a streamer
 LONGEST_REFUSAL = 64 * 1024  # bytes of one that are read for its sentence
 CONNECT_TIMEOUT = 10.0  # seconds
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
@@ -66,8 +68,10 @@ class Wire:
         url = path if "://" in path else self.server + path
         async with self.request(method, url, headers=headers, params=query, json=body) as response:
             await raise_refusal(response)
-            with translated(url):
-                return await response.read()
+            answer = await _read(response, LONGEST_JSON)
+        if len(answer) > LONGEST_JSON:
+            raise Refused(f"what answers at {shown(url)} is not a streamer: there is no end to it")
+        return answer
 
     @asynccontextmanager
     async def request(
@@ -106,6 +110,17 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body; of one that is longer, a bit more than so many bytes."""
+    body = bytearray()
+    with translated(str(response.url)):
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > most:
+                break
+    return bytes(body)
+
+
 def _reason(error: OSError) -> str:
     """asyncio's own text repeats the address, and a failed look-up of a name has a number of its own."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
@@ -116,11 +131,10 @@ async def raise_refusal(response: aiohttp.ClientResponse) -> None:
     if response.status < 300:
         return
     url = str(response.url)
-    with translated(url):
-        body = await response.content.read(LONGEST_REFUSAL)
+    body = await _read(response, LONGEST_REFUSAL)
     sentence = _detail(response.content_type, body)
     if response.status in TRY_AGAIN:
-        after = retry_after(response.headers, utc_now())
+        after = retry_after(response.headers, datetime.now(UTC))
         raise Transient(sentence or f"{response.url.host} answers {_phrase(response.status)}", after)
     raise _refusal(response.status, sentence, url)
 

@@ -60,12 +60,15 @@ def ask(
     *,
     patience: "Patience | None" = None,
     watcher: "Watcher | None" = None,
+    max_time: float | None = None,
 ) -> Result:
-    """Runs what is to be done with a client."""
+    """Runs what is to be done with a client, within so many seconds."""
     from streamer.client import Client, Patience  # noqa: PLC0415 - it takes longer than the rest of the command
+    from streamer.client.client import within  # noqa: PLC0415
 
     async def connected() -> Result:
-        async with Client(server, api_key, patience=patience or Patience(tries=3), watcher=watcher) as client:
+        client = Client(server, api_key, patience=patience or Patience(tries=3), watcher=watcher)
+        async with within(max_time), client:
             return await work(client)
 
     return asyncio.run(connected())

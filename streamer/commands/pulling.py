@@ -85,11 +85,14 @@ Command = Callable[..., None]
 
 
 def download_options(command: Command) -> Command:
+    command = server_options(json_option(command))
     for option in reversed(
         [
             click.option("-o", "--output", metavar="FILE", help="Where to save; `-` is standard output."),
             click.option("--force", is_flag=True, help="Replace FILE, and a FILE.part of another export."),
-            click.option("--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up."),
+            click.option(
+                "--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up then."
+            ),
             click.option(
                 "--retries",
                 type=click.IntRange(min=1),
@@ -109,7 +112,7 @@ def download_options(command: Command) -> Command:
         ]
     ):
         command = option(command)
-    return server_options(json_option(command))
+    return command
 
 
 @click.command(epilog=EXIT_STATUSES)
@@ -144,7 +147,7 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
     with reported(as_json=wish.as_json, remedy=lambda: _kept(path, "the same command")), _watched(wish, path) as bar:
         key = key_for(target, server, api_key)
         work = partial(_fetch, target=target, path=path, wish=wish, bar=bar)
-        result = ask(address.server, key, work, patience=wish.patience, watcher=bar)
+        result = ask(address.server, key, work, patience=wish.patience, watcher=bar, max_time=wish.max_time)
     _done(result, path, wish)
 
 
@@ -194,7 +197,7 @@ def export(
         try:
             with _watched(wish, Path(wish.output or "export")) as bar:
                 work = partial(begun.fetch, asked=asked, bar=bar)
-                result = ask(server, api_key, work, patience=wish.patience, watcher=bar)
+                result = ask(server, api_key, work, patience=wish.patience, watcher=bar, max_time=wish.max_time)
         except KeyboardInterrupt:
             if begun.url and (cancel_on_interrupt or _wants_to_cancel()):
                 ask(server, api_key, begun.cancel)
@@ -246,8 +249,8 @@ def _wants_to_cancel() -> bool:
 
 @contextmanager
 def _watched(wish: Wish, path: Path) -> Iterator["Bar | None"]:
-    """A progress bar, where there is a terminal for it."""
-    if wish.quiet or not sys.stderr.isatty():
+    """A progress bar, where there is a terminal for it, and nothing else is written there."""
+    if wish.quiet or not sys.stderr.isatty() or (wish.to_stdout and sys.stdout.isatty()):
         yield None
         return
     try:
@@ -265,9 +268,9 @@ async def _fetch(client: "Client", *, target: str, path: Path, wish: Wish, bar: 
     begin = time.monotonic()
     async with _polling(export, bar):
         if wish.to_stdout:
-            await _to_stdout(export, wish, bar)
+            await _to_stdout(export, bar)
             return {}
-        saved = await export.save(path, connections=wish.connections, force=wish.force, max_time=wish.max_time)
+        saved = await export.save(path, connections=wish.connections, force=wish.force)
     return {
         "exitStatus": 0,
         "file": str(saved.path),
@@ -280,11 +283,9 @@ async def _fetch(client: "Client", *, target: str, path: Path, wish: Wish, bar: 
     }
 
 
-async def _to_stdout(export: "Export", wish: Wish, bar: "Bar | None") -> None:
-    from streamer.client.client import within  # noqa: PLC0415 - see the package
-
+async def _to_stdout(export: "Export", bar: "Bar | None") -> None:
     count = 0
-    async with within(wish.max_time), aclosing(export.stream()) as chunks:
+    async with aclosing(export.stream()) as chunks:
         async for chunk in chunks:
             await asyncio.to_thread(_write, chunk)
             count += len(chunk)

@@ -150,6 +150,16 @@ async def test_standard_output_gets_all_of_it(gated: Gated, folder: Path) -> Non
     assert names(folder) == set()
 
 
+async def test_a_reader_that_leaves_ends_it_without_a_word(gated: Gated, folder: Path) -> None:
+    script = f"{STREAMER} pull {await gated.sealed()} -o - | head -c 10 > begin; exit ${{PIPESTATUS[0]}}"
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", script), cwd=folder, env=environment(folder), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert (process.returncode, said) == (1, b"")
+    assert content_of(folder / "begin") == body()[:10]
+
+
 async def test_an_export_that_fails_in_the_middle_is_3(gated: Gated, folder: Path) -> None:
     url = await gated.held()
     async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
@@ -181,6 +191,15 @@ async def test_giving_up_is_5_and_the_next_run_has_the_file(gated: Gated, folder
     assert "goes on with it" in process.stderr[1]
     await run(folder, "pull", url, "-o", "x.csv")
     assert content_of(folder / "x.csv") == body()
+
+
+async def test_the_time_of_a_creation_counts(folder: Path) -> None:
+    async with pretending(b"id\n1\n") as pretender:
+        pretender.statuses = [says(429, headers={"Retry-After": "3600"}, detail="100 exports are waiting already")]
+        arguments = "export", "-o", "x.csv", "--max-time", "1", "--server", pretender.url
+        process = await run(folder, *arguments, exit_status=5)
+    assert process.stderr == ["streamer: not done within 1 s"]
+    assert names(folder) == set()
 
 
 async def test_a_silent_connection_is_left_for_a_new_one(gated: Gated, folder: Path) -> None:

@@ -146,13 +146,27 @@ async def test_other_bytes_under_the_same_etag_are_found_by_their_hash(
 async def test_a_body_that_ends_early_and_well_is_not_the_whole(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
+    """As one does that ends with its connection, wherever that is cut."""
+
     async def short(request: web.Request) -> web.StreamResponse:
         return web.Response(body=CONTENT[:HALF], headers={"ETag": pretender.etag})
 
     pretender.downloads = [short]
-    with pytest.raises(VerificationFailed, match="150000 bytes came, and the export has 300000"):
+    await client.get(pretender.id).save(target)
+    assert pretender.ranges == [None, f"bytes={HALF}-"]
+    assert read(target) == CONTENT
+
+
+async def test_a_body_that_is_longer_than_the_export_is_not_the_export(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    async def long(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT + b"more", headers={"ETag": pretender.etag})
+
+    pretender.downloads = [long]
+    with pytest.raises(VerificationFailed, match="300004 bytes came, and the export has 300000"):
         await client.get(pretender.id).save(target)
-    assert read(target) is None
+    assert names(target) == set()
 
 
 async def test_a_range_that_is_not_honoured_is_passed_over_up_to_what_is_there(
@@ -212,6 +226,28 @@ async def test_what_no_repetition_helps_against_is_asked_once(
     with pytest.raises(expected, match=sentence):
         await client.get(pretender.id).save(target)
     assert names(target) == set()
+
+
+async def test_a_sentence_that_comes_in_pieces_is_one(client: Client, pretender: Pretender) -> None:
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=410, headers={"Content-Type": "application/problem+json"})
+        await response.prepare(request)
+        for piece in (b'{"detail": "the ', b"export was ", b'deleted"}'):
+            await response.write(piece)
+            await asyncio.sleep(0.02)
+        return response
+
+    pretender.statuses = [slowly]
+    with pytest.raises(ExportGone, match=r"^the export was deleted$"):
+        await client.get(pretender.id).status()
+
+
+async def test_a_status_without_an_end_is_refused(
+    client: Client, pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.client.wire.LONGEST_JSON", 100)
+    with pytest.raises(Refused, match="there is no end to it"):
+        await client.get(pretender.id).status()
 
 
 async def test_a_page_of_html_instead_of_a_download_is_refused(

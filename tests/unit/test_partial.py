@@ -1,0 +1,109 @@
+"""FILE.part as its writers see it: a disk that fails, a note that is kept, a lock."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from streamer.client.address import Address
+from streamer.client.errors import LocalFileError
+from streamer.client.partial import PartialFile
+from streamer.client.status import ExportProgress, ExportStatus
+from streamer.client.watcher import Watcher
+from streamer.model import State
+from streamer.protocol.ranges import Slice
+
+ID = UUID("b42ef8e9-f053-4b3b-ac2a-212af6ebadc3")
+ADDRESS = Address("http://127.0.0.1:8080", ID)
+STATUS = ExportStatus(
+    export_id=ID,
+    state=State.COMPLETED,
+    progress=ExportProgress(processed_rows=1, bytes=90, percentage=100.0),
+    etag='"tag"',
+)
+CHUNKS = [bytes([number]) * 30 for number in range(3)]
+
+
+@contextmanager
+def begun(target: Path) -> Iterator[PartialFile]:
+    with PartialFile(target) as part:
+        part.begin(ADDRESS, STATUS, force=False)
+        yield part
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Iterator[PartialFile]:
+    with begun(tmp_path / "x.csv") as part:
+        yield part
+
+
+def test_chunks_that_are_appended_at_once_are_in_order(part: PartialFile) -> None:
+    async def append_all() -> None:
+        await asyncio.gather(*(part.append(chunk) for chunk in CHUNKS))
+        await part.finish(force=False)
+
+    asyncio.run(append_all())
+    assert part.target.read_bytes() == b"".join(CHUNKS)
+    assert part.sha256 == hashlib.sha256(b"".join(CHUNKS)).hexdigest()
+    assert [path.name for path in part.target.parent.iterdir()] == ["x.csv"]
+
+
+@pytest.mark.parametrize("taken", [0, 10, 29])
+def test_nothing_is_written_behind_a_write_that_failed(
+    tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three chunks: of it the disk takes a part, and says then that it is full; and then it is not."""
+    answers = [30, taken]
+    real = os.pwrite
+
+    def pwrite(fd: int, content: memoryview, position: int) -> int:
+        if not answers:
+            monkeypatch.undo()
+            raise OSError(28, "No space left on device")
+        return real(fd, content[: answers.pop(0)], position)
+
+    async def append_all(part: PartialFile) -> None:
+        await asyncio.gather(*(part.append(chunk) for chunk in CHUNKS))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: No space left on device"):
+        asyncio.run(append_all(part))
+    assert part.path.read_bytes() == b"".join(CHUNKS)[: 30 + taken]
+
+
+def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
+    with begun(tmp_path / "x.csv") as part:
+        asyncio.run(part.append(CHUNKS[0]))
+    with begun(tmp_path / "x.csv") as part:
+        asyncio.run(part.hash_what_is_there(Watcher()))
+        assert (part.length, part.sha256) == (30, hashlib.sha256(CHUNKS[0]).hexdigest())
+
+
+def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
+    async def write(part: PartialFile) -> None:
+        await part.append(CHUNKS[0])
+        await part.use_pieces(90)
+        await part.write_piece(60, CHUNKS[2])
+
+    with begun(tmp_path / "x.csv") as part:
+        asyncio.run(write(part))
+        assert part.path.stat().st_size == 90
+    with begun(tmp_path / "x.csv") as part:
+        assert part.pieces == [Slice(0, 30), Slice(60, 90)]
+
+
+def test_a_part_without_a_byte_leaves_nothing(tmp_path: Path) -> None:
+    with PartialFile(tmp_path / "x.csv") as part:
+        part.begin(ADDRESS, STATUS, force=False)
+        assert len(list(tmp_path.iterdir())) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_has_one_writer(part: PartialFile) -> None:
+    with pytest.raises(LocalFileError, match="another pull is writing"), PartialFile(part.target):
+        pass
