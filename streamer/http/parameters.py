@@ -21,7 +21,6 @@ from streamer.source.filters import OF_SEVERAL, Meaning, listed, meaning_of, rea
 DEFAULT_DATASET = "users"
 COLUMN_ALIASES = {"min_ltv": "lifetime_value__gte"}
 COMMA_LISTS = {"country_code", "subscription_tier"}  # these split at commas: none of their values holds one
-T = TypeVar("T")
 CHARACTER_NAMES = {"tab": "\t"}
 GENERAL = (
     "columns",
@@ -41,6 +40,8 @@ NARROWING = set(Operator) - {Operator.NE, Operator.ISNULL}  # what a required co
 PROFILES = {"excel": {"bom": True, "escape_formulas": True}}
 TRUTHS = {"true": True, "false": False}
 ROWS = re.compile(r"[0-9]{1,18}")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from streamer.model import Dialect
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_NULL = 64  # characters
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 SLICE = 64 * 1024  # bytes that are split at a time: a field of nothing but quotes has many pieces
 END_OF_DATA = "\\."
 
@@ -41,8 +42,13 @@ def check_null(text: str, delimiter: str, quote: str) -> str:
 
 
 def prologue(dialect: Dialect, columns: Sequence[str]) -> bytes:
-    """What stands before the first row: a byte order mark, the names of the columns, either, or nothing."""
-    header = RecordWriter(dialect, len(columns)).records([columns]) if dialect.header else b""
+    """What stands before the first row: a byte order mark, the names of the columns, either, or nothing.
+
+    A name is text as any: a spreadsheet would take one that begins with `=` for a formula.
+    """
+    escapes = FORMULA_STARTS if dialect.escape_formulas else ()
+    names = [f"'{name}" if name.startswith(escapes) else name for name in columns]
+    header = RecordWriter(dialect, len(names)).records([names]) if dialect.header else b""
     return BOM + header if dialect.bom else header
 
 

@@ -240,11 +240,12 @@ async def _matching(connection: Connection, entry: str) -> Sequence[asyncpg.Reco
 
 
 async def _columns(connection: Connection, relations: Iterable[int]) -> Mapping[int, Columns]:
-    """The columns of each relation by their names, in their order."""
+    """The columns of each relation by their names, in their order. Columns that are alike are one in memory."""
+    alike: dict[Column, Column] = {}
     columns: dict[int, dict[str, Column]] = {relation: {} for relation in relations}
     for row in await connection.fetch(COLUMNS, list(columns)):
         column = Column(**{name: value for name, value in row.items() if name != "relation"})
-        columns[row["relation"]][column.name] = column
+        columns[row["relation"]][column.name] = alike.setdefault(column, column)
     return columns
 
 

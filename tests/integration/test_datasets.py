@@ -20,6 +20,8 @@ from streamer.config import Names
 from streamer.embedded import psql
 from streamer.errors import ExportFailure, StartError
 from streamer.source.catalog import Catalog
+from streamer.source.copying import copy
+from streamer.source.database import Connection
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import CursorChoice
 from tests.acceptance.process import streamer
@@ -27,6 +29,7 @@ from tests.conftest import Serve, connected
 from tests.exporting import create, read_problem, until
 from tests.integration.sources import (
     PLAIN_SESSION,
+    WAIT,
     Opened,
     Plain,
     assert_conforms,
@@ -506,9 +509,22 @@ async def test_row_policies_of_the_role_decide(database: str, plain: Plain, choi
         assert await pool.fetchval("SELECT current_user = session_user")  # nothing of it stays in the pool
 
 
-async def test_an_export_of_blocks_with_helpers_is_of_the_role_on_every_connection(database: str, plain: Plain) -> None:
-    """A policy notes who reads, by failing for anybody else."""
+async def test_an_export_of_blocks_is_of_the_role_on_every_connection(
+    database: str, plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of the tables sees every row, and the policy fails for anybody but the role."""
     await plain.execute(POLICIES)
+    readers: set[int] = set()
+    two_read = asyncio.Event()
+
+    async def by_two(connection: Connection, *arguments: Any) -> int:
+        readers.add(await connection.fetchval("SELECT pg_backend_pid()"))
+        if len(readers) > 1:
+            two_read.set()
+        await asyncio.wait_for(two_read.wait(), WAIT)
+        return await copy(connection, *arguments)
+
+    monkeypatch.setattr("streamer.source.blocks.copy", by_two)
     async with made_role(plain) as role, pooled(database) as pool:
         await plain.execute(
             f"GRANT SELECT ON guarded TO {role};"
@@ -516,7 +532,8 @@ async def test_an_export_of_blocks_with_helpers_is_of_the_role_on_every_connecti
         )
         source = Opened(pool, await read_catalog(pool, ["guarded"], role=role), CursorChoice.BLOCKS, role=role)
         exported = await source.export(spec("guarded", ["n"]))
-        assert exported.total == 10_000
+        assert exported.body == b"n\n" + b"".join(b"%d\n" % n for n in range(2, 20_001, 2))
+    assert len(readers) > 1
 
 
 @pytest.mark.parametrize("role", ["nobody_has_this_role", 'odd "name"', "Mixed; DROP TABLE users"])
