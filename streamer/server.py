@@ -5,9 +5,11 @@ import logging
 import os
 import resource
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -49,53 +51,20 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
     With `hangup_rereads` SIGHUP reads the datasets again.
     """
     async with AsyncExitStack() as stack:
-        executor = stack.enter_context(
-            ThreadPoolExecutor(2 * settings.max_concurrent_exports + 1, thread_name_prefix="spool")
-        )
-        directory = SpoolDirectory(
-            settings.export_storage_path,
-            executor,
-            most=settings.spool_max_bytes,
-            reserve=settings.spool_disk_reserve,
-        )
-        directory.prepare()
-        store_pool = await connect(
-            settings.database_url, name="DATABASE_URL", size=STORE_CONNECTIONS, wait=settings.database_wait
-        )
-        stack.push_async_callback(_close, store_pool)
-        source_pool = await connect(
-            settings.source_database_url,
-            name="SOURCE_DATABASE_URL",
-            size=settings.max_concurrent_exports * settings.export_connections,
-            wait=settings.database_wait,
-            row_limit=settings.max_row_size,
-        )
-        stack.push_async_callback(_close, source_pool)
-        side_pool = await connect(
-            settings.source_database_url,
-            name="SOURCE_DATABASE_URL",
-            size=SIDE_CONNECTIONS,
-            wait=settings.database_wait,
-        )
-        stack.push_async_callback(_close, side_pool)
+        directory = _directory(settings, stack)
+        pools = await _pools(settings, stack)
         catalog = await read_catalog(
-            side_pool, settings.datasets, file=settings.datasets_file, role=settings.dataset_role
+            pools.side, settings.datasets, file=settings.datasets_file, role=settings.dataset_role
         )
         if hangup_rereads:
             stack.enter_context(_rereading_at_hangup(catalog))
         owner = uuid4()
-        store = Store(store_pool, owner)
+        store = Store(pools.store, owner)
         await store.migrate()
-        connections = Connections(
-            source_pool,
-            leads=settings.max_concurrent_exports,
-            helpers=settings.export_connections - 1,
-            role=settings.dataset_role,
-        )
-        runner = Runner(store, Source(connections, catalog, settings.export_cursor))
         sealed = SealedExports(store, directory)
         stack.callback(sealed.close)
         retention = Retention(store, directory, sealed, ttl=settings.export_ttl)
+        runner = Runner(store, _source(settings, pools, catalog))
         queue = ExportQueue(
             store,
             runner,
@@ -105,17 +74,14 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
         )
-        compressors = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gzip"))
-        gzip = GzipStreams(compressors, settings.gzip_streams)
-        read_ahead = stack.enter_context(ThreadPoolExecutor(READ_AHEAD_THREADS, thread_name_prefix="read ahead"))
         places = Places(settings.max_followers)
         app = application(
             queue,
             catalog,
-            ValueCheck(side_pool, settings.dataset_role),
+            ValueCheck(pools.side, settings.dataset_role),
             sealed=sealed,
-            gzip=gzip,
-            read_ahead=read_ahead,
+            gzip=GzipStreams(_threads(stack, os.cpu_count(), "gzip"), settings.gzip_streams),
+            read_ahead=_threads(stack, READ_AHEAD_THREADS, "read ahead"),
             places=places,
             room=stack.enter_context(closing(Room())),
             abandon_after=settings.abandon_after,
@@ -132,6 +98,57 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             async with asyncio.timeout(settings.shutdown_grace):
                 await queue.drain()
                 await places.empty()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    """`store` for the exports table, `source` for the rows, `side` for what is asked of the source beside exports."""
+
+    store: Pool
+    source: Pool
+    side: Pool
+
+
+async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
+    """Raises StartError."""
+
+    async def pool(name: str, url: str, size: int, *, row_limit: int = sys.maxsize) -> Pool:
+        connected = await connect(url, name=name, size=size, wait=settings.database_wait, row_limit=row_limit)
+        stack.push_async_callback(_close, connected)
+        return connected
+
+    source, exporting = settings.source_database_url, settings.max_concurrent_exports * settings.export_connections
+    return _Pools(
+        store=await pool("DATABASE_URL", settings.database_url, STORE_CONNECTIONS),
+        source=await pool("SOURCE_DATABASE_URL", source, exporting, row_limit=settings.max_row_size),
+        side=await pool("SOURCE_DATABASE_URL", source, SIDE_CONNECTIONS),
+    )
+
+
+def _directory(settings: Settings, stack: AsyncExitStack) -> SpoolDirectory:
+    """Raises StartError."""
+    directory = SpoolDirectory(
+        settings.export_storage_path,
+        _threads(stack, 2 * settings.max_concurrent_exports + 1, "spool"),
+        most=settings.spool_max_bytes,
+        reserve=settings.spool_disk_reserve,
+    )
+    directory.prepare()
+    return directory
+
+
+def _source(settings: Settings, pools: _Pools, catalog: Catalog) -> Source:
+    connections = Connections(
+        pools.source,
+        leads=settings.max_concurrent_exports,
+        helpers=settings.export_connections - 1,
+        role=settings.dataset_role,
+    )
+    return Source(connections, catalog, settings.export_cursor)
+
+
+def _threads(stack: AsyncExitStack, number: int | None, name: str) -> ThreadPoolExecutor:
+    return stack.enter_context(ThreadPoolExecutor(number, thread_name_prefix=name))
 
 
 async def _close(pool: Pool) -> None:

@@ -16,6 +16,7 @@ from typing import cast
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from streamer.errors import Unavailable
 from streamer.http.access_log import AccessLog
 from streamer.http.places import LEAST_SHARE, limit_waiting
 from streamer.http.problems import before_a_request, malformed
@@ -189,7 +190,12 @@ class Listener(web.BaseSite):
         return Connection(self, self._runner.server)
 
 
-REFUSED = before_a_request(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections at once", retry_after=RETRY_AFTER)
+REFUSED = before_a_request(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "too many connections at once",
+    code=Unavailable.code,
+    retry_after=RETRY_AFTER,
+)
 TOO_LARGE = before_a_request(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head of the request has more than {MAX_HEAD} bytes"
 )

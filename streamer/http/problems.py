@@ -93,9 +93,11 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
     return response
 
 
-def before_a_request(status: HTTPStatus, sentence: str, *, retry_after: int | None = None) -> bytes:
+def before_a_request(
+    status: HTTPStatus, sentence: str, *, code: str | None = None, retry_after: int | None = None
+) -> bytes:
     """The whole answer on a connection that no request is read from. It is closed after it."""
-    problem = msgspec.json.encode(_members(_code(status), status.phrase, status, sentence))
+    problem = msgspec.json.encode(_members(code or _code(status), status.phrase, status, sentence))
     head = [
         f"HTTP/1.1 {status} {status.phrase}",
         f"Content-Type: {CONTENT_TYPE}",

@@ -78,11 +78,13 @@ class Poll:
 
 @asynccontextmanager
 async def health_polled(server: Confined, interval: float) -> AsyncIterator[Poll]:
-    """Polls /health while the context is open; the latencies are known afterwards."""
+    """Polls /health while the context is open, and has an answer already; the latencies are known afterwards."""
     host, port = server.address
     process = await _client("tests.memory.poller", host, str(port), str(interval))
     poll = Poll()
     try:
+        assert process.stdout
+        assert await process.stdout.readline() == b"polling\n"
         yield poll
         answer, _ = await asyncio.wait_for(process.communicate(b"\n"), 10)
         poll.latencies = msgspec.json.decode(answer, type=Latencies)

@@ -2,7 +2,8 @@
 
     python -m tests.memory.poller HOST PORT INTERVAL
 
-It asks every INTERVAL seconds until a line comes on stdin, then writes a line of JSON: `Latencies`. An answer that
+It writes a line when the first answer is there, goes on asking every INTERVAL seconds until a line comes on stdin, and
+then writes a line of JSON: `Latencies`. An answer that
 takes longer than the interval keeps the next question from being asked; what that one would have waited is counted too.
 """
 
@@ -48,6 +49,9 @@ def poll(address: tuple[str, int], interval: float) -> Latencies:
                 answer += piece
             assert answer.startswith(b"HTTP/1.1 200 "), answer
             took = time.perf_counter() - asked
+            if not taken:
+                sys.stdout.write("polling\n")
+                sys.stdout.flush()
             while took > 0:
                 taken.append(took)
                 took -= interval
