@@ -8,8 +8,8 @@ with a reason, not a body that breaks.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 from aiohttp import web
@@ -28,6 +28,7 @@ from streamer.http.negotiation import (
     validators,
 )
 from streamer.http.places import Places
+from streamer.http.room import until_taken
 from streamer.jobs.live import LiveExport
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExport, SealedExports, refusal
@@ -76,7 +77,7 @@ class Downloads:
             raise BadBody("a download is asked for without a request body")
         follow = _follow_wanted(request)
         asked = Asked.of(request)
-        with self._places.one(request), self._gzip.coding_for(asked) as coding:
+        async with self._place(request, asked) as coding:
             live = self._queue.live(export_id)
             if live is None:
                 return await self._sealed(request, asked, coding, export_id)
@@ -88,7 +89,7 @@ class Downloads:
         """`GET /exports/csv`: an export, streamed in the request that asks for it. HEAD starts nothing."""
         spec = await self._exports.read_spec(request, besides="filename")
         asked = Asked.of_a_new_export(request)
-        with self._places.one(request), self._gzip.coding_for(asked) as coding:
+        async with self._place(request, asked) as coding:
             if request.method == "HEAD":
                 response = DownloadResponse(headers=content_headers(header=spec.dialect.header))
                 with response.body():
@@ -97,6 +98,14 @@ class Downloads:
             live = await self._queue.submit(spec, abandon_after=self._abandon_after)
             assert isinstance(live, LiveExport)  # there is no key
             return await self._live(request, asked, coding, live)
+
+    @asynccontextmanager
+    async def _place(self, request: web.Request, asked: Asked) -> AsyncIterator[Coding]:
+        """A place for a download, and its coding. The place is kept until the client has taken what it was given."""
+        with self._places.one(request):
+            with self._gzip.coding_for(asked) as coding:
+                yield coding
+            await until_taken(request)
 
     async def _sealed(self, request: web.Request, asked: Asked, coding: Coding, export_id: UUID) -> web.StreamResponse:
         """The sealed table: RFC 9110, in its order."""

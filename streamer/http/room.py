@@ -16,7 +16,7 @@ from contextlib import suppress
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from streamer.http.places import LEAST_SHARE
+from streamer.http.places import LEAST_SHARE, limit_waiting
 
 WAITING = struct.Struct("=i")
 
@@ -67,11 +67,17 @@ def is_full(connection: socket.socket, size: int) -> bool:
     return 3 * waiting_in(connection) > 2 * size
 
 
-@web.middleware
-async def in_turn(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Who sends one request after the other and reads no answer waits with the next until it has."""
+async def until_taken(request: web.Request) -> None:
+    """Returns when the client has taken nearly all that was written to it so far, or cannot be written to any more."""
     if request.transport is not None:
         connection = request.transport.get_extra_info("socket")
         if is_full(connection, LEAST_SHARE):
+            limit_waiting(connection, LEAST_SHARE)
             await request.app[ROOM].found(connection)
+
+
+@web.middleware
+async def in_turn(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Who sends one request after the other and reads no answer waits with the next until it has."""
+    await until_taken(request)
     return await handler(request)

@@ -106,6 +106,20 @@ async def is_free_again(held: Held, target: str) -> None:
     await eventually(answered, "the place of a download that has ended is not free")
 
 
+async def test_a_place_is_kept_until_the_client_has_taken_what_waits_for_it(serve: Serve) -> None:
+    """All of it fits into the socket; a client that asks and does not read would have that memory for nothing."""
+    held = await serve(max_followers=1)
+    export = await completed(held)
+    async with connection(held.url, receive=4096) as client:
+        await client.send("GET", export.download, {"Range": "bytes=0-999999"})
+        head, body = await client.begin()
+        assert head.status == 206
+        await asyncio.sleep(0.3)  # long enough for the server to have written it
+        assert await status_of(held, "GET", export.download) == 503
+        assert await body.whole() == BULK.whole[:1_000_000]
+        await is_free_again(held, export.download)
+
+
 async def test_one_download_more_than_there_may_be_is_told_to_come_back(serve: Serve) -> None:
     held = await serve(max_followers=2)
     export = await held.export(SMALL, at=1)
