@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamer.config import Settings
-from streamer.http.compression import WINDOW as GZIP_WINDOW
+from streamer.http.compression import MOST_HELD as GZIP_HELD
 from streamer.http.download import COPIED
 from streamer.http.exports import BODIES
 from streamer.http.listener import HEADS_LIMIT
@@ -60,7 +60,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("exports that wait (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
         Item("exports: what they ask for", PARSED * MAX_BODY, exports),
         Item("small bodies, copied", COPIED),
-        Item("gzip streams (GZIP_STREAMS)", GZIP_WINDOW + GZIP_STATE, settings.gzip_streams),
+        Item("gzip streams (GZIP_STREAMS)", GZIP_HELD + GZIP_STATE, settings.gzip_streams),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * GATHER_LIMIT, exports),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),

@@ -2,7 +2,7 @@
 
 ISA-L at level 1 is faster than the network it saves. A live stream is flushed whenever its follower has caught up, so
 that a row is readable as soon as it is published; between two flushes the compressor keeps what it likes. A stream
-holds one window and what became of it, and there are at most `capacity` streams at once.
+holds one window and a little of what became of it, and there are at most `capacity` streams at once.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from aiohttp import web
 from isal import isal_zlib
@@ -18,9 +18,11 @@ from isal import isal_zlib
 from streamer.http.delivery import DownloadResponse, Line, Readable, in_thread
 from streamer.http.negotiation import Asked
 from streamer.protocol.encoding import Coding
-from streamer.spool.follower import Extent, Follower, TruncatedError, extents
+from streamer.spool.follower import Extent, Follower, TruncatedError
 
-WINDOW = 64 * 1024  # bytes of the export that one stream holds at a time
+WINDOW = 32 * 1024  # bytes of the export that one stream holds at a time
+ENOUGH = 64 * 1024  # bytes of what became of them, before they are sent
+MOST_HELD = WINDOW + ENOUGH + WINDOW  # bytes of one stream, where nothing gets smaller
 LEVEL = 1
 GZIP_FORMAT = 16 + 15  # zlib's code for a gzip header and the largest history
 
@@ -59,8 +61,7 @@ class GzipStreams:
         with response.body():
             if await response.begin(request):
                 stream = _Stream(self._executor, request, response, source)
-                for extent in extents(0, length, WINDOW):
-                    await stream.send(extent, flush=False)
+                await stream.send(Extent(0, length), flush=False)
                 await stream.end()
 
 
@@ -73,15 +74,24 @@ class _Stream:
         self._compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP_FORMAT)
 
     async def send(self, extent: Extent, *, flush: bool) -> None:
-        piece = await in_thread(self._executor, partial(self._compress, self._source.file, extent, flush))
-        await self._line.complete(self._response.write(piece))
+        offset, stop = extent.offset, extent.offset + extent.length
+        while offset < stop:
+            compress = partial(self._compress, self._source.file, offset, stop, flush)
+            piece, offset = await in_thread(self._executor, compress)
+            await self._line.complete(self._response.write(piece))
 
     async def end(self) -> None:
         await self._line.complete(self._response.write(self._compressor.flush()))
 
-    def _compress(self, file: BinaryIO, extent: Extent, flush: bool) -> bytes:
-        window = os.pread(file.fileno(), extent.length, extent.offset)
-        if len(window) < extent.length:
-            raise TruncatedError("the file of the export is shorter than it was")
-        piece = self._compressor.compress(window)
-        return piece + self._compressor.flush(isal_zlib.Z_SYNC_FLUSH) if flush else piece
+    def _compress(self, file: BinaryIO, offset: int, stop: int, flush: bool) -> tuple[bytes, int]:
+        """In a thread: what became of the next bytes, and where those after them begin."""
+        made = bytearray()
+        while offset < stop and len(made) < ENOUGH:
+            window = os.pread(file.fileno(), min(WINDOW, stop - offset), offset)
+            if len(window) < min(WINDOW, stop - offset):
+                raise TruncatedError("the file of the export is shorter than it was")
+            made += self._compressor.compress(window)
+            offset += len(window)
+        if flush and offset == stop:
+            made += self._compressor.flush(isal_zlib.Z_SYNC_FLUSH)
+        return cast("bytes", made), offset

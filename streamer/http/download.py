@@ -15,7 +15,6 @@ from uuid import UUID
 from aiohttp import web
 
 from streamer.errors import BadBody, BadParameter, RangeNotSatisfiable, TooEarly
-from streamer.http.compression import WINDOW as GZIP_WINDOW
 from streamer.http.compression import GzipStreams
 from streamer.http.delivery import DownloadResponse, Part, length_of, send_followed, send_parts
 from streamer.http.exports import Exports, requested_id
@@ -163,12 +162,9 @@ class Downloads:
         self, request: web.Request, live: LiveExport, coding: Coding, headers: dict[str, str]
     ) -> web.StreamResponse:
         response = DownloadResponse(headers=headers)
-        if coding is Coding.GZIP:
-            with Follower(live.spool, window=GZIP_WINDOW, before_first=live.serve) as follower:
-                await self._gzip.send_followed(request, response, follower)
-        else:
-            with Follower(live.spool, before_first=live.serve) as follower:
-                await send_followed(request, response, follower)
+        send = self._gzip.send_followed if coding is Coding.GZIP else send_followed
+        with Follower(live.spool, before_first=live.serve) as follower:
+            await send(request, response, follower)
         return response
 
     async def _send_gzip(

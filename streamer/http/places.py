@@ -9,15 +9,15 @@ within a few megabytes however long they stop.
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from aiohttp import web
 
 from streamer.errors import Unavailable
 
-POOL = 2 * 1024 * 1024  # bytes: the n-th client has the n-th part of it
+POOL = 1536 * 1024  # bytes: the n-th client has the n-th part of it
 LEAST_SHARE = 8 * 1024
-ROOMY = 1024 * 1024  # a share of so much is left to the kernel, which adapts it to the network
+ROOMY = 768 * 1024  # a share of so much is left to the kernel, which adapts it to the network
 RETRY_AFTER = 5  # seconds
 SHARE = web.RequestKey("share", int)  # bytes
 SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size they were given
@@ -81,11 +81,10 @@ def limit_waiting(connection: socket.socket, size: int) -> None:
 
 
 def _leave_to_the_kernel(connection: socket.socket) -> None:
-    """It adapts the send buffer to the network again (tcp(7), tcp_wmem)."""
-    try:
+    """It adapts the send buffer to the network again (tcp(7), tcp_wmem), from a large one on."""
+    limit_waiting(connection, ROOMY)
+    with suppress(OSError):  # an older kernel leaves it as it is
         connection.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, SOCK_RCVBUF_LOCK)
-    except OSError:  # an older kernel
-        limit_waiting(connection, ROOMY)
 
 
 def most_waiting(capacity: int, roomy: int) -> int:

@@ -6,7 +6,7 @@ drained to its end. A failed one is left at once: what was published is a part o
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import BinaryIO, NamedTuple, Self
 
 from streamer.spool.spool import Spool
@@ -95,9 +95,3 @@ class Follower:
             before, self._before_first = self._before_first, None
             await before()
         return extent
-
-
-def extents(start: int, stop: int, window: int = WINDOW) -> Iterator[Extent]:
-    """`[start, stop)` in windows."""
-    for offset in range(start, stop, window):
-        yield Extent(offset, min(window, stop - offset))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pytest
 
 from streamer.errors import ExportFailure
-from streamer.spool.follower import WINDOW, Extent, Follower, TruncatedError, extents
+from streamer.spool.follower import WINDOW, Extent, Follower, TruncatedError
 from streamer.spool.spool import GATHER_LIMIT, Sealed, Spool
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
@@ -773,19 +773,3 @@ async def test_follower_of_a_file_that_is_gone_is_truncated(spool: Spool) -> Non
         await soon(anext(follower))
         with pytest.raises(TruncatedError, match="the file of the export is gone"):
             _ = follower.file
-
-
-@pytest.mark.parametrize(
-    ("offset", "end", "found"),
-    [
-        (0, 0, []),
-        (5, 5, []),
-        (0, 1, [(0, 1)]),
-        (0, WINDOW, [(0, WINDOW)]),
-        (0, WINDOW + 1, [(0, WINDOW), (WINDOW, 1)]),
-        (7, WINDOW + 8, [(7, WINDOW), (WINDOW + 7, 1)]),
-        (WINDOW, 2 * WINDOW, [(WINDOW, WINDOW)]),
-    ],
-)
-def test_extents_cover_exactly_what_is_asked_in_windows(offset: int, end: int, found: list[tuple[int, int]]) -> None:
-    assert list(extents(offset, end)) == found
