@@ -16,7 +16,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from streamer.config import Settings
-from streamer.errors import StartError
+from streamer.errors import StartError, Unavailable
 from streamer.http.compression import GzipStreams
 from streamer.http.listener import Listener
 from streamer.http.places import Places
@@ -90,7 +90,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: queue.stop())
         stack.enter_context(directory.alive(owner))
-        await queue.start()
+        await _start(queue)
         stack.push_async_callback(queue.stop)
         await stack.enter_async_context(_in_background(retention.run()))
         yield await _listen(app, settings, stack)
@@ -98,6 +98,14 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             async with asyncio.timeout(settings.shutdown_grace):
                 await queue.drain()
                 await places.empty()
+
+
+async def _start(queue: ExportQueue) -> None:
+    """Raises StartError."""
+    try:
+        await queue.start()
+    except Unavailable as error:
+        raise StartError(f"DATABASE_URL: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

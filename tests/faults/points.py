@@ -150,8 +150,7 @@ def armed(faults: Faults) -> Iterator[None]:
         patch.setattr(Path, "open", _guarded(faults, "Path.open", Path.open))
         patch.setattr(fcntl, "flock", _guarded(faults, "flock", fcntl.flock))
         patch.setattr(hashlib, "file_digest", _guarded(faults, "file_digest", hashlib.file_digest))
-        for name in ("fetchrow", "fetch", "execute"):
-            patch.setattr(asyncpg.pool.Pool, name, _guarded_statement(faults, getattr(asyncpg.pool.Pool, name)))
+        patch.setattr(asyncpg.Connection, "fetch", _guarded_statement(faults, asyncpg.Connection.fetch))
         patch.setattr(store, "_migrate", _guarded_migration(faults, store._migrate))
         yield
 
@@ -209,13 +208,13 @@ def _let_go(result: Any, name: str) -> None:
 
 
 def _guarded_statement(faults: Faults, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def statement(pool: object, text: str, *arguments: Any, **named: Any) -> Any:
+    async def statement(connection: object, text: str, *arguments: Any, **named: Any) -> Any:
         name = STATEMENTS.get(text)
         fault = faults.due(Point(f"sql {name}", "jobs.store:Store")) if name else None
         if fault is None:
-            return await original(pool, text, *arguments, **named)
+            return await original(connection, text, *arguments, **named)
         if fault.when is When.AFTER:
-            await original(pool, text, *arguments, **named)
+            await original(connection, text, *arguments, **named)
         raise SQL_ERRORS[fault.error]()
 
     return statement
