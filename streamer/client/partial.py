@@ -11,6 +11,7 @@ loss of power it may promise what never reached the disk. The SHA-256 at the end
 
 import asyncio
 import fcntl
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -234,11 +235,8 @@ def in_the_way(target: Path) -> LocalFileError:
 
 def sha256_of(path: Path) -> str:
     """In hexadecimal."""
-    digest = new_digest()
     with path.open("rb") as file:
-        while piece := file.read(READ):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def total(pieces: Sequence[Slice]) -> int:

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 from aiohttp import web
 from isal import isal_zlib
 
-from streamer.http.delivery import DownloadResponse, Line, Readable, in_thread
+from streamer.http.delivery import SHORTER, DownloadResponse, Line, Readable, in_thread
 from streamer.http.negotiation import Asked
 from streamer.protocol.encoding import Coding
 from streamer.spool.follower import Extent, Follower, TruncatedError
@@ -87,9 +87,10 @@ class _Stream:
         """In a thread: what became of the next bytes, and where those after them begin."""
         made = bytearray()
         while offset < stop and len(made) < ENOUGH:
-            window = os.pread(file.fileno(), min(WINDOW, stop - offset), offset)
-            if len(window) < min(WINDOW, stop - offset):
-                raise TruncatedError("the file of the export is shorter than it was")
+            size = min(WINDOW, stop - offset)
+            window = os.pread(file.fileno(), size, offset)
+            if len(window) < size:
+                raise TruncatedError(SHORTER)
             made += self._compressor.compress(window)
             offset += len(window)
         if flush and offset == stop:

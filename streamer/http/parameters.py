@@ -17,6 +17,7 @@ from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Time
 from streamer.protocol.dialect import check_character, check_null
 from streamer.source.catalog import Catalog, Dataset
 from streamer.source.filters import OF_SEVERAL, Meaning, listed, meaning_of, read_condition, read_order
+from streamer.source.values import read_truth
 
 DEFAULT_DATASET = "users"
 COLUMN_ALIASES = {"min_ltv": "lifetime_value__gte"}
@@ -38,7 +39,6 @@ GENERAL = (
 )
 NARROWING = set(Operator) - {Operator.NE, Operator.ISNULL}  # what a required condition may be
 PROFILES = {"excel": {"bom": True, "escape_formulas": True}}
-TRUTHS = {"true": True, "false": False}
 ROWS = re.compile(r"[0-9]{1,18}")
 
 T = TypeVar("T")
@@ -67,9 +67,10 @@ class Given:
         return list(items)
 
     def truth(self) -> bool:
-        if (text := self.one().lower()) not in TRUTHS:
-            raise BadParameter(self.name, f"must be true or false, not '{shown(text)}'")
-        return TRUTHS[text]
+        try:
+            return read_truth(self.one().lower()) == "true"
+        except ValueError as error:
+            raise BadParameter(self.name, str(error)) from error
 
 
 def read_spec(query: Iterable[tuple[str, str]], body: bytes, catalog: Catalog) -> ExportSpec:

@@ -39,14 +39,12 @@ class Follower:
         start: int = 0,
         stop: int | None = None,
         *,
-        window: int = WINDOW,
         before_first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._spool = spool
         self._before_first = before_first
         self._offset = start
         self._stop = sys.maxsize if stop is None else stop
-        self._window = window
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -89,7 +87,7 @@ class Follower:
         end = min(self._spool.frontier, self._stop)
         if self._offset >= end:
             raise StopAsyncIteration
-        extent = Extent(self._offset, min(self._window, end - self._offset))
+        extent = Extent(self._offset, min(WINDOW, end - self._offset))
         self._offset += extent.length
         if self._before_first is not None:
             before, self._before_first = self._before_first, None
