@@ -43,7 +43,7 @@ Ctrl-C stops the server and the database.
 
 def run_demo(*, rows: int, port: int, directory: Path) -> None:
     """Seeds what is missing and serves until it is stopped, the database included. Raises StartError."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while PostgreSQL starts
     with _alone(directory), embedded_postgres(directory / "postgres") as url:
         asyncio.run(_seed_and_serve(url, rows, port))
 
@@ -61,16 +61,39 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 async def _seed_and_serve(url: str, rows: int, port: int) -> None:
-    try:
-        await _seed(url, rows)
-    except (OSError, asyncpg.PostgresError) as error:
-        raise StartError(f"the demo's table could not be filled: {error}") from error
+    with _terminated_between_steps():
+        try:
+            await _seed(url, rows)
+        except (OSError, asyncpg.PostgresError) as error:
+            raise StartError(f"the demo's table could not be filled: {error}") from error
     settings = Settings(database_url=url, source_database_url=url, api_port=port)
     await serve(
         settings,
         announce=lambda served: click.echo(WELCOME.format(rows=rows, url=served)),
         hangup_rereads=False,  # the end of the terminal is the end of the demo
     )
+
+
+@contextmanager
+def _terminated_between_steps() -> Iterator[None]:
+    """Lets SIGTERM cancel the task, as asyncio does with SIGINT: an exception thrown into the driver in the middle of
+    an answer leaves a connection that waits for ever. The handler stays until `serve` sets its own."""
+    task = asyncio.current_task()
+    assert task is not None
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if terminated:
+            sys.exit(128 + signal.SIGTERM)
+        raise
 
 
 async def _seed(url: str, rows: int) -> None:
@@ -86,7 +109,7 @@ async def _seed(url: str, rows: int) -> None:
                 progress.add_task("Indexing them", total=None)
                 await connection.execute(_seeds("03_order.sql"))
     finally:
-        await connection.close()
+        connection.terminate()  # whatever it does: nothing that is not committed is worth a wait
 
 
 async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int, progress: Progress) -> None:
