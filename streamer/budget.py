@@ -12,7 +12,8 @@ from streamer.http.compression import MOST_HELD as GZIP_HELD
 from streamer.http.download import COPIED
 from streamer.http.exports import BODIES
 from streamer.http.listener import HEADS_LIMIT
-from streamer.http.places import LEAST_SHARE, most_waiting
+from streamer.http.places import most_waiting
+from streamer.http.room import LEAST_SHARE
 from streamer.http.routes import MAX_BODY
 from streamer.logs import LOG_QUEUE
 from streamer.server import SPARE_CONNECTIONS

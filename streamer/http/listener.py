@@ -18,8 +18,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streamer.errors import Unavailable
 from streamer.http.access_log import AccessLog
-from streamer.http.places import LEAST_SHARE, limit_waiting
 from streamer.http.problems import before_a_request, malformed
+from streamer.http.room import LEAST_SHARE, limit_waiting
 from streamer.http.stalls import StallWatch
 
 IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next

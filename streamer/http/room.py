@@ -2,23 +2,20 @@
 
 A small send buffer alone is not small: the kernel fills up the segment that it has begun, up to 64 kB, before it says
 that there is no room. So the kernel is asked first how much it holds, and woken by (epoll(7)) when the client has taken
-a third of it. A transport could not say that: it can only be given more.
+enough of it. A transport could not say that: it can only be given more.
 """
 
 import asyncio
-import fcntl
 import select
 import socket
 import struct
-import termios
-from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from streamer.http.places import LEAST_SHARE, limit_waiting
-
-WAITING = struct.Struct("=i")
+LEAST_SHARE = 8 * 1024  # bytes that may wait in any connection
+SO_MEMINFO = 55  # asm-generic/socket.h, Linux 4.12
+QUEUED = struct.Struct("=20xI12x")  # SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h
 
 
 class Room:
@@ -27,52 +24,56 @@ class Room:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._waiters: dict[int, asyncio.Future[None]] = {}
-        asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._wake)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._epoll.fileno(), self._wake)
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+        self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    async def found(self, connection: socket.socket) -> None:
-        """Returns when there is room in the socket again, or nothing can be written to it any more."""
+    def found(self, connection: socket.socket) -> "asyncio.Future[None]":
+        """Done when there is room in the socket again, or nothing can be written to it any more."""
         number = connection.fileno()
-        waiter = self._waiters[number] = asyncio.get_running_loop().create_future()
+        once = select.EPOLLOUT | select.EPOLLONESHOT
+        waiter = self._waiters[number] = self._loop.create_future()
         try:
-            self._epoll.register(number, select.EPOLLOUT | select.EPOLLONESHOT)
-            await waiter
-        finally:
-            if self._waiters.get(number) is waiter:  # its number may be another socket's by now
-                del self._waiters[number]
-                with suppress(OSError):
-                    self._epoll.unregister(number)
+            self._epoll.modify(number, once)
+        except FileNotFoundError:  # its first time; a socket that is closed is forgotten by the kernel
+            self._epoll.register(number, once)
+        return waiter
 
     def _wake(self) -> None:
         for number, _ in self._epoll.poll(0):
-            waiter = self._waiters.get(number)
-            if waiter is not None and not waiter.done():
+            waiter = self._waiters.pop(number)
+            if not waiter.done():
                 waiter.set_result(None)
 
 
 ROOM = web.AppKey("room", Room)
 
 
-def waiting_in(connection: socket.socket) -> int:
-    """Bytes that the kernel holds until the client has acknowledged them (SIOCOUTQ, tcp(7))."""
-    found: int = WAITING.unpack(fcntl.ioctl(connection, termios.TIOCOUTQ, WAITING.pack(0)))[0]
+def held_for(connection: socket.socket) -> int:
+    """Bytes of memory that the kernel keeps until the client has acknowledged what is in them."""
+    found: int = QUEUED.unpack(connection.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, QUEUED.size))[0]
     return found
 
 
-def is_full(connection: socket.socket, size: int) -> bool:
-    """Whether more waits than epoll calls writable: two thirds of a buffer of `size` bytes (sk_stream_is_writeable)."""
-    return 3 * waiting_in(connection) > 2 * size
+def writable_at(held: int) -> int:
+    """The size of the buffer that epoll calls writable when it holds so much, in bytes (sk_stream_is_writeable)."""
+    return held * 3 // 2
+
+
+def limit_waiting(connection: socket.socket, size: int) -> None:
+    """From now on about `size` bytes may wait for the client; the kernel doubles what it is told (socket(7))."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size // 2)
 
 
 async def until_taken(request: web.Request) -> None:
     """Returns when the client has taken nearly all that was written to it so far, or cannot be written to any more."""
     if request.transport is not None:
         connection = request.transport.get_extra_info("socket")
-        if is_full(connection, LEAST_SHARE):
-            limit_waiting(connection, LEAST_SHARE)
+        if held_for(connection) > LEAST_SHARE // 2:
+            limit_waiting(connection, writable_at(LEAST_SHARE // 2))
             await request.app[ROOM].found(connection)
 
 

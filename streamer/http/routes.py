@@ -6,9 +6,9 @@ from aiohttp import web
 
 from streamer.http.compression import GzipStreams
 from streamer.http.datasets import Datasets
-from streamer.http.delivery import READ_AHEAD
 from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
+from streamer.http.line import READ_AHEAD
 from streamer.http.places import Places
 from streamer.http.problems import problems
 from streamer.http.room import ROOM, Room, in_turn

@@ -11,7 +11,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
-from streamer.http.room import waiting_in
+from streamer.http.room import held_for
 
 LOOKS = 4  # in one timeout
 LOOK_INTERVAL = 5.0  # seconds, at most
@@ -56,7 +56,7 @@ class StallWatch:
             return
         now = asyncio.get_running_loop().time()
         taken = _taken(connection)
-        if taken != seen.taken or not (waiting_in(connection) or transport.get_write_buffer_size()):
+        if taken != seen.taken or not (held_for(connection) or transport.get_write_buffer_size()):
             seen.taken, seen.since = taken, now
         elif now - seen.since >= self._timeout:
             # Not closed here: a transport that is closed under a sendfile leaves its descriptor in the selector. The

@@ -417,7 +417,7 @@ class Loads:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     loads = Loads()
-    monkeypatch.setattr("streamer.http.delivery.load", loads.load)
+    monkeypatch.setattr("streamer.http.line.load", loads.load)
     yield loads
     loads.open.set()
 

@@ -24,7 +24,7 @@ import pytest_asyncio
 from streamer.config import Duration
 from streamer.http import listener as door
 from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
-from streamer.http.places import LEAST_SHARE
+from streamer.http.room import LEAST_SHARE
 from streamer.http.stalls import StallWatch
 from tests.exporting import Wire, wired
 from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database

@@ -1,6 +1,7 @@
-"""Places for downloads: never more than there are, never lost, and for a crowd a send buffer that stays small."""
+"""Places for downloads: never more than there are, never lost, and a crowd that holds no more than its pool."""
 
 import asyncio
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,9 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from streamer.errors import Unavailable
-from streamer.http.places import LEAST_SHARE, POOL, ROOMY, SHARE, Places, limit_waiting, most_waiting
+from streamer.http.places import ALONE, MOST_SHARE, POOL, SHARE, Places, Pool, Share, most_waiting
+from streamer.http.room import LEAST_SHARE, held_for, limit_waiting
 
-MOST_TAKEN = 4  # times its share: what the kernel's doubling and the size of its packets may add
+PACKETS = 8 * 1024  # bytes that the kernel may add to what it is given
 
 
 def asked(connection: socket.socket | None = None) -> web.Request:
@@ -62,60 +64,166 @@ def test_the_first_are_left_to_the_kernel_and_the_rest_are_a_crowd() -> None:
         requests = [asked() for _ in range(20)]
         for request in requests:
             stack.enter_context(places.one(request))
-        crowded = [request[SHARE] < ROOMY for request in requests]
-    assert crowded == [number > POOL // ROOMY for number in range(1, 21)]
+        crowded = [SHARE in request for request in requests]
+    assert crowded == [number > ALONE for number in range(1, 21)]
 
 
-def test_what_can_wait_is_within_a_few_megabytes_for_the_largest_crowd() -> None:
-    assert most_waiting(1000, roomy=0) < 8 * POOL + 1000 * LEAST_SHARE
-    assert most_waiting(2, roomy=7) == 14
+def test_what_can_wait_is_what_the_first_have_and_the_pool_and_the_least_shares() -> None:
+    assert most_waiting(1, alone=7) == 7
+    assert most_waiting(2, alone=7) == 14
+    assert most_waiting(1000, alone=7) == 14 + POOL + 998 * LEAST_SHARE
 
 
 @contextmanager
-def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+def connected(*, window: int = 4096) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection as the server has them, and its client, who takes about `window` bytes without reading."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with socket.create_connection(listener.getsockname()) as sending:
-            receiving, _ = listener.accept()
-            with receiving:
+        limit_waiting(listener, LEAST_SHARE)
+        with socket.socket() as receiving:
+            receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+            receiving.connect(listener.getsockname())
+            sending, _ = listener.accept()
+            with sending:
+                sending.setblocking(False)
+                sending.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as asyncio does
                 yield sending, receiving
 
 
-def test_a_socket_in_a_crowd_takes_about_its_share_for_a_client_that_reads_nothing() -> None:
+def give(share: Share, connection: socket.socket) -> int:
+    """Bytes that the connection took, as a line would give them: one piece, for which there is room."""
+    size = 0
+    with suppress(BlockingIOError):
+        if room := share.room(connection):
+            size = connection.send(bytes(room))
+    share.look(connection)
+    return size
+
+
+def give_all(share: Share, connection: socket.socket) -> int:
+    """Bytes that it took until it had room no more."""
+    size = 0
+    while given := give(share, connection):
+        size += given
+    return size
+
+
+def take(connection: socket.socket, size: int) -> None:
+    while size:
+        size -= len(connection.recv(size))
+
+
+def until_room(share: Share, connection: socket.socket) -> None:
+    if not share.room(connection):
+        select.select([], [connection], [])
+        share.look(connection)
+
+
+def is_writable(connection: socket.socket) -> bool:
+    return select.select([], [connection], [], 0)[1] == [connection]
+
+
+def test_who_takes_at_once_is_given_the_most_again_and_again_and_holds_nothing() -> None:
+    pool = Pool()
+    share = Share(pool)
+    with connected(window=2 * MOST_SHARE) as (sending, receiving):
+        for _ in range(20):
+            size = give(share, sending)
+            assert size > MOST_SHARE / 2
+            take(receiving, size)
+            until_room(share, sending)
+        assert pool.free > POOL - MOST_SHARE / 2
+
+
+def test_who_stops_has_no_room_and_holds_no_more_than_the_most() -> None:
+    pool = Pool()
+    share = Share(pool)
+    with connected() as (sending, _):
+        assert give_all(share, sending) > MOST_SHARE / 2
+        assert MOST_SHARE / 2 < held_for(sending) <= MOST_SHARE + PACKETS
+        assert POOL - MOST_SHARE - PACKETS <= pool.free < POOL - MOST_SHARE / 2 + LEAST_SHARE
+        assert share.room(sending) == 0
+        assert not is_writable(sending)
+
+
+def test_there_is_room_again_when_three_quarters_have_been_taken_and_epoll_says_so() -> None:
+    pool = Pool()
+    share = Share(pool)
+    with connected() as (sending, receiving):
+        size = give_all(share, sending)
+        held = held_for(sending)
+        taken = 0
+        while not is_writable(sending):
+            take(receiving, 4096)
+            taken += 4096
+        assert taken > size / 2
+        assert held_for(sending) < held / 2
+        share.look(sending)
+        assert share.room(sending) > MOST_SHARE / 2
+
+
+def test_however_many_stop_they_hold_the_pool_and_their_least_shares() -> None:
+    """And the last of them is still given something."""
+    pool = Pool()
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(connected())[0] for _ in range(300)]
+        shares = [Share(pool) for _ in crowd]
+        given = [give_all(share, connection) for share, connection in zip(shares, crowd, strict=True)]
+        held = sum(map(held_for, crowd))
+        assert POOL / 2 < held <= POOL + len(crowd) * (LEAST_SHARE + PACKETS)
+        assert pool.free >= -PACKETS
+        assert given[0] > MOST_SHARE / 2
+        assert min(given) > 0
+        assert given[-1] <= 2 * LEAST_SHARE
+        for share in shares:
+            share.release()
+        assert pool.free == POOL
+
+
+def test_a_crowd_that_takes_slowly_shares_the_pool_almost_evenly() -> None:
+    """Who comes late is not left with the least share for ever: the early ones get less, each time that they take."""
+    pool = Pool()
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(connected()) for _ in range(60)]
+        shares = [Share(pool) for _ in crowd]
+        for _ in range(10):
+            for share, (sending, receiving) in zip(shares, crowd, strict=True):
+                while not is_writable(sending):
+                    take(receiving, 4096)
+                share.look(sending)
+                give_all(share, sending)
+        held = [held_for(sending) for sending, _ in crowd]
+        assert max(held) < 2 * POOL / len(held)
+        assert min(held) > 2 * LEAST_SHARE
+
+
+def test_a_place_in_a_crowd_gives_back_what_its_connection_held() -> None:
     places = Places(1000)
     with ExitStack() as stack, connected() as (sending, _):
-        crowd = asked()
-        for _ in range(999):
-            stack.enter_context(places.one(crowd))
-        stack.enter_context(places.one(asked(sending)))
-        assert 0 < taken(sending) <= MOST_TAKEN * LEAST_SHARE
+        for _ in range(ALONE):
+            stack.enter_context(places.one(asked()))
+        before = places.free
+        request = asked(sending)
+        with places.one(request):
+            give_all(request[SHARE], sending)
+            assert places.free < before
+        assert places.free == before
+        assert buffer_of(sending) == LEAST_SHARE
 
 
 def test_the_first_download_may_fill_its_socket_and_its_connection_is_small_again_afterwards() -> None:
     places = Places(1000)
-    with connected() as (sending, receiving):
-        limit_waiting(sending, LEAST_SHARE)
+    with connected(window=1 << 20) as (sending, receiving):
+        receiving.setblocking(False)
         with places.one(asked(sending)):
-            receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             sent = 0
             while sent < 16 << 20:  # the kernel gives more to a client that takes it
                 sent += sending.send(bytes(1 << 18))
-                while len(receiving.recv(1 << 20)) == 1 << 20:
-                    pass
+                with suppress(BlockingIOError):
+                    while receiving.recv(1 << 20):
+                        pass
             assert buffer_of(sending) > 4 * LEAST_SHARE
         assert buffer_of(sending) == LEAST_SHARE
 
 
 def buffer_of(connection: socket.socket) -> int:
     return connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-
-
-def taken(connection: socket.socket) -> int:
-    """Bytes that the kernel takes for a client that reads nothing."""
-    connection.setblocking(False)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as asyncio does
-    size = 0
-    with suppress(BlockingIOError):
-        while size < 16 * 1024 * 1024:
-            size += connection.send(bytes(1024))
-    return size
