@@ -166,10 +166,7 @@ class Export:
 
     async def cancel(self) -> ExportStatus:
         """Cancels it if it is not finished; what is finished stays as it is. The status afterwards."""
-        status = await self._remote.status()
-        if status.state.final:
-            return status
-        await self.delete()
+        await self._remote.cancel()
         return await self._remote.status()
 
     async def delete(self) -> None:

@@ -61,11 +61,17 @@ class Remote:
         status.raise_if_ended_badly()
         return status
 
+    async def cancel(self) -> None:
+        """Raises ExportGone if there never was such an export."""
+        await self._tell("POST", f"{self.address.resource}/cancel")
+
     async def delete(self) -> None:
         """Raises ExportGone if there never was such an export."""
+        await self._tell("DELETE", self.address.resource)
 
+    async def _tell(self, method: str, url: str) -> None:
         async def ask() -> None:
-            await self._wire.json("DELETE", self.address.resource)
+            await self._wire.json(method, url)
 
         await self.patience.retrying(self.watcher)(ask)
 

@@ -54,7 +54,7 @@ class Exports:
         return json_response({"exports": found, "nextCursor": cursor(exports[-1]) if more else None})
 
     async def delete(self, request: web.Request) -> web.Response:
-        await self._queue.cancel(requested_id(request))
+        await self._queue.remove(requested_id(request))
         return web.Response(status=204)
 
     async def cancel_job(self, request: web.Request) -> web.Response:

@@ -141,17 +141,27 @@ class ExportQueue:
         return live if live and not live.spool.ended else None
 
     async def cancel(self, export_id: UUID) -> Export:
-        """Cancels an unfinished export, or removes the file of a finished one. Raises NotFound.
+        """Cancels an unfinished export, and leaves a finished one as it is. Raises NotFound.
 
         Whole even if the caller is cancelled meanwhile.
         """
         return await asyncio.shield(self._spawn(self._cancel(export_id), "cancel"))
 
+    async def remove(self, export_id: UUID) -> Export:
+        """Cancels an unfinished export, or removes the file of a finished one. Raises NotFound; whole as `cancel`."""
+        return await asyncio.shield(self._spawn(self._remove(export_id), "remove"))
+
     async def _cancel(self, export_id: UUID) -> Export:
+        return await self._cancel_unfinished(export_id) or await self.get(export_id)
+
+    async def _cancel_unfinished(self, export_id: UUID) -> Export | None:
         cancelled = await self._store.cancel(export_id)
-        if cancelled is not None:
-            if live := self._live.pop(export_id, None):
-                await live.stop(CANCELLED)
+        if cancelled is not None and (live := self._live.pop(export_id, None)):
+            await live.stop(CANCELLED)
+        return cancelled
+
+    async def _remove(self, export_id: UUID) -> Export:
+        if cancelled := await self._cancel_unfinished(export_id):
             return cancelled
         export = await self.get(export_id)
         self._directory.remove(export_id)

@@ -376,9 +376,10 @@ def test_a_terminal_of_80_columns_shows_a_bar_and_asks_what_ctrl_c_means(folder:
         [sys.executable, "-c", script], env=environment(folder), stdout=subprocess.PIPE, text=True
     ) as pretender:
         assert pretender.stdout
-        url = pretender.stdout.readline().strip()
-        said = in_a_terminal(folder, url)
-        pretender.terminate()
+        try:
+            said = in_a_terminal(folder, pretender.stdout.readline().strip())
+        finally:
+            pretender.terminate()
     screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
     assert "x.csv" in screen
     assert "processing, 1 of about 2 rows" in screen

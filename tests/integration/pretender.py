@@ -80,9 +80,9 @@ class Pretender:
             return await self.statuses.pop(0)(request)
         return web.json_response({"exportId": str(self.id), "status": self.state}, status=202)
 
-    async def delete(self, request: web.Request) -> web.StreamResponse:
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
         self.state = "cancelled"
-        return web.Response(status=204)
+        return web.json_response({"jobId": str(self.id), "exportId": str(self.id), "status": self.state})
 
     async def _growing(self, request: web.Request) -> web.StreamResponse:
         """What there is, and then nothing more."""
@@ -141,7 +141,7 @@ async def pretending(content: bytes) -> AsyncIterator[Pretender]:
             web.get("/exports/{id}/status", pretender.answer_status),
             web.get("/exports/{id}/download", pretender.answer_download),
             web.post("/exports/csv", pretender.create),
-            web.delete("/exports/{id}", pretender.delete),
+            web.post("/exports/{id}/cancel", pretender.cancel),
         ]
     )
     runner = web.AppRunner(app)

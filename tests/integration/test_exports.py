@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
+from streamer.client import Client
 from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
@@ -243,6 +244,24 @@ async def test_the_other_dialect_creates_and_cancels_jobs(
         await assert_broken(follower)
     assert (await export.status())["status"] == "cancelled"
     assert server.files() == set()
+
+
+async def test_a_cancel_leaves_what_is_finished_as_it_is(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated", rows=20_000)
+    server = await serve(**gates.settings)
+    export = await create(session, server.url, dataset="gated")
+    await export.until("completed")
+    for _ in range(2):
+        async with session.post(f"{export.resource}/cancel") as answer:
+            assert answer.status == 200
+            assert await answer.json() == {"jobId": export.id, "exportId": export.id, "status": "completed"}
+    async with session.get(export.download) as response:
+        assert sha256(await response.read()) == sha256(gated_csv(20_000))
+    async with Client(server.url) as client:
+        assert (await client.get(export.id).cancel()).state == "completed"
+    assert server.files() == {export.file_name}
 
 
 async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(

@@ -329,14 +329,15 @@ class LifeCycle(RuleBasedStateMachine):
         assert not whole or len(read) >= len(before), "a sealed export is shorter than what was served of it"
         self.seen[export_id] = max(before, read, key=len)
 
-    @rule(slot=SLOTS, place=PLACES, at_once=st.integers(1, 3))
-    def cancel(self, slot: int, place: int, at_once: int) -> None:
-        """Or delete, if it is over."""
+    @rule(slot=SLOTS, place=PLACES, at_once=st.integers(1, 3), removing=st.booleans())
+    def cancel(self, slot: int, place: int, at_once: int, removing: bool) -> None:
+        """Or remove, if it is over."""
         if (server := self.servers[slot]) is not None and self.ids:
-            self.do(self._cancel(server, self.export(place), at_once))
+            self.do(self._cancel(server, self.export(place), at_once, removing))
 
-    async def _cancel(self, server: Server, export_id: UUID, at_once: int) -> None:
-        found = await asyncio.gather(*(server.queue.cancel(export_id) for _ in range(at_once)))
+    async def _cancel(self, server: Server, export_id: UUID, at_once: int, removing: bool) -> None:
+        act = server.queue.remove if removing else server.queue.cancel
+        found = await asyncio.gather(*(act(export_id) for _ in range(at_once)))
         assert all(export.state.final for export in found)
         for other in self.alive:
             if other is not server and (live := other.queue.live(export_id)) and not live.waiting:
