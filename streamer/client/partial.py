@@ -14,8 +14,9 @@ import fcntl
 import hashlib
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
@@ -32,6 +33,7 @@ from streamer.client.watcher import Watcher
 from streamer.protocol.ranges import Slice
 
 READ = 1024 * 1024  # bytes that are read at once for their hash
+BEHIND = 3  # chunks that are being written and hashed, while another one comes
 HASHED_AT_ONCE = 64 * READ  # bytes between two chances to stop
 Result = TypeVar("Result")
 
@@ -57,6 +59,7 @@ class PartialFile:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pull")
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._digest: Digest = new_digest()
+        self._behind: deque[tuple[Future[None], Future[None]]] = deque()
         self.length = 0  # bytes that are there, and hashed, from the beginning on
         self.pieces: list[Slice] | None = None
 
@@ -113,11 +116,24 @@ class PartialFile:
                 await self._in_thread(self._hash, min(self.length + HASHED_AT_ONCE, size))
 
     async def append(self, chunk: bytes) -> None:
-        """Writes and hashes, each in a thread of its own, one chunk after the other in the order of the calls."""
+        """Begins to write and to hash, each in a thread of its own, and waits while too much of that is under way."""
         position, self.length = self.length, self.length + len(chunk)
+        writing = self._executor.submit(self._write_next, position, chunk)
+        self._behind.append((writing, self._hasher.submit(self._digest.update, chunk)))
+        await self._catch_up(BEHIND)
+
+    async def appended(self) -> None:
+        """All that was appended is written and hashed."""
+        await self._catch_up(0)
+
+    async def _catch_up(self, most: int) -> None:
+        """A thread wakes the event loop only if that has to wait: for most chunks it does not."""
         with self._told():
-            hashing = asyncio.get_running_loop().run_in_executor(self._hasher, self._digest.update, chunk)
-            await asyncio.gather(self._in_thread(self._write_next, position, chunk), hashing)
+            while len(self._behind) > most:
+                for work in self._behind.popleft():
+                    if not work.done():
+                        await asyncio.wrap_future(work)
+                    work.result()
 
     async def use_pieces(self, length: int) -> None:
         """From now on pieces are written, of so many bytes in all."""

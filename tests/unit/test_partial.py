@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -42,9 +42,15 @@ def part(tmp_path: Path) -> Iterator[PartialFile]:
         yield part
 
 
-def test_chunks_that_are_appended_at_once_are_in_order(part: PartialFile) -> None:
+async def append(part: PartialFile, chunks: Sequence[bytes]) -> None:
+    for chunk in chunks:
+        await part.append(chunk)
+    await part.appended()
+
+
+def test_chunks_that_are_appended_are_in_order(part: PartialFile) -> None:
     async def append_all() -> None:
-        await asyncio.gather(*(part.append(chunk) for chunk in CHUNKS))
+        await append(part, CHUNKS)
         await part.finish(force=False)
 
     asyncio.run(append_all())
@@ -67,18 +73,15 @@ def test_nothing_is_written_behind_a_write_that_failed(
             raise OSError(28, "No space left on device")
         return real(fd, content[: answers.pop(0)], position)
 
-    async def append_all(part: PartialFile) -> None:
-        await asyncio.gather(*(part.append(chunk) for chunk in CHUNKS))
-
     monkeypatch.setattr(os, "pwrite", pwrite)
     with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: No space left on device"):
-        asyncio.run(append_all(part))
+        asyncio.run(append(part, CHUNKS))
     assert part.path.read_bytes() == b"".join(CHUNKS)[: 30 + taken]
 
 
 def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
     with begun(tmp_path / "x.csv") as part:
-        asyncio.run(part.append(CHUNKS[0]))
+        asyncio.run(append(part, CHUNKS[:1]))
     with begun(tmp_path / "x.csv") as part:
         asyncio.run(part.hash_what_is_there(Watcher()))
         assert (part.length, part.sha256) == (30, hashlib.sha256(CHUNKS[0]).hexdigest())
@@ -86,7 +89,7 @@ def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
 
 def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
     async def write(part: PartialFile) -> None:
-        await part.append(CHUNKS[0])
+        await append(part, CHUNKS[:1])
         await part.use_pieces(90)
         await part.write_piece(60, CHUNKS[2])
 
