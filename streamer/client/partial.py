@@ -35,6 +35,7 @@ from streamer.protocol.ranges import Slice
 READ = 1024 * 1024  # bytes that are read at once for their hash
 BEHIND = 3  # chunks that are being written and hashed, while another one comes
 HASHED_AT_ONCE = 64 * READ  # bytes between two chances to stop
+SYNCED_AT_ONCE = 32 * READ  # bytes that a disk of 1 MB/s takes in half the time after which a server loses patience
 Result = TypeVar("Result")
 
 
@@ -58,6 +59,9 @@ class PartialFile:
         self._fd = -1
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pull")
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing: Future[None] | None = None
+        self._unsynced = 0  # bytes
         self._digest: Digest = new_digest()
         self._behind: deque[tuple[Future[None], Future[None]]] = deque()
         self.length = 0  # bytes that are there, and hashed, from the beginning on
@@ -79,10 +83,11 @@ class PartialFile:
         """Leaves what the next run can go on with, and nothing where there is no byte of it."""
         self._executor.shutdown()
         self._hasher.shutdown()
+        self._syncer.shutdown()
         with suppress(OSError):
             if self.pieces is not None:
                 self._write_note()
-            if self.path.exists() and not os.fstat(self._fd).st_size:
+            if self._is_of_no_use():
                 self.discard()
         os.close(self._fd)
 
@@ -162,7 +167,7 @@ class PartialFile:
     async def finish(self, *, force: bool) -> None:
         """On disk, and then FILE."""
         with self._told():
-            await self._in_thread(os.fsync, self._fd)
+            await self._in_thread(self._sync)
             if not force and self.target.exists():
                 raise in_the_way(self.target)
             self.path.rename(self.target)
@@ -186,6 +191,11 @@ class PartialFile:
             return os.path.samestat(os.fstat(fd), self.path.stat())
         except FileNotFoundError:
             return False
+
+    def _is_of_no_use(self) -> bool:
+        """It is empty, or not on disk: the system says only once that a sync failed, and then shows what is lost."""
+        lost = self._syncing is not None and self._syncing.exception() is not None
+        return lost or (self.path.exists() and not os.fstat(self._fd).st_size)
 
     def _flaw(self, note: Note | None, export_id: UUID | None, etag: str) -> LocalFileError | Replaced | None:
         """Why the bytes that are there are not the beginning of this export, or of one that is still to begin."""
@@ -219,6 +229,27 @@ class PartialFile:
         while rest:
             written = os.pwrite(self._fd, rest, position)
             position, rest = position + written, rest[written:]
+        self._unsynced += len(chunk)
+        if self._unsynced >= SYNCED_AT_ONCE:
+            self._sync_beside()
+
+    def _sync_beside(self) -> None:
+        """While the next bytes come, so that not all of them wait for the disk in the end.
+
+        A disk that is slower than the network is waited for: what more it gets, it would only have to write later.
+        """
+        self._await_sync()
+        self._unsynced = 0
+        self._syncing = self._syncer.submit(os.fsync, self._fd)
+
+    def _await_sync(self) -> None:
+        if self._syncing:
+            self._syncing.result()
+
+    def _sync(self) -> None:
+        """All of it."""
+        self._sync_beside()
+        self._await_sync()
 
     def _write_next(self, position: int, chunk: bytes) -> None:
         """After a write that failed, or was cancelled, none comes: nothing may lie behind a hole."""

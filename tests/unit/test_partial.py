@@ -79,6 +79,36 @@ def test_nothing_is_written_behind_a_write_that_failed(
     assert part.path.read_bytes() == b"".join(CHUNKS)[: 30 + taken]
 
 
+def test_bytes_are_synced_while_the_next_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    with begun(tmp_path / "x.csv") as part:
+        asyncio.run(append(part, CHUNKS))
+    assert len(synced) == 1
+    assert synced[0] >= 60
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_what_no_disk_has_is_never_the_file(tmp_path: Path, good: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sync fails, the first or the last one, and every other says that all is well, as the system does."""
+    answers = [None] * good + [OSError(5, "Input/output error")]
+
+    def fsync(fd: int) -> None:
+        if answers and (failure := answers.pop(0)):
+            raise failure
+
+    async def pull(part: PartialFile) -> None:
+        await append(part, CHUNKS)
+        await part.finish(force=False)
+
+    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: Input/output error"):
+        asyncio.run(pull(part))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
     with begun(tmp_path / "x.csv") as part:
         asyncio.run(append(part, CHUNKS[:1]))
