@@ -82,7 +82,7 @@ class PartialFile:
     def __exit__(self, *exc_info: object) -> None:
         """Leaves what the next run can go on with, and nothing where there is no byte of it."""
         self._executor.shutdown()
-        self._hasher.shutdown()
+        self._hasher.shutdown(cancel_futures=True)
         self._syncer.shutdown()
         with suppress(OSError):
             if self.pieces is not None:
@@ -118,7 +118,7 @@ class PartialFile:
             size = os.fstat(self._fd).st_size
             while self.length < size:
                 watcher.checking(self.length)
-                await self._in_thread(self._hash, min(self.length + HASHED_AT_ONCE, size))
+                await asyncio.wrap_future(self._hasher.submit(self._hash, min(self.length + HASHED_AT_ONCE, size)))
 
     async def append(self, chunk: bytes) -> None:
         """Begins to write and to hash, each in a thread of its own, and waits while too much of that is under way."""
@@ -158,6 +158,11 @@ class PartialFile:
         """What has been written so far is known to the next run, even if this one is killed."""
         with self._told():
             self._write_note()
+
+    def hash_ahead(self) -> None:
+        """Begins to hash what has no gap before it. What fails there fails again when all that is there is hashed."""
+        if self.pieces and self.pieces[0].start == 0:
+            self._hasher.submit(self._hash, min(self.length + HASHED_AT_ONCE, self.pieces[0].stop))
 
     @property
     def sha256(self) -> str:

@@ -126,7 +126,7 @@ class _Beginning:
 
 
 class _Pieces:
-    """Of a sealed export, over several connections at once; hashed when all of it is there."""
+    """Of a sealed export, over several connections at once; hashed as far as there is no gap, in the end all of it."""
 
     def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus, connections: int) -> None:
         self._remote = remote
@@ -166,6 +166,7 @@ class _Pieces:
                     self._remote.watcher.received(total(part.pieces or []))
             self.named_sha256 = download.named_sha256 or self.named_sha256
             part.note_pieces()
+            part.hash_ahead()
 
 
 def _worst(failures: Iterable[Exception]) -> Exception:

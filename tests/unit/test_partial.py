@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
         assert part.path.stat().st_size == 90
     with begun(tmp_path / "x.csv") as part:
         assert part.pieces == [Slice(0, 30), Slice(60, 90)]
+
+
+def test_pieces_are_hashed_up_to_the_first_gap_while_others_come(part: PartialFile) -> None:
+    asyncio.run(part.use_pieces(90))
+    for number, hashed in ((2, 0), (0, 30), (1, 90)):
+        asyncio.run(part.write_piece(number * 30, CHUNKS[number]))
+        part.hash_ahead()
+        while part.length < hashed:
+            time.sleep(0.001)
+        assert part.length == hashed
+    assert part.sha256 == hashlib.sha256(b"".join(CHUNKS)).hexdigest()
 
 
 def test_a_part_without_a_byte_leaves_nothing(tmp_path: Path) -> None:
