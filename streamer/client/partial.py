@@ -14,8 +14,9 @@ import fcntl
 import hashlib
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
@@ -32,7 +33,9 @@ from streamer.client.watcher import Watcher
 from streamer.protocol.ranges import Slice
 
 READ = 1024 * 1024  # bytes that are read at once for their hash
+BEHIND = 3  # chunks that are being written and hashed, while another one comes
 HASHED_AT_ONCE = 64 * READ  # bytes between two chances to stop
+SYNCED_AT_ONCE = 32 * READ  # bytes that a disk of 1 MB/s takes in half the time after which a server loses patience
 Result = TypeVar("Result")
 
 
@@ -56,7 +59,11 @@ class PartialFile:
         self._fd = -1
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pull")
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing: Future[None] | None = None
+        self._unsynced = 0  # bytes
         self._digest: Digest = new_digest()
+        self._behind: deque[tuple[Future[None], Future[None]]] = deque()
         self.length = 0  # bytes that are there, and hashed, from the beginning on
         self.pieces: list[Slice] | None = None
 
@@ -75,11 +82,12 @@ class PartialFile:
     def __exit__(self, *exc_info: object) -> None:
         """Leaves what the next run can go on with, and nothing where there is no byte of it."""
         self._executor.shutdown()
-        self._hasher.shutdown()
+        self._hasher.shutdown(cancel_futures=True)
+        self._syncer.shutdown()
         with suppress(OSError):
             if self.pieces is not None:
                 self._write_note()
-            if self.path.exists() and not os.fstat(self._fd).st_size:
+            if self._is_of_no_use():
                 self.discard()
         os.close(self._fd)
 
@@ -110,14 +118,27 @@ class PartialFile:
             size = os.fstat(self._fd).st_size
             while self.length < size:
                 watcher.checking(self.length)
-                await self._in_thread(self._hash, min(self.length + HASHED_AT_ONCE, size))
+                await asyncio.wrap_future(self._hasher.submit(self._hash, min(self.length + HASHED_AT_ONCE, size)))
 
     async def append(self, chunk: bytes) -> None:
-        """Writes and hashes, each in a thread of its own, one chunk after the other in the order of the calls."""
+        """Begins to write and to hash, each in a thread of its own, and waits while too much of that is under way."""
         position, self.length = self.length, self.length + len(chunk)
+        writing = self._executor.submit(self._write_next, position, chunk)
+        self._behind.append((writing, self._hasher.submit(self._digest.update, chunk)))
+        await self._catch_up(BEHIND)
+
+    async def appended(self) -> None:
+        """All that was appended is written and hashed."""
+        await self._catch_up(0)
+
+    async def _catch_up(self, most: int) -> None:
+        """A thread wakes the event loop only if that has to wait: for most chunks it does not."""
         with self._told():
-            hashing = asyncio.get_running_loop().run_in_executor(self._hasher, self._digest.update, chunk)
-            await asyncio.gather(self._in_thread(self._write_next, position, chunk), hashing)
+            while len(self._behind) > most:
+                for work in self._behind.popleft():
+                    if not work.done():
+                        await asyncio.wrap_future(work)
+                    work.result()
 
     async def use_pieces(self, length: int) -> None:
         """From now on pieces are written, of so many bytes in all."""
@@ -138,6 +159,11 @@ class PartialFile:
         with self._told():
             self._write_note()
 
+    def hash_ahead(self) -> None:
+        """Begins to hash what has no gap before it. What fails there fails again when all that is there is hashed."""
+        if self.pieces and self.pieces[0].start == 0:
+            self._hasher.submit(self._hash, min(self.length + HASHED_AT_ONCE, self.pieces[0].stop))
+
     @property
     def sha256(self) -> str:
         """Of the first `length` bytes, in hexadecimal."""
@@ -146,7 +172,7 @@ class PartialFile:
     async def finish(self, *, force: bool) -> None:
         """On disk, and then FILE."""
         with self._told():
-            await self._in_thread(os.fsync, self._fd)
+            await self._in_thread(self._sync)
             if not force and self.target.exists():
                 raise in_the_way(self.target)
             self.path.rename(self.target)
@@ -170,6 +196,11 @@ class PartialFile:
             return os.path.samestat(os.fstat(fd), self.path.stat())
         except FileNotFoundError:
             return False
+
+    def _is_of_no_use(self) -> bool:
+        """It is empty, or not on disk: the system says only once that a sync failed, and then shows what is lost."""
+        lost = self._syncing is not None and self._syncing.exception() is not None
+        return lost or (self.path.exists() and not os.fstat(self._fd).st_size)
 
     def _flaw(self, note: Note | None, export_id: UUID | None, etag: str) -> LocalFileError | Replaced | None:
         """Why the bytes that are there are not the beginning of this export, or of one that is still to begin."""
@@ -203,6 +234,27 @@ class PartialFile:
         while rest:
             written = os.pwrite(self._fd, rest, position)
             position, rest = position + written, rest[written:]
+        self._unsynced += len(chunk)
+        if self._unsynced >= SYNCED_AT_ONCE:
+            self._sync_beside()
+
+    def _sync_beside(self) -> None:
+        """While the next bytes come, so that not all of them wait for the disk in the end.
+
+        A disk that is slower than the network is waited for: what more it gets, it would only have to write later.
+        """
+        self._await_sync()
+        self._unsynced = 0
+        self._syncing = self._syncer.submit(os.fsync, self._fd)
+
+    def _await_sync(self) -> None:
+        if self._syncing:
+            self._syncing.result()
+
+    def _sync(self) -> None:
+        """All of it."""
+        self._sync_beside()
+        self._await_sync()
 
     def _write_next(self, position: int, chunk: bytes) -> None:
         """After a write that failed, or was cancelled, none comes: nothing may lie behind a hole."""

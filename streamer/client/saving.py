@@ -1,12 +1,10 @@
 """From an export to a verified file: resume, download, verify, and only then the name that was asked for."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from streamer.client.download import Download, Remote, verify
@@ -18,7 +16,6 @@ from streamer.protocol.ranges import Slice
 
 LEAST_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
 LARGEST_PIECE = 16 * LEAST_PIECE
-BEHIND = 3  # chunks that are being written and hashed, while another one comes
 PIECES_EACH = 4  # at least, where the export is large enough: the connections end at about the same time
 
 
@@ -117,36 +114,19 @@ class _Beginning:
         already_there = part.length
         watcher.received(part.length)
         download = Download(self._remote, self._status.etag, part.length)
-        async with aclosing(download.chunks()) as chunks, _behind() as write:
+        async with aclosing(download.chunks()) as chunks:
             async for chunk in chunks:
-                await write(part.append(chunk))
+                await part.append(chunk)
                 watcher.received(part.length)
+        await part.appended()
         watcher.received(part.length)
         self.named_sha256 = download.named_sha256
         self.final = download.final
         return already_there
 
 
-@asynccontextmanager
-async def _behind() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], Awaitable[None]]]:
-    """What it gives begins a write, and waits while too many are under way: chunks are written while the next come."""
-    writing: deque[asyncio.Task[None]] = deque()
-
-    async def write(chunk: Coroutine[Any, Any, None]) -> None:
-        writing.append(asyncio.create_task(chunk))
-        if len(writing) > BEHIND:
-            await writing.popleft()
-
-    try:
-        yield write
-        while writing:
-            await writing.popleft()
-    finally:
-        await asyncio.gather(*writing, return_exceptions=True)
-
-
 class _Pieces:
-    """Of a sealed export, over several connections at once; hashed when all of it is there."""
+    """Of a sealed export, over several connections at once; hashed as far as there is no gap, in the end all of it."""
 
     def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus, connections: int) -> None:
         self._remote = remote
@@ -186,6 +166,7 @@ class _Pieces:
                     self._remote.watcher.received(total(part.pieces or []))
             self.named_sha256 = download.named_sha256 or self.named_sha256
             part.note_pieces()
+            part.hash_ahead()
 
 
 def _worst(failures: Iterable[Exception]) -> Exception:

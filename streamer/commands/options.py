@@ -1,6 +1,7 @@
 """What the verbs share: where the server is, how they end, and what they say when they end badly."""
 
 import asyncio
+import gc
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -65,6 +66,8 @@ def ask(
     """Runs what is to be done with a client, within so many seconds."""
     from streamer.client import Client, Patience  # noqa: PLC0415 - it takes longer than the rest of the command
     from streamer.client.client import within  # noqa: PLC0415
+
+    gc.freeze()  # what was imported stays to the end: to look through it, then and on the way, finds nothing
 
     async def connected() -> Result:
         client = Client(server, api_key, patience=patience or Patience(tries=3), watcher=watcher)

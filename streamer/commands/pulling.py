@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 POLL = 0.5  # seconds between two looks at a status, for the progress bar
+KEPT = 16 * 1024 * 1024  # bytes: much more than the chunks of a download that are in memory at once
 EXIT_STATUSES = """
 \b
 Exit status:
@@ -264,6 +265,7 @@ def _watched(wish: Wish, path: Path) -> Iterator["Bar | None"]:
 
 async def _fetch(client: "Client", *, target: str, path: Path, wish: Wish, bar: "Bar | None") -> dict[str, Any]:
     """Downloads, and tells of it as `--json` does."""
+    _keep_freed_memory()
     export = client.get(target)
     begin = time.monotonic()
     async with _polling(export, bar):
@@ -281,6 +283,15 @@ async def _fetch(client: "Client", *, target: str, path: Path, wish: Wish, bar: 
         "alreadyThere": saved.already_there,
         "seconds": round(time.monotonic() - begin, 3),
     }
+
+
+def _keep_freed_memory() -> None:
+    """glibc gives back what is free beyond twice the largest mapped block that was freed, and gets it anew by the page.
+
+    After this one, of which no page is touched, each chunk of a download is put where one before it was (mallopt(3),
+    M_MMAP_THRESHOLD). Elsewhere it does nothing.
+    """
+    bytes(KEPT)
 
 
 async def _to_stdout(export: "Export", bar: "Bar | None") -> None:

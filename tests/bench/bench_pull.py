@@ -2,10 +2,11 @@
 
     python -m tests.bench.bench_pull [--rows 10000000] [--runs 7]
 
-Each round takes all of them in turn; what is printed are medians, the least and the most, and how many times as fast as
-curl they are. A pull is the whole process, start and verification included: it hashes every byte and syncs the file,
-which `curl -o` does not. So there is a second peer, which does: `curl -o`, then `sha256sum`, then `sync`. The server is
-the real process; the file goes to the disk on which this checkout is, or to --folder.
+Each round takes all of them in turn; what is printed are medians, the least and the most, how many times as fast as
+curl they are, and the CPU seconds, which other work on the machine changes less. A pull is the whole process, start and
+verification included: it hashes every byte and syncs the file, which `curl -o` does not. So there is a second peer,
+which does: `curl -o`, then `sha256sum`, then `sync`. The server is the real process; the file goes to the disk on which
+this checkout is, or to --folder.
 
 Programs: curl, sha256sum, sync.
 """
@@ -13,6 +14,7 @@ Programs: curl, sha256sum, sync.
 import argparse
 import asyncio
 import os
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -36,10 +38,11 @@ SAMPLE = 0.02  # seconds between two looks at a process's memory
 
 
 @dataclass
-class Peaks:
-    """The most memory that a run of each has held, in megabytes."""
+class Costs:
+    """What each has taken: the most memory of a run, in megabytes, and the CPU seconds of all runs."""
 
     rss: dict[str, float]
+    cpu: dict[str, list[float]]
 
     def watch(self, name: str, pid: int) -> None:
         """In a thread: what the kernel tells when a process has ended, it also tells of the one that started it."""
@@ -49,43 +52,52 @@ class Peaks:
                 self.rss[name] = max(peak_rss(pid), self.rss.get(name, 0.0))
 
 
-def timed(name: str, peaks: Peaks, target: Path, *commands: Sequence[str | Path]) -> Callable[[], float]:
+def cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def timed(name: str, costs: Costs, target: Path, *commands: Sequence[str | Path]) -> Callable[[], float]:
     """How long the commands take, one after the other, to make the file; it is removed again."""
 
     def measure() -> float:
         target.unlink(missing_ok=True)
+        before = cpu_of_children()
         start = time.perf_counter()
         for command in commands:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-            Thread(target=peaks.watch, args=(name, process.pid), daemon=True).start()
+            Thread(target=costs.watch, args=(name, process.pid), daemon=True).start()
             if process.wait():
                 raise RuntimeError(f"{command} ended with {process.returncode}")
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        costs.cpu.setdefault(name, []).append(cpu_of_children() - before)
+        return seconds
 
     return measure
 
 
-def show(figures: Mapping[str, Sequence[float]], peaks: Peaks) -> None:
+def show(figures: Mapping[str, Sequence[float]], costs: Costs) -> None:
     peer = statistics.median(figures[CURL])
     for name, values in figures.items():
         median = statistics.median(values)
         spread = f"({min(values):.3f} .. {max(values):.3f})"
-        print(f"  {name:<32}{median:7.3f} s {spread:<19}{peer / median:5.2f} x curl -o   {peaks.rss[name]:5.1f} MB")
+        cost = f"{statistics.median(costs.cpu[name]):5.2f} s CPU {costs.rss[name]:5.1f} MB"
+        print(f"  {name:<32}{median:7.3f} s {spread:<19}{peer / median:5.2f} x curl -o {cost}")
 
 
 def compare(sealed: Sealed, folder: Path, runs: int) -> None:
-    peaks = Peaks({})
+    costs = Costs({}, {})
     target = folder / "pulled.csv"
     curl = "curl", "-qfsS", "--noproxy", "*", "-o", target, sealed.url
     pull = STREAMER, "pull", sealed.url, "-o", target
     measures = {
-        CURL: timed(CURL, peaks, target, curl),
-        PULL: timed(PULL, peaks, target, pull),
-        CAREFUL: timed(CAREFUL, peaks, target, curl, ("sha256sum", target), ("sync", target)),
-        PIECES: timed(PIECES, peaks, target, (*pull, "--connections", "4")),
+        CURL: timed(CURL, costs, target, curl),
+        PULL: timed(PULL, costs, target, pull),
+        CAREFUL: timed(CAREFUL, costs, target, curl, ("sha256sum", target), ("sync", target)),
+        PIECES: timed(PIECES, costs, target, (*pull, "--connections", "4")),
     }
     print(f"medians of {runs}, and the peak RSS")
-    show(in_turn(measures, runs), peaks)
+    show(in_turn(measures, runs), costs)
 
 
 async def main(rows: int, runs: int, folder: Path | None) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -42,9 +43,15 @@ def part(tmp_path: Path) -> Iterator[PartialFile]:
         yield part
 
 
-def test_chunks_that_are_appended_at_once_are_in_order(part: PartialFile) -> None:
+async def append(part: PartialFile, chunks: Sequence[bytes]) -> None:
+    for chunk in chunks:
+        await part.append(chunk)
+    await part.appended()
+
+
+def test_chunks_that_are_appended_are_in_order(part: PartialFile) -> None:
     async def append_all() -> None:
-        await asyncio.gather(*(part.append(chunk) for chunk in CHUNKS))
+        await append(part, CHUNKS)
         await part.finish(force=False)
 
     asyncio.run(append_all())
@@ -67,18 +74,45 @@ def test_nothing_is_written_behind_a_write_that_failed(
             raise OSError(28, "No space left on device")
         return real(fd, content[: answers.pop(0)], position)
 
-    async def append_all(part: PartialFile) -> None:
-        await asyncio.gather(*(part.append(chunk) for chunk in CHUNKS))
-
     monkeypatch.setattr(os, "pwrite", pwrite)
     with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: No space left on device"):
-        asyncio.run(append_all(part))
+        asyncio.run(append(part, CHUNKS))
     assert part.path.read_bytes() == b"".join(CHUNKS)[: 30 + taken]
+
+
+def test_bytes_are_synced_while_the_next_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    with begun(tmp_path / "x.csv") as part:
+        asyncio.run(append(part, CHUNKS))
+    assert len(synced) == 1
+    assert synced[0] >= 60
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_what_no_disk_has_is_never_the_file(tmp_path: Path, good: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sync fails, the first or the last one, and every other says that all is well, as the system does."""
+    answers = [None] * good + [OSError(5, "Input/output error")]
+
+    def fsync(fd: int) -> None:
+        if answers and (failure := answers.pop(0)):
+            raise failure
+
+    async def pull(part: PartialFile) -> None:
+        await append(part, CHUNKS)
+        await part.finish(force=False)
+
+    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: Input/output error"):
+        asyncio.run(pull(part))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
     with begun(tmp_path / "x.csv") as part:
-        asyncio.run(part.append(CHUNKS[0]))
+        asyncio.run(append(part, CHUNKS[:1]))
     with begun(tmp_path / "x.csv") as part:
         asyncio.run(part.hash_what_is_there(Watcher()))
         assert (part.length, part.sha256) == (30, hashlib.sha256(CHUNKS[0]).hexdigest())
@@ -86,7 +120,7 @@ def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
 
 def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
     async def write(part: PartialFile) -> None:
-        await part.append(CHUNKS[0])
+        await append(part, CHUNKS[:1])
         await part.use_pieces(90)
         await part.write_piece(60, CHUNKS[2])
 
@@ -95,6 +129,17 @@ def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
         assert part.path.stat().st_size == 90
     with begun(tmp_path / "x.csv") as part:
         assert part.pieces == [Slice(0, 30), Slice(60, 90)]
+
+
+def test_pieces_are_hashed_up_to_the_first_gap_while_others_come(part: PartialFile) -> None:
+    asyncio.run(part.use_pieces(90))
+    for number, hashed in ((2, 0), (0, 30), (1, 90)):
+        asyncio.run(part.write_piece(number * 30, CHUNKS[number]))
+        part.hash_ahead()
+        while part.length < hashed:
+            time.sleep(0.001)
+        assert part.length == hashed
+    assert part.sha256 == hashlib.sha256(b"".join(CHUNKS)).hexdigest()
 
 
 def test_a_part_without_a_byte_leaves_nothing(tmp_path: Path) -> None:
