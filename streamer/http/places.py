@@ -18,7 +18,6 @@ from streamer.errors import Unavailable
 POOL = 1536 * 1024  # bytes: the n-th client has the n-th part of it
 LEAST_SHARE = 8 * 1024
 ROOMY = 768 * 1024  # a share of so much is left to the kernel, which adapts it to the network
-RETRY_AFTER = 5  # seconds
 SHARE = web.RequestKey("share", int)  # bytes
 SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size they were given
 
@@ -36,7 +35,7 @@ class Places:
     def one(self, request: web.Request) -> Iterator[None]:
         """A place for the answer to `request`, with its share of the pool. Raises Unavailable."""
         if self._taken >= self._capacity:
-            raise Unavailable("too many downloads at once", retry_after=RETRY_AFTER)
+            raise Unavailable("too many downloads at once")
         self._taken += 1
         self._empty.clear()
         share = request[SHARE] = _share_of(self._taken)

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 LIMIT = 64  # open files that nobody may be reading
 FRESH = 1.0  # seconds: so long a file may be served after another server has removed it
-ELSEWHERE_RETRY_AFTER = 5  # seconds
 GONE = "the file of this export is gone, or damaged; start a new one"
 
 
@@ -184,4 +183,4 @@ def refusal(export: Export) -> ClientError:
     if export.state.final:
         how = "was cancelled" if export.state is State.CANCELLED else "was deleted, or has expired"
         return ExportGone(f"the export {how}; start a new one")
-    return Unavailable("the export is being written by another server", retry_after=ELSEWHERE_RETRY_AFTER)
+    return Unavailable("the export is being written by another server")

@@ -26,7 +26,6 @@ MIGRATION_LOCK = 0x73747265616D  # "stream": any fixed number that nobody else i
 LEASE = timedelta(seconds=30)
 RENEWAL = LEASE / 3
 PATIENCE = 10.0  # seconds for a connection, and for the answer to a statement
-RETRY_AFTER = 5  # seconds
 PAGE_SPECS = 32 * 1024  # bytes of what the exports of one page of the list ask for; the last one may go beyond
 ATTEMPTS = 3  # to run an export of which no byte has been served
 
@@ -168,7 +167,7 @@ class Store:
                 rows: list[asyncpg.Record] = await connection.fetch(self._sql[statement], *arguments, timeout=PATIENCE)
                 return rows
         except LOST as error:
-            raise Unavailable("the database does not answer", retry_after=RETRY_AFTER) from error
+            raise Unavailable("the database does not answer") from error
         finally:
             if task.cancelling() > cancellations:
                 raise asyncio.CancelledError
