@@ -23,7 +23,7 @@ from streamer.config import Duration, Settings
 from streamer.embedded import embedded_postgres
 from streamer.server import serving
 from streamer.spool.owners import PREFIX
-from tests.exporting import Gates
+from tests.gates import Gates
 
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users

@@ -1,7 +1,6 @@
-"""What the server tests share: an export as its client sees it, exports that stop where the test says, sockets by hand.
+"""What the server tests share: an export as its client sees it, sockets by hand.
 
-Nothing here waits for luck. A gated view stops at a row until the test lets it go on, because the row needs an
-advisory lock that the test holds; `until` is a bounded poll that says what it waited for.
+Nothing here waits for luck: `until` is a bounded poll that says what it waited for.
 """
 
 import asyncio
@@ -16,10 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import asyncpg
 import pytest
-
-from streamer.config import Names
 
 PATIENCE = 20.0  # seconds until a poll gives up
 POLL_INTERVAL = 0.01  # seconds
@@ -117,99 +113,6 @@ async def read_problem(response: aiohttp.ClientResponse, status: int) -> dict[st
     assert problem["detail"] == problem["error"] != ""
     assert problem["instance"] == response.url.path
     return problem
-
-
-GATED_ROWS = 100_000  # of 97 bytes or so: more than the buffers of a connection can hold
-GATE_EVERY = 10_000  # rows; the first row has a gate too
-
-PASSING = """
-    CREATE FUNCTION passing(gated int, row_number bigint) RETURNS bigint LANGUAGE plpgsql AS $$
-    BEGIN
-        PERFORM pg_advisory_xact_lock_shared(gated, row_number::int);
-        RETURN row_number;
-    END $$
-"""
-AT_A_GATE = """
-    SELECT pid FROM pg_locks
-    WHERE locktype = 'advisory' AND NOT granted AND classid = $1::int::oid AND objid = $2::int::oid
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-BUSY = """
-    SELECT count(*) FROM pg_stat_activity
-    WHERE application_name = 'streamer' AND datname = current_database() AND state <> 'idle'
-"""
-
-
-def gated_select(number: int, rows: int) -> str:
-    """The rows of gated view `number`, as SQL."""
-    return f"""
-        SELECT CASE WHEN n = 1 OR n % {GATE_EVERY} = 0 THEN passing({number}, n) ELSE n END AS id,
-               lpad(n::text, 90, '.') AS filler
-        FROM (SELECT generate_series(1::bigint, {rows}) AS n) AS numbers
-    """
-
-
-def gated_csv(rows: int = GATED_ROWS) -> bytes:
-    """What an export of a gated view holds."""
-    return b"id,filler\n" + "".join(f"{n},{n:.>90}\n" for n in range(1, rows + 1)).encode()
-
-
-class Gates:
-    """Views with gates at the rows 1, 10,000, 20,000 …, each open until the test shuts it."""
-
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", url: str) -> None:
-        self.connection = connection
-        self._url = url
-        self._numbers: dict[str, int] = {}
-        self._datasets: list[str] = []
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """For a server that offers the views made so far."""
-        return {"datasets": Names(self._datasets), "source_database_url": self._url}
-
-    async def view(self, name: str, *, rows: int = GATED_ROWS) -> None:
-        if not self._numbers:
-            await self.connection.execute(PASSING)
-        self._numbers[name] = len(self._numbers) + 1
-        await self.dataset(name, gated_select(self._numbers[name], rows))
-
-    async def dataset(self, name: str, select: str) -> None:
-        """A view of one's own making, with or without `passing`, for which the first view must have been made."""
-        await self.connection.execute(f"CREATE VIEW {name} AS {select}")
-        self._datasets.append(name)
-
-    async def shut(self, view: str, row: int) -> None:
-        await self.connection.execute("SELECT pg_advisory_lock($1, $2)", self._numbers[view], row)
-
-    async def open(self, view: str, row: int) -> None:
-        assert await self.connection.fetchval("SELECT pg_advisory_unlock($1, $2)", self._numbers[view], row)
-
-    async def reached(self, view: str, row: int) -> int:
-        """Waits for an export to stand at the gate; the process id of its backend."""
-
-        backend: int | None = None
-
-        async def standing() -> bool:
-            nonlocal backend
-            backend = await self._backend(view, row)
-            return backend is not None
-
-        await until(standing, f"an export of {view} stands at row {row}")
-        assert backend is not None
-        return backend
-
-    async def nobody_works(self) -> None:
-        """Waits until no connection of a server is busy or in a transaction."""
-
-        async def idle() -> bool:
-            return bool(await self.connection.fetchval(BUSY) == 0)
-
-        await until(idle, "no query of the server is left in the database", within=5)
-
-    async def _backend(self, view: str, row: int) -> int | None:
-        found: int | None = await self.connection.fetchval(AT_A_GATE, self._numbers[view], row)
-        return found
 
 
 class Wire:

@@ -15,7 +15,8 @@ import pytest
 
 from tests import seeds
 from tests.conftest import ROWS, Serve, Server, files_in
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, sha256, until
+from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
+from tests.gates import Gates, gated_csv
 
 Command = Callable[[str, Path], Sequence[str]]
 
@@ -168,7 +169,7 @@ async def test_an_export_that_fails_ends_badly(
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
-    await gates.dataset("failing", "SELECT id, filler, 1 / (id - 95000) AS quotient FROM gated")
+    await gates.dataset("failing", "SELECT id, text, 1 / (id - 95000) AS quotient FROM gated")
     server = await serve(**gates.settings)
     export = await create(session, server.url, dataset="failing")
     target = tmp_path / "failed.csv"

@@ -21,7 +21,8 @@ import aiohttp
 import pytest
 
 from tests.acceptance.process import Process, streamer
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, sha256, until, wired
+from tests.gates import Gates, gated_csv
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCK = re.findall(r"^```nginx\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]

@@ -19,7 +19,8 @@ from streamer.jobs.queue import SERVED, STOPPED
 from tests import seeds
 from tests.acceptance.process import Process, streamer
 from tests.conftest import ROWS, at_database, connected, files_in, folder_for_postgres
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until, wired
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
 
 FINAL_CHUNK = b"0\r\n\r\n"

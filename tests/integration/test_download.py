@@ -15,19 +15,8 @@ import pytest
 from streamer.source.rows import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, Serve, Server
-from tests.exporting import (
-    GATED_ROWS,
-    SAVED_AS,
-    Gates,
-    RemoteExport,
-    Wire,
-    create,
-    follow_at_random,
-    gated_csv,
-    sha256,
-    until,
-    wired,
-)
+from tests.exporting import SAVED_AS, RemoteExport, Wire, create, follow_at_random, sha256, until, wired
+from tests.gates import GATED_ROWS, Gates, gated_csv
 
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 

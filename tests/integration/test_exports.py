@@ -20,18 +20,8 @@ from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from tests import seeds
 from tests.conftest import Configure, Serve, Server, connected, files_in
-from tests.exporting import (
-    PATIENCE,
-    Gates,
-    RemoteExport,
-    Wire,
-    create,
-    gated_csv,
-    read_problem,
-    sha256,
-    until,
-    wired,
-)
+from tests.exporting import PATIENCE, RemoteExport, Wire, create, read_problem, sha256, until, wired
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
 
 FINAL_CHUNK = b"0\r\n\r\n"
@@ -330,7 +320,7 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
-    await gates.dataset("failing", "SELECT id, filler, 1 / (id - 100000) AS quotient FROM gated")
+    await gates.dataset("failing", "SELECT id, text, 1 / (id - 100000) AS quotient FROM gated")
     server = await serve(export_cursor=cursor, **gates.settings)
     export = await create(session, server.url, dataset="failing")
     async with following(export) as follower, stuck(export) as still:

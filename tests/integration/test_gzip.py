@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from tests.exporting import SAVED_AS
-from tests.integration.held import BULK, SMALL, Held, HeldExport, Steps, eventually, gated_server, scratch_database
+from tests.gates import Steps
+from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -205,7 +206,7 @@ async def test_curl_compressed_fails_when_the_export_does(held: Held) -> None:
     assert live.stdout
     async with asyncio.timeout(20):
         await live.stdout.readexactly(len(SMALL.through(STEP)))
-        await held.refuse()
+        await held.gates.refuse()
         rest, _ = await live.communicate()
     assert (live.returncode, rest) == (18, b"")  # 18: a partial file
 
@@ -364,7 +365,7 @@ async def test_an_export_that_ends_badly_leaves_a_gzip_stream_without_end(held: 
     export = await held.export(at=STEP)
     async with connection(held.url) as client:
         decoder = await follow(client, export)
-        await (held.refuse() if end == "failed" else export.cancel())
+        await (held.gates.refuse() if end == "failed" else export.cancel())
         assert await decoder.finish() is End.CLOSED
     assert not decoder.whole
     assert decoder.decoded == SMALL.through(STEP)
@@ -399,7 +400,7 @@ async def test_clients_that_stop_reading_block_nobody_and_are_cut_off(held: Held
         assert digest_of(decoder.decoded) == digest_of(BULK.through(1))
         await held.open(2)
         assert await decoder.grow_to(len(BULK.through(2))) == BULK.through(2)
-        await (held.refuse() if end == "failed" else export.cancel())
+        await (held.gates.refuse() if end == "failed" else export.cancel())
         assert await decoder.finish() is End.CLOSED
         assert [await each.finish() for each in stalled] == [End.CUT] * len(stalled)
     for each in stalled:
@@ -465,7 +466,7 @@ Leave = Callable[[Held, HeldExport, Connection], Awaitable[None]]
 
 
 async def fail(held: Held, export: HeldExport, client: Connection) -> None:
-    await held.refuse()
+    await held.gates.refuse()
 
 
 async def cancel(held: Held, export: HeldExport, client: Connection) -> None:

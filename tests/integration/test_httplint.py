@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from httplint import HttpRequestLinter, HttpResponseLinter, Note, levels
 
-from tests.integration.held import SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.held import SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import Answer, Fields, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -59,7 +59,7 @@ async def stage(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         ]
         exports = {name: await sealed(flowing) for name in ("sealed", "doomed", "job")}
         exports["failed"] = await quiet.export(at=1)
-        await quiet.refuse()
+        await quiet.gates.refuse()
         await exports["failed"].becomes("failed")
         exports["cancelled"] = await quiet.export(at=1)
         await exports["cancelled"].cancel()

@@ -12,7 +12,8 @@ from streamer.jobs.store import Store
 from streamer.server import serving
 from tests import seeds
 from tests.conftest import ROWS, Configure, Serve, Server
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until, wired
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"

@@ -24,7 +24,7 @@ from streamer.http.routes import MAX_BODY
 from streamer.source.filters import MOST_VALUES
 from streamer.spool import pagecache
 from tests.exporting import Wire, wired
-from tests.integration.held import (
+from tests.held import (
     BULK,
     SMALL,
     Held,
@@ -270,7 +270,7 @@ async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
 
 async def test_a_body_in_pieces_is_read_to_its_end(held: Held) -> None:
     await held.open()
-    body = json.dumps({"columns": ["step"], "delimiter": ";"}).encode()
+    body = json.dumps({"columns": ["id"], "delimiter": ";"}).encode()
     async with wired(held.url) as wire:
         wire.writer.write(request("POST", POST, {"Content-Length": str(len(body)), "Content-Type": "application/json"}))
         for byte in body:

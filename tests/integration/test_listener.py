@@ -27,7 +27,7 @@ from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD,
 from streamer.http.places import LEAST_SHARE
 from streamer.http.stalls import StallWatch
 from tests.exporting import Wire, wired
-from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import PATIENCE, Body, Connection, End, Fields, ask, connection, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from tests.conftest import Serve
-from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256
+from tests.exporting import RemoteExport, create, read_problem, sha256
+from tests.gates import Gates, gated_csv
 
 
 async def states(*exports: RemoteExport) -> list[str]:

@@ -26,7 +26,8 @@ from streamer.source.rows import CursorChoice
 from streamer.spool.owners import PREFIX
 from tests import seeds
 from tests.conftest import ROWS, Configure, Serve, Server, connected
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until, wired
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
 
 WHOLE = sha256(gated_csv())

@@ -19,7 +19,8 @@ from streamer.jobs.retention import FULL
 from streamer.server import serving
 from streamer.spool.directory import SpoolDirectory
 from tests.conftest import Configure, Serve, Server, files_in
-from tests.exporting import Gates, RemoteExport, Wire, create, gated_csv, read_problem, sha256, until, wired
+from tests.exporting import RemoteExport, Wire, create, read_problem, sha256, until, wired
+from tests.gates import Gates, gated_csv
 
 BODY = gated_csv()  # ten megabytes: more than the sockets of a client that does not read can hold
 HOUR = timedelta(hours=1)

@@ -22,7 +22,8 @@ from streamer.jobs.sealed import GONE
 from streamer.server import serving
 from streamer.spool.directory import SpoolDirectory
 from tests.conftest import Configure, Serve, Server, files_in
-from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
 
 WHOLE = sha256(gated_csv())
 REFUSED = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))

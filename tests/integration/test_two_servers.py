@@ -18,7 +18,8 @@ from streamer.server import serving
 from streamer.spool.owners import PREFIX
 from tests import seeds
 from tests.conftest import ROWS, Configure, Serve, files_in
-from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
 
 WHOLE = sha256(gated_csv())
 USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
