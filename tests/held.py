@@ -18,7 +18,8 @@ from tests.rawhttp import PATIENCE, ask
 
 SMALL = Steps.of("gated", 40, 40, 40, 40, 40, 40, width=1)
 BULK = Steps.of("bulk", 300_000, 40, 40, width=1)  # 12 MB in the first step: more than two sockets hold
-ALL = (SMALL, BULK)
+LARGE = Steps.of("large", 8000, 2000, 2000, width=20)  # 5 MB in the first step, in long rows
+ALL = (SMALL, BULK, LARGE)
 UNFINISHED = "SELECT count(*) FROM streamer.exports WHERE state IN ('pending', 'processing')"
 
 
@@ -35,11 +36,22 @@ class Held:
         """A new export that stands at the gate behind step `at`, with every gate from there on shut."""
         await self.shut()
         await self.open(at)
-        created = await ask(self.url, "POST", f"/exports/csv?dataset={steps.name}")
-        assert created.status == 202, created.body
-        export = HeldExport(self, steps, created.json()["exportId"])
+        export = await self.created(steps)
         await export.stands_at(at)
         return export
+
+    async def completed(self, steps: Steps) -> "HeldExport":
+        """A new export that has ended well; every gate is open."""
+        await self.open()
+        export = await self.created(steps)
+        await export.becomes("completed")
+        return export
+
+    async def created(self, steps: Steps) -> "HeldExport":
+        """A new export."""
+        answer = await ask(self.url, "POST", f"/exports/csv?dataset={steps.name}")
+        assert answer.status == 202, answer.body
+        return HeldExport(self, steps, answer.json()["exportId"])
 
     async def shut(self) -> None:
         """Every gate there may be."""
@@ -77,6 +89,10 @@ class HeldExport:
         return f"/exports/{self.id}/download"
 
     @property
+    def url(self) -> str:
+        return f"{self.held.url}{self.download}"
+
+    @property
     def etag(self) -> str:
         return f'"{self.id}"'
 
@@ -101,6 +117,11 @@ class HeldExport:
             return found == state
 
         await eventually(there, f"the export does not become {state}")
+
+    async def fail(self) -> None:
+        """The database refuses to go on with what stands at a gate."""
+        await self.held.gates.refuse()
+        await self.becomes("failed")
 
     async def cancel(self) -> None:
         assert (await ask(self.held.url, "DELETE", f"/exports/{self.id}")).status == 204

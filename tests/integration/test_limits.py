@@ -67,15 +67,7 @@ async def held(serve: Serve) -> Held:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sealed(servers: Serve) -> HeldExport:
     """An export of 12 MB that has ended, on the server with the default settings."""
-    return await completed(await servers())
-
-
-async def completed(held: Held) -> HeldExport:
-    """An export of 12 MB that has ended."""
-    export = await held.export(BULK, at=1)
-    await held.open()
-    await export.becomes("completed")
-    return export
+    return await (await servers()).completed(BULK)
 
 
 def is_refused(answer: Answer, sentence: str) -> None:
@@ -109,7 +101,7 @@ async def is_free_again(held: Held, target: str) -> None:
 async def test_a_place_is_kept_until_the_client_has_taken_what_waits_for_it(serve: Serve) -> None:
     """All of it fits into the socket; a client that asks and does not read would have that memory for nothing."""
     held = await serve(max_followers=1)
-    export = await completed(held)
+    export = await held.completed(BULK)
     async with connection(held.url, receive=4096) as client:
         await client.send("GET", export.download, {"Range": "bytes=0-999999"})
         head, body = await client.begin()
@@ -170,7 +162,7 @@ async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -
         assert await status_of(held, "HEAD", live.download) == 503
         follower.vanish()
     await is_free_again(held, live.download)
-    sealed = await completed(held)
+    sealed = await held.completed(BULK)
     async with AsyncExitStack() as stack:
         client = await begin(stack, held, sealed.download, receive=4096)
         assert await status_of(held, "HEAD", sealed.download) == 503
@@ -199,7 +191,7 @@ async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> No
 
 async def test_answers_without_a_body_give_their_places_back(serve: Serve) -> None:
     held = await serve(max_followers=1)
-    export = await completed(held)
+    export = await held.completed(BULK)
     gone = await held.export(SMALL, at=1)
     await gone.cancel()
     for _ in range(3):

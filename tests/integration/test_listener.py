@@ -590,9 +590,7 @@ async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None
 async def test_a_refusal_never_enters_a_body_that_is_being_sent(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = await server.held.export(BULK, at=1)
-    await server.held.open()
-    await export.becomes("completed")
+    export = await server.held.completed(BULK)
     async with connection(server.url, receive=65536) as client:
         await client.send("GET", export.download)
         _, body = await client.begin()
@@ -734,9 +732,7 @@ async def test_a_client_that_takes_nothing_is_disconnected_and_one_that_waits_fo
     """A sealed body, a live one and gzip; and a follower that has taken all there is."""
     server = await serve(follower_stall_timeout=STALLED, max_followers=4)
     clock = asyncio.get_running_loop().time
-    sealed = await server.held.export(BULK, at=1)
-    await server.held.open()
-    await sealed.becomes("completed")
+    sealed = await server.held.completed(BULK)
     live = await server.held.export(BULK, at=1)
     async with AsyncExitStack() as stack:
         waiting = await begin(stack, live)
@@ -770,9 +766,7 @@ async def test_a_client_that_takes_little_at_a_time_is_not_disconnected(serve: S
     """As over a network, whose segments are small: on the loopback alone a window may open by 64 kB at once."""
     server = await serve(follower_stall_timeout=STALLED)
     loop = asyncio.get_running_loop()
-    sealed = await server.held.export(BULK, at=1)
-    await server.held.open()
-    await sealed.becomes("completed")
+    sealed = await server.held.completed(BULK)
     address = urlsplit(server.url)
     with socket.socket() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
