@@ -1,23 +1,20 @@
-"""What the server tests share: an export as its client sees it, sockets by hand.
+"""What the server tests share: an export as its client sees it.
 
 Nothing here waits for luck: `until` is a bounded poll that says what it waited for.
 """
 
 import asyncio
 import hashlib
-import random
 import re
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-PATIENCE = 20.0  # seconds until a poll gives up
+PATIENCE = 20.0  # seconds for anything that must happen
+
 POLL_INTERVAL = 0.01  # seconds
 SAVED_AS = re.compile(r'attachment; filename="[a-z0-9_-]+_[0-9]{4}-[0-9]{2}-[0-9]{2}[.]csv"')  # without filename=
 
@@ -113,103 +110,3 @@ async def read_problem(response: aiohttp.ClientResponse, status: int) -> dict[st
     assert problem["detail"] == problem["error"] != ""
     assert problem["instance"] == response.url.path
     return problem
-
-
-class Wire:
-    """A connection by hand: what is sent is what the test says, and what comes is seen byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.reset = False  # whether the connection has ended with RST
-
-    def ask(self, path: str, *fields: str, method: str = "GET", version: str = "1.1") -> None:
-        """Sends a request without a body."""
-        lines = [f"{method} {path} HTTP/{version}", "Host: test", *fields, "", ""]
-        self.writer.write("\r\n".join(lines).encode())
-
-    async def head(self) -> tuple[int, dict[str, str]]:
-        """Status and fields (names in lower case) of the answer that comes next."""
-        text = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-        start, *lines = text.strip().split("\r\n")
-        found = re.fullmatch(r"HTTP/1\.[01] ([0-9]{3}) .*", start)
-        assert found, f"no status line: {start!r}"
-        fields = dict(line.split(": ", 1) for line in lines)
-        return int(found[1]), {name.lower(): value for name, value in fields.items()}
-
-    async def body(self, fields: dict[str, str], most: Callable[[], int] = lambda: 65536) -> AsyncIterator[bytes]:
-        """The body that goes with these fields, at most `most()` bytes at a time.
-
-        Raises IncompleteReadError or ConnectionResetError if it ends early.
-        """
-        if "content-length" in fields:
-            async for piece in self._exactly(int(fields["content-length"]), most):
-                yield piece
-            return
-        assert fields["transfer-encoding"] == "chunked"
-        size = -1
-        while size:
-            size = int(await self.reader.readuntil(b"\r\n"), 16)
-            async for piece in self._exactly(size, most):
-                yield piece
-            assert await self.reader.readexactly(2) == b"\r\n", "a chunk is longer than it says"
-
-    async def digest(self, fields: dict[str, str]) -> str:
-        """The SHA-256 of the body."""
-        digest = hashlib.sha256()
-        async for piece in self.body(fields):
-            digest.update(piece)
-        return digest.hexdigest()
-
-    async def _exactly(self, size: int, most: Callable[[], int]) -> AsyncIterator[bytes]:
-        while size:
-            piece = await self.reader.read(min(size, most()))
-            if not piece:
-                raise asyncio.IncompleteReadError(b"", size)
-            size -= len(piece)
-            yield piece
-
-    async def rest(self) -> bytes:
-        """Whatever comes until the server closes or resets the connection, which it must."""
-        pieces = []
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while piece := await self.reader.read(65536):
-                    pieces.append(piece)
-        except ConnectionResetError:
-            self.reset = True
-        return b"".join(pieces)
-
-
-@asynccontextmanager
-async def wired(server: str, *, receive_buffer: int | None = None) -> AsyncIterator[Wire]:
-    """A TCP connection to the server; `receive_buffer` is in bytes, for the socket and for this side of it."""
-    address = urlsplit(server)
-    assert address.hostname
-    assert address.port
-    connection = socket.socket()
-    connection.setblocking(False)
-    if receive_buffer is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
-    reader, writer = await asyncio.open_connection(sock=connection, limit=max(receive_buffer or 65536, 2048))
-    try:
-        yield Wire(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
-async def follow_at_random(export: RemoteExport, seed: int) -> str:
-    """The SHA-256 of a download that is read in small pieces, with pauses, through a small buffer."""
-    chance = random.Random(seed)
-    digest = hashlib.sha256()
-    async with wired(export.server, receive_buffer=chance.choice([4096, 16384, 65536])) as wire:
-        wire.ask(export.path)
-        status, fields = await wire.head()
-        assert status == 200
-        largest = chance.choice([1000, 5000, 20000])
-        async for piece in wire.body(fields, lambda: chance.randint(1, largest)):
-            digest.update(piece)
-            if chance.random() < 0.01:
-                await asyncio.sleep(chance.random() / 50)
-    return digest.hexdigest()

@@ -13,8 +13,9 @@ import pytest
 from streamer.config import Duration, Names, Settings
 from streamer.server import serving
 from tests.conftest import at_database, connected
+from tests.exporting import PATIENCE
 from tests.gates import UNLOCK, Gates, Steps
-from tests.rawhttp import PATIENCE, ask
+from tests.rawhttp import ask
 
 SMALL = Steps.of("gated", 40, 40, 40, 40, 40, 40, width=1)
 BULK = Steps.of("bulk", 300_000, 40, 40, width=1)  # 12 MB in the first step: more than two sockets hold

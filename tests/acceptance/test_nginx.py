@@ -21,8 +21,9 @@ import aiohttp
 import pytest
 
 from tests.acceptance.process import Process, streamer
-from tests.exporting import PATIENCE, RemoteExport, create, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
 from tests.gates import Gates, gated_csv
+from tests.rawhttp import connection
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCK = re.findall(r"^```nginx\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
@@ -312,10 +313,9 @@ async def test_wget_sees_a_broken_export_too(tmp_path: Path, proxied: Proxied) -
 
 
 async def test_who_could_not_see_a_failure_is_refused(proxied: Proxied) -> None:
-    async with wired(proxied.url) as wire:
-        wire.ask("/health", version="1.0")
-        status, _ = await wire.head()
-    assert status == 505
+    async with connection(proxied.url) as wire:
+        await wire.send("GET", "/health", version="1.0")
+        assert (await wire.begin())[0].status == 505
 
 
 async def test_nothing_is_kept_in_files_for_a_slow_client(tmp_path: Path, proxied: Proxied) -> None:

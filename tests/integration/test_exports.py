@@ -20,9 +20,10 @@ from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from tests import seeds
 from tests.conftest import Configure, Serve, Server, connected, files_in
-from tests.exporting import PATIENCE, RemoteExport, Wire, create, read_problem, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
+from tests.rawhttp import Connection, connection
 
 FINAL_CHUNK = b"0\r\n\r\n"
 NEARLY = 89_000  # rows: whoever has read these has read all that there is while the export stands at row 90,000
@@ -39,12 +40,12 @@ async def following(export: RemoteExport, *, rows: int = 100) -> AsyncIterator[a
 
 
 @asynccontextmanager
-async def stuck(export: RemoteExport) -> AsyncIterator[Wire]:
+async def stuck(export: RemoteExport) -> AsyncIterator[Connection]:
     """A follower that has read the headers, then nothing, through buffers that are small on its side."""
-    async with wired(export.server, receive_buffer=4096) as wire:
-        wire.ask(export.path, "Connection: close")
-        status, fields = await wire.head()
-        assert (status, fields["transfer-encoding"]) == (200, "chunked")
+    async with connection(export.server, receive=4096) as wire:
+        await wire.send("GET", export.path, {"Connection": "close"})
+        head, _ = await wire.begin()
+        assert (head.status, head["Transfer-Encoding"]) == (200, "chunked")
         yield wire
 
 
@@ -54,7 +55,7 @@ async def assert_broken(response: aiohttp.ClientResponse, *, within: float = PAT
         await asyncio.wait_for(response.read(), within)
 
 
-async def assert_reset(wire: Wire) -> None:
+async def assert_reset(wire: Connection) -> None:
     """The connection is reset within a chunk: an end by FIN there would pass for a whole body with some clients."""
     assert not (await wire.rest()).endswith(FINAL_CHUNK)
     assert wire.reset
@@ -79,9 +80,9 @@ async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
         following(export) as behind,
         following(export, rows=NEARLY) as level,
         stuck(export) as still,
-        wired(server.url) as by_hand,
+        connection(server.url) as by_hand,
     ):
-        by_hand.ask(export.path, "Connection: close")
+        await by_hand.send("GET", export.path, {"Connection": "close"})
         await by_hand.reader.readexactly(len(gated_csv(NEARLY)))
         await gates.reached("gated", 90_000)
         assert (server.spool / export.file_name).exists()
@@ -130,10 +131,10 @@ async def test_cancel_while_queued_never_starts_it_and_the_next_one_takes_its_pl
     first = await create(session, server.url, dataset="gated")
     await gates.reached("gated", 50_000)
     cancelled, last = [await create(session, server.url, dataset="gated") for _ in range(2)]
-    async with wired(server.url) as waiting:
-        waiting.ask(cancelled.path)
+    async with connection(server.url) as waiting:
+        await waiting.send("GET", cancelled.path)
         assert await cancelled.delete() == 204
-        assert (await waiting.head())[0] == 410
+        assert (await waiting.begin())[0].status == 410
     assert [(await export.status())["status"] for export in (first, cancelled, last)] == [
         "processing",
         "cancelled",
@@ -183,12 +184,12 @@ async def test_deleting_a_completed_export_lets_a_download_under_way_end_whole(
     server = await serve(**gates.settings)
     export = await create(session, server.url, dataset="gated")
     await export.until("completed")
-    async with wired(server.url, receive_buffer=4096) as slow:
-        slow.ask(export.path)
-        status, fields = await slow.head()
-        assert status == 200
+    async with connection(server.url, receive=4096) as slow:
+        await slow.send("GET", export.path)
+        head, body = await slow.begin()
+        assert head.status == 200
         assert await export.delete() == 204
-        assert await slow.digest(fields) == sha256(gated_csv())
+        assert sha256(await body.whole()) == sha256(gated_csv())
 
 
 async def test_deleting_an_unknown_export_is_404(server: Server, session: aiohttp.ClientSession) -> None:
@@ -248,8 +249,8 @@ async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
         async with following(export) as follower:
             await gates.reached("gated", 50_000)
             proxy.hold_answer_to("SET state = 'cancelled'")
-            async with wired(url) as hasty:
-                hasty.ask(f"/exports/{export.id}", method="DELETE")
+            async with connection(url) as hasty:
+                await hasty.send("DELETE", f"/exports/{export.id}")
                 await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
 
                 async def cancelled() -> bool:

@@ -12,9 +12,10 @@ from streamer.jobs.store import Store
 from streamer.server import serving
 from tests import seeds
 from tests.conftest import ROWS, Configure, Serve, Server
-from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
+from tests.rawhttp import connection
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
@@ -176,8 +177,8 @@ async def test_a_client_that_left_before_the_answer_finds_its_export_by_the_key(
 ) -> None:
     async with proxied(database) as proxy, serving(configure(database_url=proxy.url)) as url:
         proxy.hold_answer_to("INSERT INTO streamer.exports")
-        async with wired(url) as hasty:
-            hasty.ask("/exports/csv?columns=id", f"Idempotency-Key: {KEY}", "Content-Length: 0", method="POST")
+        async with connection(url) as hasty:
+            await hasty.send("POST", "/exports/csv?columns=id", {"Idempotency-Key": KEY, "Content-Length": "0"})
             await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
 
             async def inserted() -> bool:

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from streamer.jobs.store import Store
 from tests.conftest import connected
-from tests.exporting import SAVED_AS
+from tests.exporting import PATIENCE, SAVED_AS
 from tests.held import (
     BULK,
     SMALL,
@@ -26,7 +26,7 @@ from tests.held import (
     gated_server,
     scratch_database,
 )
-from tests.rawhttp import PATIENCE, Body, Connection, End, Fields, Head, ask, connection
+from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
