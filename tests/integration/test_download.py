@@ -15,7 +15,7 @@ import pytest
 
 from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import ROWS, Serve, Server
+from tests.conftest import ROWS, Gated, Serve, Server
 from tests.exporting import SAVED_AS, RemoteExport, create, sha256, until
 from tests.gates import GATED_ROWS, Gates, gated_csv
 from tests.rawhttp import Connection, End, connection
@@ -252,12 +252,9 @@ async def test_twenty_followers_at_random_moments_and_speeds_get_identical_bytes
 
 
 async def test_a_follower_that_stops_reading_does_not_slow_the_export_and_gets_the_whole_later(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 20_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(20_000)
     async with connection(server.url, receive=4096) as still:
         await still.send("GET", export.path)
         head, body = await still.begin()
@@ -307,13 +304,8 @@ async def test_head_of_a_streamed_export_starts_nothing(
     assert server.files() == set()
 
 
-async def test_http_1_0_waits_for_the_end_and_gets_a_length(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
-) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+async def test_http_1_0_waits_for_the_end_and_gets_a_length(gated: Gated, gates: Gates) -> None:
+    server, export = await gated(50_000)
     async with connection(server.url) as wire:
         await wire.send("GET", export.path, version="1.0")
         answer = asyncio.create_task(wire.begin())
@@ -348,12 +340,9 @@ def without_dates(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 async def test_head_of_a_live_and_of_a_sealed_export_has_the_fields_of_get(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    _, export = await gated(50_000)
     await gates.reached("gated", 50_000)
     async with session.head(export.download) as head, session.get(export.download) as live:
         assert (head.status, live.status) == (200, 200)
@@ -402,13 +391,8 @@ async def test_live_and_sealed_downloads_over_one_connection_are_both_whole(
             assert await whole_digest(wire) == expected
 
 
-async def test_pipelined_downloads_are_answered_one_after_the_other(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
-) -> None:
-    await gates.view("gated", rows=30_000)
-    await gates.shut("gated", 20_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+async def test_pipelined_downloads_are_answered_one_after_the_other(gated: Gated, gates: Gates) -> None:
+    server, export = await gated(20_000, rows=30_000)
     async with connection(server.url) as wire:
         for _ in range(3):
             await wire.send("GET", export.path)
@@ -420,12 +404,9 @@ async def test_pipelined_downloads_are_answered_one_after_the_other(
 
 @pytest.mark.parametrize("garbage", [b"\x00\xff\x16\x03\x01garbage\r\n\r\n", b"GET /exports HTTP/9.9\r\n: \r\n\r\n"])
 async def test_pipelined_garbage_does_not_corrupt_the_download_before_it(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, garbage: bytes
+    gated: Gated, gates: Gates, garbage: bytes
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 20_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(20_000)
     async with connection(server.url) as wire:
         await wire.send("GET", export.path)
         head, body = await wire.begin()

@@ -19,7 +19,7 @@ from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import Configure, Serve, Server, connected, files_in
+from tests.conftest import Configure, Gated, Serve, Server, connected, files_in
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
@@ -70,12 +70,9 @@ async def gone(export: RemoteExport, status: int) -> str:
 
 @both_cursors
 async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
+    gated: Gated, gates: Gates, cursor: CursorChoice
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(export_cursor=cursor, **gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(90_000, export_cursor=cursor)
     async with (
         following(export) as behind,
         following(export, rows=NEARLY) as level,
@@ -106,12 +103,9 @@ async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
 
 
 async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 1)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(1)
     await gates.reached("gated", 1)
     assert await export.delete() == 204
     await gates.nobody_works()
@@ -123,12 +117,9 @@ async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
 
 
 async def test_cancel_while_queued_never_starts_it_and_the_next_one_takes_its_place(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(max_concurrent_exports=1, **gates.settings)
-    first = await create(session, server.url, dataset="gated")
+    server, first = await gated(50_000, max_concurrent_exports=1)
     await gates.reached("gated", 50_000)
     cancelled, last = [await create(session, server.url, dataset="gated") for _ in range(2)]
     async with connection(server.url) as waiting:
@@ -197,12 +188,9 @@ async def test_deleting_an_unknown_export_is_404(server: Server, session: aiohtt
 
 
 async def test_twelve_deletes_at_once_are_all_204_and_one_cancellation(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(50_000)
     async with following(export) as follower:
         await gates.reached("gated", 50_000)
         assert await asyncio.gather(*(export.delete() for _ in range(12))) == [204] * 12
@@ -288,7 +276,7 @@ async def test_a_cancel_while_the_export_is_sealed_breaks_its_followers_and_leav
         await assert_broken(follower)
         assert await asyncio.gather(*deleting) == [204, 204]
     assert "cancelled" in await gone(export, 410)
-    await until_spools(server)
+    await server.holds()
 
 
 async def test_a_cancel_that_comes_after_the_row_was_completed_deletes_the_file(
@@ -333,17 +321,8 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
     assert (status["status"], status["error"]) == ("failed", "PostgreSQL: division by zero")
     assert status["progress"]["percentage"] < 100
     assert "division by zero" in await gone(export, 409)
-    await until_spools(server)
+    await server.holds()
     await gates.nobody_works()
-
-
-async def until_spools(server: Server, *names: str) -> None:
-    """The file of an export that ended early is removed a moment after its row and its followers have been told."""
-
-    async def as_hoped() -> bool:
-        return server.files() == set(names)
-
-    await until(as_hoped, f"the spool folder holds {list(names)}")
 
 
 async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
@@ -356,7 +335,7 @@ async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
     assert "does not exist" in await gone(export, 409)
     async with session.get(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
         assert "there is no dataset 'gated'" in (await read_problem(response, 400))["detail"]  # it is known by now
-    await until_spools(server)
+    await server.holds()
 
 
 @both_cursors
@@ -388,12 +367,9 @@ async def answer(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
 
 @both_cursors
 async def test_a_killed_backend_fails_an_export_that_was_served_and_the_next_one_runs(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(max_concurrent_exports=1, export_cursor=cursor, **gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(90_000, max_concurrent_exports=1, export_cursor=cursor)
     async with following(export, rows=NEARLY) as follower, stuck(export) as still:
         backend = await gates.reached("gated", 90_000)
         assert await gates.connection.fetchval("SELECT pg_terminate_backend($1)", backend)
@@ -403,7 +379,7 @@ async def test_a_killed_backend_fails_an_export_that_was_served_and_the_next_one
     assert (status["status"], status["attempts"]) == ("failed", 1)
     assert "connection" in status["error"]
     assert status["error"] in await gone(export, 409)
-    await until_spools(server)
+    await server.holds()
     await gates.open("gated", 90_000)
     assert sha256(await (await create(session, server.url, dataset="gated")).body()) == sha256(gated_csv())
 
@@ -423,7 +399,7 @@ async def test_a_streamed_export_is_cancelled_once_nobody_follows_it(
         left.close()
         # The one without a follower is the clock for the other: their first clients left at the same time.
         await abandoned.until("cancelled")
-        await until_spools(server, kept.file_name)
+        await server.holds(kept)
         assert (await kept.status())["status"] == "processing"
         await gates.open("gated", 50_000)
         rest = await other.read()
@@ -433,12 +409,9 @@ async def test_a_streamed_export_is_cancelled_once_nobody_follows_it(
 
 
 async def test_an_export_that_was_posted_is_not_abandoned(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(abandon_after=0.2, **gates.settings)
-    posted = await create(session, server.url, dataset="gated")
+    server, posted = await gated(50_000, abandon_after=0.2)
     async with following(posted) as follower:
         follower.close()
     async with streaming(session, server) as left:

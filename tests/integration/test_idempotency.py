@@ -11,7 +11,7 @@ from streamer.http.exports import LONGEST_KEY
 from streamer.jobs.store import Store
 from streamer.server import serving
 from tests import seeds
-from tests.conftest import ROWS, Configure, Serve, Server
+from tests.conftest import ROWS, Configure, Gated, Serve, Server
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
@@ -38,12 +38,9 @@ async def count(gates: Gates) -> int:
 
 
 async def test_the_same_key_is_the_same_export_in_every_state(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 1)
-    server = await serve(max_concurrent_exports=1, max_queued_exports=1, **gates.settings)
-    first = await create(session, server.url, dataset="gated")
+    server, first = await gated(1, max_concurrent_exports=1, max_queued_exports=1)
     await gates.reached("gated", 1)
     asked = [await post(session, server.url, path, dataset="gated") for path in ("/exports/csv", "/exports") * 2]
     (export_id,) = {answer["exportId"] for answer in asked}

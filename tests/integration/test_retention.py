@@ -65,15 +65,6 @@ async def assert_gone(export: RemoteExport) -> None:
         assert "expired" in (await read_problem(response, 410))["detail"]
 
 
-async def until_files(server: Server, *exports: RemoteExport) -> None:
-    names = {export.file_name for export in exports}
-
-    async def as_hoped() -> bool:
-        return server.files() == names
-
-    await until(as_hoped, f"the spool folder holds {names}")
-
-
 @asynccontextmanager
 async def reading(export: RemoteExport) -> AsyncIterator[Body]:
     """A download under way: the client has the head, and reads on when the test does."""
@@ -93,7 +84,7 @@ async def test_a_completed_export_says_when_it_expires_and_is_410_afterwards(
     assert datetime.fromisoformat(before["expiresAt"]) == datetime.fromisoformat(before["completedAt"]) + HOUR
     await age(gates, younger, HOUR - timedelta(minutes=1))
     await age(gates, export, HOUR)
-    await until_files(server, younger)
+    await server.holds(younger)
     await assert_gone(export)
     after = await export.status()
     assert (after["status"], after["sha256"], after["expiresAt"]) == ("completed", before["sha256"], None)
@@ -116,7 +107,7 @@ async def test_only_a_completed_export_expires(serve: Serve, gates: Gates, sessi
     follower = asyncio.create_task(running.body())
     await gates.open("gated", 10_000)
     assert sha256(await follower) == sha256(BODY)
-    await until_files(server)
+    await server.holds()
     await assert_gone(running)
 
 
@@ -128,10 +119,10 @@ async def test_an_expired_export_stays_for_as_long_as_somebody_reads_it(
     async with reading(export) as body:
         for each in (export, clock):
             await age(gates, each, 2 * HOUR)
-        await until_files(server, export)
+        await server.holds(export)
         assert await status_of_download(export) == 200
         assert sha256(await body.whole()) == sha256(BODY)
-    await until_files(server)
+    await server.holds()
     await assert_gone(export)
 
 
@@ -218,7 +209,7 @@ async def test_a_sweep_goes_on_after_a_database_that_did_not_answer(
     await until(failed, "a sweep has failed")
     await gates.connection.execute("ALTER TABLE streamer.away RENAME TO exports")
     await age(gates, export, HOUR)
-    await until_files(server)
+    await server.holds()
     await assert_gone(export)
 
 
