@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from tests import seeds
+from tests.acceptance.process import killed
 from tests.conftest import ROWS, Serve, Server, files_in
 from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
 from tests.gates import Gates, gated_csv
@@ -83,9 +84,7 @@ async def running(argv: Sequence[str], folder: Path) -> AsyncIterator[asyncio.su
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await killed(process)
 
 
 async def received(target: Path, size: int = 1) -> None:

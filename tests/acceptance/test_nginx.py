@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.acceptance.process import Process, streamer
+from tests.acceptance.process import Process, killed, streamer
 from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.rawhttp import connection
@@ -172,9 +172,7 @@ async def curl(target: Path, *arguments: str) -> AsyncIterator[asyncio.subproces
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await killed(process)
 
 
 async def test_what_is_written_comes_at_once(proxied: Proxied) -> None:
