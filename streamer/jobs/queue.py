@@ -27,6 +27,7 @@ from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportSpec, Place, State
 from streamer.protocol.disposition import Label
+from streamer.source.database import PAUSES
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ class ExportQueue:
     async def _claim(self) -> Export | None:
         """A database that does not answer is waited for: the row is there, and its turn has come."""
         async for attempt in tenacity.AsyncRetrying(
-            wait=tenacity.wait_exponential(multiplier=0.25, max=5),
+            wait=PAUSES,
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         ):
             with attempt:

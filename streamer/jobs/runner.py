@@ -16,7 +16,7 @@ from streamer.errors import ExportFailure, TransientFailure
 from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
-from streamer.source.database import one_line
+from streamer.source.database import PAUSES, say_waiting
 from streamer.source.rows import Source
 from streamer.spool.spool import Sealed
 
@@ -141,14 +141,9 @@ class Runner:
 
 def _patiently(live: LiveExport) -> tenacity.AsyncRetrying:
     """A statement to the table is tried again for as long as the lease may last."""
-
-    def say(retry: tenacity.RetryCallState) -> None:
-        error = retry.outcome.exception() if retry.outcome else None
-        log.warning("export %s: waiting for the database: %s", live.id, one_line(error))
-
     return tenacity.AsyncRetrying(
         stop=tenacity.stop_after_delay(LEASE.total_seconds()),
-        wait=tenacity.wait_exponential(multiplier=0.25, max=5),
-        before_sleep=say,
+        wait=PAUSES,
+        before_sleep=say_waiting(log, f"export {live.id}"),
         reraise=True,
     )
