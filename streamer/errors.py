@@ -76,6 +76,10 @@ class RangeNotSatisfiable(ClientError):
         self.length = length
 
 
+class KeyReused(ClientError):
+    code, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
+
+
 class TooEarly(ClientError):
     code, status, title = "too-early", 425, "The export is not finished"
     retry_after = 2
@@ -94,10 +98,6 @@ class Unavailable(ClientError):
 class InsufficientStorage(ClientError):
     code, status, title = "insufficient-storage", 507, "No room for another export"
     retry_after = 60
-
-
-class KeyReused(ClientError):
-    code, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
 
 
 class ExportFailure(Exception):

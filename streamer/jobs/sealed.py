@@ -146,7 +146,7 @@ class SealedExports:
         return export_id in self._readers
 
     def forget(self, export_id: UUID) -> None:
-        """The export has changed, or is gone."""
+        """It is kept no longer; whoever asks next has it looked up again."""
         if kept := self._kept.pop(export_id, None):
             kept.give_back()
 
@@ -168,12 +168,12 @@ class SealedExports:
         await self._store.note_used(export_id)
         return SealedExport(export, self._directory, self._readers)
 
-    def _keep(self, opened: SealedExport) -> SealedExport:
-        self.forget(opened.export.id)  # somebody may have been faster
-        self._kept[opened.export.id] = opened
+    def _keep(self, found: SealedExport) -> SealedExport:
+        self.forget(found.export.id)  # somebody may have been faster
+        self._kept[found.export.id] = found
         while len(self._kept) > LIMIT:
             self.forget(next(iter(self._kept)))
-        return opened
+        return found
 
 
 def refusal(export: Export) -> ClientError:
