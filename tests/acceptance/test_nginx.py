@@ -20,6 +20,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.acceptance.clients import size_of
 from tests.acceptance.process import Process, killed, streamer
 from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
 from tests.gates import Gates, gated_csv
@@ -272,10 +273,6 @@ async def test_curl_resumes_an_export_that_grows(tmp_path: Path, proxied: Proxie
 async def holds(target: Path, size: int) -> bool:
     """All but what curl may keep to itself."""
     return size_of(target) > size - CURLS_BUFFER
-
-
-def size_of(target: Path) -> int:
-    return target.stat().st_size if target.exists() else 0
 
 
 @pytest.mark.parametrize("how", [(), ("--compressed",), ("-r", "1000-")], ids=str)

@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.acceptance.clients import grown
 from tests.acceptance.process import STREAMER, TREE, Process, streamer
 from tests.acceptance.relay import StallingRelay, relaying
 from tests.conftest import connected
@@ -63,17 +64,6 @@ def content_of(path: Path) -> bytes | None:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-async def grown(path: Path, size: int) -> None:
-    async def there() -> bool:
-        return size_of(path) >= size
-
-    await until(there, f"{path.name} has {size} bytes")
 
 
 @asynccontextmanager

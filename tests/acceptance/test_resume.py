@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import random
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +28,8 @@ from tests.acceptance.clients import (
     Client,
     Outcome,
     Resumes,
+    grown,
+    size_of,
 )
 from tests.acceptance.relay import BreakingRelay, StallingRelay, relaying
 from tests.held import LARGE, Held, HeldExport
@@ -37,7 +38,6 @@ WHOLE = LARGE.whole
 FIRST = len(LARGE.through(1))
 STALL = 100_000  # bytes that a client gets before it is held in the middle of a download
 LONGER = b"and some more\n"
-PATIENCE = 20.0  # seconds for a local file to grow
 
 End = Callable[[HeldExport], Awaitable[None]]
 
@@ -122,19 +122,6 @@ def assert_resumed(client: Client, outcome: Outcome, path: Path) -> None:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-async def grown(path: Path, size: int, client: "asyncio.Task[Outcome]") -> None:
-    """Returns when the local file has so many bytes. Nobody but the file can tell."""
-    deadline = time.monotonic() + PATIENCE
-    while size_of(path) < size:
-        assert not client.done(), client.result()
-        assert time.monotonic() < deadline, f"{size_of(path)} of {size} bytes"
-        await asyncio.sleep(0.005)
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def offsets(chance: random.Random, end: int) -> Sequence[int]:
