@@ -1,14 +1,15 @@
 """Every error that leaves the house.
 
-A `ClientError` is what a client can see: a stable code, a status and a title that belong to the class, and one
-sentence that belongs to the case. `http/problems.py` turns it into application/problem+json (RFC 9457), and
-nothing else does. An `ExportFailure` is the reason an export ended badly; its sentence goes into the export's row. A
-`StartError` is the one line a user reads when the server cannot start.
+A `ClientError` is what a client can see: a stable code, a status, a title and a time to come back after that belong to
+the class, and one sentence that belongs to the case. `http/problems.py` turns it into application/problem+json
+(RFC 9457), and nothing else does. An `ExportFailure` is the reason an export ended badly; its sentence goes into the
+export's row. A `StartError` is the one line a user reads when the server cannot start.
 """
 
 from typing import ClassVar
 
 LONGEST_SHOWN = 60  # characters
+RETRY_AFTER = 5  # seconds: what is taken or away now may be there in a moment
 
 
 def shown(text: str, most: int = LONGEST_SHOWN) -> str:
@@ -18,17 +19,17 @@ def shown(text: str, most: int = LONGEST_SHOWN) -> str:
 
 
 class ClientError(Exception):
-    """An answer other than success. `retry_after` is in seconds."""
+    """An answer other than success."""
 
     code: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
+    retry_after: ClassVar[int | None] = None  # seconds
 
-    def __init__(self, sentence: str, *, parameter: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(self, sentence: str, *, parameter: str | None = None) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.parameter = parameter
-        self.retry_after = retry_after
 
 
 class BadParameter(ClientError):
@@ -75,24 +76,28 @@ class RangeNotSatisfiable(ClientError):
         self.length = length
 
 
+class KeyReused(ClientError):
+    code, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
+
+
 class TooEarly(ClientError):
     code, status, title = "too-early", 425, "The export is not finished"
+    retry_after = 2
 
 
 class QueueFull(ClientError):
     code, status, title = "queue-full", 429, "Too many exports are waiting"
+    retry_after = RETRY_AFTER
 
 
 class Unavailable(ClientError):
     code, status, title = "unavailable", 503, "Not available at the moment"
+    retry_after = RETRY_AFTER
 
 
 class InsufficientStorage(ClientError):
     code, status, title = "insufficient-storage", 507, "No room for another export"
-
-
-class KeyReused(ClientError):
-    code, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
+    retry_after = 60
 
 
 class ExportFailure(Exception):

@@ -227,7 +227,10 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
 
 
 def _connections(wanted: int) -> int:
-    """How many connections may be open at once: beside each socket there may be a file."""
+    """How many connections may be open at once: beside each socket there may be a file.
+
+    The limit on open files is raised for them, as far as that is allowed.
+    """
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * wanted + OTHER_FILES
     if files < needed:

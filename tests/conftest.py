@@ -23,7 +23,8 @@ from streamer.config import Duration, Settings
 from streamer.embedded import embedded_postgres
 from streamer.server import serving
 from streamer.spool.owners import PREFIX
-from tests.exporting import Gates
+from tests.exporting import RemoteExport, create, until
+from tests.gates import GATED_ROWS, Gates
 
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users
@@ -80,9 +81,22 @@ class Server:
     def files(self) -> set[str]:
         return files_in(self.spool)
 
+    async def holds(self, *exports: RemoteExport) -> None:
+        """Waits until the spools are those of these exports.
+
+        The file of one that ended early is removed a moment after its row and its followers have been told.
+        """
+        names = {export.file_name for export in exports}
+
+        async def as_hoped() -> bool:
+            return self.files() == names
+
+        await until(as_hoped, f"the spool folder holds {names}")
+
 
 Configure = Callable[..., Settings]
 Serve = Callable[..., Awaitable[Server]]
+Gated = Callable[..., Awaitable[tuple[Server, RemoteExport]]]
 
 
 @pytest.fixture
@@ -137,6 +151,19 @@ async def gates(database: str) -> AsyncIterator[Gates]:
     """Exports that stop where the test says: `await serve(**gates.settings)` once the views are made."""
     async with connected(database) as connection:
         yield Gates(connection, database)
+
+
+@pytest.fixture
+def gated(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> Gated:
+    """An export that stops before a row: `server, export = await gated(90_000, max_concurrent_exports=1)`."""
+
+    async def begin(row: int, *, rows: int = GATED_ROWS, **settings: Any) -> tuple[Server, RemoteExport]:
+        await gates.view("gated", rows=rows)
+        await gates.shut("gated", row)
+        server = await serve(**settings, **gates.settings)
+        return server, await create(session, server.url, dataset="gated")
+
+    return begin
 
 
 def files_in(folder: Path) -> set[str]:

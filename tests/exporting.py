@@ -1,27 +1,20 @@
-"""What the server tests share: an export as its client sees it, exports that stop where the test says, sockets by hand.
+"""What the server tests share: an export as its client sees it.
 
-Nothing here waits for luck. A gated view stops at a row until the test lets it go on, because the row needs an
-advisory lock that the test holds; `until` is a bounded poll that says what it waited for.
+Nothing here waits for luck: `until` is a bounded poll that says what it waited for.
 """
 
 import asyncio
 import hashlib
-import random
 import re
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
-import asyncpg
 import pytest
 
-from streamer.config import Names
+PATIENCE = 20.0  # seconds for anything that must happen
 
-PATIENCE = 20.0  # seconds until a poll gives up
 POLL_INTERVAL = 0.01  # seconds
 SAVED_AS = re.compile(r'attachment; filename="[a-z0-9_-]+_[0-9]{4}-[0-9]{2}-[0-9]{2}[.]csv"')  # without filename=
 
@@ -117,196 +110,3 @@ async def read_problem(response: aiohttp.ClientResponse, status: int) -> dict[st
     assert problem["detail"] == problem["error"] != ""
     assert problem["instance"] == response.url.path
     return problem
-
-
-GATED_ROWS = 100_000  # of 97 bytes or so: more than the buffers of a connection can hold
-GATE_EVERY = 10_000  # rows; the first row has a gate too
-
-PASSING = """
-    CREATE FUNCTION passing(gated int, row_number bigint) RETURNS bigint LANGUAGE plpgsql AS $$
-    BEGIN
-        PERFORM pg_advisory_xact_lock_shared(gated, row_number::int);
-        RETURN row_number;
-    END $$
-"""
-AT_A_GATE = """
-    SELECT pid FROM pg_locks
-    WHERE locktype = 'advisory' AND NOT granted AND classid = $1::int::oid AND objid = $2::int::oid
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-BUSY = """
-    SELECT count(*) FROM pg_stat_activity
-    WHERE application_name = 'streamer' AND datname = current_database() AND state <> 'idle'
-"""
-
-
-def gated_select(number: int, rows: int) -> str:
-    """The rows of gated view `number`, as SQL."""
-    return f"""
-        SELECT CASE WHEN n = 1 OR n % {GATE_EVERY} = 0 THEN passing({number}, n) ELSE n END AS id,
-               lpad(n::text, 90, '.') AS filler
-        FROM (SELECT generate_series(1::bigint, {rows}) AS n) AS numbers
-    """
-
-
-def gated_csv(rows: int = GATED_ROWS) -> bytes:
-    """What an export of a gated view holds."""
-    return b"id,filler\n" + "".join(f"{n},{n:.>90}\n" for n in range(1, rows + 1)).encode()
-
-
-class Gates:
-    """Views with gates at the rows 1, 10,000, 20,000 …, each open until the test shuts it."""
-
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", url: str) -> None:
-        self.connection = connection
-        self._url = url
-        self._numbers: dict[str, int] = {}
-        self._datasets: list[str] = []
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """For a server that offers the views made so far."""
-        return {"datasets": Names(self._datasets), "source_database_url": self._url}
-
-    async def view(self, name: str, *, rows: int = GATED_ROWS) -> None:
-        if not self._numbers:
-            await self.connection.execute(PASSING)
-        self._numbers[name] = len(self._numbers) + 1
-        await self.dataset(name, gated_select(self._numbers[name], rows))
-
-    async def dataset(self, name: str, select: str) -> None:
-        """A view of one's own making, with or without `passing`, for which the first view must have been made."""
-        await self.connection.execute(f"CREATE VIEW {name} AS {select}")
-        self._datasets.append(name)
-
-    async def shut(self, view: str, row: int) -> None:
-        await self.connection.execute("SELECT pg_advisory_lock($1, $2)", self._numbers[view], row)
-
-    async def open(self, view: str, row: int) -> None:
-        assert await self.connection.fetchval("SELECT pg_advisory_unlock($1, $2)", self._numbers[view], row)
-
-    async def reached(self, view: str, row: int) -> int:
-        """Waits for an export to stand at the gate; the process id of its backend."""
-
-        backend: int | None = None
-
-        async def standing() -> bool:
-            nonlocal backend
-            backend = await self._backend(view, row)
-            return backend is not None
-
-        await until(standing, f"an export of {view} stands at row {row}")
-        assert backend is not None
-        return backend
-
-    async def nobody_works(self) -> None:
-        """Waits until no connection of a server is busy or in a transaction."""
-
-        async def idle() -> bool:
-            return bool(await self.connection.fetchval(BUSY) == 0)
-
-        await until(idle, "no query of the server is left in the database", within=5)
-
-    async def _backend(self, view: str, row: int) -> int | None:
-        found: int | None = await self.connection.fetchval(AT_A_GATE, self._numbers[view], row)
-        return found
-
-
-class Wire:
-    """A connection by hand: what is sent is what the test says, and what comes is seen byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.reset = False  # whether the connection has ended with RST
-
-    def ask(self, path: str, *fields: str, method: str = "GET", version: str = "1.1") -> None:
-        """Sends a request without a body."""
-        lines = [f"{method} {path} HTTP/{version}", "Host: test", *fields, "", ""]
-        self.writer.write("\r\n".join(lines).encode())
-
-    async def head(self) -> tuple[int, dict[str, str]]:
-        """Status and fields (names in lower case) of the answer that comes next."""
-        text = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-        start, *lines = text.strip().split("\r\n")
-        found = re.fullmatch(r"HTTP/1\.[01] ([0-9]{3}) .*", start)
-        assert found, f"no status line: {start!r}"
-        fields = dict(line.split(": ", 1) for line in lines)
-        return int(found[1]), {name.lower(): value for name, value in fields.items()}
-
-    async def body(self, fields: dict[str, str], most: Callable[[], int] = lambda: 65536) -> AsyncIterator[bytes]:
-        """The body that goes with these fields, at most `most()` bytes at a time.
-
-        Raises IncompleteReadError or ConnectionResetError if it ends early.
-        """
-        if "content-length" in fields:
-            async for piece in self._exactly(int(fields["content-length"]), most):
-                yield piece
-            return
-        assert fields["transfer-encoding"] == "chunked"
-        size = -1
-        while size:
-            size = int(await self.reader.readuntil(b"\r\n"), 16)
-            async for piece in self._exactly(size, most):
-                yield piece
-            assert await self.reader.readexactly(2) == b"\r\n", "a chunk is longer than it says"
-
-    async def digest(self, fields: dict[str, str]) -> str:
-        """The SHA-256 of the body."""
-        digest = hashlib.sha256()
-        async for piece in self.body(fields):
-            digest.update(piece)
-        return digest.hexdigest()
-
-    async def _exactly(self, size: int, most: Callable[[], int]) -> AsyncIterator[bytes]:
-        while size:
-            piece = await self.reader.read(min(size, most()))
-            if not piece:
-                raise asyncio.IncompleteReadError(b"", size)
-            size -= len(piece)
-            yield piece
-
-    async def rest(self) -> bytes:
-        """Whatever comes until the server closes or resets the connection, which it must."""
-        pieces = []
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while piece := await self.reader.read(65536):
-                    pieces.append(piece)
-        except ConnectionResetError:
-            self.reset = True
-        return b"".join(pieces)
-
-
-@asynccontextmanager
-async def wired(server: str, *, receive_buffer: int | None = None) -> AsyncIterator[Wire]:
-    """A TCP connection to the server; `receive_buffer` is in bytes, for the socket and for this side of it."""
-    address = urlsplit(server)
-    assert address.hostname
-    assert address.port
-    connection = socket.socket()
-    connection.setblocking(False)
-    if receive_buffer is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
-    reader, writer = await asyncio.open_connection(sock=connection, limit=max(receive_buffer or 65536, 2048))
-    try:
-        yield Wire(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
-async def follow_at_random(export: RemoteExport, seed: int) -> str:
-    """The SHA-256 of a download that is read in small pieces, with pauses, through a small buffer."""
-    chance = random.Random(seed)
-    digest = hashlib.sha256()
-    async with wired(export.server, receive_buffer=chance.choice([4096, 16384, 65536])) as wire:
-        wire.ask(export.path)
-        status, fields = await wire.head()
-        assert status == 200
-        largest = chance.choice([1000, 5000, 20000])
-        async for piece in wire.body(fields, lambda: chance.randint(1, largest)):
-            digest.update(piece)
-            if chance.random() < 0.01:
-                await asyncio.sleep(chance.random() / 50)
-    return digest.hexdigest()

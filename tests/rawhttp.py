@@ -16,7 +16,8 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
-PATIENCE = 20.0  # seconds for anything that must happen
+from tests.exporting import PATIENCE
+
 READ = 256 * 1024  # bytes
 BUFFER = 1024 * 1024  # bytes that are read before somebody asks for them
 STATUS_LINE = re.compile(r"HTTP/(1\.[01]) ([0-9]{3}) ([ -~]*)")
@@ -93,26 +94,35 @@ class Body:
         self.end: End | None = None
         self._reader = reader
         self._between = False
+        self._most = READ
         self._pieces = self._framed(method, head)
 
     async def grow_to(self, length: int) -> bytes:
         """The first `length` bytes, as soon as they are there."""
-        async with asyncio.timeout(PATIENCE):
-            while len(self.received) < length and self.end is None:
-                await self._next()
+        while len(self.received) < length:
+            if not await self.more():
+                break
         assert len(self.received) >= length, f"the body ended after {len(self.received)} bytes: {self.end}"
         return bytes(self.received[:length])
 
     async def finish(self) -> End:
         """Reads to the end, and tells how it ended."""
-        async with asyncio.timeout(PATIENCE):
-            while self.end is None:
-                await self._next()
+        while await self.more():
+            pass
+        assert self.end is not None
         return self.end
 
     async def whole(self) -> bytes:
         assert await self.finish() is End.WHOLE, f"{self.end} after {len(self.received)} bytes"
         return bytes(self.received)
+
+    async def more(self, most: int = READ) -> bool:
+        """Reads on, so many bytes at most. Whether that was not the end."""
+        if self.end is None:
+            self._most = most
+            async with asyncio.timeout(PATIENCE):
+                await self._next()
+        return self.end is None
 
     async def _next(self) -> None:
         try:
@@ -135,7 +145,7 @@ class Body:
 
     async def _exactly(self, length: int) -> AsyncIterator[bytes]:
         while length:
-            piece = await self._reader.read(min(length, READ))
+            piece = await self._reader.read(min(length, self._most))
             if not piece:
                 raise asyncio.IncompleteReadError(b"", length)
             length -= len(piece)
@@ -159,45 +169,57 @@ class Connection:
     """A connection to a server. Requests may be sent before the answers to others have come."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+        self.reader = reader
+        self.writer = writer
+        self.reset = False  # whether it has ended with RST
 
     async def ask(self, method: str, target: str, fields: Fields | None = None) -> Answer:
         await self.send(method, target, fields)
         return await self.answer(method)
 
     async def send(self, method: str, target: str, fields: Fields | None = None, version: str = "1.1") -> None:
-        self._writer.write(request(method, target, fields or {}, version))
+        self.writer.write(request(method, target, fields or {}, version))
         async with asyncio.timeout(PATIENCE):
-            await self._writer.drain()
+            await self.writer.drain()
 
-    async def answer(self, method: str) -> Answer:
+    async def answer(self, method: str = "GET") -> Answer:
         head, body = await self.begin(method)
         return Answer(head, await body.whole())
 
     async def begin(self, method: str = "GET") -> tuple[Head, Body]:
         """The head of an answer, and its body while it comes."""
         async with asyncio.timeout(PATIENCE):
-            text = await self._reader.readuntil(b"\r\n\r\n")
+            text = await self.reader.readuntil(b"\r\n\r\n")
         head = _head(text.decode("latin-1"))
-        return head, Body(self._reader, method, head)
+        return head, Body(self.reader, method, head)
 
     async def silent(self, seconds: float) -> bool:
         """Whether nothing comes for so long. What comes is lost."""
         try:
             async with asyncio.timeout(seconds):
-                return not await self._reader.read(1)
+                return not await self.reader.read(1)
         except TimeoutError:
             return True
 
     async def ended(self) -> bool:
         """Whether the server closes the connection without another byte."""
         async with asyncio.timeout(PATIENCE):
-            return await self._reader.read(1) == b""
+            return await self.reader.read(1) == b""
+
+    async def rest(self) -> bytes:
+        """Whatever comes, framing and all, until the server closes or resets the connection, which it must."""
+        pieces = []
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while piece := await self.reader.read(READ):
+                    pieces.append(piece)
+        except ConnectionResetError:
+            self.reset = True
+        return b"".join(pieces)
 
     def vanish(self) -> None:
         """As a client that was killed: what is unread is not read, and the server is told by a reset."""
-        self._writer.transport.abort()
+        self.writer.transport.abort()
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from aiohttp import web
 from streamer.errors import NotFound, shown
 from streamer.http.exports import json_response
 from streamer.source.catalog import Catalog, Column, Dataset
-from streamer.source.filters import parameters_of
+from streamer.source.filters import parameters_of, written_order
 
 FEW = 10  # rows that an example asks for
 SAMPLES = {"date": "2024-01-01", "timestamp": "2024-01-01", "timestamptz": "2024-01-01", "bool": "true"}
@@ -39,7 +39,7 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
         "description": dataset.description,
         "estimatedRows": dataset.estimated_rows,
         "requiredFilters": dataset.required,
-        "orderBy": [f"-{by.column}" if by.descending else by.column for by in dataset.order],
+        "orderBy": written_order(dataset.order),
         "rowLimit": dataset.limit,
         "example": _example(dataset),
         "links": {"self": f"/datasets/{quote(dataset.name, safe='')}"},

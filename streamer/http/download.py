@@ -45,7 +45,6 @@ from streamer.protocol.ranges import (
 from streamer.spool.follower import Follower
 
 FIRST_ROWS = 1.0  # seconds that a new export has to show rows or to fail, before the headers go out without either
-LIVE_RETRY_AFTER = 2  # seconds
 ONE_WRITE = 256 * 1024  # bytes of a body that is read and written at once
 COPIED = 1 * 1024 * 1024  # bytes of all such bodies together
 
@@ -81,7 +80,7 @@ class Downloads:
             if live is None:
                 return await self._sealed(request, asked, coding, export_id)
             if not follow:
-                raise TooEarly("the export is not finished yet, and live=false", retry_after=LIVE_RETRY_AFTER)
+                raise TooEarly("the export is not finished yet, and live=false")
             return await self._live(request, asked, coding, live)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:

@@ -21,7 +21,6 @@ BODIES = 64  # that are being read at once
 BODY_TIMEOUT = 10.0  # seconds for a body to come in
 LONGEST_KEY = 255  # characters
 LONGEST_SENTENCE = 300  # characters of what the database says, which repeats the client's value
-RETRY_AFTER = 5  # seconds
 
 
 class Exports:
@@ -79,7 +78,7 @@ class Exports:
         if not request.can_read_body:
             return b""
         if self._bodies >= BODIES:
-            raise Unavailable("too many request bodies at once", retry_after=RETRY_AFTER)
+            raise Unavailable("too many request bodies at once")
         self._bodies += 1
         try:
             async with asyncio.timeout(BODY_TIMEOUT):

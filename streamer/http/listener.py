@@ -34,7 +34,6 @@ UNREAD = 8 * 1024  # bytes that the kernel keeps of what a client says and nobod
 BACKLOG = 1024  # connections that the kernel keeps for us
 LINGER = 1.0  # seconds that a client has to read its refusal
 LINGERING = 256  # refusals at once; beyond these a connection is closed at once, and may miss its answer
-RETRY_AFTER = 5  # seconds
 
 
 class Connection(web.RequestHandler):
@@ -194,7 +193,7 @@ REFUSED = before_a_request(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "too many connections at once",
     code=Unavailable.code,
-    retry_after=RETRY_AFTER,
+    retry_after=Unavailable.retry_after,
 )
 TOO_LARGE = before_a_request(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head of the request has more than {MAX_HEAD} bytes"

@@ -27,7 +27,6 @@ FIELDS = (
     "if-unmodified-since",
     "range",
 )
-GZIP_RETRY_AFTER = 5  # seconds
 REPRESENTATION = {
     "Vary": "Accept-Encoding",
     "Cache-Control": "private, no-transform",
@@ -98,7 +97,7 @@ class Asked:
             raise NotAcceptable("Accept-Encoding allows neither gzip nor identity, and there is nothing else")
         possible = [coding for coding in accepted if coding is Coding.IDENTITY or gzip_available]
         if not possible:
-            raise Unavailable("too many gzip streams at once", retry_after=GZIP_RETRY_AFTER)
+            raise Unavailable("too many gzip streams at once")
         return possible[0]
 
 

@@ -24,7 +24,6 @@ PART = 32  # one may hold a 32nd of what the others leave
 MOST_SHARE = 256 * 1024  # bytes that one may hold
 SEGMENT = 32 * 1024  # bytes that the kernel takes into the smallest buffer, if it is empty
 ROOMY = 768 * 1024  # bytes of a buffer that is left to the kernel, at first
-RETRY_AFTER = 5  # seconds
 SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size they were given
 
 
@@ -94,7 +93,7 @@ class Places:
     def one(self, request: web.Request) -> Iterator[None]:
         """A place for the answer to `request`, in a crowd with its share of the pool. Raises Unavailable."""
         if self._taken >= self._capacity:
-            raise Unavailable("too many downloads at once", retry_after=RETRY_AFTER)
+            raise Unavailable("too many downloads at once")
         self._taken += 1
         self._empty.clear()
         try:

@@ -7,6 +7,7 @@ from uuid import UUID
 from streamer.http.parameters import GENERAL
 from streamer.jobs.live import LiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
+from streamer.source.filters import written_order
 
 
 def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -> dict[str, Any]:
@@ -35,8 +36,9 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
 
 def _expiry(export: Export, ttl: timedelta) -> datetime | None:
     """When the file of a completed export may be removed."""
-    kept = export.state is State.COMPLETED and export.removed_at is None and export.finished_at is not None
-    return export.finished_at + ttl if kept and export.finished_at else None
+    if export.state is not State.COMPLETED or export.removed_at is not None or export.finished_at is None:
+        return None
+    return export.finished_at + ttl
 
 
 def links(export_id: UUID) -> dict[str, str]:
@@ -76,25 +78,27 @@ def _query(spec: ExportSpec) -> dict[str, Any]:
 
 
 def _rows(spec: ExportSpec) -> dict[str, Any]:
-    order = [f"-{by.column}" if by.descending else by.column for by in spec.order]
     return {
-        **({"order_by": order} if order else {}),
+        **({"order_by": written_order(spec.order)} if spec.order else {}),
         **({} if spec.limit is None else {"limit": spec.limit}),
     }
 
 
 def _written(dialect: Dialect) -> dict[str, Any]:
-    default = Dialect()
-    found = {
+    usual = _forms(Dialect())
+    changed = {name: form for name, form in _forms(dialect).items() if form != usual[name]}
+    return {"delimiter": dialect.delimiter, "quoteChar": dialect.quote, **changed}
+
+
+def _forms(dialect: Dialect) -> dict[str, Any]:
+    """What is told only where it is not as usual, by the names of the parameters."""
+    return {
         "header": dialect.header,
         "null": dialect.null,
         "bom": dialect.bom,
         "escapeFormulas": dialect.escape_formulas,
         "timestamps": dialect.timestamps,
     }
-    usual = (default.header, default.null, default.bom, default.escape_formulas, default.timestamps)
-    changed = {name: value for (name, value), by_itself in zip(found.items(), usual, strict=True) if value != by_itself}
-    return {"delimiter": dialect.delimiter, "quoteChar": dialect.quote, **changed}
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -12,7 +12,6 @@ from streamer.model import Progress
 from streamer.protocol.disposition import Label
 from streamer.spool.spool import Spool
 
-RETRY_AFTER = 5  # seconds
 ALMOST = 99.9  # per cent: 100 is said by the row, when the export is completed
 
 
@@ -74,7 +73,7 @@ class LiveExport:
     async def serve(self) -> None:
         """To be awaited before a byte of it leaves: returns when the table has been told. Raises Unavailable."""
         if not await self.may_leave():
-            raise Unavailable("the export is not run by this server at the moment", retry_after=RETRY_AFTER)
+            raise Unavailable("the export is not run by this server at the moment")
 
     async def may_leave(self) -> bool:
         """Tells the table that a byte is about to leave; False if the export has ended, or is another server's.

@@ -27,6 +27,7 @@ from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportSpec, Place, State
 from streamer.protocol.disposition import Label
+from streamer.source.database import PAUSES
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ STOPPED = "the server was stopped before the export was finished; start a new on
 SERVED = "the server that ran this export died when a part of it had been downloaded already; start a new one"
 EXHAUSTED = f"the server that ran this export died {ATTEMPTS} times; start a new one"
 RELEASED = "the server is stopping; the export is run by the next one"
-RETRY_AFTER = 5  # seconds
 LEAVE = 2.0  # seconds for the table to be told how all that is left ends, when the server stops
 
 
@@ -106,12 +106,12 @@ class ExportQueue:
         InsufficientStorage.
         """
         if self._stopping:
-            raise Unavailable("the server is stopping", retry_after=RETRY_AFTER)
+            raise Unavailable("the server is stopping")
         if key is not None and (known := await self._store.by_key(key)):
             return _same(known, spec)
         await self._retention.make_room()
         if sum(live.waiting for live in self._live.values()) >= self._capacity:
-            raise QueueFull(f"{self._capacity} exports are waiting already", retry_after=RETRY_AFTER)
+            raise QueueFull(f"{self._capacity} exports are waiting already")
         live = self._hold(uuid4())
         inserted = await asyncio.shield(self._spawn(self._insert(live, spec, key, abandon_after), "submit"))
         if inserted:
@@ -214,7 +214,7 @@ class ExportQueue:
     async def _claim(self) -> Export | None:
         """A database that does not answer is waited for: the row is there, and its turn has come."""
         async for attempt in tenacity.AsyncRetrying(
-            wait=tenacity.wait_exponential(multiplier=0.25, max=5),
+            wait=PAUSES,
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         ):
             with attempt:

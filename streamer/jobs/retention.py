@@ -20,7 +20,6 @@ from streamer.spool.directory import SpoolDirectory
 log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 60.0  # seconds
-RETRY_AFTER = 60  # seconds
 FULL = "the server has no room for more: SPOOL_MAX_BYTES or SPOOL_DISK_RESERVE is reached"
 
 
@@ -48,7 +47,7 @@ class Retention:
     async def make_room(self) -> None:
         """Before an export is taken. Raises InsufficientStorage."""
         if not await self._has_room():
-            raise InsufficientStorage(FULL, retry_after=RETRY_AFTER)
+            raise InsufficientStorage(FULL)
 
     async def keep_room(self) -> None:
         """While one is written. Raises ExportFailure."""

@@ -6,7 +6,7 @@ the last byte, or sees the connection break, finds the same verdict in the statu
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -15,8 +15,8 @@ import tenacity
 from streamer.errors import ExportFailure, TransientFailure
 from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
-from streamer.model import ExportSpec, State
-from streamer.source.database import one_line
+from streamer.model import Export, ExportSpec, State
+from streamer.source.database import PAUSES, say_waiting
 from streamer.source.rows import Source
 from streamer.spool.spool import Sealed
 
@@ -69,14 +69,12 @@ class Runner:
         log.info("export %s completed: %d rows, %d bytes", live.id, sealed.rows, sealed.length)
 
     async def _complete(self, live: LiveExport, sealed: Sealed, *, truncated: bool) -> bool:
-        """A database that does not answer is asked again: the work is done. It may have heard the first time."""
-        async for attempt in _patiently(live):
-            with attempt:
-                if await self._store.complete(live.id, sealed, live.rows_per_second(), truncated=truncated):
-                    return True
-                found = await self._store.get(live.id)
-                return found is not None and found.state is State.COMPLETED and found.sha256 == sealed.sha256
-        raise AssertionError("tenacity either returns an attempt or raises")
+        """False if somebody else has ended the export."""
+        return await self._written(
+            live,
+            lambda: self._store.complete(live.id, sealed, live.rows_per_second(), truncated=truncated),
+            lambda row: row.state is State.COMPLETED and row.sha256 == sealed.sha256,
+        )
 
     async def _again(self, live: LiveExport, failure: TransientFailure) -> timedelta | None:
         """Rule: what nobody has a byte of may be run again, under the same id, with other bytes."""
@@ -84,7 +82,9 @@ class Runner:
             return None
         delay = FIRST_DELAY * (1 << (live.attempts - 1))
         try:
-            if not await self._queue_again(live, delay):
+            if not await self._written(
+                live, lambda: self._store.run_again(live.id, delay), lambda row: row.state is State.PENDING
+            ):
                 return None
             await live.spool.rewind()
         except Exception:
@@ -94,14 +94,19 @@ class Runner:
         live.again()
         return delay
 
-    async def _queue_again(self, live: LiveExport, delay: timedelta) -> bool:
-        """What has cut off the source has often cut off the table too. It may have heard the first time."""
+    async def _written(
+        self, live: LiveExport, change: Callable[[], Awaitable[Export | None]], as_wanted: Callable[[Export], bool]
+    ) -> bool:
+        """Whether the row is `as_wanted`. A database that does not answer is asked again, and may have heard before.
+
+        There is much to lose: an export that is whole, or one whose source was cut off together with the table.
+        """
         async for attempt in _patiently(live):
             with attempt:
-                if await self._store.run_again(live.id, delay):
+                if await change():
                     return True
                 found = await self._store.get(live.id)
-                return found is not None and found.state is State.PENDING
+                return found is not None and as_wanted(found)
         raise AssertionError("tenacity either returns an attempt or raises")
 
     async def _fail(self, live: LiveExport, failure: ExportFailure, cause: Exception | None = None) -> None:
@@ -136,14 +141,9 @@ class Runner:
 
 def _patiently(live: LiveExport) -> tenacity.AsyncRetrying:
     """A statement to the table is tried again for as long as the lease may last."""
-
-    def say(retry: tenacity.RetryCallState) -> None:
-        error = retry.outcome.exception() if retry.outcome else None
-        log.warning("export %s: waiting for the database: %s", live.id, one_line(error))
-
     return tenacity.AsyncRetrying(
         stop=tenacity.stop_after_delay(LEASE.total_seconds()),
-        wait=tenacity.wait_exponential(multiplier=0.25, max=5),
-        before_sleep=say,
+        wait=PAUSES,
+        before_sleep=say_waiting(log, f"export {live.id}"),
         reraise=True,
     )

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 LIMIT = 64  # open files that nobody may be reading
 FRESH = 1.0  # seconds: so long a file may be served after another server has removed it
-ELSEWHERE_RETRY_AFTER = 5  # seconds
 GONE = "the file of this export is gone, or damaged; start a new one"
 
 
@@ -147,7 +146,7 @@ class SealedExports:
         return export_id in self._readers
 
     def forget(self, export_id: UUID) -> None:
-        """The export has changed, or is gone."""
+        """It is kept no longer; whoever asks next has it looked up again."""
         if kept := self._kept.pop(export_id, None):
             kept.give_back()
 
@@ -169,12 +168,12 @@ class SealedExports:
         await self._store.note_used(export_id)
         return SealedExport(export, self._directory, self._readers)
 
-    def _keep(self, opened: SealedExport) -> SealedExport:
-        self.forget(opened.export.id)  # somebody may have been faster
-        self._kept[opened.export.id] = opened
+    def _keep(self, found: SealedExport) -> SealedExport:
+        self.forget(found.export.id)  # somebody may have been faster
+        self._kept[found.export.id] = found
         while len(self._kept) > LIMIT:
             self.forget(next(iter(self._kept)))
-        return opened
+        return found
 
 
 def refusal(export: Export) -> ClientError:
@@ -184,4 +183,4 @@ def refusal(export: Export) -> ClientError:
     if export.state.final:
         how = "was cancelled" if export.state is State.CANCELLED else "was deleted, or has expired"
         return ExportGone(f"the export {how}; start a new one")
-    return Unavailable("the export is being written by another server", retry_after=ELSEWHERE_RETRY_AFTER)
+    return Unavailable("the export is being written by another server")

@@ -26,7 +26,6 @@ MIGRATION_LOCK = 0x73747265616D  # "stream": any fixed number that nobody else i
 LEASE = timedelta(seconds=30)
 RENEWAL = LEASE / 3
 PATIENCE = 10.0  # seconds for a connection, and for the answer to a statement
-RETRY_AFTER = 5  # seconds
 PAGE_SPECS = 32 * 1024  # bytes of what the exports of one page of the list ask for; the last one may go beyond
 ATTEMPTS = 3  # to run an export of which no byte has been served
 
@@ -54,14 +53,14 @@ class Store:
 
     async def insert(self, export_id: UUID, spec: ExportSpec, key: str | None = None) -> Export | None:
         """None if the idempotency key is known already."""
-        return await self._change("insert", export_id, spec.to_json(), self._owner, LEASE, key)
+        return await self._one("insert", export_id, spec.to_json(), self._owner, LEASE, key)
 
     async def by_key(self, key: str) -> Export | None:
         """The export that was asked for with this idempotency key."""
-        return await self._change("by_key", key)
+        return await self._one("by_key", key)
 
     async def get(self, export_id: UUID) -> Export | None:
-        return await self._change("get", export_id)
+        return await self._one("get", export_id)
 
     async def page(self, states: Sequence[State], before: Place | None, limit: int) -> tuple[list[Export], bool]:
         """The newest exports, in any of `states` (or in any at all), and whether there are more."""
@@ -71,11 +70,11 @@ class Store:
 
     async def claim(self, waiting: Sequence[UUID]) -> Export | None:
         """Takes the oldest of the exports that wait here: pending → processing."""
-        return await self._change("claim", self._owner, waiting, LEASE)
+        return await self._one("claim", self._owner, waiting, LEASE)
 
     async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> Export | None:
         """None if the export is no longer this owner's to run."""
-        return await self._change(
+        return await self._one(
             "progress",
             export_id,
             self._owner,
@@ -89,30 +88,30 @@ class Store:
 
     async def note_served(self, export_id: UUID) -> Export | None:
         """A byte is about to leave; None if the export is no longer this owner's to run."""
-        return await self._change("serve", export_id, self._owner)
+        return await self._one("serve", export_id, self._owner)
 
     async def run_again(self, export_id: UUID, delay: timedelta) -> Export | None:
         """processing → pending, for a while; None if it may not: a byte was served, or it was the last attempt."""
-        return await self._change("again", export_id, self._owner, delay, ATTEMPTS)
+        return await self._one("again", export_id, self._owner, delay, ATTEMPTS)
 
     async def release(self, export_id: UUID) -> Export | None:
         """Leaves the export to the next server; None if a byte of it was served."""
-        return await self._change("release", export_id, self._owner)
+        return await self._one("release", export_id, self._owner)
 
     async def complete(
         self, export_id: UUID, sealed: Sealed, rows_per_second: int, *, truncated: bool
     ) -> Export | None:
         """processing → completed; None if the export was cancelled meanwhile."""
-        return await self._change(
+        return await self._one(
             "complete", export_id, self._owner, sealed.rows, sealed.length, sealed.sha256, rows_per_second, truncated
         )
 
     async def fail(self, export_id: UUID, reason: str) -> Export | None:
         """processing → failed; None if the export is no longer this owner's to run."""
-        return await self._change("fail", export_id, self._owner, reason)
+        return await self._one("fail", export_id, self._owner, reason)
 
     async def cancel(self, export_id: UUID) -> Export | None:
-        return await self._change("cancel", export_id)
+        return await self._one("cancel", export_id)
 
     async def note_removed(self, export_id: UUID) -> None:
         """The file of a finished export is gone."""
@@ -151,7 +150,8 @@ class Store:
         """Those of `export_ids` whose file must stay."""
         return {row["id"] for row in await self._rows("kept", list(export_ids))}
 
-    async def _change(self, statement: str, *arguments: object) -> Export | None:
+    async def _one(self, statement: str, *arguments: object) -> Export | None:
+        """The export that a statement gives, or has changed; None if there is none."""
         rows = await self._rows(statement, *arguments)
         return Export.from_row(rows[0]) if rows else None
 
@@ -168,7 +168,7 @@ class Store:
                 rows: list[asyncpg.Record] = await connection.fetch(self._sql[statement], *arguments, timeout=PATIENCE)
                 return rows
         except LOST as error:
-            raise Unavailable("the database does not answer", retry_after=RETRY_AFTER) from error
+            raise Unavailable("the database does not answer") from error
         finally:
             if task.cancelling() > cancellations:
                 raise asyncio.CancelledError

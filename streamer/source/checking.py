@@ -20,7 +20,6 @@ from streamer.source.snapshot import open_snapshot
 from streamer.source.values import is_read_here
 
 TIMEOUT = 5.0  # seconds for an answer
-RETRY_AFTER = 5  # seconds
 WITHOUT_A_TYPE = (Operator.ISNULL, Operator.CONTAINS, Operator.STARTSWITH)  # their values are no values of the type
 DATA_EXCEPTION = "22"  # the class of what input functions say (PostgreSQL documentation, appendix A)
 ITS_OWN_SYNTAX = ("42601", "42602")  # of a type that is a small language: jsonpath, tsquery
@@ -55,7 +54,7 @@ class ValueCheck:
                 async with asyncio.timeout(TIMEOUT), open_snapshot(self._pool, role=self._role) as snapshot:
                     await check_values(snapshot.connection, dataset, asked)
         except UNANSWERED as error:
-            raise Unavailable("the database cannot be asked at the moment", retry_after=RETRY_AFTER) from error
+            raise Unavailable("the database cannot be asked at the moment") from error
 
 
 async def check_values(connection: Connection, dataset: Dataset, conditions: Iterable[Condition]) -> None:

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import asyncpg
 import tenacity
@@ -22,6 +22,7 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 CONNECT_TIMEOUT = 10.0  # seconds for one attempt
+PAUSES = tenacity.wait_exponential(multiplier=0.25, max=5)  # seconds between two attempts, more and more
 UNREACHABLE = (
     OSError,
     TimeoutError,
@@ -50,8 +51,8 @@ async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(UNREACHABLE),
             stop=tenacity.stop_after_delay(wait),
-            wait=tenacity.wait_exponential(multiplier=0.25, max=5),
-            before_sleep=_say_waiting(name),
+            wait=PAUSES,
+            before_sleep=say_waiting(log, name),
             reraise=True,
         ):
             with attempt:
@@ -110,10 +111,12 @@ def _limited_to(row_limit: int) -> Callable[[Connection], Awaitable[None]]:
     return limit
 
 
-def _say_waiting(name: str) -> Any:
+def say_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallState], None]:
+    """Tells who waits, and why, before each pause."""
+
     def say(retry: tenacity.RetryCallState) -> None:
         error = retry.outcome.exception() if retry.outcome else None
-        log.warning("%s: waiting for the database: %s", name, one_line(error))
+        to.warning("%s: waiting for the database: %s", name, one_line(error))
 
     return say
 

@@ -74,6 +74,11 @@ def read_order(text: str, columns: Mapping[str, Column]) -> Order:
     return Order(column=name, descending=descending)
 
 
+def written_order(order: Sequence[Order]) -> list[str]:
+    """As `read_order` reads it."""
+    return [f"-{by.column}" if by.descending else by.column for by in order]
+
+
 def parameters_of(column: Column) -> list[str]:
     """The names that ask something of a column, one for each operator and `__in`."""
     suffixes = {operator: suffix for suffix, operator in SUFFIXES.items() if suffix.startswith("__")}

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from tests.exporting import until
+
 PIECE = 16 * 1024  # bytes
 PATIENCE = 30.0  # seconds for a client to come to an end
 THREADS = ThreadPoolExecutor(16)  # of their own: the server under test may be in this process
@@ -107,7 +109,7 @@ class LikeHttpie:
                 raise
 
     def _fetch(self, connection: HTTPConnection, url: str, path: Path) -> Outcome:
-        present = path.stat().st_size if path.exists() else 0
+        present = size_of(path)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={present}-"} if present else {})
         try:
             connection.request("GET", urlsplit(url)._replace(scheme="", netloc="").geturl(), headers=headers)
@@ -172,3 +174,20 @@ WGET_GZIP = _wget("--compression=auto", name="wget-gzip")
 ARIA2C_GZIP = _aria2c("--http-accept-gzip=true", name="aria2c-gzip", resumes=Resumes.NEVER)
 PLAIN: tuple[Client, ...] = (CURL, CURL_WITHOUT_FAIL, WGET, ARIA2C, LIKE_HTTPIE)
 EVERY: tuple[Client, ...] = (CURL, WGET, ARIA2C, LIKE_HTTPIE, CURL_GZIP, WGET_GZIP, ARIA2C_GZIP)
+
+
+def size_of(path: Path) -> int:
+    """In bytes, of a file that may not be there yet."""
+    return path.stat().st_size if path.exists() else 0
+
+
+async def grown(path: Path, size: int = 1, client: "asyncio.Task[Outcome] | None" = None) -> None:
+    """Waits for a local file to have so many bytes. Nobody but the file can tell; a client may not end before that."""
+
+    async def there() -> bool:
+        if size_of(path) >= size:
+            return True
+        assert client is None or not client.done(), client.result()
+        return False
+
+    await until(there, f"{path.name} has {size} bytes")

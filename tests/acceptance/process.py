@@ -89,10 +89,15 @@ async def streamer(
     try:
         yield process
     finally:
-        if running.returncode is None:
-            running.kill()
-        await running.wait()
+        await killed(running)
         await asyncio.gather(*readers)
+
+
+async def killed(process: asyncio.subprocess.Process) -> None:
+    """Returns when it has ended, by itself or not."""
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
 
 
 async def _read_lines(stream: asyncio.StreamReader, lines: list[str]) -> None:

@@ -14,8 +14,11 @@ import aiohttp
 import pytest
 
 from tests import seeds
+from tests.acceptance.clients import grown
+from tests.acceptance.process import killed
 from tests.conftest import ROWS, Serve, Server, files_in
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, sha256, until
+from tests.exporting import PATIENCE, RemoteExport, create, sha256
+from tests.gates import Gates, gated_csv
 
 Command = Callable[[str, Path], Sequence[str]]
 
@@ -82,21 +85,7 @@ async def running(argv: Sequence[str], folder: Path) -> AsyncIterator[asyncio.su
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def received(target: Path, size: int = 1) -> None:
-    """Waits for a client to have written so many bytes."""
-
-    def there() -> int:
-        return target.stat().st_size if target.exists() else 0
-
-    async def enough() -> bool:
-        return there() >= size
-
-    await until(enough, f"{target.name} has {size} bytes")
+        await killed(process)
 
 
 @pytest.fixture
@@ -117,7 +106,7 @@ async def test_a_live_export_is_whole_and_ends_well(
     target = tmp_path / "live.csv"
     async with running(command(gated.download, target), tmp_path) as client:
         if command is not curl_of_http_1_0:  # which is answered at the end
-            await received(target, 8_000_000)
+            await grown(target, 8_000_000)
         assert client.returncode is None
         await gates.open("gated", 90_000)
         assert await asyncio.wait_for(client.wait(), PATIENCE) == 0
@@ -140,7 +129,7 @@ async def test_a_sealed_export_is_whole_and_ends_well(
 async def test_a_cancelled_export_ends_badly(gated: RemoteExport, tmp_path: Path, command: Command) -> None:
     target = tmp_path / "cancelled.csv"
     async with running(command(gated.download, target), tmp_path) as client:
-        await received(target)
+        await grown(target)
         assert await gated.delete() == 204
         assert await asyncio.wait_for(client.wait(), PATIENCE) != 0
     assert len(target.read_bytes()) < len(gated_csv())
@@ -157,7 +146,7 @@ async def test_a_cancelled_export_ends_badly_within_a_chunk_too(
     await gates.reached("gated", 390_000)
     target = tmp_path / "cancelled.csv"
     async with running(command(export.download, target), tmp_path) as client:
-        await received(target)
+        await grown(target)
         assert await export.delete() == 204
         assert await asyncio.wait_for(client.wait(), PATIENCE) != 0
 
@@ -168,12 +157,12 @@ async def test_an_export_that_fails_ends_badly(
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
-    await gates.dataset("failing", "SELECT id, filler, 1 / (id - 95000) AS quotient FROM gated")
+    await gates.dataset("failing", "SELECT id, text, 1 / (id - 95000) AS quotient FROM gated")
     server = await serve(**gates.settings)
     export = await create(session, server.url, dataset="failing")
     target = tmp_path / "failed.csv"
     async with running(command(export.download, target), tmp_path) as client:
-        await received(target)
+        await grown(target)
         await gates.reached("gated", 90_000)
         await gates.open("gated", 90_000)
         assert await asyncio.wait_for(client.wait(), PATIENCE) != 0

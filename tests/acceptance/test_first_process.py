@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 
 from tests.acceptance.process import streamer
-from tests.exporting import Gates, create
+from tests.exporting import create
+from tests.gates import Gates
 
 ALONE = ("unshare", "--pid", "--fork", "--kill-child")
 

@@ -20,8 +20,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.acceptance.process import Process, streamer
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, sha256, until, wired
+from tests.acceptance.clients import size_of
+from tests.acceptance.process import Process, killed, streamer
+from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
+from tests.gates import Gates, gated_csv
+from tests.rawhttp import connection
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCK = re.findall(r"^```nginx\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
@@ -170,9 +173,7 @@ async def curl(target: Path, *arguments: str) -> AsyncIterator[asyncio.subproces
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await killed(process)
 
 
 async def test_what_is_written_comes_at_once(proxied: Proxied) -> None:
@@ -274,10 +275,6 @@ async def holds(target: Path, size: int) -> bool:
     return size_of(target) > size - CURLS_BUFFER
 
 
-def size_of(target: Path) -> int:
-    return target.stat().st_size if target.exists() else 0
-
-
 @pytest.mark.parametrize("how", [(), ("--compressed",), ("-r", "1000-")], ids=str)
 @pytest.mark.parametrize("version", ["HTTP/1.1", pytest.param("HTTP/2", marks=needs_http2)])
 @pytest.mark.parametrize("end", ["cancelled", *ENDS])
@@ -311,10 +308,9 @@ async def test_wget_sees_a_broken_export_too(tmp_path: Path, proxied: Proxied) -
 
 
 async def test_who_could_not_see_a_failure_is_refused(proxied: Proxied) -> None:
-    async with wired(proxied.url) as wire:
-        wire.ask("/health", version="1.0")
-        status, _ = await wire.head()
-    assert status == 505
+    async with connection(proxied.url) as wire:
+        await wire.send("GET", "/health", version="1.0")
+        assert (await wire.begin())[0].status == 505
 
 
 async def test_nothing_is_kept_in_files_for_a_slow_client(tmp_path: Path, proxied: Proxied) -> None:

@@ -20,14 +20,16 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.acceptance.gated import DATASET, GATES, Gated, body, frontier
+from tests.acceptance.clients import grown
 from tests.acceptance.process import STREAMER, TREE, Process, streamer
 from tests.acceptance.relay import StallingRelay, relaying
 from tests.conftest import connected
 from tests.exporting import until
+from tests.held import LARGE, Held, HeldExport
 from tests.integration.pretender import pretending, says
 
-FIRST = frontier(GATES[0])
+WHOLE = LARGE.whole
+FIRST = len(LARGE.through(1))
 STALL = 2_000_000  # bytes that a pull gets before it is held
 VERBS = ("pull", "export", "ls", "status", "cancel", "rm")
 HELD = "CREATE FUNCTION held() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM (SELECT pg_advisory_lock_shared(8)) AS lock'"
@@ -64,33 +66,22 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-async def grown(path: Path, size: int) -> None:
-    async def there() -> bool:
-        return size_of(path) >= size
-
-    await until(there, f"{path.name} has {size} bytes")
-
-
 @asynccontextmanager
-async def stalled(gated: Gated, url: str, folder: Path, *options: str) -> AsyncIterator[tuple[Process, StallingRelay]]:
+async def stalled(export: HeldExport, folder: Path, *options: str) -> AsyncIterator[tuple[Process, StallingRelay]]:
     """A pull that has a part of the file, and waits for more."""
-    relay = StallingRelay(gated.server.url, STALL)
+    relay = StallingRelay(export.held.url, STALL)
     async with relaying(relay) as relayed:
-        target = url.replace(gated.server.url, relayed)
+        target = relayed + export.download
         async with streamer("pull", target, "-o", "x.csv", *options, folder=folder) as process:
             await grown(folder / "x.csv.part", STALL // 2)
             yield process, relay
 
 
-async def test_an_export_is_begun_and_followed_to_a_verified_file(gated: Gated, folder: Path) -> None:
+async def test_an_export_is_begun_and_followed_to_a_verified_file(held: Held, folder: Path) -> None:
     arguments = (
         "export",
         "--dataset",
-        DATASET,
+        LARGE.name,
         "--where",
         "id__lte=100",
         "--columns",
@@ -99,7 +90,7 @@ async def test_an_export_is_begun_and_followed_to_a_verified_file(gated: Gated, 
         "x.csv",
         "--json",
     )
-    process = await run(folder, *arguments, place={"STREAMER_URL": gated.server.url})
+    process = await run(folder, *arguments, place={"STREAMER_URL": held.url})
     told = json.loads(process.stdout[0])
     lines = (content_of(folder / "x.csv") or b"").splitlines()
     assert lines[0] == b"text,id"
@@ -109,88 +100,88 @@ async def test_an_export_is_begun_and_followed_to_a_verified_file(gated: Gated, 
     assert names(folder) == {"x.csv"}
 
 
-async def test_a_growing_export_is_pulled_to_its_end(gated: Gated, folder: Path) -> None:
-    url = await gated.held()
-    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+async def test_a_growing_export_is_pulled_to_its_end(held: Held, folder: Path) -> None:
+    export = await held.export(LARGE, at=1)
+    async with streamer("pull", export.url, "-o", "x.csv", folder=folder) as process:
         await grown(folder / "x.csv.part", FIRST)
-        await gated.open_all()
+        await held.open()
         assert await process.exit_code() == 0
-    assert content_of(folder / "x.csv") == body()
+    assert content_of(folder / "x.csv") == WHOLE
     assert (process.stdout, process.stderr) == ([], [])
 
 
-async def test_a_part_is_gone_on_with_while_the_export_grows(gated: Gated, folder: Path) -> None:
-    url = await gated.held()
-    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+async def test_a_part_is_gone_on_with_while_the_export_grows(held: Held, folder: Path) -> None:
+    export = await held.export(LARGE, at=1)
+    async with streamer("pull", export.url, "-o", "x.csv", folder=folder) as process:
         await grown(folder / "x.csv.part", FIRST)
         process.signal(signal.SIGKILL)
         await process.exit_code()
-    async with streamer("pull", url, "-o", "x.csv", "--json", folder=folder) as process:
-        await gated.open_all()
+    async with streamer("pull", export.url, "-o", "x.csv", "--json", folder=folder) as process:
+        await held.open()
         assert await process.exit_code() == 0
-    assert content_of(folder / "x.csv") == body()
+    assert content_of(folder / "x.csv") == WHOLE
     assert json.loads(process.stdout[0])["alreadyThere"] == FIRST
 
 
 @pytest.mark.parametrize("connections", ["1", "3"])
-async def test_a_killed_pull_of_a_sealed_export_is_gone_on_with(gated: Gated, folder: Path, connections: str) -> None:
-    url = await gated.sealed()
-    async with stalled(gated, url, folder, "--connections", connections) as (process, _):
+async def test_a_killed_pull_of_a_sealed_export_is_gone_on_with(held: Held, folder: Path, connections: str) -> None:
+    export = await held.completed(LARGE)
+    async with stalled(export, folder, "--connections", connections) as (process, _):
         process.signal(signal.SIGKILL)
         await process.exit_code()
-    await run(folder, "pull", url, "-o", "x.csv", "--connections", connections)
-    assert content_of(folder / "x.csv") == body()
+    await run(folder, "pull", export.url, "-o", "x.csv", "--connections", connections)
+    assert content_of(folder / "x.csv") == WHOLE
     assert names(folder) == {"x.csv"}
 
 
-async def test_standard_output_gets_all_of_it(gated: Gated, folder: Path) -> None:
-    url = await gated.sealed()
-    process = await run(folder, "pull", url, "-o", "-")
-    assert "\n".join(process.stdout).encode() + b"\n" == body()
+async def test_standard_output_gets_all_of_it(held: Held, folder: Path) -> None:
+    export = await held.completed(LARGE)
+    process = await run(folder, "pull", export.url, "-o", "-")
+    assert "\n".join(process.stdout).encode() + b"\n" == WHOLE
     assert names(folder) == set()
 
 
-async def test_a_reader_that_leaves_ends_it_without_a_word(gated: Gated, folder: Path) -> None:
-    script = f"{STREAMER} pull {await gated.sealed()} -o - | head -c 10 > begin; exit ${{PIPESTATUS[0]}}"
+async def test_a_reader_that_leaves_ends_it_without_a_word(held: Held, folder: Path) -> None:
+    script = f"{STREAMER} pull {(await held.completed(LARGE)).url} -o - | head -c 10 > begin; exit ${{PIPESTATUS[0]}}"
     process = await asyncio.create_subprocess_exec(
         *("bash", "-c", script), cwd=folder, env=environment(folder), stderr=asyncio.subprocess.PIPE
     )
     _, said = await process.communicate()
     assert (process.returncode, said) == (1, b"")
-    assert content_of(folder / "begin") == body()[:10]
+    assert content_of(folder / "begin") == WHOLE[:10]
 
 
-async def test_an_export_that_fails_in_the_middle_is_3(gated: Gated, folder: Path) -> None:
-    url = await gated.held()
-    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+async def test_an_export_that_fails_in_the_middle_is_3(held: Held, folder: Path) -> None:
+    export = await held.export(LARGE, at=1)
+    async with streamer("pull", export.url, "-o", "x.csv", folder=folder) as process:
         await grown(folder / "x.csv.part", FIRST)
-        await gated.fail(url)
+        await export.fail()
         assert await process.exit_code() == 3
     assert "failed on the server" in sentence(process)
     assert names(folder) == {"x.csv.part", "x.csv.part.json"}
-    assert "failed on the server" in sentence(await run(folder, "pull", url, "-o", "x.csv", exit_status=3))
+    assert "failed on the server" in sentence(await run(folder, "pull", export.url, "-o", "x.csv", exit_status=3))
 
 
-async def test_an_export_that_is_cancelled_is_4(gated: Gated, folder: Path) -> None:
-    url = await gated.held()
-    async with streamer("pull", url, "-o", "x.csv", folder=folder) as process:
+async def test_an_export_that_is_cancelled_is_4(held: Held, folder: Path) -> None:
+    export = await held.export(LARGE, at=1)
+    async with streamer("pull", export.url, "-o", "x.csv", folder=folder) as process:
         await grown(folder / "x.csv.part", FIRST)
-        await gated.cancel(url)
+        await export.cancel()
         assert await process.exit_code() == 4
     assert "was cancelled" in sentence(process)
     assert "x.csv" not in names(folder)
 
 
-async def test_giving_up_is_5_and_the_next_run_has_the_file(gated: Gated, folder: Path) -> None:
-    url = await gated.sealed()
-    relay = StallingRelay(gated.server.url, STALL)
+async def test_giving_up_is_5_and_the_next_run_has_the_file(held: Held, folder: Path) -> None:
+    export = await held.completed(LARGE)
+    relay = StallingRelay(held.url, STALL)
     async with relaying(relay) as relayed:
-        target = url.replace(gated.server.url, relayed)
+        target = relayed + export.download
         process = await run(folder, "pull", target, "-o", "x.csv", "--max-time", "1", exit_status=5)
     assert "not done within 1 s" in sentence(process)
     assert "goes on with it" in process.stderr[1]
-    await run(folder, "pull", url, "-o", "x.csv")
-    assert content_of(folder / "x.csv") == body()
+    await run(folder, "pull", export.url, "-o", "x.csv")
+    assert content_of(folder / "x.csv") == WHOLE
 
 
 async def test_the_time_of_a_creation_counts(folder: Path) -> None:
@@ -202,11 +193,11 @@ async def test_the_time_of_a_creation_counts(folder: Path) -> None:
     assert names(folder) == set()
 
 
-async def test_a_silent_connection_is_left_for_a_new_one(gated: Gated, folder: Path) -> None:
-    url = await gated.sealed()
-    async with stalled(gated, url, folder, "--timeout", "0.3", "--connections", "4") as (process, _):
+async def test_a_silent_connection_is_left_for_a_new_one(held: Held, folder: Path) -> None:
+    export = await held.completed(LARGE)
+    async with stalled(export, folder, "--timeout", "0.3", "--connections", "4") as (process, _):
         assert await process.exit_code() == 0
-    assert content_of(folder / "x.csv") == body()
+    assert content_of(folder / "x.csv") == WHOLE
 
 
 async def test_a_wrong_hash_is_6_and_a_page_of_html_is_1(folder: Path) -> None:
@@ -259,48 +250,48 @@ async def test_wrong_usage_is_2(folder: Path, arguments: Sequence[str]) -> None:
     assert process.stderr[0].startswith("Usage: ")
 
 
-async def test_ctrl_c_leaves_a_part_that_the_next_run_goes_on_with(gated: Gated, folder: Path) -> None:
-    url = await gated.sealed()
-    async with stalled(gated, url, folder) as (process, _):
+async def test_ctrl_c_leaves_a_part_that_the_next_run_goes_on_with(held: Held, folder: Path) -> None:
+    export = await held.completed(LARGE)
+    async with stalled(export, folder) as (process, _):
         process.signal(signal.SIGINT)
         assert await process.exit_code() == 130
     assert sentence(process) == "streamer: interrupted"
     assert "x.csv.part has what came so far" in process.stderr[1]
-    process = await run(folder, "pull", url, "-o", "x.csv", "--json")
+    process = await run(folder, "pull", export.url, "-o", "x.csv", "--json")
     assert json.loads(process.stdout[0])["alreadyThere"] >= STALL // 2
-    assert content_of(folder / "x.csv") == body()
+    assert content_of(folder / "x.csv") == WHOLE
 
 
 @pytest.mark.parametrize(("options", "state"), [((), "processing"), (("--cancel-on-interrupt",), "cancelled")])
 async def test_ctrl_c_ends_the_export_on_the_server_where_that_was_asked_for(
-    gated: Gated, folder: Path, options: Sequence[str], state: str
+    held: Held, folder: Path, options: Sequence[str], state: str
 ) -> None:
-    await gated.held()  # it shuts the gates
-    arguments = "export", "--dataset", DATASET, "-o", "x.csv", *options
-    async with streamer(*arguments, folder=folder, environment={"STREAMER_URL": gated.server.url}) as process:
+    await held.export(LARGE, at=1)  # it shuts the gates
+    arguments = "export", "--dataset", LARGE.name, "-o", "x.csv", *options
+    async with streamer(*arguments, folder=folder, environment={"STREAMER_URL": held.url}) as process:
         await grown(folder / "x.csv.part", FIRST)
         process.signal(signal.SIGINT)
         assert await process.exit_code() == 130
     assert process.stderr[1].startswith("the export ")
     assert names(folder) == ({"x.csv.part", "x.csv.part.json"} if state == "processing" else set())
-    listed = await run(folder, "ls", "--limit", "1", "--json", place={"STREAMER_URL": gated.server.url})
+    listed = await run(folder, "ls", "--limit", "1", "--json", place={"STREAMER_URL": held.url})
     assert json.loads(listed.stdout[0])[0]["status"] == state
 
 
-async def test_two_pulls_at_once_are_one_and_a_sentence(gated: Gated, folder: Path) -> None:
-    url = await gated.sealed()
-    async with stalled(gated, url, folder) as (first, relay):
-        second = await run(folder, "pull", url, "-o", "x.csv", exit_status=1)
+async def test_two_pulls_at_once_are_one_and_a_sentence(held: Held, folder: Path) -> None:
+    export = await held.completed(LARGE)
+    async with stalled(export, folder) as (first, relay):
+        second = await run(folder, "pull", export.url, "-o", "x.csv", exit_status=1)
         assert "another pull is writing x.csv.part" in sentence(second)
         relay.release()
         assert await first.exit_code() == 0
-    assert content_of(folder / "x.csv") == body()
+    assert content_of(folder / "x.csv") == WHOLE
 
 
 @pytest.mark.parametrize("connections", ["1", "3"])
-async def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(gated: Gated, folder: Path, connections: str) -> None:
-    url = await gated.sealed()
-    limited = [sys.executable, "-c", LIMITED, str(STALL), str(STREAMER), "pull", url, "-o", "x.csv"]
+async def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(held: Held, folder: Path, connections: str) -> None:
+    export = await held.completed(LARGE)
+    limited = [sys.executable, "-c", LIMITED, str(STALL), str(STREAMER), "pull", export.url, "-o", "x.csv"]
     process = await asyncio.create_subprocess_exec(
         *limited, "--connections", connections, cwd=folder, stderr=asyncio.subprocess.PIPE, env=environment(folder)
     )
@@ -308,8 +299,8 @@ async def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(gated: Gated, 
     assert process.returncode == 1
     assert said.decode().startswith("streamer: x.csv.part: File too large\n")
     assert "x.csv" not in names(folder)
-    await run(folder, "pull", url, "-o", "x.csv", "--connections", connections)
-    assert content_of(folder / "x.csv") == body()
+    await run(folder, "pull", export.url, "-o", "x.csv", "--connections", connections)
+    assert content_of(folder / "x.csv") == WHOLE
     assert names(folder) == {"x.csv"}
 
 
@@ -350,16 +341,16 @@ async def test_the_server_is_killed_and_comes_back(
     assert content_of(folder / "w.csv") == b"id\n1\n"
 
 
-async def test_the_exports_of_a_server_are_listed_shown_cancelled_and_removed(gated: Gated, folder: Path) -> None:
-    url = await gated.held()
-    place = {"STREAMER_URL": gated.server.url, "COLUMNS": "80"}
+async def test_the_exports_of_a_server_are_listed_shown_cancelled_and_removed(held: Held, folder: Path) -> None:
+    export = await held.export(LARGE, at=1)
+    place = {"STREAMER_URL": held.url, "COLUMNS": "80"}
     listed = await run(folder, "ls", place=place)
-    identifier = url.split("/")[-2]
+    identifier = export.id
     assert listed.stdout[1].startswith(f"{identifier} processing")
     assert all(len(line) <= 80 for line in listed.stdout)
     shown = await run(folder, "status", identifier, place=place)
-    assert any(re.fullmatch(r"dataset +gated *", line) for line in shown.stdout)
-    assert json.loads((await run(folder, "status", url, "--json")).stdout[0])["status"] == "processing"
+    assert any(re.fullmatch(rf"dataset +{LARGE.name} *", line) for line in shown.stdout)
+    assert json.loads((await run(folder, "status", export.url, "--json")).stdout[0])["status"] == "processing"
     assert (await run(folder, "cancel", identifier, place=place)).stdout == [f"{identifier} is cancelled"]
     assert (await run(folder, "cancel", identifier, place=place)).stdout == [f"{identifier} is cancelled"]
     assert (await run(folder, "rm", identifier, place=place)).stdout == [f"{identifier} is removed"]

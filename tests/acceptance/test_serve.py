@@ -19,8 +19,10 @@ from streamer.jobs.queue import SERVED, STOPPED
 from tests import seeds
 from tests.acceptance.process import Process, streamer
 from tests.conftest import ROWS, at_database, connected, files_in, folder_for_postgres
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
+from tests.rawhttp import connection
 
 FINAL_CHUNK = b"0\r\n\r\n"
 
@@ -159,9 +161,9 @@ async def test_a_signal_in_the_middle_of_an_export_without_grace_ends_all_quickl
     async with serving_process(tmp_path, database, DATASETS="gated", SHUTDOWN_GRACE="0s") as process:
         url = await process.url()
         export = await create(session, url, dataset="gated")
-        async with session.get(export.download) as follower, wired(url, receive_buffer=4096) as still:
-            still.ask(export.path, "Connection: close")
-            assert (await still.head())[0] == 200
+        async with session.get(export.download) as follower, connection(url, receive=4096) as still:
+            await still.send("GET", export.path, {"Connection": "close"})
+            assert (await still.begin())[0].status == 200
             await follower.content.readexactly(10_000)
             await gates.reached("gated", 90_000)
             process.signal(number)
@@ -185,10 +187,10 @@ async def test_an_export_that_ends_within_the_grace_is_completed_and_its_followe
     async with serving_process(tmp_path, database, DATASETS="gated", SHUTDOWN_GRACE="30s") as process:
         url = await process.url()
         export = await create(session, url, dataset="gated")
-        async with session.get(export.download) as follower, wired(url, receive_buffer=4096) as slow:
-            slow.ask(export.path)
-            status, fields = await slow.head()
-            assert status == 200
+        async with session.get(export.download) as follower, connection(url, receive=4096) as slow:
+            await slow.send("GET", export.path)
+            head, body = await slow.begin()
+            assert head.status == 200
             first = await follower.content.readexactly(10_000)
             await gates.reached("gated", 90_000)
             process.signal(signal.SIGTERM)
@@ -198,7 +200,7 @@ async def test_an_export_that_ends_within_the_grace_is_completed_and_its_followe
                 assert int(refused.headers["Retry-After"]) > 0
             await gates.open("gated", 90_000)
             assert sha256(first + await follower.read()) == sha256(gated_csv())
-            assert await slow.digest(fields) == sha256(gated_csv())
+            assert sha256(await body.whole()) == sha256(gated_csv())
         assert await process.exit_code(within=5) == 0
     assert not any("Traceback" in line for line in process.stderr)
     assert [path.name for path in (tmp_path / "spool").iterdir()] == [export.file_name]
@@ -217,10 +219,9 @@ async def test_an_export_that_does_not_end_within_the_grace_breaks_visibly_and_o
     async with serving_process(tmp_path, database, DATASETS="gated", SHUTDOWN_GRACE="1s") as process:
         url = await process.url()
         served, unserved = [await create(session, url, dataset="gated") for _ in range(2)]
-        async with session.get(served.download) as follower, wired(url) as by_hand:
-            by_hand.ask(served.path)
-            status, _ = await by_hand.head()
-            assert status == 200
+        async with session.get(served.download) as follower, connection(url) as by_hand:
+            await by_hand.send("GET", served.path)
+            assert (await by_hand.begin())[0].status == 200
             await follower.content.readexactly(10_000)
             await gates.reached("gated", 90_000)
             await unserved.until("processing")

@@ -10,12 +10,11 @@ import json
 import random
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from streamer.client import Client, GaveUp, Patience
 from tests.acceptance.relay import FaultyRelay, relaying
-from tests.exporting import gated_csv
+from tests.gates import Steps
 
 DATASET = "slow"
 ROWS = 12_000
@@ -24,7 +23,7 @@ PAUSE = 0.01  # seconds
 RUNS = 4  # behind the relay
 FLAWLESS = Patience(tries=5, longest=0.1, silence=5.0)
 SLOW = f"""
-    SELECT CASE WHEN n % {BATCH} = 0 THEN slowly(n) ELSE n END AS id, lpad(n::text, 90, '.') AS filler
+    SELECT CASE WHEN n % {BATCH} = 0 THEN slowly(n) ELSE n END AS id, repeat(md5(n::text), 3) AS text
     FROM (SELECT generate_series(1::bigint, {ROWS}) AS n) AS numbers
 """
 SLOWLY = f"""
@@ -36,9 +35,8 @@ SLOWLY = f"""
 """
 
 
-@cache
 def content() -> bytes:
-    return gated_csv(ROWS)
+    return Steps(DATASET, ROWS, gates=()).whole
 
 
 @dataclass

@@ -42,10 +42,10 @@ from streamer.spool import spool
 from streamer.spool.pagecache import is_cached
 from tests import seeds
 from tests.conftest import SEEDS, connected
-from tests.exporting import PASSING, gated_csv
 from tests.faults.client import Answer, Client
 from tests.faults.points import Fault, Faults, Point, When, armed, faults_at
 from tests.faults.polling import met
+from tests.gates import AT_A_GATE, LOCK, UNLOCK, Gates, Steps
 
 ROWS = 2500  # of users
 GATED_ROWS = 1500
@@ -55,16 +55,8 @@ ROOM = 700_000  # bytes: one export must go before the last ones come
 PATIENCE = 5.0  # seconds for an export to become final
 AT_THE_GATE = 2.0  # seconds for followers to have their first bytes
 SETTLED_BY_NOW = "SELECT count(*) FROM streamer.exports WHERE state IN ('pending', 'processing')"
-GATED = f"""
-    CREATE VIEW gated AS
-    SELECT CASE WHEN n = {GATE} THEN passing(1, n) ELSE n END AS id, lpad(n::text, 90, '.') AS filler
-    FROM (SELECT generate_series(1::bigint, {GATED_ROWS}) AS n) AS numbers
-"""
-CUT_OFF = """
-    SELECT pg_terminate_backend(pid) FROM pg_locks
-    WHERE locktype = 'advisory' AND NOT granted AND classid = 1::oid AND objid = $1::int::oid
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+GATED = Steps("gated", GATED_ROWS, gates=(GATE,))
+CUT_OFF = f"SELECT pg_terminate_backend(pid) FROM ({AT_A_GATE}) AS standing"
 turns = count()
 
 
@@ -72,7 +64,7 @@ turns = count()
 def expected(dataset: str, last: int = ROWS) -> bytes:
     """What an export holds, computed without a database."""
     if dataset == "gated":
-        return gated_csv(GATED_ROWS)
+        return GATED.whole
     return b"".join(seeds.csv_bytes(seeds.rows(last)))
 
 
@@ -200,7 +192,7 @@ class Run:
         await self.download(export)
 
     async def _cut_off(self) -> bool:
-        return bool(await self.database.fetch(CUT_OFF, GATE))
+        return bool(await self.database.fetch(CUT_OFF, GATED.name, GATE))
 
     async def _sealed(self) -> None:
         export = await self.create(last=1000, key="a key")
@@ -325,11 +317,11 @@ class Run:
 
     @asynccontextmanager
     async def gate_shut(self) -> AsyncIterator[None]:
-        await self.database.execute("SELECT pg_advisory_lock(1, $1)", GATE)
+        await self.database.execute(LOCK, GATED.name, GATED.gates)
         try:
             yield
         finally:
-            await self.database.execute("SELECT pg_advisory_unlock(1, $1)", GATE)
+            await self.database.execute(UNLOCK, GATED.name, GATED.gates)
 
 
 def flaws_of(answer: Answer, export: Remote, state: str) -> Iterator[str]:
@@ -411,7 +403,7 @@ class Sweep:
             async with _life(run) as alive:
                 if alive:
                     await run.first_life()
-                    await self._database.execute("SELECT pg_advisory_lock(1, $1)", GATE)
+                    await self._database.execute(LOCK, GATED.name, GATED.gates)
                     followers = await run.in_flight()
         await self._database.execute("SELECT pg_advisory_unlock_all()")
         await asyncio.gather(*followers)
@@ -486,8 +478,7 @@ async def sweep(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         await connection.execute("SELECT set_config('seed.rows', $1, false)", str(ROWS))
         for name in ("01_schema.sql", "02_users.sql", "03_order.sql"):
             await connection.execute((SEEDS / name).read_text(encoding="utf-8"))
-        await connection.execute(PASSING)
-        await connection.execute(GATED)
+        await Gates(connection, database).make(GATED)
         yield Sweep(connection, database, tmp_path)
     logging.disable(logging.NOTSET)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Serve
-from tests.exporting import Gates
 from tests.faults.pulling import DATASET, SLOW, SLOWLY, Schedule
+from tests.gates import Gates
 
 AT_ONCE = 4  # schedules
 

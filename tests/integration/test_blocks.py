@@ -14,8 +14,6 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
-from urllib.parse import quote, urlsplit, urlunsplit
-from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,8 +44,10 @@ from tests.integration.sources import (
     assert_conforms,
     assert_nothing_runs,
     copied,
+    entered_as,
     eventually,
     made_database,
+    made_role,
     opened,
     plain_session,
     pooled,
@@ -57,7 +57,6 @@ from tests.integration.sources import (
 )
 from tests.proxy import proxied
 
-PASSWORD = "open, sesame"
 KB, MB = 1024, 1024 * 1024
 SOON = 5.0  # seconds for an export of a small table that nothing holds up
 
@@ -127,27 +126,11 @@ async def database(kept: Kept) -> str:
 
 
 @pytest.fixture
-async def plain(database: str) -> AsyncIterator[Plain]:
-    """What happens to the database beside an export."""
-    async with plain_session(database) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def role(database: str, plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that owns nothing and is no superuser."""
-    name = f"streamer_role_{uuid4().hex[:8]}"
-    await plain.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
-    yield name
-    await terminate(plain, f"FROM {OTHERS} AND usename = '{name}'")
-    await plain.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
-
-
-def entered_as(url: str, role: str) -> str:
-    """The URL of the same database for a role."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{role}:{quote(PASSWORD, safe='')}@{host}"))
+async def role(plain: Plain) -> AsyncIterator[str]:
+    """The name of a role that owns nothing and is no superuser. Its sessions end before it does."""
+    async with made_role(plain) as name:
+        yield name
+        await terminate(plain, f"FROM {OTHERS} AND usename = '{name}'")
 
 
 Cut = Callable[..., None]

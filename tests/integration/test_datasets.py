@@ -7,7 +7,7 @@ by the server, and nothing of streamer's.
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -183,12 +183,6 @@ async def test_every_example_url_works(foreign: str, serve: Serve, session: aioh
             await response.read()
         async with session.head(server.url + dataset["links"]["self"]) as response:
             assert (response.status, response.content_type) == (200, "application/json"), dataset
-
-
-@pytest.fixture
-async def plain(database: str) -> AsyncIterator[Plain]:
-    async with plain_session(database) as connection:
-        yield connection
 
 
 FOREIGN_TABLE = """

@@ -1,6 +1,7 @@
 """Live and sealed downloads over real sockets, compared by hash with the CSV that the seeds' oracle computes."""
 
 import asyncio
+import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -14,20 +15,10 @@ import pytest
 
 from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import ROWS, Serve, Server
-from tests.exporting import (
-    GATED_ROWS,
-    SAVED_AS,
-    Gates,
-    RemoteExport,
-    Wire,
-    create,
-    follow_at_random,
-    gated_csv,
-    sha256,
-    until,
-    wired,
-)
+from tests.conftest import ROWS, Gated, Serve, Server
+from tests.exporting import SAVED_AS, RemoteExport, create, sha256, until
+from tests.gates import GATED_ROWS, Gates, gated_csv
+from tests.rawhttp import Connection, End, connection
 
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 
@@ -205,6 +196,24 @@ async def test_the_total_is_estimated_while_rows_come_and_exact_at_the_end(
     assert seen[-1]["progress"]["estimated"] is False
 
 
+async def follow_at_random(export: RemoteExport, seed: int) -> str:
+    """The SHA-256 of a download that is read in small pieces, with pauses, through a small buffer."""
+    chance = random.Random(seed)
+    digest = hashlib.sha256()
+    async with connection(export.server, receive=chance.choice([4096, 16384, 65536])) as client:
+        await client.send("GET", export.path)
+        head, body = await client.begin()
+        assert head.status == 200
+        largest = chance.choice([1000, 5000, 20000])
+        while await body.more(chance.randint(1, largest)):
+            digest.update(body.received)
+            body.received.clear()
+            if chance.random() < 0.01:
+                await asyncio.sleep(chance.random() / 50)
+        assert body.end is End.WHOLE
+    return digest.hexdigest()
+
+
 async def test_twenty_followers_at_random_moments_and_speeds_get_identical_bytes(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -243,19 +252,16 @@ async def test_twenty_followers_at_random_moments_and_speeds_get_identical_bytes
 
 
 async def test_a_follower_that_stops_reading_does_not_slow_the_export_and_gets_the_whole_later(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 20_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
-    async with wired(server.url, receive_buffer=4096) as still:
-        still.ask(export.path)
-        status, fields = await still.head()
-        assert (status, fields["transfer-encoding"]) == (200, "chunked")
+    server, export = await gated(20_000)
+    async with connection(server.url, receive=4096) as still:
+        await still.send("GET", export.path)
+        head, body = await still.begin()
+        assert (head.status, head["Transfer-Encoding"]) == (200, "chunked")
         await gates.open("gated", 20_000)
         await export.until("completed")
-        assert await still.digest(fields) == sha256(gated_csv())
+        assert sha256(await body.whole()) == sha256(gated_csv())
 
 
 async def test_an_export_streams_in_the_request_that_asks_for_it(serve: Serve, session: aiohttp.ClientSession) -> None:
@@ -298,22 +304,17 @@ async def test_head_of_a_streamed_export_starts_nothing(
     assert server.files() == set()
 
 
-async def test_http_1_0_waits_for_the_end_and_gets_a_length(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
-) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
-    async with wired(server.url) as wire:
-        wire.ask(export.path, version="1.0")
-        answer = asyncio.create_task(wire.head())
+async def test_http_1_0_waits_for_the_end_and_gets_a_length(gated: Gated, gates: Gates) -> None:
+    server, export = await gated(50_000)
+    async with connection(server.url) as wire:
+        await wire.send("GET", export.path, version="1.0")
+        answer = asyncio.create_task(wire.begin())
         await gates.reached("gated", 50_000)
         assert not answer.done()
         await gates.open("gated", 50_000)
-        status, fields = await answer
-        assert (status, int(fields["content-length"])) == (200, len(gated_csv()))
-        assert "transfer-encoding" not in fields
+        head, _ = await answer
+        assert (head.status, int(head["Content-Length"])) == (200, len(gated_csv()))
+        assert "Transfer-Encoding" not in head
         assert sha256(await wire.rest()) == sha256(gated_csv())
 
 
@@ -325,12 +326,12 @@ async def test_http_1_0_of_an_export_that_fails_is_an_error_and_no_body(
     await gates.dataset("failing", "SELECT id, 1 / (id - 60000) AS quotient FROM gated")
     server = await serve(**gates.settings)
     export = await create(session, server.url, dataset="failing")
-    async with wired(server.url) as wire:
-        wire.ask(export.path, version="1.0")
+    async with connection(server.url) as wire:
+        await wire.send("GET", export.path, version="1.0")
         await gates.reached("gated", 50_000)
         await gates.open("gated", 50_000)
-        status, fields = await wire.head()
-        assert (status, fields["content-type"]) == (409, "application/problem+json")
+        head, _ = await wire.begin()
+        assert (head.status, head["Content-Type"]) == (409, "application/problem+json")
         assert "division by zero" in json.loads(await wire.rest())["detail"]
 
 
@@ -339,12 +340,9 @@ def without_dates(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 async def test_head_of_a_live_and_of_a_sealed_export_has_the_fields_of_get(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    _, export = await gated(50_000)
     await gates.reached("gated", 50_000)
     async with session.head(export.download) as head, session.get(export.download) as live:
         assert (head.status, live.status) == (200, 200)
@@ -364,11 +362,11 @@ async def test_head_of_a_live_and_of_a_sealed_export_has_the_fields_of_get(
         assert sha256(await sealed.read()) == sha256(gated_csv())
 
 
-async def whole_digest(wire: Wire) -> str:
+async def whole_digest(wire: Connection) -> str:
     """The SHA-256 of the answer that comes next, which must be a 200."""
-    status, fields = await wire.head()
-    assert status == 200
-    return await wire.digest(fields)
+    answer = await wire.answer()
+    assert answer.status == 200
+    return sha256(answer.body)
 
 
 async def test_live_and_sealed_downloads_over_one_connection_are_both_whole(
@@ -379,30 +377,25 @@ async def test_live_and_sealed_downloads_over_one_connection_are_both_whole(
     await gates.shut("gated", 20_000)
     server = await serve(**gates.settings)
     export = await create(session, server.url, dataset="gated")
-    async with wired(server.url) as wire:
-        wire.ask(export.path)
+    async with connection(server.url) as wire:
+        await wire.send("GET", export.path)
         live = asyncio.create_task(whole_digest(wire))
         await gates.reached("gated", 20_000)
         await gates.open("gated", 20_000)
         assert await live == expected
-        wire.ask("/exports/csv?dataset=gated")
+        await wire.send("GET", "/exports/csv?dataset=gated")
         assert await whole_digest(wire) == expected
         await export.until("completed")
         for _ in range(2):
-            wire.ask(export.path)
+            await wire.send("GET", export.path)
             assert await whole_digest(wire) == expected
 
 
-async def test_pipelined_downloads_are_answered_one_after_the_other(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
-) -> None:
-    await gates.view("gated", rows=30_000)
-    await gates.shut("gated", 20_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
-    async with wired(server.url) as wire:
+async def test_pipelined_downloads_are_answered_one_after_the_other(gated: Gated, gates: Gates) -> None:
+    server, export = await gated(20_000, rows=30_000)
+    async with connection(server.url) as wire:
         for _ in range(3):
-            wire.ask(export.path)
+            await wire.send("GET", export.path)
         await gates.reached("gated", 20_000)
         await gates.open("gated", 20_000)
         for _ in range(3):
@@ -411,20 +404,17 @@ async def test_pipelined_downloads_are_answered_one_after_the_other(
 
 @pytest.mark.parametrize("garbage", [b"\x00\xff\x16\x03\x01garbage\r\n\r\n", b"GET /exports HTTP/9.9\r\n: \r\n\r\n"])
 async def test_pipelined_garbage_does_not_corrupt_the_download_before_it(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, garbage: bytes
+    gated: Gated, gates: Gates, garbage: bytes
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 20_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
-    async with wired(server.url) as wire:
-        wire.ask(export.path)
-        status, fields = await wire.head()
-        assert status == 200
+    server, export = await gated(20_000)
+    async with connection(server.url) as wire:
+        await wire.send("GET", export.path)
+        head, body = await wire.begin()
+        assert head.status == 200
         wire.writer.write(garbage)
         await gates.reached("gated", 20_000)
         await gates.open("gated", 20_000)
-        assert await wire.digest(fields) == sha256(gated_csv())
+        assert sha256(await body.whole()) == sha256(gated_csv())
         after = await wire.rest()
         assert after == b"" or after.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert sha256(await export.body()) == sha256(gated_csv())

@@ -20,20 +20,11 @@ from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import Configure, Serve, Server, connected, files_in
-from tests.exporting import (
-    PATIENCE,
-    Gates,
-    RemoteExport,
-    Wire,
-    create,
-    gated_csv,
-    read_problem,
-    sha256,
-    until,
-    wired,
-)
+from tests.conftest import Configure, Gated, Serve, Server, connected, files_in
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
+from tests.rawhttp import Connection, connection
 
 FINAL_CHUNK = b"0\r\n\r\n"
 NEARLY = 89_000  # rows: whoever has read these has read all that there is while the export stands at row 90,000
@@ -50,12 +41,12 @@ async def following(export: RemoteExport, *, rows: int = 100) -> AsyncIterator[a
 
 
 @asynccontextmanager
-async def stuck(export: RemoteExport) -> AsyncIterator[Wire]:
+async def stuck(export: RemoteExport) -> AsyncIterator[Connection]:
     """A follower that has read the headers, then nothing, through buffers that are small on its side."""
-    async with wired(export.server, receive_buffer=4096) as wire:
-        wire.ask(export.path, "Connection: close")
-        status, fields = await wire.head()
-        assert (status, fields["transfer-encoding"]) == (200, "chunked")
+    async with connection(export.server, receive=4096) as wire:
+        await wire.send("GET", export.path, {"Connection": "close"})
+        head, _ = await wire.begin()
+        assert (head.status, head["Transfer-Encoding"]) == (200, "chunked")
         yield wire
 
 
@@ -65,7 +56,7 @@ async def assert_broken(response: aiohttp.ClientResponse, *, within: float = PAT
         await asyncio.wait_for(response.read(), within)
 
 
-async def assert_reset(wire: Wire) -> None:
+async def assert_reset(wire: Connection) -> None:
     """The connection is reset within a chunk: an end by FIN there would pass for a whole body with some clients."""
     assert not (await wire.rest()).endswith(FINAL_CHUNK)
     assert wire.reset
@@ -80,19 +71,16 @@ async def gone(export: RemoteExport, status: int) -> str:
 
 @both_cursors
 async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
+    gated: Gated, gates: Gates, cursor: CursorChoice
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(export_cursor=cursor, **gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(90_000, export_cursor=cursor)
     async with (
         following(export) as behind,
         following(export, rows=NEARLY) as level,
         stuck(export) as still,
-        wired(server.url) as by_hand,
+        connection(server.url) as by_hand,
     ):
-        by_hand.ask(export.path, "Connection: close")
+        await by_hand.send("GET", export.path, {"Connection": "close"})
         await by_hand.reader.readexactly(len(gated_csv(NEARLY)))
         await gates.reached("gated", 90_000)
         assert (server.spool / export.file_name).exists()
@@ -116,12 +104,9 @@ async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
 
 
 async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 1)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(1)
     await gates.reached("gated", 1)
     assert await export.delete() == 204
     await gates.nobody_works()
@@ -133,18 +118,15 @@ async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
 
 
 async def test_cancel_while_queued_never_starts_it_and_the_next_one_takes_its_place(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(max_concurrent_exports=1, **gates.settings)
-    first = await create(session, server.url, dataset="gated")
+    server, first = await gated(50_000, max_concurrent_exports=1)
     await gates.reached("gated", 50_000)
     cancelled, last = [await create(session, server.url, dataset="gated") for _ in range(2)]
-    async with wired(server.url) as waiting:
-        waiting.ask(cancelled.path)
+    async with connection(server.url) as waiting:
+        await waiting.send("GET", cancelled.path)
         assert await cancelled.delete() == 204
-        assert (await waiting.head())[0] == 410
+        assert (await waiting.begin())[0].status == 410
     assert [(await export.status())["status"] for export in (first, cancelled, last)] == [
         "processing",
         "cancelled",
@@ -194,12 +176,12 @@ async def test_deleting_a_completed_export_lets_a_download_under_way_end_whole(
     server = await serve(**gates.settings)
     export = await create(session, server.url, dataset="gated")
     await export.until("completed")
-    async with wired(server.url, receive_buffer=4096) as slow:
-        slow.ask(export.path)
-        status, fields = await slow.head()
-        assert status == 200
+    async with connection(server.url, receive=4096) as slow:
+        await slow.send("GET", export.path)
+        head, body = await slow.begin()
+        assert head.status == 200
         assert await export.delete() == 204
-        assert await slow.digest(fields) == sha256(gated_csv())
+        assert sha256(await body.whole()) == sha256(gated_csv())
 
 
 async def test_deleting_an_unknown_export_is_404(server: Server, session: aiohttp.ClientSession) -> None:
@@ -207,12 +189,9 @@ async def test_deleting_an_unknown_export_is_404(server: Server, session: aiohtt
 
 
 async def test_twelve_deletes_at_once_are_all_204_and_one_cancellation(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(50_000)
     async with following(export) as follower:
         await gates.reached("gated", 50_000)
         assert await asyncio.gather(*(export.delete() for _ in range(12))) == [204] * 12
@@ -277,8 +256,8 @@ async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
         async with following(export) as follower:
             await gates.reached("gated", 50_000)
             proxy.hold_answer_to("SET state = 'cancelled'")
-            async with wired(url) as hasty:
-                hasty.ask(f"/exports/{export.id}", method="DELETE")
+            async with connection(url) as hasty:
+                await hasty.send("DELETE", f"/exports/{export.id}")
                 await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
 
                 async def cancelled() -> bool:
@@ -316,7 +295,7 @@ async def test_a_cancel_while_the_export_is_sealed_breaks_its_followers_and_leav
         await assert_broken(follower)
         assert await asyncio.gather(*deleting) == [204, 204]
     assert "cancelled" in await gone(export, 410)
-    await until_spools(server)
+    await server.holds()
 
 
 async def test_a_cancel_that_comes_after_the_row_was_completed_deletes_the_file(
@@ -349,7 +328,7 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
-    await gates.dataset("failing", "SELECT id, filler, 1 / (id - 100000) AS quotient FROM gated")
+    await gates.dataset("failing", "SELECT id, text, 1 / (id - 100000) AS quotient FROM gated")
     server = await serve(export_cursor=cursor, **gates.settings)
     export = await create(session, server.url, dataset="failing")
     async with following(export) as follower, stuck(export) as still:
@@ -361,17 +340,8 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
     assert (status["status"], status["error"]) == ("failed", "PostgreSQL: division by zero")
     assert status["progress"]["percentage"] < 100
     assert "division by zero" in await gone(export, 409)
-    await until_spools(server)
+    await server.holds()
     await gates.nobody_works()
-
-
-async def until_spools(server: Server, *names: str) -> None:
-    """The file of an export that ended early is removed a moment after its row and its followers have been told."""
-
-    async def as_hoped() -> bool:
-        return server.files() == set(names)
-
-    await until(as_hoped, f"the spool folder holds {list(names)}")
 
 
 async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
@@ -384,7 +354,7 @@ async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
     assert "does not exist" in await gone(export, 409)
     async with session.get(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
         assert "there is no dataset 'gated'" in (await read_problem(response, 400))["detail"]  # it is known by now
-    await until_spools(server)
+    await server.holds()
 
 
 @both_cursors
@@ -416,12 +386,9 @@ async def answer(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
 
 @both_cursors
 async def test_a_killed_backend_fails_an_export_that_was_served_and_the_next_one_runs(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(max_concurrent_exports=1, export_cursor=cursor, **gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(90_000, max_concurrent_exports=1, export_cursor=cursor)
     async with following(export, rows=NEARLY) as follower, stuck(export) as still:
         backend = await gates.reached("gated", 90_000)
         assert await gates.connection.fetchval("SELECT pg_terminate_backend($1)", backend)
@@ -431,7 +398,7 @@ async def test_a_killed_backend_fails_an_export_that_was_served_and_the_next_one
     assert (status["status"], status["attempts"]) == ("failed", 1)
     assert "connection" in status["error"]
     assert status["error"] in await gone(export, 409)
-    await until_spools(server)
+    await server.holds()
     await gates.open("gated", 90_000)
     assert sha256(await (await create(session, server.url, dataset="gated")).body()) == sha256(gated_csv())
 
@@ -451,7 +418,7 @@ async def test_a_streamed_export_is_cancelled_once_nobody_follows_it(
         left.close()
         # The one without a follower is the clock for the other: their first clients left at the same time.
         await abandoned.until("cancelled")
-        await until_spools(server, kept.file_name)
+        await server.holds(kept)
         assert (await kept.status())["status"] == "processing"
         await gates.open("gated", 50_000)
         rest = await other.read()
@@ -461,12 +428,9 @@ async def test_a_streamed_export_is_cancelled_once_nobody_follows_it(
 
 
 async def test_an_export_that_was_posted_is_not_abandoned(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(abandon_after=0.2, **gates.settings)
-    posted = await create(session, server.url, dataset="gated")
+    server, posted = await gated(50_000, abandon_after=0.2)
     async with following(posted) as follower:
         follower.close()
     async with streaming(session, server) as left:

@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from tests.exporting import SAVED_AS
-from tests.integration.held import BULK, SMALL, Held, HeldExport, Steps, eventually, gated_server, scratch_database
+from tests.gates import Steps
+from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -35,7 +36,7 @@ async def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sealed_small(server: Held) -> HeldExport:
-    return await sealed(server, SMALL)
+    return await server.completed(SMALL)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -50,16 +51,6 @@ async def narrow(postgres: str, tmp_path: Path) -> AsyncIterator[Held]:
     """A server that makes one gzip stream at a time."""
     async with scratch_database(postgres) as database, gated_server(database, tmp_path, gzip_streams=1) as started:
         yield started
-
-
-async def sealed(held: Held, steps: Steps) -> HeldExport:
-    export = await held.export(steps, at=steps.last)
-
-    async def finished() -> bool:
-        return (await ask(held.url, "HEAD", f"{export.download}?live=false")).status == 200
-
-    await eventually(finished, "the export is not completed")
-    return export
 
 
 class Decoder:
@@ -121,7 +112,7 @@ def digest_of(body: bytes | bytearray) -> str:
 
 @pytest.mark.parametrize("steps", [SMALL, BULK], ids=lambda steps: steps.name)
 async def test_a_sealed_export_decodes_to_its_bytes(held: Held, steps: Steps) -> None:
-    export = await sealed(held, steps)
+    export = await held.completed(steps)
     async with connection(held.url) as client:
         await client.send("GET", export.download, GZIP)
         head, body = await client.begin()
@@ -205,7 +196,7 @@ async def test_curl_compressed_fails_when_the_export_does(held: Held) -> None:
     assert live.stdout
     async with asyncio.timeout(20):
         await live.stdout.readexactly(len(SMALL.through(STEP)))
-        await held.refuse()
+        await held.gates.refuse()
         rest, _ = await live.communicate()
     assert (live.returncode, rest) == (18, b"")  # 18: a partial file
 
@@ -364,7 +355,7 @@ async def test_an_export_that_ends_badly_leaves_a_gzip_stream_without_end(held: 
     export = await held.export(at=STEP)
     async with connection(held.url) as client:
         decoder = await follow(client, export)
-        await (held.refuse() if end == "failed" else export.cancel())
+        await (held.gates.refuse() if end == "failed" else export.cancel())
         assert await decoder.finish() is End.CLOSED
     assert not decoder.whole
     assert decoder.decoded == SMALL.through(STEP)
@@ -399,7 +390,7 @@ async def test_clients_that_stop_reading_block_nobody_and_are_cut_off(held: Held
         assert digest_of(decoder.decoded) == digest_of(BULK.through(1))
         await held.open(2)
         assert await decoder.grow_to(len(BULK.through(2))) == BULK.through(2)
-        await (held.refuse() if end == "failed" else export.cancel())
+        await (held.gates.refuse() if end == "failed" else export.cancel())
         assert await decoder.finish() is End.CLOSED
         assert [await each.finish() for each in stalled] == [End.CUT] * len(stalled)
     for each in stalled:
@@ -409,7 +400,7 @@ async def test_clients_that_stop_reading_block_nobody_and_are_cut_off(held: Held
 
 
 async def test_a_sealed_gzip_download_outlives_its_export(held: Held) -> None:
-    export = await sealed(held, BULK)
+    export = await held.completed(BULK)
     async with connection(held.url, receive=16_384) as client:
         await client.send("GET", export.download, GZIP)
         _, body = await client.begin()
@@ -465,7 +456,7 @@ Leave = Callable[[Held, HeldExport, Connection], Awaitable[None]]
 
 
 async def fail(held: Held, export: HeldExport, client: Connection) -> None:
-    await held.refuse()
+    await held.gates.refuse()
 
 
 async def cancel(held: Held, export: HeldExport, client: Connection) -> None:
@@ -478,7 +469,7 @@ async def vanish(held: Held, export: HeldExport, client: Connection) -> None:
 
 @pytest.mark.parametrize("leave", [fail, cancel, vanish])
 async def test_a_stream_is_given_back_however_a_follower_ends(narrow: Held, leave: Leave) -> None:
-    other = await sealed(narrow, SMALL)
+    other = await narrow.completed(SMALL)
     export = await narrow.export(at=STEP)
     async with connection(narrow.url) as client:
         await follow(client, export)
@@ -489,7 +480,7 @@ async def test_a_stream_is_given_back_however_a_follower_ends(narrow: Held, leav
 
 @pytest.mark.parametrize("leave", [fail, cancel, vanish])
 async def test_a_stream_is_given_back_when_a_client_that_does_not_read_is_gone(narrow: Held, leave: Leave) -> None:
-    other = await sealed(narrow, SMALL)
+    other = await narrow.completed(SMALL)
     export = await narrow.export(BULK, at=1)
     async with connection(narrow.url, receive=16_384) as client:
         await client.send("GET", export.download, GZIP)
@@ -501,7 +492,7 @@ async def test_a_stream_is_given_back_when_a_client_that_does_not_read_is_gone(n
 
 
 async def test_a_stream_is_given_back_when_a_sealed_download_is_left(narrow: Held) -> None:
-    export = await sealed(narrow, BULK)
+    export = await narrow.completed(BULK)
     async with connection(narrow.url, receive=16_384) as client:
         await client.send("GET", export.download, GZIP)
         _, body = await client.begin()

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from httplint import HttpRequestLinter, HttpResponseLinter, Note, levels
 
-from tests.integration.held import SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.held import SMALL, Held, HeldExport, gated_server, scratch_database
 from tests.rawhttp import Answer, Fields, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -57,9 +57,9 @@ async def stage(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
             ),
             await server(tmp_path_factory.mktemp("flowing")),
         ]
-        exports = {name: await sealed(flowing) for name in ("sealed", "doomed", "job")}
+        exports = {name: await flowing.completed(SMALL) for name in ("sealed", "doomed", "job")}
         exports["failed"] = await quiet.export(at=1)
-        await quiet.refuse()
+        await quiet.gates.refuse()
         await exports["failed"].becomes("failed")
         exports["cancelled"] = await quiet.export(at=1)
         await exports["cancelled"].cancel()
@@ -70,17 +70,6 @@ async def stage(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         await follower.send("GET", exports["running"].download, GZIP_ONLY)
         assert (await follower.begin())[0].status == 200  # it has the only gzip stream
         yield Stage(quiet, busy, flowing, exports)
-
-
-async def sealed(held: Held) -> HeldExport:
-    export = await held.export(at=SMALL.last)
-    await held.open()
-
-    async def finished() -> bool:
-        return (await ask(held.url, "HEAD", f"{export.download}?live=false")).status == 200
-
-    await eventually(finished, "the export is not completed")
-    return export
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from streamer.http.exports import LONGEST_KEY
 from streamer.jobs.store import Store
 from streamer.server import serving
 from tests import seeds
-from tests.conftest import ROWS, Configure, Serve, Server
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.conftest import ROWS, Configure, Gated, Serve, Server
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
+from tests.rawhttp import connection
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
@@ -36,12 +38,9 @@ async def count(gates: Gates) -> int:
 
 
 async def test_the_same_key_is_the_same_export_in_every_state(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 1)
-    server = await serve(max_concurrent_exports=1, max_queued_exports=1, **gates.settings)
-    first = await create(session, server.url, dataset="gated")
+    server, first = await gated(1, max_concurrent_exports=1, max_queued_exports=1)
     await gates.reached("gated", 1)
     asked = [await post(session, server.url, path, dataset="gated") for path in ("/exports/csv", "/exports") * 2]
     (export_id,) = {answer["exportId"] for answer in asked}
@@ -175,8 +174,8 @@ async def test_a_client_that_left_before_the_answer_finds_its_export_by_the_key(
 ) -> None:
     async with proxied(database) as proxy, serving(configure(database_url=proxy.url)) as url:
         proxy.hold_answer_to("INSERT INTO streamer.exports")
-        async with wired(url) as hasty:
-            hasty.ask("/exports/csv?columns=id", f"Idempotency-Key: {KEY}", "Content-Length: 0", method="POST")
+        async with connection(url) as hasty:
+            await hasty.send("POST", "/exports/csv?columns=id", {"Idempotency-Key": KEY, "Content-Length": "0"})
             await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
 
             async def inserted() -> bool:

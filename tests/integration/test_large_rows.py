@@ -19,8 +19,7 @@ from streamer.errors import ExportFailure
 from streamer.source.metering import CHUNK, Meter, metered
 from streamer.source.rows import CursorChoice
 from tests.conftest import connected
-from tests.exporting import BUSY
-from tests.integration.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
+from tests.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
 from tests.integration.sources import assert_same_bytes, copied, every_cursor, plain_session
 from tests.rawhttp import End, ask, connection
 
@@ -120,13 +119,6 @@ async def expected(database: str, dataset: str) -> bytes:
         return await copied(connection, f"SELECT * FROM {dataset}")
 
 
-async def nobody_works(held: Held) -> None:
-    async def idle() -> bool:
-        return bool(await held.hand.fetchval(BUSY) == 0)
-
-    await eventually(idle, "a query of the server is left in the database")
-
-
 @every_cursor
 @pytest.mark.parametrize("dataset", ["megabytes", "files"])
 async def test_rows_of_a_megabyte_are_the_same_by_every_cursor(
@@ -167,7 +159,7 @@ async def test_a_row_that_is_too_large_fails_its_export_with_a_sentence(
 ) -> None:
     held = await serve(export_cursor=choice)
     assert await failure(held, dataset) == SENTENCES[choice]
-    await nobody_works(held)
+    await held.gates.nobody_works()
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
@@ -194,7 +186,7 @@ async def test_connections_are_usable_after_rows_that_were_too_large(
     bodies = await asyncio.gather(*(exported(held, "megabytes") for _ in range(4)))
     for body in bodies:
         assert_same_bytes(body, await expected(database, "megabytes"))
-    await nobody_works(held)
+    await held.gates.nobody_works()
     assert (await ask(held.url, "GET", "/health")).status == 200
 
 

@@ -23,8 +23,7 @@ from streamer.http.exports import BODIES
 from streamer.http.routes import MAX_BODY
 from streamer.source.filters import MOST_VALUES
 from streamer.spool import pagecache
-from tests.exporting import Wire, wired
-from tests.integration.held import (
+from tests.held import (
     BULK,
     SMALL,
     Held,
@@ -67,15 +66,7 @@ async def held(serve: Serve) -> Held:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sealed(servers: Serve) -> HeldExport:
     """An export of 12 MB that has ended, on the server with the default settings."""
-    return await completed(await servers())
-
-
-async def completed(held: Held) -> HeldExport:
-    """An export of 12 MB that has ended."""
-    export = await held.export(BULK, at=1)
-    await held.open()
-    await export.becomes("completed")
-    return export
+    return await (await servers()).completed(BULK)
 
 
 def is_refused(answer: Answer, sentence: str) -> None:
@@ -109,7 +100,7 @@ async def is_free_again(held: Held, target: str) -> None:
 async def test_a_place_is_kept_until_the_client_has_taken_what_waits_for_it(serve: Serve) -> None:
     """All of it fits into the socket; a client that asks and does not read would have that memory for nothing."""
     held = await serve(max_followers=1)
-    export = await completed(held)
+    export = await held.completed(BULK)
     async with connection(held.url, receive=4096) as client:
         await client.send("GET", export.download, {"Range": "bytes=0-999999"})
         head, body = await client.begin()
@@ -170,7 +161,7 @@ async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -
         assert await status_of(held, "HEAD", live.download) == 503
         follower.vanish()
     await is_free_again(held, live.download)
-    sealed = await completed(held)
+    sealed = await held.completed(BULK)
     async with AsyncExitStack() as stack:
         client = await begin(stack, held, sealed.download, receive=4096)
         assert await status_of(held, "HEAD", sealed.download) == 503
@@ -199,7 +190,7 @@ async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> No
 
 async def test_answers_without_a_body_give_their_places_back(serve: Serve) -> None:
     held = await serve(max_followers=1)
-    export = await completed(held)
+    export = await held.completed(BULK)
     gone = await held.export(SMALL, at=1)
     await gone.cancel()
     for _ in range(3):
@@ -218,9 +209,9 @@ POST = f"/exports/csv?dataset={SMALL.name}"
 async def posting(held: Held, body: bytes, *, length: int | None = None) -> AsyncIterator[Connection]:
     """A request for an export, with the first bytes of a body of this length, or all of it."""
     fields = {"Content-Type": "application/json", "Content-Length": str(len(body) if length is None else length)}
-    async with wired(held.url) as wire:
+    async with connection(held.url) as wire:
         wire.writer.write(request("POST", POST, fields) + body)
-        yield Connection(wire.reader, wire.writer)
+        yield wire
 
 
 async def posted(held: Held, body: bytes) -> Answer:
@@ -270,13 +261,13 @@ async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
 
 async def test_a_body_in_pieces_is_read_to_its_end(held: Held) -> None:
     await held.open()
-    body = json.dumps({"columns": ["step"], "delimiter": ";"}).encode()
-    async with wired(held.url) as wire:
+    body = json.dumps({"columns": ["id"], "delimiter": ";"}).encode()
+    async with connection(held.url) as wire:
         wire.writer.write(request("POST", POST, {"Content-Length": str(len(body)), "Content-Type": "application/json"}))
         for byte in body:
             wire.writer.write(bytes([byte]))
             await asyncio.sleep(0.001)
-        assert (await wire.head())[0] == 202
+        assert (await wire.begin())[0].status == 202
 
 
 async def test_clients_that_leave_before_the_end_of_their_bodies_keep_no_others_out(held: Held) -> None:
@@ -341,7 +332,7 @@ async def test_small_bodies_of_many_slow_clients_are_whole_whether_they_are_copi
         assert same, f"body {number} is another"
 
 
-async def stuff(wire: Wire, piece: bytes, *, most: int = 16 * 1024 * 1024) -> None:
+async def stuff(wire: Connection, piece: bytes, *, most: int = 16 * 1024 * 1024) -> None:
     """Sends the piece until the server takes no more, closes the connection, or has taken `most` bytes."""
     try:
         for _ in range(most // len(piece)):
@@ -358,19 +349,19 @@ async def test_requests_behind_a_download_take_no_more_than_heads_may(
     monkeypatch.setattr(door, "HEADS_LIMIT", 1024 * 1024)
     export = await held.export(SMALL, at=1)
     behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
-    async with wired(held.url) as wire:
+    async with connection(held.url) as wire:
         wire.writer.transport.set_write_buffer_limits(0)
-        wire.ask(export.download)
-        assert (await wire.head())[0] == 200
+        await wire.send("GET", export.download)
+        assert (await wire.begin())[0].status == 200
         with growth() as grown:
             await stuff(wire, behind)
     assert grown[0] < 4 * 1024 * 1024
 
 
 async def test_a_download_that_is_asked_for_with_a_body_is_refused(held: Held, sealed: HeldExport) -> None:
-    async with wired(held.url) as wire:
+    async with connection(held.url) as wire:
         wire.writer.write(request("GET", sealed.download, {"Content-Length": "10"}) + b"0123456789")
-        assert (await wire.head())[0] == 400
+        assert (await wire.begin())[0].status == 400
 
 
 async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held) -> None:
@@ -379,10 +370,10 @@ async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held)
     async with AsyncExitStack() as stack:
         with growth() as grown:
             for _ in range(3):
-                wire = await stack.enter_async_context(wired(held.url))
+                wire = await stack.enter_async_context(connection(held.url))
                 wire.writer.transport.set_write_buffer_limits(0)
                 wire.writer.write(request("GET", export.download, {"Content-Length": "100000000"}))
-                await wire.head()
+                await wire.begin()
                 await stuff(wire, 65536 * b"x")
     assert grown[0] < 1024 * 1024
 

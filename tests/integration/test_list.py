@@ -7,7 +7,8 @@ import pytest
 
 from streamer.http.listing import MOST
 from tests.conftest import Serve, Server
-from tests.exporting import Gates, RemoteExport, create, read_problem
+from tests.exporting import RemoteExport, create, read_problem
+from tests.gates import Gates
 
 
 async def page(session: aiohttp.ClientSession, server: Server, **query: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Numbers and times are made small where a test needs many of them.
 import asyncio
 import fcntl
 import gc
-import json
 import logging
 import socket
 import struct
@@ -26,9 +25,8 @@ from streamer.http import listener as door
 from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
 from streamer.http.room import LEAST_SHARE
 from streamer.http.stalls import StallWatch
-from tests.exporting import Wire, wired
-from tests.integration.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
-from tests.rawhttp import PATIENCE, Body, Connection, End, Fields, ask, connection, request
+from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.rawhttp import Body, Connection, End, Fields, ask, connection, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -121,26 +119,18 @@ async def server(serve: Serve) -> Server:
     return await serve()
 
 
-async def answer(wire: Wire) -> tuple[int, dict[str, str], Any]:
-    """Status, fields and JSON of the answer that comes next."""
-    async with asyncio.timeout(PATIENCE):
-        status, fields = await wire.head()
-        body = await wire.reader.readexactly(int(fields["content-length"]))
-    return status, fields, json.loads(body)
+async def healthy(wire: Connection) -> None:
+    assert (await wire.ask("GET", "/health")).status == 200
 
 
-async def healthy(wire: Wire) -> None:
-    wire.ask("/health")
-    assert (await answer(wire))[0] == 200
-
-
-async def politely_refused(wire: Wire) -> None:
+async def politely_refused(wire: Connection) -> None:
     """A whole problem, when to come back, and then the end of the connection."""
-    status, fields, problem = await answer(wire)
-    assert status == 503
-    assert fields["content-type"] == "application/problem+json"
-    assert int(fields["retry-after"]) > 0
-    assert fields["connection"] == "close"
+    told = await wire.answer()
+    problem = told.json()
+    assert told.status == 503
+    assert told["Content-Type"] == "application/problem+json"
+    assert int(told["Retry-After"]) > 0
+    assert told["Connection"] == "close"
     assert problem["status"] == 503
     assert problem["detail"] == problem["error"] == "too many connections at once"
     assert problem["type"] == "urn:streamer:problem:unavailable"
@@ -150,11 +140,11 @@ async def politely_refused(wire: Wire) -> None:
 
 async def test_one_connection_more_than_the_limit_is_refused_politely_and_closed(serve: Serve) -> None:
     server = await serve(limit=2)
-    async with wired(server.url) as first, wired(server.url) as second:
+    async with connection(server.url) as first, connection(server.url) as second:
         await healthy(first)
         await healthy(second)
         for _ in range(3):
-            async with wired(server.url) as third:
+            async with connection(server.url) as third:
                 await politely_refused(third)
         await healthy(first)
         await healthy(second)
@@ -163,27 +153,27 @@ async def test_one_connection_more_than_the_limit_is_refused_politely_and_closed
 
 async def test_whoever_is_refused_reads_so_although_it_has_asked_already(serve: Serve) -> None:
     server = await serve(limit=1)
-    async with wired(server.url) as first:
+    async with connection(server.url) as first:
         await healthy(first)
-        async with wired(server.url) as second:
+        async with connection(server.url) as second:
             second.writer.write(request("POST", "/exports/csv", {"Content-Length": "60000"}) + bytes(60000))
             await politely_refused(second)
 
 
 async def test_a_connection_that_says_nothing_takes_a_place_too(serve: Serve) -> None:
     server = await serve(limit=1)
-    async with wired(server.url):
+    async with connection(server.url):
         await server.has_open(1)
-        async with wired(server.url) as second:
+        async with connection(server.url) as second:
             await politely_refused(second)
 
 
 async def test_a_place_that_is_given_back_is_the_next_ones(serve: Serve) -> None:
     server = await serve(limit=1)
     for _ in range(3):
-        async with wired(server.url) as only:
+        async with connection(server.url) as only:
             await healthy(only)
-            async with wired(server.url) as refused:
+            async with connection(server.url) as refused:
                 await politely_refused(refused)
         await server.empty()
 
@@ -192,17 +182,17 @@ async def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(serve: Serve) -
     server = await serve(limit=20)
 
     async def visit(number: int) -> bool:
-        async with wired(server.url) as wire:
+        async with connection(server.url) as wire:
             if number % 3:
-                wire.ask("/health")
+                wire.writer.write(HEALTH + b"\r\n")
             if number % 3 == 1:
-                return (await answer(wire))[0] == 200
+                return (await wire.answer()).status == 200
         return False
 
     served = await asyncio.gather(*map(visit, range(200)))
     assert any(served)
     await server.empty()
-    async with wired(server.url) as later:
+    async with connection(server.url) as later:
         await healthy(later)
 
 
@@ -213,13 +203,13 @@ async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
     monkeypatch.setattr(door, "LINGER", 3600.0)
     server = await serve(limit=1)
     async with AsyncExitStack() as stack:
-        await healthy(await stack.enter_async_context(wired(server.url)))
-        lingering = [await stack.enter_async_context(wired(server.url)) for _ in range(3)]
+        await healthy(await stack.enter_async_context(connection(server.url)))
+        lingering = [await stack.enter_async_context(connection(server.url)) for _ in range(3)]
         for wire in lingering:
-            assert (await answer(wire))[0] == 503
+            assert (await wire.answer()).status == 503
         for _ in range(5):
-            async with wired(server.url) as hurried:
-                assert (await answer(hurried))[0] == 503
+            async with connection(server.url) as hurried:
+                assert (await hurried.answer()).status == 503
                 assert await hurried.rest() == b""
         lingering[0].writer.transport.abort()
 
@@ -227,7 +217,7 @@ async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
             return server.listener.refused == 2
 
         await eventually(one_has_gone, "the end of a refusal is not noticed")
-        async with wired(server.url) as refused:
+        async with connection(server.url) as refused:
             await politely_refused(refused)
     await server.empty()
 
@@ -235,9 +225,9 @@ async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
 async def test_a_refused_client_that_stays_is_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "LINGER", 0.1)
     server = await serve(limit=1)
-    async with wired(server.url) as only, wired(server.url) as refused:
+    async with connection(server.url) as only, connection(server.url) as refused:
         await healthy(only)
-        assert (await answer(refused))[0] == 503
+        assert (await refused.answer()).status == 503
 
         async def closed() -> bool:
             return server.listener.refused == 0
@@ -253,7 +243,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.4
 
 
-async def drip(wire: Wire, head: bytes) -> None:
+async def drip(wire: Connection, head: bytes) -> None:
     """Sends a head byte by byte, slower than the server waits for all of it."""
     while not wire.reader.at_eof() and not wire.writer.transport.is_closing():
         for byte in head:
@@ -267,7 +257,7 @@ async def test_a_connection_without_a_whole_head_is_closed(
     server: Server, impatient: float, before: str, said: str
 ) -> None:
     clock = asyncio.get_running_loop().time
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         if before == "next":
             await healthy(wire)
         begun = clock()
@@ -282,7 +272,7 @@ async def test_a_connection_without_a_whole_head_is_closed(
 
 
 async def test_a_connection_that_asks_now_and_then_stays(server: Server, impatient: float) -> None:
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         for _ in range(4):
             await healthy(wire)
             await asyncio.sleep(impatient / 2)
@@ -352,9 +342,10 @@ def nothing_but_a_note(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert not loud, f"logged: {loud[0].getMessage()}"
 
 
-async def is_refused_as(case: Malformed, wire: Wire) -> None:
-    status, fields, problem = await answer(wire)
-    assert (status, fields["content-type"]) == (case.status, "application/problem+json")
+async def is_refused_as(case: Malformed, wire: Connection) -> None:
+    told = await wire.answer()
+    problem = told.json()
+    assert (told.status, told["Content-Type"]) == (case.status, "application/problem+json")
     assert problem["status"] == case.status
     assert case.sentence in problem["detail"] == problem["error"]
     assert await wire.rest() == b""
@@ -365,7 +356,7 @@ async def test_what_is_no_request_is_a_problem_and_the_end_of_the_connection(
     server: Server, caplog: pytest.LogCaptureFixture, case: Malformed
 ) -> None:
     with nothing_but_a_note(caplog):
-        async with wired(server.url) as wire:
+        async with connection(server.url) as wire:
             wire.writer.write(case.head)
             await is_refused_as(case, wire)
     await server.empty()
@@ -376,7 +367,7 @@ async def test_what_is_no_request_in_the_end_is_refused_when_that_can_be_seen(
     server: Server, caplog: pytest.LogCaptureFixture, case: Malformed
 ) -> None:
     with nothing_but_a_note(caplog):
-        async with wired(server.url) as wire:
+        async with connection(server.url) as wire:
             third = len(case.head) // 3
             for piece in (case.head[:third], case.head[third : 2 * third], case.head[2 * third :]):
                 wire.writer.write(piece)
@@ -388,10 +379,9 @@ async def test_what_is_no_request_in_the_end_is_refused_when_that_can_be_seen(
 async def test_the_answer_to_what_is_no_request_says_that_the_connection_is_closed(
     server: Server, case: Malformed
 ) -> None:
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         wire.writer.write(case.head)
-        _, fields, _ = await answer(wire)
-        assert fields["connection"] == "close"
+        assert (await wire.answer())["Connection"] == "close"
 
 
 @pytest.mark.parametrize(
@@ -404,9 +394,9 @@ async def test_the_answer_to_what_is_no_request_says_that_the_connection_is_clos
     ids=["a field", "a URL", "many fields"],
 )
 async def test_as_much_as_is_allowed_is_a_request(server: Server, head: bytes) -> None:
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         wire.writer.write(head)
-        assert (await answer(wire))[0] == 200
+        assert (await wire.answer()).status == 200
         await healthy(wire)
 
 
@@ -414,10 +404,10 @@ async def test_a_request_behind_one_that_was_answered_may_be_malformed(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     with nothing_but_a_note(caplog):
-        async with wired(server.url) as wire:
+        async with connection(server.url) as wire:
             await healthy(wire)
             wire.writer.write(b"garbage\r\n\r\n")
-            assert (await answer(wire))[0] == 400
+            assert (await wire.answer()).status == 400
             assert await wire.rest() == b""
 
 
@@ -438,10 +428,10 @@ async def test_a_body_that_cannot_be_read_is_the_clients_fault(
     server: Server, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     with nothing_but_a_note(caplog):
-        async with wired(server.url) as wire:
+        async with connection(server.url) as wire:
             wire.writer.write(sent)
-            status, fields, _ = await answer(wire)
-            assert (status, fields["content-type"]) == (400, "application/problem+json")
+            told = await wire.answer()
+            assert (told.status, told["Content-Type"]) == (400, "application/problem+json")
 
 
 UNFINISHED = BEGUN + (4000 - len(BEGUN)) * b"x"
@@ -460,7 +450,7 @@ async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
     async with AsyncExitStack() as stack:
         kept = []
         for number in range(1, 41):
-            wire = await stack.enter_async_context(wired(server.url))
+            wire = await stack.enter_async_context(connection(server.url))
             wire.writer.write(UNFINISHED)
 
             async def taken(expected: int = 4000 * min(number, ROOM)) -> bool:
@@ -473,9 +463,9 @@ async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
                 await politely_refused(wire)
                 await eventually(taken, "a refused head is still counted")
         kept[0].writer.write(b"\r\n\r\n")
-        assert (await answer(kept[0]))[0] == 200
+        assert (await kept[0].answer()).status == 200
     await server.empty()
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         await healthy(wire)
 
 
@@ -483,7 +473,7 @@ async def test_one_head_alone_may_be_too_much(server: Server, caplog: pytest.Log
     """Each field and their number are allowed."""
     head = HEALTH + b"".join(b"X-%d: %b\r\n" % (number, 7000 * b"x") for number in range(20))
     with nothing_but_a_note(caplog):
-        async with wired(server.url) as wire:
+        async with connection(server.url) as wire:
             wire.writer.write(head)
             await is_refused_as(Malformed("a head", head, 431, f"more than {MAX_HEAD} bytes"), wire)
     await server.empty()
@@ -494,19 +484,19 @@ async def test_heads_that_stay_unfinished_make_room_when_their_time_is_over(
 ) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(ROOM):
-            wire = await stack.enter_async_context(wired(server.url))
+            wire = await stack.enter_async_context(connection(server.url))
             wire.writer.write(UNFINISHED)
         await server.empty()
-        async with wired(server.url) as wire:
+        async with connection(server.url) as wire:
             wire.writer.write(UNFINISHED + b"\r\n\r\n")
-            assert (await answer(wire))[0] == 200
+            assert (await wire.answer()).status == 200
 
 
 async def test_nothing_is_left_of_a_connection_that_was_closed_for_its_silence(
     server: Server, impatient: float
 ) -> None:
     async with AsyncExitStack() as stack:
-        for wire in [await stack.enter_async_context(wired(server.url)) for _ in range(20)]:
+        for wire in [await stack.enter_async_context(connection(server.url)) for _ in range(20)]:
             assert await wire.rest() == b""
     await server.empty()
     gc.collect()
@@ -521,47 +511,47 @@ REQUEST = HEALTH + b"X: " + 500 * b"x" + b"\r\n\r\n"
 
 
 async def test_requests_one_after_the_other_are_counted_as_one(server: Server) -> None:
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         for _ in range(100):
             wire.writer.write(REQUEST)
-            assert (await answer(wire))[0] == 200
+            assert (await wire.answer()).status == 200
             assert server.listener.heads == len(REQUEST)
     await server.empty()
 
 
 async def test_requests_in_pieces_are_counted_as_one(server: Server) -> None:
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         for cut in (1, 20, len(REQUEST) - 2):
             wire.writer.write(REQUEST[:cut])
             await asyncio.sleep(0.01)
             wire.writer.write(REQUEST[cut:])
-            assert (await answer(wire))[0] == 200
+            assert (await wire.answer()).status == 200
             assert server.listener.heads == len(REQUEST)
     await server.empty()
 
 
 async def test_requests_sent_together_are_counted_until_they_are_answered(server: Server) -> None:
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         for _ in range(50):
             wire.writer.write(3 * REQUEST)
             for _ in range(3):
-                assert (await answer(wire))[0] == 200
+                assert (await wire.answer()).status == 200
             assert 0 < server.listener.heads <= 3 * len(REQUEST)
     await server.empty()
 
 
 async def test_any_number_of_requests_may_be_sent_without_waiting_for_the_answers(server: Server) -> None:
     """They are read as they are answered; their heads are more than one may have, but never at once."""
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         wire.writer.write(1000 * REQUEST)
         for _ in range(1000):
-            assert (await answer(wire))[0] == 200
+            assert (await wire.answer()).status == 200
     await server.empty()
 
 
 async def test_answers_that_nobody_reads_fill_a_small_buffer_only(server: Server) -> None:
     """The next request is not answered before there is room for it."""
-    async with wired(server.url) as wire:
+    async with connection(server.url, receive=65536) as wire:
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
                 while True:
@@ -574,14 +564,14 @@ async def test_answers_that_nobody_reads_fill_a_small_buffer_only(server: Server
 
 
 async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None:
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         for _ in range(5):
             wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "20000"}))
             await asyncio.sleep(0.01)
             for _ in range(20):
                 wire.writer.write(1000 * b" ")
                 await asyncio.sleep(0)
-            assert (await answer(wire))[0] == 400
+            assert (await wire.answer()).status == 400
             assert server.listener.heads < 1000
         await healthy(wire)
     await server.empty()
@@ -590,9 +580,7 @@ async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None
 async def test_a_refusal_never_enters_a_body_that_is_being_sent(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = await server.held.export(BULK, at=1)
-    await server.held.open()
-    await export.becomes("completed")
+    export = await server.held.completed(BULK)
     async with connection(server.url, receive=65536) as client:
         await client.send("GET", export.download)
         _, body = await client.begin()
@@ -608,9 +596,9 @@ async def test_what_is_sent_behind_a_download_keeps_nobody_else_out(server: Serv
     """More than all heads may have, from one client whose download goes on for as long as the export does."""
     export = await server.held.export(SMALL, at=1)
     behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
-    async with wired(server.url) as wire:
-        wire.ask(export.download)
-        assert (await wire.head())[0] == 200
+    async with connection(server.url) as wire:
+        await wire.send("GET", export.download)
+        assert (await wire.begin())[0].status == 200
         with suppress(ConnectionError, TimeoutError):
             for _ in range(2 * HEADS_LIMIT // len(behind)):
                 wire.writer.write(behind)
@@ -623,16 +611,16 @@ async def test_what_is_sent_behind_a_download_keeps_nobody_else_out(server: Serv
 async def test_a_body_that_is_too_large_keeps_nobody_else_out(server: Server) -> None:
     """It is refused at once; what is still on its way is dropped for a moment, and held by nobody."""
     most, others = 0, set()
-    async with wired(server.url) as wire:
+    async with connection(server.url) as wire:
         wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "1000000000"}))
-        answering = asyncio.create_task(answer(wire))
+        answering = asyncio.create_task(wire.answer())
         with suppress(ConnectionError):
             for _ in range(16 * HEADS_LIMIT // 65536):
                 wire.writer.write(bytes(65536))
                 await wire.writer.drain()
                 most = max(most, server.listener.heads)
         others.add((await ask(server.url, "GET", "/health")).status)
-        assert (await answering)[0] == 413
+        assert (await answering).status == 413
     assert others == {200}
     assert most < HEADS_LIMIT / 2
 
@@ -734,9 +722,7 @@ async def test_a_client_that_takes_nothing_is_disconnected_and_one_that_waits_fo
     """A sealed body, a live one and gzip; and a follower that has taken all there is."""
     server = await serve(follower_stall_timeout=STALLED, max_followers=4)
     clock = asyncio.get_running_loop().time
-    sealed = await server.held.export(BULK, at=1)
-    await server.held.open()
-    await sealed.becomes("completed")
+    sealed = await server.held.completed(BULK)
     live = await server.held.export(BULK, at=1)
     async with AsyncExitStack() as stack:
         waiting = await begin(stack, live)
@@ -770,9 +756,7 @@ async def test_a_client_that_takes_little_at_a_time_is_not_disconnected(serve: S
     """As over a network, whose segments are small: on the loopback alone a window may open by 64 kB at once."""
     server = await serve(follower_stall_timeout=STALLED)
     loop = asyncio.get_running_loop()
-    sealed = await server.held.export(BULK, at=1)
-    await server.held.open()
-    await sealed.becomes("completed")
+    sealed = await server.held.completed(BULK)
     address = urlsplit(server.url)
     with socket.socket() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)

@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from streamer.jobs.store import Store
 from tests.conftest import connected
-from tests.exporting import SAVED_AS
-from tests.integration.held import (
+from tests.exporting import PATIENCE, SAVED_AS
+from tests.held import (
     BULK,
     SMALL,
     Held,
@@ -26,7 +26,7 @@ from tests.integration.held import (
     gated_server,
     scratch_database,
 )
-from tests.rawhttp import PATIENCE, Body, Connection, End, Fields, Head, ask, connection
+from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -276,7 +276,7 @@ async def test_an_export_that_fails_while_a_range_waits_answers_409_with_the_cau
         await client.send("GET", export.download, {"Range": f"bytes={F}-"})
         await other.send("HEAD", export.download, {"Range": f"bytes={F}-{F + 9}"})
         assert await silent(client, other)
-        await export.held.refuse()
+        await export.held.gates.refuse()
         answer, head = await client.answer("GET"), await other.answer("HEAD")
     assert (answer.status, head.status) == (409, 409)
     assert "canceling statement due to user request" in answer.json()["detail"]
@@ -324,7 +324,7 @@ async def test_http_1_0_waits_for_the_end_and_gets_a_length(export: HeldExport, 
 
 
 async def test_http_1_0_learns_of_a_failure_and_of_a_cancellation_by_the_status(held: Held) -> None:
-    for end, status in ((held.refuse, 409), (None, 410)):
+    for end, status in ((held.gates.refuse, 409), (None, 410)):
         export = await held.export(at=STEP)
         async with connection(held.url) as client:
             await client.send("GET", export.download, version="1.0")
@@ -412,7 +412,7 @@ ENDLESS = [{}, {"Range": "bytes=5-"}, {"Range": f"bytes=5-{T + 9}"}]
 async def test_a_failed_export_ends_its_downloads_without_a_final_chunk(export: HeldExport, fields: Fields) -> None:
     async with connection(export.held.url) as client:
         body = await follow(client, export, fields)
-        await export.held.refuse()
+        await export.held.gates.refuse()
         assert await body.finish() is End.CLOSED
     assert body.received == export.steps.through(STEP)[5 if fields else 0 :]
     failed = await ask(export.held.url, "GET", export.download, fields)
@@ -484,7 +484,7 @@ async def test_a_slow_client_is_cut_off_when_the_export_ends_badly(held: Held, e
             await body.grow_to(1000)
             bodies.append(body)
         reading = await follow(quick, export, {})
-        await (held.refuse() if end == "failed" else export.cancel())
+        await (held.gates.refuse() if end == "failed" else export.cancel())
         assert await reading.finish() is End.CLOSED
         assert [await body.finish() for body in bodies] == [End.CUT] * 4
     assert digest_of(reading.received) == digest_of(BULK.through(1))
@@ -696,7 +696,7 @@ async def test_a_new_export_whose_first_row_fails_is_409_with_the_reason(held: H
     await held.shut()
     async with connection(held.url) as client:
         await client.send("GET", STREAM)
-        await held.refuse()
+        await held.gates.refuse()
         head, _ = await client.begin()
     assert head.status == 409
 

@@ -6,8 +6,9 @@ from datetime import datetime
 import aiohttp
 import pytest
 
-from tests.conftest import Serve
-from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256
+from tests.conftest import Gated, Serve
+from tests.exporting import RemoteExport, create, read_problem, sha256
+from tests.gates import Gates, gated_csv
 
 
 async def states(*exports: RemoteExport) -> list[str]:
@@ -109,12 +110,9 @@ async def test_a_full_queue_is_429_and_loses_nothing(
 
 
 async def test_a_cancelled_waiting_export_makes_room_in_the_queue(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated", rows=20_000)
-    await gates.shut("gated", 10_000)
-    server = await serve(max_concurrent_exports=1, max_queued_exports=1, **gates.settings)
-    running = await create(session, server.url, dataset="gated")
+    server, running = await gated(10_000, rows=20_000, max_concurrent_exports=1, max_queued_exports=1)
     await gates.reached("gated", 10_000)
     waiting = await create(session, server.url, dataset="gated")
     async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as refused:

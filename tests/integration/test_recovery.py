@@ -25,9 +25,11 @@ from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from streamer.spool.owners import PREFIX
 from tests import seeds
-from tests.conftest import ROWS, Configure, Serve, Server, connected
-from tests.exporting import PATIENCE, Gates, RemoteExport, create, gated_csv, read_problem, sha256, until, wired
+from tests.conftest import ROWS, Configure, Gated, Serve, Server, connected
+from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
+from tests.rawhttp import connection
 
 WHOLE = sha256(gated_csv())
 NOTHING_COMES = 0.2  # seconds
@@ -84,12 +86,9 @@ async def until_row(gates: Gates, export: RemoteExport, **wanted: object) -> Non
 
 @both_cursors
 async def test_a_run_that_loses_its_connection_before_a_byte_was_served_begins_anew_under_the_same_id(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, soon_again: timedelta
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, soon_again: timedelta
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(export_cursor=cursor, **gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(90_000, export_cursor=cursor)
     first = await gates.reached("gated", 90_000)
     await until_bytes(export)
     before = await export.status()
@@ -110,38 +109,32 @@ async def test_a_run_that_loses_its_connection_before_a_byte_was_served_begins_a
 
 
 async def test_a_follower_that_has_no_byte_yet_is_kept_and_gets_the_second_run_whole(
-    serve: Serve,
+    gated: Gated,
     gates: Gates,
     session: aiohttp.ClientSession,
     soon_again: timedelta,
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 1)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(1)
     async with (
         session.get(export.download) as whole,
-        wired(server.url) as ranged,
+        connection(server.url) as ranged,
     ):
         assert whole.status == 200
-        ranged.ask(export.path, "Range: bytes=1000-")
+        await ranged.send("GET", export.path, {"Range": "bytes=1000-"})
         await gates.connection.execute("SELECT pg_terminate_backend($1)", await gates.reached("gated", 1))
         await until_row(gates, export, attempts=2)
         await gates.open("gated", 1)
         assert sha256(await whole.read()) == WHOLE
-        status, fields = await ranged.head()
-        assert (status, fields["content-range"]) == (206, "bytes 1000-9007199254740991/*")
-        assert await ranged.digest(fields) == sha256(gated_csv()[1000:])
+        rest = await ranged.answer()
+        assert (rest.status, rest["Content-Range"]) == (206, "bytes 1000-9007199254740991/*")
+        assert sha256(rest.body) == sha256(gated_csv()[1000:])
     assert (await export.until("completed"))["attempts"] == 2
 
 
 async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, soon_again: timedelta
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, soon_again: timedelta
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 1)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(1)
     clock, standing = asyncio.get_running_loop().time, 0
     pauses = []
     for attempt in range(1, 4):
@@ -262,20 +255,19 @@ async def locked_row(database: str, gates: Gates, export: RemoteExport) -> Async
         yield Locked(connection, gates)
 
 
-@pytest.mark.parametrize("field", ["Accept: */*", "Accept-Encoding: gzip", "Range: bytes=7-", "Range: bytes=7-99"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=7-"}, {"Range": "bytes=7-99"}], ids=str
+)
 async def test_no_byte_leaves_before_the_table_knows_that_one_does(
-    serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession, field: str
+    gated: Gated, gates: Gates, database: str, fields: dict[str, str]
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(90_000)
     await gates.reached("gated", 90_000)
     await until_bytes(export, 8_000_000)
-    async with wired(server.url) as first, wired(server.url) as second:
+    async with connection(server.url) as first, connection(server.url) as second:
         async with locked_row(database, gates, export) as row:
             for wire in (first, second):
-                wire.ask(export.path, field, "Connection: close")
+                await wire.send("GET", export.path, {**fields, "Connection": "close"})
             assert len(await row.waiting()) == 1
             for wire in (first, second):
                 assert await what_comes(wire.reader) == b""
@@ -353,12 +345,9 @@ async def test_a_download_that_begins_between_the_row_and_the_seal_is_whole(
 
 @pytest.mark.usefixtures("soon_again")
 async def test_a_database_that_restarts_is_waited_for_and_the_export_is_run_again(
-    serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+    gated: Gated, gates: Gates, postgres: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    _, export = await gated(90_000)
     await gates.reached("gated", 90_000)
     async with unreachable(postgres, gates):
         await until_said(caplog, f"export {export.id}: waiting for the database")
@@ -369,12 +358,9 @@ async def test_a_database_that_restarts_is_waited_for_and_the_export_is_run_agai
 
 
 async def test_a_failure_that_cannot_be_written_is_written_when_the_database_is_back(
-    serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+    gated: Gated, gates: Gates, postgres: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    _, export = await gated(90_000)
     async with session.get(export.download) as follower:
         await follower.content.readexactly(1000)
         await gates.reached("gated", 90_000)
@@ -400,11 +386,7 @@ async def test_an_end_that_was_never_written_is_settled_by_the_lease(
         async with unreachable(postgres, gates):
             with pytest.raises(aiohttp.ClientPayloadError):
                 await follower.read()
-
-            async def nothing_left() -> bool:
-                return server.files() == set()
-
-            await until(nothing_left, "both runs have given up")
+            await server.holds()  # both runs have given up
             await gates.open("gated", 90_000)
     assert (await served.until("failed"))["error"] == SERVED
     status = await unserved.until("completed")
@@ -537,12 +519,9 @@ async def test_a_row_of_its_own_that_a_server_does_not_know_keeps_no_other_from_
 
 
 async def test_the_lease_of_a_run_and_of_a_queue_is_renewed_for_as_long_as_they_last(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, short_lease: None
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, short_lease: None
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(max_concurrent_exports=1, **gates.settings)
-    running = await create(session, server.url, dataset="gated")
+    server, running = await gated(50_000, max_concurrent_exports=1)
     await gates.reached("gated", 50_000)
     waiting = await create(session, server.url, dataset="gated")
     for export in (running, waiting):
@@ -560,12 +539,9 @@ async def test_the_lease_of_a_run_and_of_a_queue_is_renewed_for_as_long_as_they_
 
 @pytest.mark.parametrize("how", ["pending", "processing"])
 async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, short_lease: None, how: str
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, short_lease: None, how: str
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(max_concurrent_exports=1, **gates.settings)
-    running = await create(session, server.url, dataset="gated")
+    server, running = await gated(50_000, max_concurrent_exports=1)
     await gates.reached("gated", 50_000)
     waiting = await create(session, server.url, dataset="gated")
     export = {"pending": waiting, "processing": running}[how]

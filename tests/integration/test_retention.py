@@ -19,7 +19,9 @@ from streamer.jobs.retention import FULL
 from streamer.server import serving
 from streamer.spool.directory import SpoolDirectory
 from tests.conftest import Configure, Serve, Server, files_in
-from tests.exporting import Gates, RemoteExport, Wire, create, gated_csv, read_problem, sha256, until, wired
+from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
+from tests.rawhttp import Body, connection
 
 BODY = gated_csv()  # ten megabytes: more than the sockets of a client that does not read can hold
 HOUR = timedelta(hours=1)
@@ -63,23 +65,14 @@ async def assert_gone(export: RemoteExport) -> None:
         assert "expired" in (await read_problem(response, 410))["detail"]
 
 
-async def until_files(server: Server, *exports: RemoteExport) -> None:
-    names = {export.file_name for export in exports}
-
-    async def as_hoped() -> bool:
-        return server.files() == names
-
-    await until(as_hoped, f"the spool folder holds {names}")
-
-
 @asynccontextmanager
-async def reading(export: RemoteExport) -> AsyncIterator[tuple[Wire, dict[str, str]]]:
+async def reading(export: RemoteExport) -> AsyncIterator[Body]:
     """A download under way: the client has the head, and reads on when the test does."""
-    async with wired(export.server, receive_buffer=4096) as wire:
-        wire.ask(export.path, "Connection: close")
-        status, fields = await wire.head()
-        assert status == 200
-        yield wire, fields
+    async with connection(export.server, receive=4096) as wire:
+        await wire.send("GET", export.path, {"Connection": "close"})
+        head, body = await wire.begin()
+        assert head.status == 200
+        yield body
 
 
 async def test_a_completed_export_says_when_it_expires_and_is_410_afterwards(
@@ -91,7 +84,7 @@ async def test_a_completed_export_says_when_it_expires_and_is_410_afterwards(
     assert datetime.fromisoformat(before["expiresAt"]) == datetime.fromisoformat(before["completedAt"]) + HOUR
     await age(gates, younger, HOUR - timedelta(minutes=1))
     await age(gates, export, HOUR)
-    await until_files(server, younger)
+    await server.holds(younger)
     await assert_gone(export)
     after = await export.status()
     assert (after["status"], after["sha256"], after["expiresAt"]) == ("completed", before["sha256"], None)
@@ -114,7 +107,7 @@ async def test_only_a_completed_export_expires(serve: Serve, gates: Gates, sessi
     follower = asyncio.create_task(running.body())
     await gates.open("gated", 10_000)
     assert sha256(await follower) == sha256(BODY)
-    await until_files(server)
+    await server.holds()
     await assert_gone(running)
 
 
@@ -123,13 +116,13 @@ async def test_an_expired_export_stays_for_as_long_as_somebody_reads_it(
 ) -> None:
     server = await serve(export_ttl=Duration(3600), **gates.settings)
     export, clock = await completed(session, server), await completed(session, server)
-    async with reading(export) as (wire, fields):
+    async with reading(export) as body:
         for each in (export, clock):
             await age(gates, each, 2 * HOUR)
-        await until_files(server, export)
+        await server.holds(export)
         assert await status_of_download(export) == 200
-        assert await wire.digest(fields) == sha256(BODY)
-    await until_files(server)
+        assert sha256(await body.whole()) == sha256(BODY)
+    await server.holds()
     await assert_gone(export)
 
 
@@ -153,10 +146,10 @@ async def test_when_all_that_could_go_is_being_read_there_is_no_room(
 ) -> None:
     server = await serve(spool_max_bytes=Size(len(BODY)), **gates.settings)
     export = await completed(session, server)
-    async with reading(export) as (wire, fields):
+    async with reading(export) as body:
         async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
             assert (await read_problem(response, 507))["detail"] == FULL
-        assert await wire.digest(fields) == sha256(BODY)
+        assert sha256(await body.whole()) == sha256(BODY)
 
     async def no_longer_read() -> bool:
         async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
@@ -216,7 +209,7 @@ async def test_a_sweep_goes_on_after_a_database_that_did_not_answer(
     await until(failed, "a sweep has failed")
     await gates.connection.execute("ALTER TABLE streamer.away RENAME TO exports")
     await age(gates, export, HOUR)
-    await until_files(server)
+    await server.holds()
     await assert_gone(export)
 
 

@@ -27,7 +27,7 @@ from streamer.server import serving
 from tests import seeds
 from tests.conftest import ROWS as ALL_USERS
 from tests.exporting import SAVED_AS
-from tests.integration.held import eventually, scratch_database
+from tests.held import eventually, scratch_database
 from tests.rawhttp import Answer, End, Fields, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -55,7 +55,6 @@ from tests.integration.sources import (
     made_role,
     numbers,
     opened,
-    plain_session,
     pooled,
     run_sql,
     running,
@@ -97,13 +96,6 @@ async def database(shared_database: str) -> str:
         await connection.execute("DROP SCHEMA IF EXISTS public, closed, kinds CASCADE")
         await connection.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
     return shared_database
-
-
-@pytest.fixture
-async def plain(database: str) -> AsyncIterator[Plain]:
-    """What happens to the database beside an export."""
-    async with plain_session(database) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from streamer.jobs.retention import FULL
 from streamer.jobs.sealed import GONE
 from streamer.server import serving
 from streamer.spool.directory import SpoolDirectory
-from tests.conftest import Configure, Serve, Server, files_in
-from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256, until
+from tests.conftest import Configure, Gated, Serve, Server, files_in
+from tests.exporting import RemoteExport, create, read_problem, sha256
+from tests.gates import Gates, gated_csv
 
 WHOLE = sha256(gated_csv())
 REFUSED = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
@@ -47,13 +48,6 @@ async def still_works(session: aiohttp.ClientSession, server: Server, expected: 
         assert response.status == 200
     export = await create(session, server.url, **dataset(server))
     assert sha256(await export.body()) == (await export.until("completed"))["sha256"] == expected
-
-
-async def until_files(server: Server, *names: str) -> None:
-    async def as_hoped() -> bool:
-        return server.files() == set(names)
-
-    await until(as_hoped, f"the spool folder holds {list(names)}")
 
 
 # No room
@@ -91,13 +85,10 @@ async def test_a_reached_disk_reserve_is_507_and_finished_exports_are_still_serv
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["unread", "followed"])
 async def test_a_folder_that_becomes_full_fails_the_export_breaks_its_follower_and_frees_the_room(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, streamed: bool
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", 1_000_000)
-    await gates.view("gated")
-    await gates.shut("gated", 10_000)
-    server = await serve(spool_max_bytes=Size(3_000_000), **gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(10_000, spool_max_bytes=Size(3_000_000))
     await gates.reached("gated", 10_000)
     if streamed:
         async with session.get(export.download) as follower:
@@ -110,7 +101,7 @@ async def test_a_folder_that_becomes_full_fails_the_export_breaks_its_follower_a
     status = await export.until("failed")
     assert (status["error"], status["attempts"]) == (FULL, 1)
     assert status["progress"]["bytes"] < 6_000_000
-    await until_files(server)
+    await server.holds()
     async with session.get(export.download) as response:
         assert FULL in (await read_problem(response, 409))["detail"]
 
@@ -190,7 +181,7 @@ async def test_a_disk_that_fails_fails_the_export_and_not_the_server(
         assert (status["attempts"], status["sha256"]) == (1, None)
         async with session.get(export.download) as response:
             assert status["error"] in (await read_problem(response, 409))["detail"]
-    await until_files(server)
+    await server.holds()
     if fault == "fsync":
         assert disk.syncs == 2  # never a second time for the same file
     disk.repair()
@@ -199,12 +190,9 @@ async def test_a_disk_that_fails_fails_the_export_and_not_the_server(
 
 
 async def test_a_file_that_cannot_be_read_breaks_its_follower_and_the_export_goes_on(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 50_000)
-    server = await serve(**gates.settings)
-    export = await create(session, server.url, dataset="gated")
+    server, export = await gated(50_000)
     await gates.reached("gated", 50_000)
     file, away = server.spool / export.file_name, server.spool / "away"
     async with session.get(export.download) as whole:
@@ -329,7 +317,7 @@ async def test_a_full_file_system_fails_the_export_and_is_507_until_there_is_roo
     with pytest.raises(aiohttp.ClientError):
         await export.body()
     assert "No space left on device" in (await export.until("failed"))["error"]
-    await until_files(server)
+    await server.holds()
     ballast = small_disk / "ballast"
     with pytest.raises(OSError, match="No space left"):
         ballast.write_bytes(bytes(8 * 1024 * 1024))

@@ -17,8 +17,9 @@ from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.spool.owners import PREFIX
 from tests import seeds
-from tests.conftest import ROWS, Configure, Serve, files_in
-from tests.exporting import Gates, RemoteExport, create, gated_csv, read_problem, sha256, until
+from tests.conftest import ROWS, Configure, Gated, Serve, files_in
+from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.gates import Gates, gated_csv
 
 WHOLE = sha256(gated_csv())
 USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
@@ -119,11 +120,7 @@ async def test_a_cancel_asked_of_the_other_server_stops_the_run_and_breaks_its_f
     for server in (first, second):
         assert (await asked_of(server.url, export).status())["status"] == "cancelled"
         assert "cancelled" in (await refused(asked_of(server.url, export), 410))["detail"]
-
-    async def gone() -> bool:
-        return first.files() == set()
-
-    await until(gone, "the file is gone")
+    await first.holds()
     await gates.open("gated", 90_000)
     assert sha256(await (await create(session, first.url, dataset="gated")).body()) == WHOLE
 
@@ -196,12 +193,9 @@ async def test_what_a_server_leaves_when_it_stops_is_run_by_the_other_at_once(
 
 
 async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_run_alone(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gated: Gated, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    slow = await serve(**gates.settings)  # it looks at its leases in ten seconds
-    export = await create(session, slow.url, dataset="gated")
+    slow, export = await gated(90_000)  # it looks at its leases in ten seconds
     backend = await gates.reached("gated", 90_000)
     await expire_leases(gates)
     monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
@@ -235,12 +229,9 @@ async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_
 
 
 async def test_a_served_run_whose_lease_the_other_server_saw_run_out_fails_and_its_followers_break(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    serve: Serve, gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    await gates.view("gated")
-    await gates.shut("gated", 90_000)
-    slow = await serve(**gates.settings)
-    export = await create(session, slow.url, dataset="gated")
+    slow, export = await gated(90_000)
     async with session.get(export.download) as follower:
         await follower.content.readexactly(1000)
         await gates.reached("gated", 90_000)

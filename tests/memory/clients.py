@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from isal import isal_zlib
 
+from tests.acceptance.process import killed
 from tests.memory.confined import Confined
 from tests.memory.crowd import Followed, Order, Orders
 from tests.memory.poller import Latencies
@@ -69,7 +70,7 @@ async def crowd(server: Confined, followers: Sequence[Order]) -> AsyncIterator[C
         await process.stdin.drain()
         yield Crowd(process, len(followers))
     finally:
-        await _killed(process)
+        await killed(process)
 
 
 class Poll:
@@ -89,7 +90,7 @@ async def health_polled(server: Confined, interval: float) -> AsyncIterator[Poll
         answer, _ = await asyncio.wait_for(process.communicate(b"\n"), 10)
         poll.latencies = msgspec.json.decode(answer, type=Latencies)
     finally:
-        await _killed(process)
+        await killed(process)
 
 
 async def _client(module: str, *arguments: str) -> asyncio.subprocess.Process:
@@ -100,12 +101,6 @@ async def _client(module: str, *arguments: str) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         limit=LINES,
     )
-
-
-async def _killed(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
 
 
 def compare(file: Path, followed: Sequence[Followed]) -> str:

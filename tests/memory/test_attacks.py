@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from tests.conftest import connected
-from tests.exporting import Gates, create
+from tests.exporting import create
+from tests.gates import Gates
 from tests.memory.clients import health_polled
 from tests.memory.conftest import Report, Rig
 from tests.memory.idlers import Outcome

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import connected
-from tests.exporting import Gates, RemoteExport, create
+from tests.exporting import RemoteExport, create
+from tests.gates import Gates
 from tests.memory.clients import Crowd, compare, crowd, health_polled, sha256_of
 from tests.memory.confined import Confined
 from tests.memory.conftest import Report, Rig
@@ -18,7 +19,7 @@ from tests.memory.crowd import Followed, Order
 
 CHANCE = random.Random(20260207)
 POLL = 0.02  # seconds between two questions to /health
-ROWS = 500_000  # of some 97 bytes
+ROWS = 500_000  # of some 103 bytes
 GATES = range(100_000, ROWS, 100_000)
 FIRST = 9_000_000  # bytes that are there before the first gate, and a few more
 STAY = 4.0  # seconds that the export stands at each gate, so that it is live for long

@@ -352,7 +352,7 @@ async def test_follower_that_leaves_while_the_table_is_told_takes_nobody_with_it
     assert (table.asked, export.served) == (1, True)
 
 
-@pytest.mark.parametrize("refusal", [None, Unavailable("no answer", retry_after=5)], ids=["not_ours", "no_answer"])
+@pytest.mark.parametrize("refusal", [None, Unavailable("no answer")], ids=["not_ours", "no_answer"])
 async def test_table_that_did_not_say_yes_is_asked_again_by_the_next_follower(
     live: LiveExport, refusal: Exception | None
 ) -> None:

@@ -27,6 +27,7 @@ from aiohttp.test_utils import make_mocked_request
 from streamer.budget import LOG_RECORD
 from streamer.http.access_log import AccessLog
 from streamer.logs import LOG_QUEUE, DroppingQueueHandler
+from tests.acceptance.process import killed
 from tests.conftest import connected
 from tests.exporting import until
 
@@ -321,9 +322,7 @@ async def serving_to(stderr: int, folder: Path, database: str) -> AsyncIterator[
         await until(listening, "the server listens")
         yield process, f"http://127.0.0.1:{ports()[0]}"
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await killed(process)
 
 
 async def test_the_server_answers_although_nobody_reads_its_log(
