@@ -18,7 +18,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 PIECE = 16 * 1024  # bytes
-PATIENCE = 30.0  # seconds for a client to come to an end
+PATIENCE = 60.0  # seconds for a client to come to an end
 THREADS = ThreadPoolExecutor(16)  # of their own: the server under test may be in this process
 
 

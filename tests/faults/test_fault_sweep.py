@@ -52,8 +52,8 @@ GATED_ROWS = 1500
 GATE = 1200
 LOUD = bool(os.environ.get("SWEEP_LOUD"))  # says what went wrong at once
 ROOM = 700_000  # bytes: one export must go before the last ones come
-PATIENCE = 5.0  # seconds for an export to become final
-AT_THE_GATE = 2.0  # seconds for followers to have their first bytes
+PATIENCE = 20.0  # seconds for an export to become final
+AT_THE_GATE = 10.0  # seconds for followers to have their first bytes
 SETTLED_BY_NOW = "SELECT count(*) FROM streamer.exports WHERE state IN ('pending', 'processing')"
 GATED = f"""
     CREATE VIEW gated AS
@@ -195,12 +195,16 @@ class Run:
         async with self.gate_shut():
             export = await self.create("gated")
             if export:
-                await met(self._cut_off, AT_THE_GATE)
+                await met(lambda: self._cut_off(export), PATIENCE)
         await self.final(export)
         await self.download(export)
 
-    async def _cut_off(self) -> bool:
-        return bool(await self.database.fetch(CUT_OFF, GATE))
+    async def _cut_off(self, export: Remote) -> bool:
+        """At the gate; an export that has ended never comes there."""
+        if await self.database.fetch(CUT_OFF, GATE):
+            return True
+        state = await self.database.fetchval("SELECT state FROM streamer.exports WHERE id = $1", UUID(export.id))
+        return state not in ("pending", "processing")
 
     async def _sealed(self) -> None:
         export = await self.create(last=1000, key="a key")
@@ -396,7 +400,7 @@ class Sweep:
         with armed(run.faults):
             await self._two_lives(run)
         await run.check_rows()
-        if not await met(_fewer_files_than(before + 1), 2.0):
+        if not await met(_fewer_files_than(before + 1), PATIENCE):
             run.flaws.append(f"{open_files() - before} more files are open than before")
         loop.set_exception_handler(None)
         run.flaws += run.loose

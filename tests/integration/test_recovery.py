@@ -31,6 +31,7 @@ from tests.proxy import proxied
 
 WHOLE = sha256(gated_csv())
 NOTHING_COMES = 0.2  # seconds
+LONG_ENOUGH = timedelta(seconds=3)  # a pause in which a test sees what it has to see, and acts
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 
 END_SESSIONS = """
@@ -193,7 +194,7 @@ async def refusing(gates: Gates, *codes: str) -> dict[str, Any]:
 async def test_what_time_can_heal_is_tried_again(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.5))
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
     server = await serve(**await refusing(gates, *TRANSIENT))
     exports = [await create(session, server.url, dataset=f"refuses_{code.lower()}") for code in TRANSIENT]
     for export in exports:
@@ -220,7 +221,7 @@ async def test_what_time_cannot_heal_fails_at_once_with_the_message_of_the_datab
 async def test_a_failure_in_the_pause_is_no_obstacle_to_a_cancel(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.2))
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
     server = await serve(**await refusing(gates, "40001"))
     export, following = [await create(session, server.url, dataset="refuses_40001") for _ in range(2)]
     await until_row(gates, export, state="pending", attempts=1)
@@ -590,15 +591,16 @@ async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
 async def test_a_database_that_does_not_answer_is_503_and_it_is_served_again_when_it_does(
     serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.store.PATIENCE", 0.3)
     async with proxied(database) as proxy:
         server = await serve(database_url=proxy.url)
         export = await create(session, server.url, columns="id")
         await export.until("completed")
         proxy.hold_answer_to("SELECT * FROM streamer.exports WHERE id = $1")
-        async with session.get(f"{server.url}/exports/{export.id}") as response:
-            assert "does not answer" in (await read_problem(response, 503))["detail"]
-            assert int(response.headers["Retry-After"]) > 0
+        with monkeypatch.context() as impatient:
+            impatient.setattr("streamer.jobs.store.PATIENCE", 0.3)
+            async with session.get(f"{server.url}/exports/{export.id}") as response:
+                assert "does not answer" in (await read_problem(response, 503))["detail"]
+                assert int(response.headers["Retry-After"]) > 0
         proxy.release()
         assert (await export.status())["status"] == "completed"
 
