@@ -36,7 +36,7 @@ from tests.acceptance.relay import BreakingRelay, StallingRelay, relaying
 FIRST = frontier(GATES[0])
 STALL = 100_000  # bytes that a client gets before it is held in the middle of a download
 LONGER = b"and some more\n"
-PATIENCE = 60.0  # seconds for a local file to grow; a client that was cut off several times makes long pauses
+PATIENCE = 60.0  # seconds for a local file to grow
 
 End = Callable[[Gated, str], Awaitable[None]]
 

@@ -145,8 +145,8 @@ async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
     export = await create(session, server.url, dataset="gated")
     clock, standing = asyncio.get_running_loop().time, 0
     pauses = []
+    begun = clock()
     for attempt in range(1, 4):
-        begun = clock()
 
         async def another(before: int = standing) -> bool:
             return await gates.reached("gated", 1) != before
@@ -155,6 +155,7 @@ async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
         pauses.append(clock() - begun)
         assert (await export.status())["attempts"] == attempt
         standing = await gates.reached("gated", 1)
+        begun = clock()
         await gates.connection.execute("SELECT pg_terminate_backend($1)", standing)
     status = await export.until("failed")
     assert status["attempts"] == 3
