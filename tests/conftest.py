@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import aiohttp
 import asyncpg
+import hypothesis
 import pytest
 
 from streamer.config import Duration, Settings
@@ -29,6 +30,10 @@ from tests.exporting import Gates
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users
 ALONE = ("memory", "sweep", "docker")  # markers
+
+# A machine that stands still for a moment is no fault of an example.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure() -> None:

@@ -1256,7 +1256,9 @@ trials = st.builds(
 
 
 @given(trial=trials)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 async def test_any_pages_any_room_and_any_helpers_give_the_same_bytes(
     database: str, plain: Plain, trial: Trial
 ) -> None:
