@@ -41,6 +41,12 @@ NEARLY = 89_000  # rows: whoever has read these has read all that there is while
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 
 
+@pytest.fixture
+def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headers of a download wait for the first row, or for an end without one, however long that takes."""
+    monkeypatch.setattr("streamer.http.download.FIRST_ROWS", PATIENCE)
+
+
 @asynccontextmanager
 async def following(export: RemoteExport, *, rows: int = 100) -> AsyncIterator[aiohttp.ClientResponse]:
     """A follower that has the first rows. The rest of what it is sent it reads only in so far as a buffer takes it."""
@@ -133,6 +139,7 @@ async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
     assert sha256(await again.body()) == sha256(gated_csv())
 
 
+@pytest.mark.usefixtures("patient_headers")
 async def test_cancel_while_queued_never_starts_it_and_the_next_one_takes_its_place(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -363,6 +370,7 @@ async def until_spools(server: Server, *names: str) -> None:
     await until(as_hoped, f"the spool folder holds {list(names)}")
 
 
+@pytest.mark.usefixtures("patient_headers")
 async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -377,6 +385,7 @@ async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
 
 
 @both_cursors
+@pytest.mark.usefixtures("patient_headers")
 @pytest.mark.parametrize("streamed", [False, True], ids=["by_id", "streamed"])
 async def test_an_error_before_the_first_row_is_a_409_and_not_a_body(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, streamed: bool

@@ -724,7 +724,7 @@ async def test_a_watch_that_suffers_no_stall_has_rests_too() -> None:
         assert silent.looks < 100
 
 
-STALLED = Duration(2)
+STALLED = Duration(4)
 
 
 @dataclass(frozen=True)

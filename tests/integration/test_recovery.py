@@ -399,6 +399,7 @@ async def test_an_end_that_was_never_written_is_settled_by_the_lease(
     async with session.get(served.download) as follower:
         await follower.content.readexactly(1000)
         await gates.reached("gated", 90_000)
+        await unserved.until("processing")
         async with unreachable(postgres, gates):
             with pytest.raises(aiohttp.ClientPayloadError):
                 await follower.read()

@@ -718,7 +718,11 @@ async def lingering(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
             answers, requests = await asyncio.open_unix_connection(f"{folder[0]}/.s.PGSQL.{parts.port or 5432}")
         else:
             answers, requests = await asyncio.open_connection(parts.hostname, parts.port or 5432)
-        await asyncio.gather(pump(reader, requests), pump(answers, writer))
+        try:
+            await asyncio.gather(pump(reader, requests), pump(answers, writer))
+        finally:
+            for end in (requests, writer):
+                end.transport.abort()
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
