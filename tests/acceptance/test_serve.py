@@ -24,7 +24,7 @@ from tests.proxy import proxied
 
 FINAL_CHUNK = b"0\r\n\r\n"
 SOON = 10.0  # seconds for the end of a server that has nobody to wait for
-MADE = 60.0  # seconds for a PostgreSQL to be made and to start
+MADE = 60.0  # seconds for a PostgreSQL to be made and to start, or to stop
 
 WRONG = {
     "API_PORT": ["abc", "70000", "-1", "80.5"],
@@ -394,7 +394,7 @@ async def test_the_demo_prints_lines_that_work_and_ctrl_c_stops_all_of_it() -> N
                 assert (status["status"], status["sha256"]) == ("completed", sha256(body))
                 assert postgres_processes(data)
                 process.signal(signal.SIGINT, group=True)
-                assert await process.exit_code() == 0
+                assert await process.exit_code(within=MADE) == 0
             assert postgres_processes(data) == []
             assert any("Seeding" in line for line in process.stderr) == (start == "first")
             (folder / "users_US.csv").unlink()
@@ -415,7 +415,7 @@ async def test_a_signal_while_the_demo_fills_its_table_stops_postgres_too(number
         async with demo_process(folder, rows=10_000_000) as process:
             await until(filling, "the first rows are in the table", within=MADE)
             process.signal(number)
-            await process.exit_code()
+            await process.exit_code(within=MADE)
             assert postgres_processes(data) == []
 
 
@@ -437,9 +437,9 @@ async def test_a_demo_of_fewer_rows_than_there_are_says_so() -> None:
         async with demo_process(folder) as process:
             await process.said("Ctrl-C stops", within=MADE)
             process.signal(signal.SIGINT)
-            assert await process.exit_code() == 0
+            assert await process.exit_code(within=MADE) == 0
         async with streamer("demo", "--rows", "5", "--port", "0", "--directory", "demo", folder=folder) as process:
-            assert await process.exit_code() == 1
+            assert await process.exit_code(within=MADE) == 1
         assert process.stderr[-1].startswith("streamer: ")
         assert "--rows 2000" in process.stderr[-1]
         assert postgres_processes(folder / "demo" / "postgres") == []
