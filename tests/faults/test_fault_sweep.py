@@ -20,7 +20,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -370,8 +370,13 @@ def every_second_time_cold(file: int, offset: int, length: int) -> bool:
     return next(turns) % 2 == 0 and is_cached(file, offset, length)
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_files() -> Counter[str]:
+    """What the descriptors of this process are of."""
+    found = Counter[str]()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            found[str(descriptor.readlink())] += 1
+    return found
 
 
 class Sweep:
@@ -406,8 +411,8 @@ class Sweep:
         with armed(run.faults):
             await self._two_lives(run)
         await run.check_rows()
-        if not await met(_fewer_files_than(before + 1), PATIENCE):
-            run.flaws.append(f"{open_files() - before} more files are open than before")
+        if not await met(_no_more_files_than(before.total()), PATIENCE):
+            run.flaws.append(f"more files are open than before: {sorted(open_files() - before)}")
         loop.set_exception_handler(None)
         run.flaws += run.loose
         for path in settings.export_storage_path.glob("*"):
@@ -467,11 +472,11 @@ async def _life(run: Run) -> AsyncIterator[bool]:
                 run.flaws.append(f"the server does not stop: {error!r}")
 
 
-def _fewer_files_than(number: int) -> Callable[[], Awaitable[bool]]:
-    async def fewer() -> bool:
-        return open_files() < number
+def _no_more_files_than(number: int) -> Callable[[], Awaitable[bool]]:
+    async def no_more() -> bool:
+        return open_files().total() <= number
 
-    return fewer
+    return no_more
 
 
 def _unretrieved(context: dict[str, Any]) -> Iterator[str]:
