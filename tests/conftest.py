@@ -6,6 +6,7 @@ read from one database that is seeded once and never written to again; each serv
 
 import asyncio
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 import aiohttp
 import asyncpg
+import hypothesis
 import pytest
 
 from streamer.config import Duration, Settings
@@ -29,6 +31,16 @@ from tests.gates import GATED_ROWS, Gates
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users
 ALONE = ("memory", "sweep", "docker")  # markers
+
+# A machine that stands still for a moment is no fault of an example.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """Who is started in the background of a script ignores SIGINT, and so does every process it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,6 +22,7 @@ class Proxy:
         self._socket.bind(("127.0.0.1", 0))
         self._links: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._closed = False
         self._held_text: bytes | None = None
         self._released = asyncio.Event()
         self.holding = asyncio.Event()
@@ -39,6 +40,7 @@ class Proxy:
 
     async def close(self) -> None:
         """Cuts every connection."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
         self._socket.close()
@@ -54,9 +56,13 @@ class Proxy:
         self._released.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:
+            writer.transport.abort()
+            return
         link = asyncio.create_task(self._link(reader, writer))
         self._links.add(link)
         link.add_done_callback(self._links.discard)
+        link.add_done_callback(lambda _: abandon(writer))
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -75,9 +81,10 @@ class Proxy:
         finally:
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
             for end in (writer, to_upstream):
                 end.close()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for end in (writer, to_upstream):
                 with suppress(OSError):
                     await end.wait_closed()
 
@@ -116,6 +123,12 @@ async def proxied(url: str, *, listening: bool = True) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         await proxy.close()
+
+
+def abandon(writer: asyncio.StreamWriter) -> None:
+    """Of a task that has ended: if it was cancelled before it began, it has not closed its connection."""
+    if not writer.is_closing():
+        writer.transport.abort()
 
 
 async def _open(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -118,10 +118,13 @@ class LiveExport:
         await self.finished()
 
     def give_up(self, reason: str) -> None:
-        """Breaks the followers and ends the run, which may take a moment."""
+        """Breaks the followers and ends the run, which may take a moment.
+
+        A run that is ending already, as its next report saw it cancelled, is not disturbed while it tidies up.
+        """
         self.spool.fail(reason)
         self._stay()
-        if self._task is not None:
+        if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 
     def leave_if_abandoned(self, seconds: float, cancel: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from tests.exporting import until
 
 PIECE = 16 * 1024  # bytes
-PATIENCE = 30.0  # seconds for a client to come to an end
+PATIENCE = 60.0  # seconds for a client to come to an end
 THREADS = ThreadPoolExecutor(16)  # of their own: the server under test may be in this process
 
 
@@ -190,4 +190,4 @@ async def grown(path: Path, size: int = 1, client: "asyncio.Task[Outcome] | None
         assert client is None or not client.done(), client.result()
         return False
 
-    await until(there, f"{path.name} has {size} bytes")
+    await until(there, f"{path.name} has {size} bytes", within=PATIENCE)

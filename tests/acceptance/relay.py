@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
+from tests.proxy import abandon
+
 LINGER_AND_RESET = struct.pack("ii", 1, 0)
 PIECE = 64 * 1024  # bytes
 SILENCE = 60.0  # seconds: longer than anybody waits here
@@ -183,13 +185,21 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 async def relaying(relay: Relay) -> AsyncIterator[str]:
     """The URL that stands for the server's. Leaving drops the connections that are left."""
     connections: list[asyncio.Task[None]] = []
-    server = await asyncio.start_server(
-        lambda reader, writer: connections.append(asyncio.create_task(relay.relay(reader, writer))), "127.0.0.1", 0
-    )
+    leaving = False
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if leaving:
+            writer.transport.abort()
+            return
+        connections.append(asyncio.create_task(relay.relay(reader, writer)))
+        connections[-1].add_done_callback(lambda _: abandon(writer))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
         async with server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
+        leaving = True
         for connection in connections:
             connection.cancel()
         ends = await asyncio.gather(*connections, return_exceptions=True)

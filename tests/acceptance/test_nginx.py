@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import zlib
 from collections.abc import AsyncIterator
@@ -24,6 +23,7 @@ from tests.acceptance.clients import size_of
 from tests.acceptance.process import Process, killed, streamer
 from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
 from tests.gates import Gates, gated_csv
+from tests.ports import free_ports
 from tests.rawhttp import connection
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -45,7 +45,6 @@ http {{
 }}
 """
 GATE = 50_000  # a row in the middle
-AT_ONCE = 2.0  # seconds for bytes that are there to come; nobody waits so long on purpose
 OF_A_HOP = {"server", "date", "connection", "x-accel-buffering"}  # the last one is meant for nginx, which takes it away
 BROKEN = {18, 56, 92}  # of curl: a partial body, a reset connection, a reset stream
 CURLS_BUFFER = 16 * 1024  # bytes
@@ -122,9 +121,9 @@ async def proxied(
 
 
 @asynccontextmanager
-async def nginx(folder: Path, server: str) -> AsyncIterator[tuple[int, int]]:
+async def nginx(folder: Path, server: str) -> AsyncIterator[list[int]]:
     """Its ports, the second one for HTTP/2."""
-    ports = free_ports()
+    ports = free_ports(2)
     configuration = configured(folder, server, ports)
     process = await asyncio.create_subprocess_exec(
         "nginx", "-p", folder, "-e", folder / "error.log", "-c", configuration
@@ -137,7 +136,7 @@ async def nginx(folder: Path, server: str) -> AsyncIterator[tuple[int, int]]:
         await process.wait()
 
 
-def configured(folder: Path, server: str, ports: tuple[int, int]) -> Path:
+def configured(folder: Path, server: str, ports: list[int]) -> Path:
     listen = "listen 127.0.0.1:{}; listen 127.0.0.1:{} http2;".format(*ports)
     block = BLOCK.replace("listen 80;", listen).replace("127.0.0.1:8080", server)
     assert listen in block
@@ -147,13 +146,6 @@ def configured(folder: Path, server: str, ports: tuple[int, int]) -> Path:
     configuration = folder / "nginx.conf"
     configuration.write_text(AROUND.format(user=user, folder=folder, block=block))
     return configuration
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
 
 
 async def listens(port: int) -> bool:
@@ -180,7 +172,7 @@ async def test_what_is_written_comes_at_once(proxied: Proxied) -> None:
     export, there = await proxied.held()
     async with proxied.session.get(export.download) as response:
         assert response.status == 200
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(PATIENCE):  # the gate is shut: nothing that comes later drives it out
             body = await response.content.readexactly(there)
         await proxied.let_go()
         body += await response.content.read()
@@ -193,7 +185,7 @@ async def test_compressed_bytes_come_at_once_too(proxied: Proxied) -> None:
     body = b""
     async with proxied.session.get(export.download, headers={"Accept-Encoding": "gzip"}) as response:
         assert response.headers["Content-Encoding"] == "gzip"
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(PATIENCE):
             while len(body) < there:
                 body += inflate.decompress(await response.content.readany())
         await proxied.let_go()
@@ -208,7 +200,7 @@ async def test_an_export_in_one_request_flows_and_tells_where_it_stays(proxied: 
     async with proxied.session.get(f"{proxied.url}/exports/csv?dataset=gated") as response:
         export = RemoteExport(proxied.session, proxied.url, response.headers["X-Export-Id"])
         assert response.headers["Content-Location"] == export.path
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(PATIENCE):
             await response.content.readexactly(10_000)
         await proxied.let_go()
         await response.read()

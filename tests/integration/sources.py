@@ -28,7 +28,7 @@ from tests.conftest import at_database, connected
 CURSORS = (CursorChoice.BLOCKS, CursorChoice.COPY, CursorChoice.FETCH)
 POOL_SIZE = 4  # connections; as many as a cursor may want
 HELPERS = 2  # connections of a BlockCursor beside its lead
-WAIT = 10.0  # seconds that anything may take which is waited for here
+WAIT = 20.0  # seconds that anything may take which is waited for here
 PASSWORD = "open, sesame"
 PLAIN_SESSION = {
     "timezone": "UTC",

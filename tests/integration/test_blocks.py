@@ -58,7 +58,6 @@ from tests.integration.sources import (
 from tests.proxy import proxied
 
 KB, MB = 1024, 1024 * 1024
-SOON = 5.0  # seconds for an export of a small table that nothing holds up
 
 # The sessions of an export by the order of their transactions: the lead's is the first.
 OURS = f"FROM {OTHERS} AND application_name = 'streamer' AND xact_start IS NOT NULL"
@@ -489,7 +488,7 @@ async def test_a_statement_that_waits_for_the_export_does_not_make_the_export_wa
             await eventually(plain, WAITS_FOR_LOCK)
 
         sink = SinkAt(0, let_wait)
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(WAIT):
             sink.pages.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
         assert_conforms(sink.pages, expected)
         await asyncio.wait_for(waiting[0], WAIT)
@@ -805,14 +804,25 @@ async def test_a_lost_helper_costs_no_row_and_no_row_comes_twice(
 
 @pytest.mark.usefixtures("short_pauses")
 async def test_a_helper_lost_between_two_pages_costs_no_row(
-    database: str, plain: Plain, kept: Kept, cut: Cut, begun: Sequence[InOrder]
+    database: str, plain: Plain, kept: Kept, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its page is held as a whole, and it has not asked for the next."""
     cut(first_blocks=64, target=WIDE_PAGE, hold=64 * MB)
+    between, lost = set[int](), asyncio.Event()
+
+    class StandingBetween(InOrder):
+        async def finish(self, page: Page) -> None:
+            await super().finish(page)
+            if 0 < page.number <= HELPERS:
+                between.add(page.number)
+                await lost.wait()
+
+    monkeypatch.setattr(blocks, "InOrder", StandingBetween)
 
     async def lose_helpers() -> None:
-        await until(lambda: begun[-1].held > HELPERS * WIDE_PAGE - 40 * KB)
+        await until(lambda: len(between) == HELPERS)
         assert await terminate(plain, HELPS) > 0
+        lost.set()
 
     async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
         sink = SinkAfter(lose_helpers, 100)
@@ -850,7 +860,7 @@ async def test_an_export_does_not_wait_for_a_helper_that_has_not_begun(database:
 
         sink = SinkAt(0, hold_beginning)
         try:
-            async with asyncio.timeout(SOON):
+            async with asyncio.timeout(WAIT):
                 sink.pages.total = await source.drain(MIXED, sink.take)
         finally:
             proxy.release()
@@ -948,7 +958,7 @@ async def test_a_helper_that_cannot_come_back_with_a_page_in_its_hands_fails_the
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("wide_pages", "short_pauses")
+@pytest.mark.usefixtures("wide_pages")
 async def test_a_helper_that_comes_back_late_goes_on_with_its_page(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1202,7 +1212,7 @@ async def test_a_sink_that_is_cancelled_by_itself_never_makes_a_whole_export(dat
         opened(database, CursorChoice.BLOCKS, "kept.mixed") as source,
         running(source.drain(MIXED, SinkAt(1, be_cancelled).take)) as exporting,
     ):
-        await asyncio.wait({exporting}, timeout=SOON)
+        await asyncio.wait({exporting}, timeout=WAIT)
         assert exporting.done()
         assert exporting.cancelled() or isinstance(exporting.exception(), ExportFailure)
 
@@ -1229,7 +1239,9 @@ trials = st.builds(
 
 
 @given(trial=trials)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 async def test_any_pages_any_room_and_any_helpers_give_the_same_bytes(
     database: str, plain: Plain, trial: Trial
 ) -> None:

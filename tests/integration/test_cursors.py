@@ -624,7 +624,9 @@ async def words(database: str, choice: CursorChoice) -> AsyncIterator[tuple[Plai
 
 @every_cursor
 @given(rows=st.lists(st.tuples(field, field), max_size=12), dialect=dialects, both=st.booleans())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 async def test_any_text_in_any_dialect_is_written_as_copy_writes_it(
     words: tuple[Plain, Opened], rows: list[tuple[str | None, str | None]], dialect: tuple[str, str], both: bool
 ) -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -27,8 +28,15 @@ from tests.proxy import proxied
 from tests.rawhttp import Connection, connection
 
 FINAL_CHUNK = b"0\r\n\r\n"
+SOON = 10.0  # seconds for the end of a server that has nobody to wait for
 NEARLY = 89_000  # rows: whoever has read these has read all that there is while the export stands at row 90,000
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
+
+
+@pytest.fixture
+def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headers of a download wait for the first row, or for an end without one, however long that takes."""
+    monkeypatch.setattr("streamer.http.download.FIRST_ROWS", PATIENCE)
 
 
 @asynccontextmanager
@@ -50,10 +58,10 @@ async def stuck(export: RemoteExport) -> AsyncIterator[Connection]:
         yield wire
 
 
-async def assert_broken(response: aiohttp.ClientResponse, *, within: float = PATIENCE) -> None:
-    """The body ends, within so many seconds, without its final chunk."""
+async def assert_broken(response: aiohttp.ClientResponse) -> None:
+    """The body ends without its final chunk."""
     with pytest.raises(aiohttp.ClientPayloadError):
-        await asyncio.wait_for(response.read(), within)
+        await asyncio.wait_for(response.read(), PATIENCE)
 
 
 async def assert_reset(wire: Connection) -> None:
@@ -117,6 +125,7 @@ async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
     assert sha256(await again.body()) == sha256(gated_csv())
 
 
+@pytest.mark.usefixtures("patient_headers")
 async def test_cancel_while_queued_never_starts_it_and_the_next_one_takes_its_place(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -244,8 +253,14 @@ async def test_a_cancel_leaves_what_is_finished_as_it_is(
 
 
 async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
-    configure: Configure, gates: Gates, session: aiohttp.ClientSession, database: str
+    configure: Configure,
+    gates: Gates,
+    session: aiohttp.ClientSession,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))  # nobody finds it by looking later
+    monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
     await gates.view("gated")
     await gates.shut("gated", 50_000)
     async with (
@@ -267,7 +282,7 @@ async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
                 await until(cancelled, "the database has cancelled the export")
             proxy.release()
             try:
-                await assert_broken(follower, within=3)
+                await assert_broken(follower)
                 await gates.nobody_works()
             finally:
                 await gates.open("gated", 50_000)  # a run that goes on would keep the server from stopping
@@ -344,6 +359,7 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
     await gates.nobody_works()
 
 
+@pytest.mark.usefixtures("patient_headers")
 async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -358,6 +374,7 @@ async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
 
 
 @both_cursors
+@pytest.mark.usefixtures("patient_headers")
 @pytest.mark.parametrize("streamed", [False, True], ids=["by_id", "streamed"])
 async def test_an_error_before_the_first_row_is_a_409_and_not_a_body(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, streamed: bool
@@ -482,7 +499,7 @@ async def test_a_server_that_stops_breaks_the_followers_and_leaves_what_nobody_h
             assert [(await export.status())["attempts"] for export in (served, unserved, queued)] == [1, 1, 0]
             await gates.reached("gated", 90_000)
             stopping = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - stopping < 5
+        assert asyncio.get_running_loop().time() - stopping < SOON
         for broken in (behind, level, waiting):
             await assert_broken(broken)
         await assert_reset(still)

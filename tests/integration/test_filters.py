@@ -198,7 +198,9 @@ def _comparison(column: str, kind: str, value: Any) -> Filter:
     )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(asked=st.lists(filters(), max_size=3, unique_by=lambda each: meaning(each.name)))
 async def test_random_filters_are_the_same_filters_in_python(things_source: Opened, asked: list[Filter]) -> None:
     body = {"dataset": "things", "columns": ["row"], "filters": {each.name: list(each.texts) for each in asked}}

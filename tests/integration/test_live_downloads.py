@@ -62,6 +62,12 @@ async def export(held: Held) -> HeldExport:
     return await held.export(at=STEP)
 
 
+@pytest.fixture
+def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headers of a download wait for the first row, or for an end without one, however long that takes."""
+    monkeypatch.setattr("streamer.http.download.FIRST_ROWS", PATIENCE)
+
+
 @dataclass(frozen=True)
 class Row:
     """What is asked, and the answer: its status, its Content-Range, and which bytes of the export it carries."""
@@ -683,6 +689,7 @@ async def test_a_new_export_over_http_1_0_comes_with_a_length(held: Held) -> Non
     assert digest_of(answer.body) == digest_of(SMALL.whole)
 
 
+@pytest.mark.usefixtures("patient_headers")
 async def test_a_statement_that_the_database_refuses_is_409_with_the_reason(postgres: str, tmp_path: Path) -> None:
     async with scratch_database(postgres) as database, gated_server(database, tmp_path) as held:
         async with connected(database) as owner:
@@ -692,6 +699,7 @@ async def test_a_statement_that_the_database_refuses_is_409_with_the_reason(post
         assert f'"public.{SMALL.name}" does not exist' in answer.json()["detail"]
 
 
+@pytest.mark.usefixtures("patient_headers")
 async def test_a_new_export_whose_first_row_fails_is_409_with_the_reason(held: Held) -> None:
     await held.shut()
     async with connection(held.url) as client:

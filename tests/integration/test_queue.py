@@ -1,7 +1,7 @@
 """Who may run when: so many at once, the others in the order in which they came, and no more than there is room for."""
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import aiohttp
 import pytest
@@ -25,8 +25,9 @@ async def count_of_exports(gates: Gates) -> int:
 
 
 async def test_three_run_at_once_and_the_fourth_starts_when_one_of_them_ends(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))  # nothing but the end of one starts it
     names = [f"gated_{number}" for number in range(4)]
     for name in names:
         await gates.view(name)
@@ -40,8 +41,7 @@ async def test_three_run_at_once_and_the_fourth_starts_when_one_of_them_ends(
     await gates.open(names[1], 50_000)
     await gates.reached(names[3], 50_000)
     assert await states(*exports) == ["processing", "completed", "processing", "processing"]
-    waited = await moment(exports[3], "startedAt") - await moment(exports[1], "completedAt")
-    assert waited.total_seconds() < 1
+    assert await moment(exports[3], "startedAt") >= await moment(exports[1], "completedAt")
     for name in (names[0], names[2], names[3]):
         await gates.open(name, 50_000)
     assert {sha256(body) for body in await asyncio.gather(*followers)} == {sha256(gated_csv())}

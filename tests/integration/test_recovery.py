@@ -33,6 +33,7 @@ from tests.rawhttp import connection
 
 WHOLE = sha256(gated_csv())
 NOTHING_COMES = 0.2  # seconds
+LONG_ENOUGH = timedelta(seconds=3)  # a pause in which a test sees what it has to see, and acts
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 
 END_SESSIONS = """
@@ -137,8 +138,8 @@ async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
     server, export = await gated(1)
     clock, standing = asyncio.get_running_loop().time, 0
     pauses = []
+    begun = clock()
     for attempt in range(1, 4):
-        begun = clock()
 
         async def another(before: int = standing) -> bool:
             return await gates.reached("gated", 1) != before
@@ -147,6 +148,7 @@ async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
         pauses.append(clock() - begun)
         assert (await export.status())["attempts"] == attempt
         standing = await gates.reached("gated", 1)
+        begun = clock()
         await gates.connection.execute("SELECT pg_terminate_backend($1)", standing)
     status = await export.until("failed")
     assert status["attempts"] == 3
@@ -186,7 +188,7 @@ async def refusing(gates: Gates, *codes: str) -> dict[str, Any]:
 async def test_what_time_can_heal_is_tried_again(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.5))
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
     server = await serve(**await refusing(gates, *TRANSIENT))
     exports = [await create(session, server.url, dataset=f"refuses_{code.lower()}") for code in TRANSIENT]
     for export in exports:
@@ -213,7 +215,7 @@ async def test_what_time_cannot_heal_fails_at_once_with_the_message_of_the_datab
 async def test_a_failure_in_the_pause_is_no_obstacle_to_a_cancel(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.2))
+    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
     server = await serve(**await refusing(gates, "40001"))
     export, following = [await create(session, server.url, dataset="refuses_40001") for _ in range(2)]
     await until_row(gates, export, state="pending", attempts=1)
@@ -383,6 +385,7 @@ async def test_an_end_that_was_never_written_is_settled_by_the_lease(
     async with session.get(served.download) as follower:
         await follower.content.readexactly(1000)
         await gates.reached("gated", 90_000)
+        await unserved.until("processing")
         async with unreachable(postgres, gates):
             with pytest.raises(aiohttp.ClientPayloadError):
                 await follower.read()
@@ -566,15 +569,16 @@ async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
 async def test_a_database_that_does_not_answer_is_503_and_it_is_served_again_when_it_does(
     serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.store.PATIENCE", 0.3)
     async with proxied(database) as proxy:
         server = await serve(database_url=proxy.url)
         export = await create(session, server.url, columns="id")
         await export.until("completed")
         proxy.hold_answer_to("SELECT * FROM streamer.exports WHERE id = $1")
-        async with session.get(f"{server.url}/exports/{export.id}") as response:
-            assert "does not answer" in (await read_problem(response, 503))["detail"]
-            assert int(response.headers["Retry-After"]) > 0
+        with monkeypatch.context() as impatient:
+            impatient.setattr("streamer.jobs.store.PATIENCE", 0.3)
+            async with session.get(f"{server.url}/exports/{export.id}") as response:
+                assert "does not answer" in (await read_problem(response, 503))["detail"]
+                assert int(response.headers["Retry-After"]) > 0
         proxy.release()
         assert (await export.status())["status"] == "completed"
 

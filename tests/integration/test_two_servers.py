@@ -165,7 +165,7 @@ async def test_a_sealed_export_that_is_deleted_through_the_other_server_is_read_
         async with session.get(export.download) as response:
             return response.status == 410
 
-    await until(gone, "the other server knows", within=2)
+    await until(gone, "the other server knows")
     assert await export.delete() == 204
 
 

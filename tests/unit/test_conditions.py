@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from itertools import product
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -548,10 +548,10 @@ def test_any_text_is_decided_without_an_error(headers: dict[str, str], validator
     ids=lambda field: f"{field[:8]}...{field[-4:]}",
 )
 def test_field_of_8_kilobytes_is_decided_at_once(field: str) -> None:
-    begun = perf_counter()
+    begun = thread_time()
     for _ in range(10):
         assert decide(if_match=field) is FAILED
         assert decide(if_none_match=field) is PROCEED
         assert decide(if_modified_since=field, if_unmodified_since=field) is PROCEED
         assert not range_applies(field, SEALED, NOW)
-    assert perf_counter() - begun < 1
+    assert thread_time() - begun < 1

@@ -4,7 +4,7 @@ A row is (field, codings), the one to send first. Where suites disagree the RFC 
 names the suite that answers otherwise.
 """
 
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -336,7 +336,7 @@ def test_unreadable_members_leave_the_readable_ones_as_they_are(garbage: str) ->
     ids=lambda field: f"{field[:8]}...{field[-4:]}",
 )
 def test_field_of_8_kilobytes_is_read_at_once(field: str) -> None:
-    begun = perf_counter()
+    begun = thread_time()
     for _ in range(10):
         assert acceptable(field) == ONLY_IDENTITY
-    assert perf_counter() - begun < 1
+    assert thread_time() - begun < 1

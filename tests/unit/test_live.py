@@ -267,6 +267,32 @@ async def test_stop_breaks_followers_and_waits_for_the_run_to_end(live: LiveExpo
     assert task.cancelled()
 
 
+async def test_stop_of_a_run_that_is_ending_already_lets_it_tidy_up(live: LiveExport) -> None:
+    started, tidying, free = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    tidied: list[str] = []
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            tidying.set()
+            await free.wait()
+            tidied.append("all of it")
+
+    running = asyncio.create_task(live.run(asyncio.create_task(work())))
+    await started.wait()
+    live.give_up("its report found it cancelled")
+    await tidying.wait()
+    stopping = asyncio.create_task(live.stop("the export was cancelled"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    free.set()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(stopping, running)
+    assert tidied == ["all of it"]
+
+
 async def test_stop_of_a_queued_export_returns_at_once(live: LiveExport) -> None:
     async with asyncio.timeout(PATIENCE):
         await live.stop("the server was stopped")

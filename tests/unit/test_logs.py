@@ -178,7 +178,8 @@ TALKING = f"""
         log.info("line %d", number)
     say("all said")
     if sys.stdin.read() == "somebody reads":
-        while logging.getLogger().handlers[0].queue.full():
+        waiting = logging.getLogger().handlers[0].queue
+        while waiting.qsize() > waiting.maxsize // 2:
             time.sleep(0.01)
         log.info("heard again")
 """
@@ -259,7 +260,7 @@ def test_a_process_whose_stderr_nobody_reads_comes_to_its_end() -> None:
         assert process.stdin is not None
         process.stdin.close()
         process.stdin = None
-        assert process.wait(2) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def record(text: str) -> logging.LogRecord:
@@ -339,7 +340,7 @@ async def test_the_server_ends_in_time_although_nobody_reads_its_log(tmp_path: P
     with stuffed_pipe() as (_, stderr):
         async with serving_to(stderr, tmp_path, database) as (process, _):
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 4) == 0
+            assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
 async def test_the_last_line_of_the_server_says_that_it_is_stopping(tmp_path: Path, database: str) -> None:

@@ -7,7 +7,7 @@ that answers otherwise.
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise, product
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import example, given, settings
@@ -627,11 +627,11 @@ def test_unsatisfied_range_names_the_length() -> None:
     ids=lambda field: f"{field[:12]}...{field[-6:]}",
 )
 def test_field_of_8_kilobytes_is_read_at_once(field: str) -> None:
-    begun = perf_counter()
+    begun = thread_time()
     for _ in range(10):
         assert select(field, 10**12) in (WHOLE, UNSATISFIABLE, cut((0, 10**12)))
         assert isinstance(select_live(field, conditional=False), Whole | Positions)
-    assert perf_counter() - begun < 1
+    assert thread_time() - begun < 1
 
 
 # Properties

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -222,5 +221,5 @@ async def tick(ticks: int) -> None:
         await asyncio.sleep(0)
 
 
-TestSpoolAgainstBytes = pytest.mark.timeout(120)(SpoolAgainstBytes.TestCase)
+TestSpoolAgainstBytes = SpoolAgainstBytes.TestCase
 TestSpoolAgainstBytes.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)

