@@ -123,9 +123,9 @@ class Line:
         sent = self._give(piece)
         share.look(self._socket)
         if not sent:
-            await self._until(self._room.found(self._socket))
+            await self._until(self._room.found(self._socket, share.look))
         elif share.room(self._socket):
-            await asyncio.sleep(0)  # it is the others' turn
+            await self._until(self._room.turn())
         return sent
 
     async def _found_room(self, share: Share) -> int:
@@ -133,8 +133,7 @@ class Line:
         self._go_on()
         room = share.room(self._socket)
         if not room:
-            await self._until(self._room.found(self._socket))
-            share.look(self._socket)
+            await self._until(self._room.found(self._socket, share.look))
             room = max(share.room(self._socket), LEAST_PIECE)
         return room
 

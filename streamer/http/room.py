@@ -9,21 +9,41 @@ import asyncio
 import select
 import socket
 import struct
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 LEAST_SHARE = 8 * 1024  # bytes that may wait in any connection
+TURNS = 16  # in one round of the event loop
 SO_MEMINFO = 55  # asm-generic/socket.h, Linux 4.12
 QUEUED = struct.Struct("=20xI12x")  # SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h
 
+Look = Callable[[socket.socket], None]
+
+
+class _Waiter(NamedTuple):
+    connection: socket.socket
+    look: Look | None
+    turn: "asyncio.Future[None]"
+
 
 class Room:
-    """In the sockets of one event loop."""
+    """In the sockets of one event loop, and whose turn it is.
+
+    A few may go on in each round of the loop, and the others stand in one queue: nobody else waits until a thousand
+    pieces have been sent. What their clients have taken is looked at as soon as epoll tells of it, before anybody is
+    given more: what is counted as held has not been gone for long.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._waiters: dict[int, asyncio.Future[None]] = {}
+        self._waiters: dict[int, _Waiter] = {}
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._left = TURNS  # in this round
+        self._ending = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._epoll.fileno(), self._wake)
 
@@ -31,22 +51,56 @@ class Room:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    def found(self, connection: socket.socket) -> "asyncio.Future[None]":
-        """Done when there is room in the socket again, or nothing can be written to it any more."""
+    def found(self, connection: socket.socket, look: Look | None = None) -> "asyncio.Future[None]":
+        """Done when there is room in the socket again, or nothing can be written to it any more.
+
+        `look` is called with it as soon as that is known.
+        """
         number = connection.fileno()
         once = select.EPOLLOUT | select.EPOLLONESHOT
-        waiter = self._waiters[number] = self._loop.create_future()
+        waiter = self._waiters[number] = _Waiter(connection, look, self._loop.create_future())
         try:
             self._epoll.modify(number, once)
         except FileNotFoundError:  # its first time; a socket that is closed is forgotten by the kernel
             self._epoll.register(number, once)
+        return waiter.turn
+
+    def turn(self) -> "asyncio.Future[None]":
+        """Done when it is the caller's turn: at once, if few have been let go in this round."""
+        waiter = self._loop.create_future()
+        self._enqueue(waiter)
         return waiter
 
     def _wake(self) -> None:
         for number, _ in self._epoll.poll(0):
             waiter = self._waiters.pop(number)
+            if waiter.look and waiter.connection.fileno() == number:
+                waiter.look(waiter.connection)
+            self._enqueue(waiter.turn)
+
+    def _enqueue(self, waiter: "asyncio.Future[None]") -> None:
+        self._queue.append(waiter)
+        if not self._ending:
+            self._arrange_end()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while self._queue and self._left:
+            waiter = self._queue.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+                self._left -= 1
+
+    def _arrange_end(self) -> None:
+        self._ending = True
+        self._loop.call_soon(self._end_round)
+
+    def _end_round(self) -> None:
+        self._ending = False
+        self._left = TURNS
+        if self._queue:
+            self._arrange_end()
+            self._let_go()
 
 
 ROOM = web.AppKey("room", Room)

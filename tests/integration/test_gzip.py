@@ -385,7 +385,7 @@ async def until_stuck(held: Held, clients: int) -> None:
         ours = [each for each in transports if each.get_extra_info("sockname") == (address.hostname, address.port)]
         alone = sum(each.get_write_buffer_size() > 0 for each in ours)
         rooms = [found for found in objects if isinstance(found, Room)]
-        return alone + sum(not each.done() for room in rooms for each in room._waiters.values()) == clients
+        return alone + sum(not each.turn.done() for room in rooms for each in room._waiters.values()) == clients
 
     await eventually(stuck, "a client that does not read still gets more")
 

@@ -1,0 +1,139 @@
+"""Room in sockets, and turns: who may go on goes on soon, and never so many at once that others wait for them."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
+
+import pytest
+import pytest_asyncio
+
+from streamer.http.room import LEAST_SHARE, TURNS, Room, held_for, limit_waiting, writable_at
+
+PATIENCE = 30.0  # seconds
+
+
+@pytest_asyncio.fixture
+async def room() -> AsyncIterator[Room]:
+    room = Room()
+    yield room
+    room.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection as the server has them, and its client, who takes little without reading."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listener.getsockname())
+        connection, _ = listener.accept()
+        with connection:
+            connection.setblocking(False)
+            yield connection, client
+
+
+def fill(connection: socket.socket) -> None:
+    """With four times the least share; then epoll calls it writable at a half of that."""
+    limit_waiting(connection, 16 * LEAST_SHARE)
+    while held_for(connection) < 4 * LEAST_SHARE:
+        connection.send(bytes(LEAST_SHARE))
+    limit_waiting(connection, writable_at(LEAST_SHARE // 2))
+
+
+def drain(client: socket.socket, connection: socket.socket) -> None:
+    while held_for(connection):
+        client.recv(LEAST_SHARE)
+
+
+async def rounds(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_room_is_found_when_the_client_has_taken_enough_and_the_look_comes_first(
+    room: Room, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    connection, client = pair
+    fill(connection)
+    seen: list[int] = []
+    found = room.found(connection, lambda it: seen.append(held_for(it)))
+    await asyncio.sleep(0.05)
+    assert not found.done()
+    assert seen == []
+    drain(client, connection)
+    await asyncio.wait_for(found, PATIENCE)
+    assert len(seen) == 1
+    assert seen[0] <= LEAST_SHARE // 2
+
+
+async def test_who_gave_up_waiting_may_wait_again(room: Room, pair: tuple[socket.socket, socket.socket]) -> None:
+    connection, client = pair
+    fill(connection)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(room.found(connection), 0.01)
+    last = room.found(connection)
+    drain(client, connection)
+    await asyncio.wait_for(last, PATIENCE)
+
+
+async def test_room_is_found_in_a_socket_that_was_shut_for_its_next_write_tells(
+    room: Room, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    connection, _ = pair
+    fill(connection)
+    found = room.found(connection)
+    connection.shutdown(socket.SHUT_WR)
+    await asyncio.wait_for(found, PATIENCE)
+    with pytest.raises(BrokenPipeError):
+        connection.send(b"more")
+
+
+async def test_a_number_that_belongs_to_another_socket_by_now_is_waited_for_anew(room: Room) -> None:
+    for _ in range(3):
+        one, other = socket.socketpair()
+        with one, other:
+            await asyncio.wait_for(room.found(one), PATIENCE)
+
+
+@pytest.mark.parametrize("cancelled", [0, 5 * TURNS])
+async def test_only_so_many_go_on_in_a_round_in_the_order_in_which_they_came(room: Room, cancelled: int) -> None:
+    """Those who have left take nobody's turn."""
+    left = [room.turn() for _ in range(TURNS + cancelled)][TURNS:]
+    for waiter in left:
+        waiter.cancel()
+    waiting = [room.turn() for _ in range(10 * TURNS)]
+    let_go = []
+    for _ in range(40):
+        let_go.append(sum(waiter.done() for waiter in waiting))
+        assert waiting[: let_go[-1]] == [waiter for waiter in waiting if waiter.done()]
+        await rounds(1)
+    assert let_go[-1] == len(waiting)
+    assert max(after - before for before, after in pairwise(let_go)) <= TURNS
+
+
+async def test_a_few_wait_for_no_turn(room: Room) -> None:
+    for _ in range(5):
+        assert all(room.turn().done() for _ in range(TURNS))
+        assert not room.turn().done()
+        await rounds(3)
+
+
+async def test_others_come_in_between_however_many_wait_for_their_turns(room: Room) -> None:
+    taken = [0] * (50 * TURNS)
+
+    async def sends(number: int) -> None:
+        while True:
+            await room.turn()
+            taken[number] += 1
+
+    senders = [asyncio.create_task(sends(number)) for number in range(len(taken))]
+    await rounds(3)
+    for _ in range(200):
+        before = sum(taken)
+        await rounds(1)
+        assert sum(taken) - before <= 2 * TURNS
+    assert max(taken) - min(taken) <= TURNS + 2  # the first had all that there were while it was alone
+    for sender in senders:
+        sender.cancel()
+    await asyncio.wait_for(asyncio.gather(*senders, return_exceptions=True), PATIENCE)
