@@ -188,7 +188,7 @@ async def test_every_example_url_works(foreign: str, serve: Serve, session: aioh
 FOREIGN_TABLE = """
     CREATE EXTENSION postgres_fdw;
     CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (dbname '{database}', host '{host}', port '{port}');
-    CREATE USER MAPPING FOR CURRENT_USER SERVER itself;
+    CREATE USER MAPPING FOR CURRENT_USER SERVER itself OPTIONS (user '{role}');
     CREATE TABLE "here, now" AS SELECT n, 'row ' || n AS words FROM generate_series(1, 3000) n;
     CREATE FOREIGN TABLE "there" (n int, words text) SERVER itself OPTIONS (table_name 'here, now');
 """
@@ -198,11 +198,11 @@ FOREIGN_TABLE = """
 async def test_a_foreign_table_is_what_psql_copies(database: str, plain: Plain, choice: CursorChoice) -> None:
     if not await plain.fetchval("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'postgres_fdw')"):
         pytest.skip("this server has no postgres_fdw")
-    name, host, port = await plain.fetchrow(
-        "SELECT current_database(), split_part(current_setting('unix_socket_directories'), ',', 1),"
+    name, role, host, port = await plain.fetchrow(
+        "SELECT current_database(), current_user, split_part(current_setting('unix_socket_directories'), ',', 1),"
         " current_setting('port')"
     )
-    await plain.execute(FOREIGN_TABLE.format(database=name, host=host, port=port))
+    await plain.execute(FOREIGN_TABLE.format(database=name, role=role, host=host, port=port))
     async with pooled(database) as pool:
         source = Opened(pool, await read_catalog(pool, ["there"]), choice)
         expected = await by_psql(database, "COPY (SELECT n, words FROM there) TO STDOUT WITH (FORMAT csv, HEADER)")
