@@ -74,6 +74,8 @@ class Room:
     def _wake(self) -> None:
         for number, _ in self._epoll.poll(0):
             waiter = self._waiters.pop(number)
+            if waiter.turn.done():
+                continue  # whoever waited has gone, and holds nothing any more
             if waiter.look and waiter.connection.fileno() == number:
                 waiter.look(waiter.connection)
             self._enqueue(waiter.turn)

@@ -20,6 +20,7 @@ from streamer.http import exports
 from streamer.http import listener as door
 from streamer.http.download import COPIED, ONE_WRITE
 from streamer.http.exports import BODIES
+from streamer.http.places import POOL, Places
 from streamer.http.routes import MAX_BODY
 from streamer.source.filters import MOST_VALUES
 from streamer.spool import pagecache
@@ -167,6 +168,35 @@ async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -
         assert await status_of(held, "HEAD", sealed.download) == 503
         client.vanish()
         await is_free_again(held, sealed.download)
+
+
+async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(serve: Serve) -> None:
+    """Read to the end, left in the middle, or cut off with their export; in either coding, and while they wait."""
+    held = await serve(max_followers=40)
+    (places,) = [found for found in gc.get_objects() if isinstance(found, Places) and found._capacity == 40]
+    sealed = await held.completed(BULK)
+    live = await held.export(BULK, at=1)
+    async with AsyncExitStack() as stack:
+        for number in range(36):
+            path = live.download if number % 2 else sealed.download
+            fields = {"Accept-Encoding": "gzip"} if number % 3 == 0 else None
+            client = await stack.enter_async_context(connection(held.url, receive=4096))
+            await client.send("GET", path, fields)
+            await client.begin()
+            if number in (6, 7, 8, 9):
+                client.vanish()
+
+        async def waiting() -> bool:
+            return places.free < POOL / 2
+
+        await eventually(waiting, "nothing waits in the sockets of the crowd")
+        await live.cancel()
+        assert (await ask(held.url, "GET", sealed.download)).body == BULK.whole
+
+    async def whole() -> bool:
+        return places.free == POOL
+
+    await eventually(whole, f"{POOL - places.free} bytes of the pool are lost")
 
 
 async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> None:

@@ -77,6 +77,17 @@ async def test_who_gave_up_waiting_may_wait_again(room: Room, pair: tuple[socket
     await asyncio.wait_for(last, PATIENCE)
 
 
+async def test_nobody_looks_for_one_who_has_gone(room: Room, pair: tuple[socket.socket, socket.socket]) -> None:
+    """What he held has been given back; counted again, it would be lost to the pool."""
+    connection, client = pair
+    fill(connection)
+    seen: list[socket.socket] = []
+    room.found(connection, seen.append).cancel()
+    drain(client, connection)
+    await asyncio.sleep(0.05)
+    assert seen == []
+
+
 async def test_room_is_found_in_a_socket_that_was_shut_for_its_next_write_tells(
     room: Room, pair: tuple[socket.socket, socket.socket]
 ) -> None:
