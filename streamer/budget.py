@@ -23,8 +23,8 @@ from streamer.spool.spool import GATHER_LIMIT
 KB, MB = 1024, 1024 * 1024
 
 # Measured: see tests/memory.
-BASE = 48 * MB  # the interpreter, the libraries, an idle server
-FOLLOWER = 22 * KB  # its connection, request, response and open file, also in the kernel
+BASE = 47 * MB  # the interpreter, the libraries, an idle server
+FOLLOWER = 26 * KB  # its connection, request, response and open file, also in the kernel
 CONNECTION = 10 * KB  # without a download, also in the kernel
 SOCKET = 4 * MB  # of a client that is not in a crowd: what the kernel gives by itself (net.ipv4.tcp_wmem)
 GZIP_STATE = 352 * KB  # of ISA-L at level 1, once it is in use

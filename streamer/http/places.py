@@ -19,8 +19,8 @@ from streamer.errors import Unavailable
 from streamer.http.room import LEAST_SHARE, held_for, limit_waiting, writable_at
 
 ALONE = 2  # downloads at once that are no crowd
-POOL = 8 * 1024 * 1024  # bytes that a crowd may hold beyond its least shares
-PART = 32  # one may hold a 32nd of what the others leave
+POOL = 5632 * 1024  # bytes that a crowd may hold beyond its least shares
+PART = 22  # one may hold a 22nd of what the others leave
 MOST_SHARE = 256 * 1024  # bytes that one may hold
 SEGMENT = 32 * 1024  # bytes that the kernel takes into the smallest buffer, if it is empty
 ROOMY = 768 * 1024  # bytes of a buffer that is left to the kernel, at first
