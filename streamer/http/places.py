@@ -30,8 +30,8 @@ SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which
 class Pool:
     """What a crowd may hold: bytes that are still free."""
 
-    def __init__(self, free: int = POOL) -> None:
-        self.free = free
+    def __init__(self) -> None:
+        self.free = POOL
 
 
 class Share:

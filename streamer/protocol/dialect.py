@@ -13,7 +13,7 @@ from streamer.model import Dialect
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_NULL = 64  # characters
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of what a spreadsheet takes for a formula
 SLICE = 64 * 1024  # bytes that are split at a time: a field of nothing but quotes has many pieces
 END_OF_DATA = "\\."
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
+from streamer.protocol.dialect import FORMULA_STARTS
 from streamer.source.catalog import PG_CATALOG, Column, Dataset
 from streamer.source.database import Connection
 from streamer.source.names import quote_identifier, quote_relation
 
 COMPARISONS = {Operator.GTE: ">=", Operator.GT: ">", Operator.LTE: "<=", Operator.LT: "<"}
 LIKE_WILDCARDS = str.maketrans({character: "\\" + character for character in "\\%_"})
-FORMULA_STARTS = r"('=', '+', '-', '@', E'\t', E'\r')"
+STARTS = ", ".join(f"E{start!r}" for start in FORMULA_STARTS)  # Python escapes them as PostgreSQL does
 BYTES = 'pg_catalog."C"'  # the collation that compares them
 QUOTE_LITERALS = """
     SELECT pg_catalog.array_agg(pg_catalog.quote_literal(value) ORDER BY place)
@@ -142,7 +143,7 @@ def _escaped(name: str, column: Column) -> str:
 
 def _guarded(text: str, escaped: str) -> str:
     return (
-        f"CASE WHEN {text} COLLATE {BYTES} < 'A' AND pg_catalog.left({text}, 1) COLLATE {BYTES} IN {FORMULA_STARTS} "
+        f"CASE WHEN {text} COLLATE {BYTES} < 'A' AND pg_catalog.left({text}, 1) COLLATE {BYTES} IN ({STARTS}) "
         f"THEN {escaped} ELSE {text} END"
     )
 
