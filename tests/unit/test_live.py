@@ -240,57 +240,54 @@ async def test_follower_of_an_export_that_may_be_left_alone_starts_no_time(live:
     assert not live.spool.ended
 
 
-async def test_stop_breaks_followers_and_waits_for_the_run_to_end(live: LiveExport) -> None:
-    started, cleaning, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+class Work:
+    """A run that goes on until it is cancelled, and then tidies up until it may end."""
 
-    async def work() -> None:
-        started.set()
+    def __init__(self) -> None:
+        self.started, self.tidying, self.may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.tidy = False
+
+    async def run(self) -> None:
+        self.started.set()
         try:
             await asyncio.Event().wait()
         finally:
-            cleaning.set()
-            await cleaned.wait()
+            self.tidying.set()
+            await self.may_end.wait()
+            self.tidy = True
 
-    task = asyncio.create_task(work())
+
+async def test_stop_breaks_followers_and_waits_for_the_run_to_end(live: LiveExport) -> None:
+    work = Work()
+    task = asyncio.create_task(work.run())
     running = asyncio.create_task(live.run(task))
-    await started.wait()
+    await work.started.wait()
     assert not live.waiting
     assert not running.done()
     stopping = asyncio.create_task(live.stop("the export was cancelled"))
-    await cleaning.wait()
+    await work.tidying.wait()
     assert not stopping.done()
     with Follower(live.spool) as follower, pytest.raises(TruncatedError, match="the export was cancelled"):
         await anext(follower)
-    cleaned.set()
+    work.may_end.set()
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(stopping, running)
     assert task.cancelled()
 
 
 async def test_stop_of_a_run_that_is_ending_already_lets_it_tidy_up(live: LiveExport) -> None:
-    started, tidying, free = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    tidied: list[str] = []
-
-    async def work() -> None:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            tidying.set()
-            await free.wait()
-            tidied.append("all of it")
-
-    running = asyncio.create_task(live.run(asyncio.create_task(work())))
-    await started.wait()
+    work = Work()
+    running = asyncio.create_task(live.run(asyncio.create_task(work.run())))
+    await work.started.wait()
     live.give_up("its report found it cancelled")
-    await tidying.wait()
+    await work.tidying.wait()
     stopping = asyncio.create_task(live.stop("the export was cancelled"))
     for _ in range(5):
         await asyncio.sleep(0)
-    free.set()
+    work.may_end.set()
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(stopping, running)
-    assert tidied == ["all of it"]
+    assert work.tidy
 
 
 async def test_stop_of_a_queued_export_returns_at_once(live: LiveExport) -> None:
