@@ -46,8 +46,8 @@ class Bar(Watcher):
         total: float | None = None
         if status.completed:
             total = progress.bytes
-        elif progress.percentage:
-            total = progress.bytes * 100 / progress.percentage
+        elif progress.processed_rows and progress.total_rows:  # the percentage may be that of an earlier run
+            total = progress.bytes * progress.total_rows / progress.processed_rows
         self._server_says = f"{status.state}, {rows_of(status)} rows"
         self._drawn.update(self._task, total=total)
         self._draw(self._server_says)
@@ -89,8 +89,8 @@ class _TwoLines(Progress):
 
 
 def rows_of(status: ExportStatus) -> str:
-    """How many rows of how many."""
+    """How many rows of how many, once that is known."""
     done, total = status.progress.processed_rows, status.progress.total_rows
-    if status.completed or total is None:
+    if status.completed or not total:
         return f"{done:,}"
     return f"{done:,} of {'about ' if status.progress.estimated else ''}{total:,}"

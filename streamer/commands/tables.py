@@ -35,6 +35,7 @@ def print_status(status: ExportStatus) -> None:
         "export": str(status.export_id),
         "state": _state(status),
         "error": status.error,
+        "notice": status.notice,
         "dataset": status.dataset,
         "columns": ", ".join(status.columns),
         "query": ", ".join(f"{name}={value}" for name, value in status.query.items() if (name, value) not in USUAL),

@@ -83,7 +83,9 @@ class Runner:
         delay = FIRST_DELAY * (1 << (live.attempts - 1))
         try:
             if not await self._written(
-                live, lambda: self._store.run_again(live.id, delay), lambda row: row.state is State.PENDING
+                live,
+                lambda: self._store.run_again(live.id, delay, live.percentage),
+                lambda row: row.state is State.PENDING,
             ):
                 return None
             await live.spool.rewind()
@@ -115,7 +117,7 @@ class Runner:
         try:
             async for attempt in _patiently(live):
                 with attempt:
-                    await self._store.fail(live.id, str(failure))
+                    await self._store.fail(live.id, str(failure), live.percentage)
         except Exception:
             log.exception("export %s: its failure could not be written; it is settled when its lease runs out", live.id)
         live.spool.fail(str(failure))
