@@ -24,7 +24,9 @@ BELOW = """
     SELECT root, member FROM family WHERE member <> root
 """
 STILL_NAMED = """
-    SELECT oid FROM pg_catalog.unnest($1::pg_catalog.oid[], $2::pg_catalog.text[]) AS given (oid, name)
+    SELECT oid
+    FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::pg_catalog.text[]))
+        AS given (oid, name)
     WHERE pg_catalog.to_regclass(name) = oid
 """
 
