@@ -30,7 +30,7 @@ from streamer.source.filters import listed, meaning_of, read_condition, read_ord
 from streamer.source.offers import SETTING as FILE
 from streamer.source.offers import Offer, read_offers, texts_of
 from streamer.source.query import LIKE_WILDCARDS
-from streamer.source.refinements import Refinements
+from streamer.source.restrictions import Restrictions
 from streamer.source.snapshot import open_snapshot
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ async def read_catalog(
     Raises StartError for a name that is no table or view of this database, and for a wrong file. When the catalog is
     read again, what is there no longer is left out.
     """
-    once = Refinements()
+    once = Restrictions()
     datasets = await _Reading(pool, names, file, role, once, strict=True).datasets()
     return Catalog(datasets, _Reading(pool, names, file, role, once, strict=False).datasets)
 
@@ -154,7 +154,7 @@ class _Reading:
         names: Sequence[str],
         file: Path | None,
         role: str | None,
-        once: Refinements,
+        once: Restrictions,
         *,
         strict: bool,
     ) -> None:

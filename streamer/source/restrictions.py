@@ -31,7 +31,7 @@ STILL_NAMED = """
 """
 
 
-class Refinements:
+class Restrictions:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}  # of the restricted relations, as the file had them
         self._below: set[tuple[int, int]] = set()  # a restricted relation, and one below it
