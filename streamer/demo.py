@@ -45,7 +45,7 @@ def run_demo(*, rows: int, port: int, directory: Path) -> None:
     """Seeds what is missing and serves until it is stopped, the database included. Raises StartError."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while PostgreSQL starts
     with _alone(directory), embedded_postgres(directory / "postgres") as url:
-        asyncio.run(_seed_and_serve(url, rows, port))
+        asyncio.run(_seed_and_serve(url, rows, port, directory))
 
 
 @contextmanager
@@ -60,13 +60,15 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
 
 
-async def _seed_and_serve(url: str, rows: int, port: int) -> None:
+async def _seed_and_serve(url: str, rows: int, port: int, directory: Path) -> None:
     with _terminated_between_steps():
         try:
             await _seed(url, rows)
         except (OSError, asyncpg.PostgresError) as error:
             raise StartError(f"the demo's table could not be filled: {error}") from error
-    settings = Settings(database_url=url, source_database_url=url, api_port=port)
+    settings = Settings(
+        database_url=url, source_database_url=url, api_port=port, export_storage_path=directory / "spool"
+    )
     await serve(
         settings,
         announce=lambda served: click.echo(WELCOME.format(rows=rows, url=served)),

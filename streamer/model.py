@@ -154,6 +154,7 @@ class Export:
     served: bool
     truncated: bool  # a limit has cut rows
     waiting_for: str | None  # `source`, while it is unfinished
+    folder: UUID | None  # in which its file lies; None before its first run, and in rows of older versions
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -202,4 +203,5 @@ PLAIN_COLUMNS = (
     "served",
     "truncated",
     "waiting_for",
+    "folder",
 )

@@ -30,7 +30,7 @@ from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
 from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck
-from streamer.source.database import Connections, Pool, connect
+from streamer.source.database import Connections, Pool, connect, one_line
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
@@ -61,7 +61,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             stack.enter_context(_rereading_at_hangup(catalog))
         owner = uuid4()
         store = Store(pools.store, owner)
-        await store.migrate()
+        await _claim(directory, store)
         sealed = SealedExports(store, directory)
         stack.callback(sealed.close)
         retention = Retention(store, directory, sealed, ttl=settings.export_ttl)
@@ -93,22 +93,40 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: queue.stop())
         stack.enter_context(directory.alive(owner))
-        await _start(queue)
         stack.push_async_callback(queue.stop)
+        listener, url = await _listen(app, settings, stack)  # a server without a port removes and takes over nothing
+        await _start(queue)
         await stack.enter_async_context(_in_background(retention.run()))
-        yield await _listen(app, settings, stack)
+        await _accept(listener, settings)
+        yield url
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.shutdown_grace):
                 await queue.drain()
                 await places.empty()
 
 
+async def _claim(directory: SpoolDirectory, store: Store) -> None:
+    """Brings the exports table to this version, and makes the folder its own. Raises StartError."""
+    with _unavailable_ends_the_start():
+        await store.migrate()
+        directory.claim(await store.identity())
+
+
 async def _start(queue: ExportQueue) -> None:
     """Raises StartError."""
-    try:
+    with _unavailable_ends_the_start():
         await queue.start()
+
+
+@contextmanager
+def _unavailable_ends_the_start() -> Iterator[None]:
+    try:
+        yield
     except Unavailable as error:
-        raise StartError(f"DATABASE_URL: {error}") from error
+        cause = f": {one_line(error.__cause__)}" if error.__cause__ else ""
+        raise StartError(f"DATABASE_URL: {error}{cause}") from error
+    except OSError as error:
+        raise StartError(f"EXPORT_STORAGE_PATH: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +226,8 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
         await asyncio.wait({task})
 
 
-async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> str:
+async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> tuple[Listener, str]:
+    """Takes the port; connections wait until the listener accepts. Raises StartError."""
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=BREAK_OFF)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
@@ -219,14 +238,26 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
         limit=_connections(settings.max_followers + SPARE_CONNECTIONS),
         stall_timeout=settings.follower_stall_timeout,
     )
-    try:
+    with _cannot_listen(settings):
         await listener.start()
+    host, port = runner.addresses[0][:2]
+    return listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def _accept(listener: Listener, settings: Settings) -> None:
+    """Raises StartError."""
+    with _cannot_listen(settings):
+        await listener.accept()
+
+
+@contextmanager
+def _cannot_listen(settings: Settings) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StartError(
             f"API_PORT: cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror}"
         ) from error
-    host, port = runner.addresses[0][:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _connections(wanted: int) -> int:

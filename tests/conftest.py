@@ -24,6 +24,7 @@ import pytest
 from streamer.config import Duration, Settings
 from streamer.embedded import embedded_postgres
 from streamer.server import serving
+from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.owners import PREFIX
 from tests.exporting import RemoteExport, create, until
 from tests.gates import GATED_ROWS, Gates
@@ -179,8 +180,13 @@ def gated(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> Gated:
 
 
 def files_in(folder: Path) -> set[str]:
-    """The names of all that is in a folder of spools, but for the locks of the servers that are alive."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith(PREFIX)}
+    """The names of all that is in a folder of spools, but for its identity and the locks of servers that are alive."""
+    return {path.name for path in folder.iterdir() if path.name != IDENTITY and not path.name.startswith(PREFIX)}
+
+
+def files_and_locks(folder: Path) -> set[str]:
+    """The names of all that is in a folder of spools, but for its identity."""
+    return {path.name for path in folder.iterdir()} - {IDENTITY}
 
 
 @asynccontextmanager

@@ -167,14 +167,21 @@ class Listener(web.BaseSite):
         return f"http://{self._host}:{self._port}"
 
     async def start(self) -> None:
-        """Raises OSError if it cannot listen there."""
+        """Takes the port, and accepts nothing yet. Raises OSError if it cannot be had."""
         await super().start()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._protocol, self._host, self._port, backlog=BACKLOG)
+        self._server = await loop.create_server(
+            self._protocol, self._host, self._port, backlog=BACKLOG, start_serving=False
+        )
         for listening in self._server.sockets:  # each connection inherits both, and the kernel doubles them (socket(7))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD // 2)
             limit_waiting(listening, LEAST_SHARE)
-        self._watching = loop.create_task(self.stalls.run(), name="stall watch")
+
+    async def accept(self) -> None:
+        """Raises OSError if another process listens there meanwhile."""
+        server = cast("asyncio.Server", self._server)
+        await server.start_serving()
+        self._watching = asyncio.get_running_loop().create_task(self.stalls.run(), name="stall watch")
 
     async def stop(self) -> None:
         if self._watching is not None:

@@ -28,13 +28,14 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
         "completedAt": _time(export.finished_at),
         "snapshotAt": _time(live.snapshot_at if live else export.snapshot_at),
         "expiresAt": _time(_expiry(export, ttl)),
+        "removedAt": _time(export.removed_at),
         "waitingFor": _waiting_for(export, live),
         "attempts": export.attempts,
         **_request(export.spec),
         "truncated": export.truncated,
         "sha256": export.sha256.hex() if export.sha256 else None,
         "etag": entity_tag(export.id),
-        "links": links(export.id),
+        "links": links(export.id) if export.removed_at is None else {"self": links(export.id)["self"]},
     }
 
 

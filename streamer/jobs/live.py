@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -25,12 +25,14 @@ class LiveExport:
         *,
         note_served: Callable[[], Coroutine[Any, Any, object]],
         source_away: Callable[[], bool] = lambda: False,
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.id = export_id
         self.spool = spool
         self.label: Label | None = None  # once there is a row
         self._note_served = note_served
         self._source_away = source_away
+        self._reading = reading
         self.waits = 0  # runs in a row that got no snapshot
         self._created = asyncio.get_running_loop().time()
         self._first_wait: float | None = None  # when the first of them ended
@@ -189,11 +191,12 @@ class LiveExport:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """While somebody follows, the export is not abandoned."""
+        """While somebody follows, the export is not abandoned, and its file is not removed when it is completed."""
         self._followers += 1
         self._stay()
         try:
-            yield
+            with self._reading():
+                yield
         finally:
             self._followers -= 1
             if self._abandon and not self._followers and not self.spool.ended:

@@ -74,7 +74,8 @@ class ExportQueue:
     async def start(self) -> None:
         """Settles what dead servers left, removes files that belong to no export, and begins to work."""
         await self._take_over()
-        await self._sweep()
+        await self._retention.sweep()
+        await self._retention.name_unknown()
         self._services = [self._spawn(self._work(), f"worker {number}") for number in range(self._concurrency)]
         self._services.append(self._spawn(self._keep_leases(), "leases"))
 
@@ -113,9 +114,9 @@ class ExportQueue:
             raise Unavailable("the server is stopping")
         if key is not None and (known := await self._store.by_key(key)):
             return _same(known, spec)
+        self._check_capacity()  # before a completed export is given up for this one
         await self._retention.make_room()
-        if sum(live.waiting for live in self._live.values()) >= self._capacity:
-            raise QueueFull(f"{self._capacity} exports are waiting already")
+        self._check_capacity()
         live = self._hold(uuid4())
         inserted = await asyncio.shield(self._spawn(self._insert(live, spec, key, abandon_after), "submit"))
         if inserted:
@@ -124,6 +125,10 @@ class ExportQueue:
         known = await self._store.by_key(key)  # somebody was faster with the same key
         assert known is not None
         return _same(known, spec)
+
+    def _check_capacity(self) -> None:
+        if sum(live.waiting for live in self._live.values()) >= self._capacity:
+            raise QueueFull(f"{self._capacity} exports are waiting already")
 
     async def get(self, export_id: UUID) -> Export:
         """Raises NotFound. Who is told that an export is completed finds it sealed: the row is written before that."""
@@ -163,15 +168,14 @@ class ExportQueue:
         cancelled = await self._store.cancel(export_id, live.percentage if live else 0.0)
         if cancelled is not None and (live := self._live.pop(export_id, None)):
             await live.stop(CANCELLED)
+            await self._directory.remove(export_id)  # what its run has left to the row
         return cancelled
 
     async def _remove(self, export_id: UUID) -> Export:
         if cancelled := await self._cancel_unfinished(export_id):
             return cancelled
         export = await self._finished(export_id)
-        self._directory.remove(export_id)
-        await self._store.note_removed(export_id)
-        self._sealed.drop(export_id)
+        await self._retention.remove(export_id)
         return export
 
     async def _finished(self, export_id: UUID) -> Export:
@@ -188,6 +192,7 @@ class ExportQueue:
             self._directory.create(export_id, self._retention.keep_room),
             note_served=lambda: self._store.note_served(export_id),
             source_away=lambda: self._gate.away,
+            reading=lambda: self._sealed.reading(export_id),
         )
         self._live[export_id] = live
         return live
@@ -241,7 +246,7 @@ class ExportQueue:
         ):
             with attempt:
                 async with self._claiming:  # one at a time, each with a list that is true
-                    return await self._store.claim(self._waiting())
+                    return await self._store.claim(self._waiting(), self._directory.id)
         raise AssertionError("tenacity retries for ever")
 
     async def _keep_leases(self) -> None:
@@ -252,6 +257,9 @@ class ExportQueue:
                 await self._let_go()
                 if not self._stopping:
                     await self._take_over()
+                self._directory.restore()
+            except Unavailable as error:
+                log.warning("the leases could not be renewed: %s: %r", error, error.__cause__)
             except Exception:
                 log.exception("the leases could not be renewed")
             if self._waiting() and self._permits.locked():
@@ -276,20 +284,13 @@ class ExportQueue:
             running = self._running()
             for export in await self._store.settle(dead, running, served=SERVED, exhausted=EXHAUSTED):
                 log.warning("export %s failed: %s", export.id, export.error)
-                self._directory.remove(export.id)
+                await self._directory.remove(export.id)
             adopted = await self._store.adopt(dead, running)
         for export in adopted:
             log.warning("export %s is run again: its server died", export.id)
-            self._directory.remove(export.id)
             if export.id not in self._live:
                 self._hold(export.id).label = Label.of(export)
             self._permits.release()
-
-    async def _sweep(self) -> None:
-        found = self._directory.export_ids()
-        for export_id in found - await self._store.kept(found):
-            log.info("removed the file of export %s, which nobody can ask for", export_id)
-            self._directory.remove(export_id)
 
     async def _leave(self, live: LiveExport, reason: str = RELEASED) -> None:
         """By the rule for exports whose server is no more, while it still is."""

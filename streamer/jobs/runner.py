@@ -2,6 +2,10 @@
 
 The order at the end is the rule of the house: all bytes on disk, then the row, then the followers are told. Whoever has
 the last byte, or sees the connection break, finds the same verdict in the status.
+
+Once all bytes are on disk, the row alone decides about the file. Its answer may be late or lost, so a run that ends
+without it leaves the file where it is; the sweep removes it if the row says so. A whole export waits for a table that
+is locked or read-only until the row is another server's, or this server stops.
 """
 
 import asyncio
@@ -13,7 +17,7 @@ from datetime import datetime, timedelta
 
 import tenacity
 
-from streamer.errors import ExportFailure, SourceAway, SourceWait, TransientFailure
+from streamer.errors import ExportFailure, SourceAway, SourceWait, TransientFailure, Unavailable
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
@@ -78,7 +82,9 @@ class Runner:
         sealed = await live.spool.finish()
         if sealed.rows != total:
             raise ExportFailure(f"{sealed.rows} records were written for {total} rows")
+        live.spool.kept = True
         if not await self._complete(live, sealed, truncated=rows.truncated):
+            live.spool.kept = False
             raise ExportFailure(ENDED_ELSEWHERE)
         live.spool.seal()
         log.info("export %s completed: %d rows, %d bytes", live.id, sealed.rows, sealed.length)
@@ -89,6 +95,7 @@ class Runner:
             live,
             lambda: self._store.complete(live.id, sealed, live.rows_per_second(), truncated=truncated),
             lambda row: row.state is State.COMPLETED and row.sha256 == sealed.sha256,
+            retrying=_persistently(live),
         )
 
     async def _wait(self, live: LiveExport, failure: SourceWait) -> timedelta | None:
@@ -115,7 +122,7 @@ class Runner:
     async def _requeued(self, live: LiveExport, change: Callable[[], Awaitable[Export | None]]) -> bool:
         """Whether the row says that the export is to be run again, and its spool is empty."""
         try:
-            if not await self._written(live, change, lambda row: row.state is State.PENDING):
+            if not await self._written(live, change, lambda row: row.state is State.PENDING, retrying=_patiently(live)):
                 return False
             await live.spool.rewind()
         except Exception:
@@ -135,13 +142,18 @@ class Runner:
         return delay
 
     async def _written(
-        self, live: LiveExport, change: Callable[[], Awaitable[Export | None]], as_wanted: Callable[[Export], bool]
+        self,
+        live: LiveExport,
+        change: Callable[[], Awaitable[Export | None]],
+        as_wanted: Callable[[Export], bool],
+        *,
+        retrying: tenacity.AsyncRetrying,
     ) -> bool:
         """Whether the row is `as_wanted`. A database that does not answer is asked again, and may have heard before.
 
         There is much to lose: an export that is whole, or one whose source was cut off together with the table.
         """
-        async for attempt in _patiently(live):
+        async for attempt in retrying:
             with attempt:
                 if await change():
                     return True
@@ -174,6 +186,8 @@ class Runner:
             try:
                 if await self._store.note_progress(live.id, snapshot_at, live.progress()) is None:
                     live.give_up(ENDED_ELSEWHERE)
+            except Unavailable as error:
+                log.warning("export %s: its progress could not be written: %s", live.id, error)
             except Exception:
                 log.exception("export %s: its progress could not be written", live.id)
             await asyncio.sleep(REPORT_INTERVAL)
@@ -186,9 +200,20 @@ def _pause(waits: int) -> float:
 
 def _patiently(live: LiveExport) -> tenacity.AsyncRetrying:
     """A statement to the table is tried again for as long as the lease may last."""
+    return _retrying(live, tenacity.stop_after_delay(LEASE.total_seconds()))
+
+
+def _persistently(live: LiveExport) -> tenacity.AsyncRetrying:
+    """A statement is tried again for as long as the table is not to be had; after other errors as `_patiently`."""
+    lease = tenacity.stop_after_delay(LEASE.total_seconds())
+    return _retrying(live, lambda state: lease(state) and not isinstance(_error_of(state), Unavailable))
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _retrying(live: LiveExport, stop: Callable[[tenacity.RetryCallState], bool]) -> tenacity.AsyncRetrying:
     return tenacity.AsyncRetrying(
-        stop=tenacity.stop_after_delay(LEASE.total_seconds()),
-        wait=PAUSES,
-        before_sleep=say_waiting(log, f"export {live.id}"),
-        reraise=True,
+        stop=stop, wait=PAUSES, before_sleep=say_waiting(log, f"export {live.id}"), reraise=True
     )

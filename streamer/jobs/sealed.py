@@ -3,11 +3,17 @@
 A range of a few kilobytes costs less than a statement to the database and an `open`. So the row and the file of an
 export that was just read are kept, for as long as `FRESH` says without asking again, and for `LIMIT` exports at most. A
 file is closed when it is no longer kept and the last reader has given it back.
+
+What is served is what was sealed: the file is hashed before this process serves it for the first time, unless it sealed
+it itself, and again when its inode, size or time of modification have changed.
 """
 
 import asyncio
 import logging
+import os
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import monotonic
 from typing import BinaryIO, Self
@@ -17,27 +23,28 @@ from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Una
 from streamer.jobs.store import Store
 from streamer.model import Export, State
 from streamer.protocol.disposition import Label
-from streamer.spool.directory import SpoolDirectory
+from streamer.spool.directory import SpoolDirectory, Stamp
 from streamer.spool.pagecache import read_if_cached
 
 log = logging.getLogger(__name__)
 
 LIMIT = 64  # open files that nobody may be reading
 FRESH = 1.0  # seconds: so long a file may be served after another server has removed it
+NOTING = 1.0  # seconds that a download waits for the table to note that it was used
 GONE = "the file of this export is gone, or damaged; start a new one"
+ELSEWHERE = "the file of this export is in the folder of another server"
 
 
 class SealedExport:
-    """A completed export that is lent to readers: `with` gives it back. Its file is opened for the first who reads."""
+    """A completed export and its open file, lent to readers: `with` gives it back."""
 
     broken: "asyncio.Future[str] | None" = None  # all of it is there
 
-    def __init__(self, export: Export, directory: SpoolDirectory, readers: Counter[UUID]) -> None:
+    def __init__(self, export: Export, file: BinaryIO, readers: Counter[UUID]) -> None:
         self.export = export
         self.label = Label.of(export)
+        self.file = file
         self._readers = readers
-        self._directory = directory
-        self._file: BinaryIO | None = None
         self.length = export.progress.bytes
         self._fresh_until = monotonic() + FRESH
         self._holders = 1  # the shelf itself
@@ -47,20 +54,6 @@ class SealedExport:
         """In whole seconds, as HTTP writes it."""
         assert self.export.finished_at is not None
         return self.export.finished_at.replace(microsecond=0)
-
-    def open(self) -> None:
-        """Opens the file, if nobody has yet. Raises ExportGone if it has been removed, or is not what was sealed."""
-        if self._file is None:
-            try:
-                self._file = self._directory.open(self.export.id, self.length)
-            except FileNotFoundError as error:
-                raise ExportGone(GONE) from error
-
-    @property
-    def file(self) -> BinaryIO:
-        """The open file."""
-        assert self._file is not None
-        return self._file
 
     @property
     def fresh(self) -> bool:
@@ -77,17 +70,21 @@ class SealedExport:
 
     def give_back(self) -> None:
         self._holders -= 1
-        if not self._holders and self._file is not None:
-            self._file.close()
+        if not self._holders:
+            self.file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._readers[self.export.id] -= 1
-        if not self._readers[self.export.id]:
-            del self._readers[self.export.id]
+        _leave(self._readers, self.export.id)
         self.give_back()
+
+
+def _leave(readers: Counter[UUID], export_id: UUID) -> None:
+    readers[export_id] -= 1
+    if not readers[export_id]:
+        del readers[export_id]
 
 
 class SealedExports:
@@ -98,7 +95,7 @@ class SealedExports:
         self._directory = directory
         self._kept: OrderedDict[UUID, SealedExport] = OrderedDict()
         self._readers: Counter[UUID] = Counter()
-        self._verified: set[UUID] = set()
+        self._verified: dict[UUID, Stamp] = {}
         self._verifying: dict[UUID, asyncio.Task[None]] = {}
 
     async def borrow(self, export_id: UUID) -> SealedExport:
@@ -112,38 +109,58 @@ class SealedExports:
 
     def trust(self, export_id: UUID) -> None:
         """The file was sealed by this very process."""
-        self._verified.add(export_id)
+        with suppress(OSError):  # it is hashed then, if it is there
+            self._verified[export_id] = self._directory.stamp(export_id)
 
     async def open(self, sealed: SealedExport) -> None:
-        """Opens the file for reading; one that this process has not sealed is hashed before the first time.
+        """To be awaited before a byte of it leaves. Raises ExportGone and Unavailable as `borrow` does."""
+        if self._verified.get(sealed.export.id) != Stamp.of(os.fstat(sealed.file.fileno())):
+            await self._verified_once(sealed)
 
-        Raises ExportGone if it has been removed, or is not what was sealed.
-        """
-        if sealed.export.id not in self._verified:
-            await self._verified_once(sealed.export)
-        sealed.open()
-
-    async def _verified_once(self, export: Export) -> None:
-        """However many ask at once. Raises ExportGone."""
-        verifying = self._verifying.get(export.id)
+    async def _verified_once(self, sealed: SealedExport) -> None:
+        """However many ask at once."""
+        verifying = self._verifying.get(sealed.export.id)
         if verifying is None:
-            verifying = self._verifying[export.id] = asyncio.create_task(self._verify(export))
-            verifying.add_done_callback(lambda _: self._verifying.pop(export.id))
+            verifying = self._verifying[sealed.export.id] = asyncio.create_task(self._verify(sealed.export))
+            verifying.add_done_callback(lambda _: self._verifying.pop(sealed.export.id))
         await asyncio.shield(verifying)
 
     async def _verify(self, export: Export) -> None:
+        """Raises ExportGone and Unavailable."""
         try:
+            before = self._directory.stamp(export.id)
             intact = await self._directory.sha256(export.id) == export.sha256
+            intact &= self._directory.stamp(export.id) == before
         except OSError as error:
-            raise ExportGone(GONE) from error
+            raise self._missing(export) from error
         if not intact:
             log.error("the file of export %s is not what was sealed: its SHA-256 differs", export.id)
-            raise ExportGone(GONE)
-        self._verified.add(export.id)
+            self.drop(export.id)
+            raise self._missing(export)
+        self._verified[export.id] = before
+
+    def _missing(self, export: Export) -> ClientError:
+        """What to say of a completed export without a whole file here."""
+        here = export.folder is None or export.folder == self._directory.id
+        return ExportGone(GONE) if here else Unavailable(ELSEWHERE)
+
+    @contextmanager
+    def reading(self, export_id: UUID) -> Iterator[None]:
+        """While the context is open the file is being downloaded, whether it is sealed yet or not."""
+        self._readers[export_id] += 1
+        try:
+            yield
+        finally:
+            _leave(self._readers, export_id)
 
     def is_read(self, export_id: UUID) -> bool:
-        """Whether somebody is downloading it from here."""
+        """Whether it is being downloaded from here."""
         return export_id in self._readers
+
+    @property
+    def being_read(self) -> list[UUID]:
+        """Those that are being downloaded from here."""
+        return list(self._readers)
 
     def forget(self, export_id: UUID) -> None:
         """It is kept no longer; whoever asks next has it looked up again."""
@@ -153,7 +170,7 @@ class SealedExports:
     def drop(self, export_id: UUID) -> None:
         """Its file is removed."""
         self.forget(export_id)
-        self._verified.discard(export_id)
+        self._verified.pop(export_id, None)
 
     def close(self) -> None:
         for export_id in list(self._kept):
@@ -165,8 +182,25 @@ class SealedExports:
             raise NotFound(f"there is no export {export_id}")
         if export.state is not State.COMPLETED or export.removed_at is not None:
             raise refusal(export)
-        await self._store.note_used(export_id)
-        return SealedExport(export, self._directory, self._readers)
+        try:
+            file = self._directory.open(export_id, export.progress.bytes)
+        except FileNotFoundError as error:
+            raise self._missing(export) from error
+        found = SealedExport(export, file, self._readers)
+        try:
+            await self._note_used(export_id)
+        except BaseException:
+            found.give_back()
+            raise
+        return found
+
+    async def _note_used(self, export_id: UUID) -> None:
+        """A table that cannot be written to keeps no completed export from being downloaded."""
+        try:
+            async with asyncio.timeout(NOTING):
+                await self._store.note_used(export_id)
+        except (Unavailable, TimeoutError) as error:
+            log.warning("that export %s is used could not be noted: %r", export_id, error.__cause__ or error)
 
     def _keep(self, found: SealedExport) -> SealedExport:
         self.forget(found.export.id)  # somebody may have been faster

@@ -12,13 +12,14 @@ SQL, and one that this version cannot read is never taken over.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from uuid import UUID
 
 import asyncpg
+import tenacity
 
 from streamer.errors import StartError, Unavailable
 from streamer.model import SPEC_VERSION, Export, ExportSpec, Place, Progress, State, read_spec
@@ -32,6 +33,24 @@ RENEWAL = LEASE / 3
 PATIENCE = 10.0  # seconds for a connection, and for the answer to a statement
 PAGE_SPECS = 32 * 1024  # bytes of what the exports of one page of the list ask for; the last one may go beyond
 ATTEMPTS = 3  # to run an export of which no byte has been served
+
+
+CONFLICTS = 10  # times that a statement may give way to another one
+CONFLICT = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+NOT_NOW = (
+    *CONFLICT,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, or a disk that is nearly full
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,  # by a statement_timeout of the role
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+)
+"""What keeps a statement from the table for a while, and is no fault of the statement."""
+
+UsedAt = tuple[datetime, UUID]
+"""A place in the order in which completed exports were used: when one was, and its id."""
 
 
 def _statements() -> dict[str, str]:
@@ -49,11 +68,18 @@ class Store:
     async def migrate(self) -> None:
         """Brings the table to this version. Raises StartError."""
         try:
-            async with self._pool.acquire() as connection, connection.transaction():
+            # Otherwise what another server does while this one waits for the lock would not be seen.
+            async with self._pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+                await connection.execute("SET LOCAL statement_timeout = 0")
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
                 await _migrate(connection)
         except (asyncpg.PostgresError, *LOST) as error:
             raise StartError(f"DATABASE_URL: the exports table cannot be made: {one_line(error)}") from error
+
+    async def identity(self) -> UUID:
+        """What tells this exports table from all others. Raises Unavailable."""
+        rows = await self._rows("identity")
+        return UUID(str(rows[0]["id"]))
 
     async def insert(self, export_id: UUID, spec: ExportSpec, key: str | None = None) -> Export | None:
         """None if the idempotency key is known already."""
@@ -72,9 +98,9 @@ class Store:
         rows = await self._rows("page", list(states), created_at, export_id, limit, PAGE_SPECS)
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
-    async def claim(self, waiting: Sequence[UUID]) -> Export | None:
-        """Takes the oldest of the exports that wait here: pending → processing."""
-        return await self._one("claim", self._owner, waiting, LEASE)
+    async def claim(self, waiting: Sequence[UUID], folder: UUID) -> Export | None:
+        """Takes the oldest of the exports that wait here: pending → processing. Its file will lie in `folder`."""
+        return await self._one("claim", self._owner, waiting, LEASE, folder)
 
     async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> Export | None:
         """None if the export is no longer this owner's to run."""
@@ -124,9 +150,9 @@ class Store:
     async def cancel(self, export_id: UUID, percentage: float) -> Export | None:
         return await self._one("cancel", export_id, percentage)
 
-    async def note_removed(self, export_id: UUID) -> None:
-        """The file of a finished export is gone."""
-        await self._rows("remove", export_id)
+    async def note_removed(self, export_ids: Sequence[UUID]) -> list[UUID]:
+        """The files of finished exports are going away. Gives those that had not been removed yet."""
+        return [row["id"] for row in await self._rows("remove", export_ids)]
 
     async def renew_leases(self, waiting: Sequence[UUID], running: Sequence[UUID]) -> None:
         await self._rows("renew", self._owner, LEASE, waiting, running)
@@ -154,17 +180,27 @@ class Store:
         """Somebody has begun to download it."""
         await self._rows("use", export_id)
 
-    async def expired(self, ttl: timedelta) -> list[UUID]:
-        """Completed exports that ended more than `ttl` ago."""
-        return [row["id"] for row in await self._rows("expired", ttl)]
+    async def expired(self, folder: UUID, ttl: timedelta, read: Sequence[UUID], limit: int) -> list[UUID]:
+        """Completed exports that lie in `folder` and ended more than `ttl` ago, but for those that are `read`."""
+        return [row["id"] for row in await self._rows("expired", folder, ttl, read, limit)]
 
-    async def least_used(self) -> list[UUID]:
-        """Completed exports, the least recently used first."""
-        return [row["id"] for row in await self._rows("least_used")]
+    async def least_used(self, folder: UUID, after: UsedAt | None, read: Sequence[UUID], limit: int) -> list[UsedAt]:
+        """Completed exports that lie in `folder`, least recently used first, after a place in that order."""
+        used_at, export_id = after or (None, UUID(int=0))
+        rows = await self._rows("least_used", folder, used_at, export_id, read, limit)
+        return [(row["used_at"], row["id"]) for row in rows]
 
-    async def kept(self, export_ids: Iterable[UUID]) -> set[UUID]:
-        """Those of `export_ids` whose file must stay."""
-        return {row["id"] for row in await self._rows("kept", list(export_ids))}
+    async def locate(self, folder: UUID, found: Sequence[UUID]) -> None:
+        """Notes the folder of exports of older versions, whose files were found in it."""
+        await self._rows("locate", folder, found)
+
+    async def garbage(self, folder: UUID, found: Sequence[UUID], sizes: Sequence[int]) -> list[UUID]:
+        """Of the exports whose files of these sizes were found in `folder`, those that no download needs."""
+        return [row["id"] for row in await self._rows("garbage", folder, found, sizes)]
+
+    async def unknown(self, found: Sequence[UUID]) -> list[UUID]:
+        """Those that have no row."""
+        return [row["id"] for row in await self._rows("unknown", found)]
 
     async def _one(self, statement: str, *arguments: object) -> Export | None:
         """The export that a statement gives, or has changed; None if there is none."""
@@ -180,14 +216,35 @@ class Store:
         assert task is not None
         cancellations = task.cancelling()
         try:
-            async with self._pool.acquire(timeout=PATIENCE) as connection:
-                rows: list[asyncpg.Record] = await connection.fetch(self._sql[statement], *arguments, timeout=PATIENCE)
-                return rows
+            async for attempt in _again_after_conflicts():
+                with attempt:
+                    return await self._fetch(self._sql[statement], arguments)
+            raise AssertionError("tenacity either returns an attempt or raises")
         except LOST as error:
             raise Unavailable("the database does not answer") from error
+        except NOT_NOW as error:
+            raise Unavailable("the exports table cannot be used at the moment") from error
         finally:
             if task.cancelling() > cancellations:
                 raise asyncio.CancelledError
+
+    async def _fetch(self, sql: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        async with self._pool.acquire(timeout=PATIENCE) as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=PATIENCE)
+            return rows
+
+
+def _again_after_conflicts() -> tenacity.AsyncRetrying:
+    """A statement that gave way to another one is begun anew.
+
+    Each statement is a transaction of its own and does not depend on the isolation that is the default of the role.
+    """
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(CONFLICT),
+        stop=tenacity.stop_after_attempt(CONFLICTS),
+        wait=tenacity.wait_random(0, 0.1),
+        reraise=True,
+    )
 
 
 async def _migrate(connection: Connection) -> None:

@@ -1,22 +1,67 @@
-"""The folder of spools: names, opening for reading, sweeping."""
+"""The folder of spools: whose it is, names, how much room there is, opening for reading, removing.
+
+The folder belongs to one exports table, which its file `.identity` names. How many bytes all spools have is counted now
+and then, and kept up to date in between by what this process writes and removes: a folder may hold many files.
+
+A file that cannot be removed is no failure of the caller, whose row says already that it is gone. It is remembered in
+`undeletable`, and removing it is tried again.
+"""
 
 import asyncio
 import hashlib
+import logging
 import os
-import shutil
-from collections.abc import Awaitable, Callable
+import stat
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-from uuid import UUID
+from time import monotonic
+from typing import BinaryIO, TypeVar
+from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
 from streamer.errors import StartError
 from streamer.spool import owners
+from streamer.spool.identity import NAME, Identity, establish
 from streamer.spool.spool import Spool
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".csv"
 PROBE = ".probe"
+RECOUNT = 10.0  # seconds after which the bytes of all spools are counted anew: other servers write here, too
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """What has to be freed before another byte may be written, in bytes and in files."""
+
+    bytes: int = 0
+    files: int = 0
+
+    def __bool__(self) -> bool:
+        return self.bytes > 0 or self.files > 0
+
+    def after(self, removed: Collection[int]) -> "Shortage":
+        """What is left of it when files of these sizes are gone."""
+        return Shortage(max(0, self.bytes - sum(removed)), max(0, self.files - len(removed)))
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when a file is replaced or written to."""
+
+    inode: int
+    size: int
+    modified: int  # ns
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "Stamp":
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class SpoolDirectory:
@@ -27,6 +72,12 @@ class SpoolDirectory:
         self._executor = executor
         self._most = most
         self._reserve = reserve
+        self._identity: Identity | None = None
+        self._relock: Callable[[], None] | None = None
+        self._spools: WeakValueDictionary[UUID, Spool] = WeakValueDictionary()
+        self._used = 0  # bytes
+        self._counted_at: float | None = None
+        self.undeletable: set[UUID] = set()
 
     def prepare(self) -> None:
         """Makes sure that spools can be written here. Raises StartError."""
@@ -38,26 +89,84 @@ class SpoolDirectory:
         except OSError as error:
             raise StartError(f"EXPORT_STORAGE_PATH: cannot write to {self._path}: {error.strerror}") from error
 
-    def alive(self, owner: UUID) -> AbstractContextManager[None]:
-        """While the context is open, the other servers of this folder know that this one is alive."""
-        return owners.alive(self._path, owner)
+    def claim(self, store: UUID) -> None:
+        """Makes the folder that of this exports table. Raises StartError if it is another's."""
+        try:
+            found = establish(self._path, Identity(store, uuid4()))
+        except (OSError, ValueError) as error:
+            raise StartError(f"EXPORT_STORAGE_PATH: {self._path} has no identity: {error}") from error
+        if found.store != store:
+            raise StartError(
+                f"EXPORT_STORAGE_PATH: {self._path} holds the exports of another database; choose another folder"
+                f" (or remove {self._path / NAME}, if that database is no more)"
+            )
+        self._identity = found
+
+    @property
+    def id(self) -> UUID:
+        """What rows call this folder."""
+        assert self._identity is not None, "the folder has not been claimed"
+        return self._identity.folder
+
+    @contextmanager
+    def alive(self, owner: UUID) -> Iterator[None]:
+        """While the context is open, the other servers of this folder know that this one is alive.
+
+        Raises StartError where files cannot be locked.
+        """
+        with ExitStack() as stack:
+            try:
+                self._relock = stack.enter_context(owners.alive(self._path, owner))
+            except OSError as error:
+                raise StartError(
+                    f"EXPORT_STORAGE_PATH: cannot lock a file in {self._path}: {error.strerror}"
+                ) from error
+            yield
 
     def dead_owners(self) -> AbstractContextManager[list[UUID]]:
         """The servers of this folder that have died; forgotten once the context is left well."""
         return owners.dead_owners(self._path)
 
+    def restore(self) -> None:
+        """Makes the folder anew if it was deleted while the server runs. Raises OSError."""
+        if self._identity is None or (self._path / NAME).exists():
+            return
+        log.error("the folder %s was deleted: it is made anew", self._path)
+        self._path.mkdir(parents=True, exist_ok=True)
+        establish(self._path, self._identity)
+        if self._relock is not None:
+            self._relock()
+
     def create(self, export_id: UUID, keep_room: Callable[[], Awaitable[None]]) -> Spool:
         """A spool that is not open yet: it can be followed, and has no file. It asks for room while it grows."""
-        return Spool(self.file_of(export_id), self._executor, keep_room)
+        spool = Spool(self.file_of(export_id), self._executor, keep_room, self._grow)
+        self._spools[export_id] = spool
+        return spool
 
-    async def has_room(self) -> bool:
-        """Whether another byte may be written."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._measure)
+    async def shortage(self, *, recount: bool = False) -> Shortage:
+        """What has to be freed before another byte may be written. Raises OSError."""
+        if recount or (self._most is not None and self._count_is_old()):
+            await self.spools()
+        disk = await self._in_thread(self._disk)
+        needed = self._reserve + 1 - disk.f_bavail * disk.f_frsize
+        if self._most is not None:
+            needed = max(needed, self._used + 1 - self._most)
+        return Shortage(max(0, needed), 1 if disk.f_files and not disk.f_favail else 0)
 
-    def _measure(self) -> bool:
-        if shutil.disk_usage(self._path).free <= self._reserve:
-            return False
-        return self._most is None or sum(map(_size, self._path.glob(f"*{SUFFIX}"))) < self._most
+    @property
+    def used(self) -> int:
+        """The bytes of all spools, as far as is known."""
+        return self._used
+
+    async def spools(self) -> dict[UUID, int]:
+        """The sizes of all spools, in bytes, for each export that has one here. Raises OSError."""
+        self._used, spools = await self._in_thread(self._scan)
+        self._counted_at = monotonic()
+        return spools
+
+    async def sizes(self, export_ids: Collection[UUID]) -> list[int | None]:
+        """The sizes of their files, None where there is none."""
+        return await self._in_thread(lambda: [_size(self.file_of(export_id)) for export_id in export_ids])
 
     def open(self, export_id: UUID, length: int) -> BinaryIO:
         """A file object of one's own on a sealed spool of `length` bytes.
@@ -71,20 +180,73 @@ class SpoolDirectory:
             stack.pop_all()
         return file
 
+    def stamp(self, export_id: UUID) -> Stamp:
+        """Raises OSError."""
+        return Stamp.of(self.file_of(export_id).stat())
+
     async def sha256(self, export_id: UUID) -> bytes:
         """The digest of what is in the file now. Raises OSError."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, _sha256, self.file_of(export_id))
+        return await self._in_thread(lambda: _sha256(self.file_of(export_id)))
 
-    def remove(self, export_id: UUID) -> None:
-        """Whoever has the file open reads it to its end."""
-        self.file_of(export_id).unlink(missing_ok=True)
+    async def remove(self, *export_ids: UUID) -> list[int]:
+        """Removes their files; readers that have one open read it to its end. Gives the sizes of those removed.
 
-    def export_ids(self) -> set[UUID]:
-        """The exports that have a file here."""
-        return {found for path in self._path.glob(f"*{SUFFIX}") if (found := _export_id(path)) is not None}
+        What cannot be removed is logged, and is in `undeletable`.
+        """
+        removed = await self._in_thread(lambda: [self._remove(export_id) for export_id in export_ids])
+        sizes = [size for size in removed if size is not None]
+        self._grow(-sum(sizes))
+        return sizes
+
+    def is_written(self, export_id: UUID) -> bool:
+        """Whether this process is writing it, or is about to."""
+        spool = self._spools.get(export_id)
+        return spool is not None and not spool.ended
 
     def file_of(self, export_id: UUID) -> Path:
         return self._path / f"{export_id}{SUFFIX}"
+
+    def _remove(self, export_id: UUID) -> int | None:
+        file = self.file_of(export_id)
+        try:
+            size = file.stat().st_size
+            file.unlink()
+        except FileNotFoundError:
+            size = None
+        except OSError as error:
+            if export_id not in self.undeletable:
+                log.warning("the file of export %s cannot be removed: %s", export_id, error)
+            self.undeletable.add(export_id)
+            return None
+        self.undeletable.discard(export_id)
+        return size
+
+    def _disk(self) -> os.statvfs_result:
+        try:
+            return os.statvfs(self._path)
+        except FileNotFoundError:
+            self.restore()
+            return os.statvfs(self._path)
+
+    def _scan(self) -> tuple[int, dict[UUID, int]]:
+        """The bytes of all files with the suffix of spools, also of such as are not ours, and the spools."""
+        used, spools = 0, {}
+        with suppress(FileNotFoundError), os.scandir(self._path) as entries:
+            for entry in entries:
+                if entry.name.endswith(SUFFIX) and (size := _size(Path(entry.path))) is not None:
+                    used += size
+                    if (export_id := _export_id(Path(entry.name))) is not None:
+                        spools[export_id] = size
+        return used, spools
+
+    def _grow(self, size: int) -> None:
+        self._used = max(0, self._used + size)
+
+    def _count_is_old(self) -> bool:
+        return self._counted_at is None or monotonic() - self._counted_at > RECOUNT
+
+    async def _in_thread(self, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, act)
 
 
 def _sha256(path: Path) -> bytes:
@@ -92,11 +254,13 @@ def _sha256(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _size(path: Path) -> int:
+def _size(path: Path) -> int | None:
+    """None if it is no file, or gone."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except FileNotFoundError:
-        return 0
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _export_id(path: Path) -> UUID | None:

@@ -6,11 +6,15 @@ waiting for a lease to run out.
 """
 
 import fcntl
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from uuid import UUID
+
+log = logging.getLogger(__name__)
 
 PREFIX = ".owner-"
 UNLOCKED = ".new"
@@ -18,16 +22,26 @@ STALE = 60.0  # seconds
 
 
 @contextmanager
-def alive(folder: Path, owner: UUID) -> Iterator[None]:
-    """This owner is alive while the context is open. Left with an error, it is dead: others settle what it has left."""
+def alive(folder: Path, owner: UUID) -> Iterator[Callable[[], None]]:
+    """This owner is alive while the context is open. Left with an error, it is dead: others settle what it has left.
+
+    Gives what takes the lock anew, if its file was deleted. Raises OSError.
+    """
     path = folder / f"{PREFIX}{owner}"
+    with ExitStack() as stack:
+        lock = partial(_lock, path, stack)
+        lock()
+        yield lock
+        path.unlink(missing_ok=True)
+
+
+def _lock(path: Path, stack: ExitStack) -> None:
+    """Makes the file and holds its lock until the stack is closed."""
     unlocked = path.with_suffix(UNLOCKED)  # under this name nobody takes it for a dead one's
     try:
-        with unlocked.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unlocked.rename(path)
-            yield
-            path.unlink(missing_ok=True)
+        file = stack.enter_context(unlocked.open("xb"))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(path)
     finally:
         unlocked.unlink(missing_ok=True)
 
@@ -66,4 +80,7 @@ def _taken_over(path: Path, stack: ExitStack) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (FileNotFoundError, BlockingIOError):
         return False  # it has just stopped well, or it lives
+    except OSError as error:
+        log.warning("%s cannot be locked, so its server counts as alive until its leases run out: %s", path, error)
+        return False
     return True

@@ -17,6 +17,7 @@ database row is written: whoever has the last byte finds the export completed.
 """
 
 import asyncio
+import errno
 import hashlib
 import os
 import sys
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from streamer.errors import ExportFailure
+from streamer.spool.identity import sync_folder
 from streamer.spool.wakeups import Wakeups
 
 SPACING = 0.005  # seconds between two small pieces, so that a fast cursor's pieces are large
@@ -52,11 +54,19 @@ class Spool:
     """One export's file, while it is written. Belongs to one event loop.
 
     `keep_room` is awaited before every `WRITE_BACK` bytes but the first, and raises ExportFailure if there is no room.
+    `grow` is told the bytes by which the file has grown, a negative number when it is removed.
     """
 
-    def __init__(self, path: Path, executor: Executor, keep_room: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        executor: Executor,
+        keep_room: Callable[[], Awaitable[None]] | None = None,
+        grow: Callable[[int], None] = lambda size: None,
+    ) -> None:
         self.path = path
         self._keep_room = keep_room
+        self._grow = grow
         self.sealed = False
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the rest will never come
         self._executor = executor
@@ -75,6 +85,7 @@ class Spool:
         self._closing = False
         self._enough = asyncio.Event()  # as much is gathered as one piece should have, or the end has come
         self._durable = False  # the writer's last act is an fsync
+        self.kept = False  # the row decides about the file: `discard` does not remove it
         self._sent_back = 0  # bytes that are on their way to the disk, or there
         self._write_back: asyncio.Future[None] | None = None
         self._room = asyncio.Event()  # the gathered bytes have been taken
@@ -85,8 +96,9 @@ class Spool:
         return self.sealed or self.broken.done()
 
     def open(self) -> None:
-        """Creates the file; it must not exist. Raises ExportFailure."""
+        """Creates the file, in the place of one that an earlier run has left. Raises ExportFailure."""
         try:
+            self.path.unlink(missing_ok=True)
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         except OSError as error:
             raise _cannot_write(error) from error
@@ -137,8 +149,9 @@ class Spool:
         with suppress(Exception):  # whatever stopped the writer, the export has failed by it
             await self._stop_writing()
         with suppress(OSError):
-            if self._is_ours():
+            if not self.kept and self._is_ours():
                 self.path.unlink()
+                self._grow(-self.frontier)
         self._close()
 
     async def rewind(self) -> None:
@@ -171,6 +184,7 @@ class Spool:
             await self._end_write_back()
         if self._durable:
             await self._in_thread(self._sync)
+            await self._in_thread(self._sync_name)
 
     async def _send_back(self) -> None:
         """Begins to bring what is written to the disk, beside the writing, once the one before has ended."""
@@ -207,9 +221,16 @@ class Spool:
         assert self._fd is not None
         os.fsync(self._fd)
 
+    def _sync_name(self) -> None:
+        """A file whose name is lost, by a crash or by other hands, is no export."""
+        if not self._is_ours():
+            raise FileNotFoundError(errno.ENOENT, "its file was replaced")
+        sync_folder(self.path.parent)
+
     def _publish(self, written: int, rows: int) -> None:
         self.frontier += written
         self.rows += rows
+        self._grow(written)
         self._wakeups.wake_soon()
 
     async def _let_pages_gather(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 from streamer.jobs.queue import SERVED, STOPPED
 from tests import seeds
 from tests.acceptance.process import Process, streamer
-from tests.conftest import ROWS, at_database, connected, files_in, folder_for_postgres
+from tests.conftest import ROWS, at_database, connected, files_and_locks, files_in, folder_for_postgres
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
@@ -174,7 +174,7 @@ async def test_a_signal_in_the_middle_of_an_export_without_grace_ends_all_quickl
             assert not (await still.rest()).endswith(FINAL_CHUNK)
             assert await process.exit_code(within=SOON) == 0
     assert not any("Traceback" in line for line in process.stderr)
-    assert list((tmp_path / "spool").iterdir()) == []
+    assert files_and_locks(tmp_path / "spool") == set()
     await gates.nobody_works()
     row = await gates.connection.fetchrow("SELECT state, error FROM streamer.exports")
     assert row is not None
@@ -205,7 +205,7 @@ async def test_an_export_that_ends_within_the_grace_is_completed_and_its_followe
             assert sha256(await body.whole()) == sha256(gated_csv())
         assert await process.exit_code(within=SOON) == 0
     assert not any("Traceback" in line for line in process.stderr)
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == [export.file_name]
+    assert files_and_locks(tmp_path / "spool") == {export.file_name}
     assert sha256((tmp_path / "spool" / export.file_name).read_bytes()) == sha256(gated_csv())
     row = await gates.connection.fetchrow("SELECT state, encode(sha256, 'hex') AS sha256 FROM streamer.exports")
     assert row is not None
@@ -236,7 +236,7 @@ async def test_an_export_that_does_not_end_within_the_grace_breaks_visibly_and_o
             assert await process.exit_code(within=SOON) == 0
             assert clock() - begun < 1 + SOON
     assert not any("Traceback" in line for line in process.stderr)
-    assert list((tmp_path / "spool").iterdir()) == []
+    assert files_and_locks(tmp_path / "spool") == set()
     await gates.nobody_works()
     states = {str(row["id"]): row["state"] for row in await gates.connection.fetch("SELECT * FROM streamer.exports")}
     assert states == {served.id: "failed", unserved.id: "pending"}
@@ -270,7 +270,7 @@ async def test_a_server_whose_database_does_not_answer_stops_all_the_same(
             assert await process.exit_code(within=SOON) == 0
         proxy.release()
     assert (await gates.connection.fetchval("SELECT state FROM streamer.exports")) == "failed"
-    assert list((tmp_path / "spool").iterdir()) == []
+    assert files_and_locks(tmp_path / "spool") == set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -439,6 +439,8 @@ async def test_a_demo_of_fewer_rows_than_there_are_says_so() -> None:
             await process.said("Ctrl-C stops", within=MADE)
             process.signal(signal.SIGINT)
             assert await process.exit_code(within=MADE) == 0
+        assert {path.name for path in folder.iterdir()} == {"demo"}  # its spools are in there, too
+        assert (folder / "demo" / "spool").is_dir()
         async with streamer("demo", "--rows", "5", "--port", "0", "--directory", "demo", folder=folder) as process:
             assert await process.exit_code(within=MADE) == 1
         assert process.stderr[-1].startswith("streamer: ")

@@ -17,6 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from streamer.jobs.store import ATTEMPTS
+from streamer.spool.identity import NAME as IDENTITY
 from tests.conftest import connected
 from tests.faults.client import Answer, Client, End
 from tests.faults.polling import met
@@ -314,7 +315,7 @@ class Judge:
         return []
 
     def _files(self) -> set[str]:
-        return {path.name for path in self._folder.iterdir() if not _is_lock(path.name)}
+        return {path.name for path in self._folder.iterdir() if path.name != IDENTITY and not _is_lock(path.name)}
 
 
 def _is_lock(name: str) -> bool:

@@ -39,6 +39,7 @@ from streamer.http import line
 from streamer.jobs import queue, retention, runner, store
 from streamer.server import serving
 from streamer.spool import spool
+from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.pagecache import is_cached
 from tests import seeds
 from tests.conftest import SEEDS, connected
@@ -87,6 +88,7 @@ class Run:
     faults: Faults
     flaws: list[str] = field(default_factory=list)
     exports: dict[str, Remote] = field(default_factory=dict)
+    foreign: set[str] = field(default_factory=set)  # files that the table knows nothing of
     loose: list[str] = field(default_factory=list)  # what nobody retrieved
     tasks: list["asyncio.Task[None]"] = field(default_factory=list)
     client: Client = field(default_factory=lambda: Client(""))
@@ -277,7 +279,8 @@ class Run:
         spec = await self.database.fetchval(
             "SELECT spec FROM streamer.exports WHERE spec LIKE '%users%800%' ORDER BY created_at DESC LIMIT 1"
         )
-        (self.folder / f"{dead}.csv").write_bytes(b"nobody wants this")
+        (self.folder / f"{dead}.csv").write_bytes(b"the table knows nothing of this")
+        self.foreign.add(f"{dead}.csv")
         (self.folder / f".owner-{owner}").write_bytes(b"")
         if spec is None:
             return
@@ -323,7 +326,11 @@ class Run:
         wanted = await self.database.fetch(
             "SELECT id FROM streamer.exports WHERE state = 'completed' AND removed_at IS NULL"
         )
-        return {path.name for path in self.folder.iterdir()} - {f"{row['id']}.csv" for row in wanted}
+        return {path.name for path in self.folder.iterdir()} - {
+            IDENTITY,
+            *self.foreign,
+            *(f"{row['id']}.csv" for row in wanted),
+        }
 
     @asynccontextmanager
     async def gate_shut(self) -> AsyncIterator[None]:

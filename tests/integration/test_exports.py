@@ -21,7 +21,7 @@ from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import Configure, Gated, Serve, Server, connected, files_in
+from tests.conftest import Configure, Gated, Serve, Server, connected, files_and_locks, files_in
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
@@ -503,7 +503,7 @@ async def test_a_server_that_stops_breaks_the_followers_and_leaves_what_nobody_h
         for broken in (behind, level, waiting):
             await assert_broken(broken)
         await assert_reset(still)
-    assert list(settings.export_storage_path.iterdir()) == []
+    assert files_and_locks(settings.export_storage_path) == set()
     await gates.nobody_works()
     rows = {str(row["id"]): row for row in await gates.connection.fetch("SELECT * FROM streamer.exports")}
     assert rows.keys() == {served.id, unserved.id, queued.id}
@@ -577,9 +577,13 @@ async def test_a_restart_runs_again_what_a_dead_server_left_and_touches_nothing_
             await read_problem(response, 503)
             assert int(response.headers["Retry-After"]) > 0
         assert sha256(await of_server(session, url, UUID(completed.id)).body()) == expected
-        files = {*foreign, completed.file_name, *(f"{export_id}.csv" for export_id in (alive, processing, pending))}
+        files = {
+            *foreign,
+            completed.file_name,
+            *(f"{export_id}.csv" for export_id in (alive, processing, pending, unknown)),
+        }
         assert files_in(folder) == files
-    assert {path.name for path in folder.iterdir()} == files
+    assert files_and_locks(folder) == files
 
 
 def of_server(session: aiohttp.ClientSession, url: str, export_id: UUID) -> RemoteExport:

@@ -45,7 +45,7 @@ from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.owners import PREFIX
-from tests.conftest import at_database, connected, files_in
+from tests.conftest import at_database, connected, files_and_locks, files_in
 from tests.exporting import until
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ PATIENCE = 15.0  # seconds
 CONCURRENCY = 2
 CAPACITY = 3
 HEADER = b"run,row\n"
+STORE = uuid4()  # the identity of the exports table
 SLOTS = st.integers(0, 1)  # the two places for a server
 PLACES = st.integers(0, 5)  # of an export among those there are
 
@@ -152,6 +153,7 @@ class Server:
         self.source = source
         self.store = MortalStore(pool, self.owner)
         self.directory = SpoolDirectory(folder, executor)
+        self.directory.claim(STORE)
         self.sealed = SealedExports(self.store, self.directory)
         self.retention = Retention(self.store, self.directory, self.sealed, ttl=0)
         gate = SourceGate()
@@ -411,7 +413,7 @@ class LifeCycle(RuleBasedStateMachine):
         assert files_in(self._folder) == files
         for server in self.alive:
             self._runner.run(server.stop())
-        assert {path.name for path in self._folder.iterdir()} == files
+        assert files_and_locks(self._folder) == files
         self._runner.run(self._pool.close())
 
     async def _settled(self) -> None:

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from uuid import UUID
 
 import aiohttp
@@ -18,7 +17,7 @@ from streamer.config import Duration, Size
 from streamer.jobs.retention import FULL
 from streamer.server import serving
 from streamer.spool.directory import SpoolDirectory
-from tests.conftest import Configure, Serve, Server, files_in
+from tests.conftest import Configure, Serve, Server, files_and_locks, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.rawhttp import Body, connection
@@ -213,10 +212,6 @@ async def test_a_sweep_goes_on_after_a_database_that_did_not_answer(
     await assert_gone(export)
 
 
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 async def test_files_of_exports_that_are_not_kept_are_removed_when_a_server_starts(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -227,8 +222,8 @@ async def test_files_of_exports_that_are_not_kept_are_removed_when_a_server_star
         assert await deleted.delete() == 204
     await gates.connection.execute("UPDATE streamer.exports SET removed_at = now() WHERE id = $1", UUID(expired.id))
     (settings.export_storage_path / deleted.file_name).write_bytes(BODY)
-    assert names(settings.export_storage_path) == {export.file_name for export in (deleted, expired, kept)}
+    assert files_and_locks(settings.export_storage_path) == {export.file_name for export in (deleted, expired, kept)}
     async with serving(settings) as url:
         assert files_in(settings.export_storage_path) == {kept.file_name}
         assert sha256(await RemoteExport(session, url, kept.id).body()) == sha256(BODY)
-    assert names(settings.export_storage_path) == {kept.file_name}
+    assert files_and_locks(settings.export_storage_path) == {kept.file_name}

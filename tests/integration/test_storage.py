@@ -20,12 +20,13 @@ from streamer.config import Size
 from streamer.jobs.retention import FULL
 from streamer.jobs.sealed import GONE
 from streamer.server import serving
-from streamer.spool.directory import SpoolDirectory
+from streamer.spool.directory import SUFFIX, SpoolDirectory
 from tests.conftest import Configure, Gated, Serve, Server, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
 
 WHOLE = sha256(gated_csv())
+BLOCK_SIZE, FREE_BLOCKS = 1, 4  # places in what statvfs gives
 REFUSED = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
 
 
@@ -54,8 +55,9 @@ async def still_works(session: aiohttp.ClientSession, server: Server, expected: 
 
 
 async def test_a_full_folder_is_507_until_something_is_deleted(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)  # what others write is seen at once
     await gates.view("gated")
     server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
     foreign = server.spool / "00000000-0000-0000-0000-000000000000.csv"  # nobody's, so that nothing can make room
@@ -74,8 +76,14 @@ async def test_a_reached_disk_reserve_is_507_and_finished_exports_are_still_serv
     server = await serve(spool_disk_reserve=Size(1000), **gates.settings)
     export = await create(session, server.url, dataset="gated")
     await export.until("completed")
-    free = 1000
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10_000, 10_000 - free, free))
+    free, statvfs = 1000, os.statvfs
+
+    def as_full_as_wanted(path: Path) -> os.statvfs_result:
+        found = list(statvfs(path))
+        found[BLOCK_SIZE], found[FREE_BLOCKS] = 1, free
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", as_full_as_wanted)
     async with session.get(export.download) as follower:
         await refuse_new(session, server)
         assert sha256(await follower.read()) == WHOLE
@@ -131,7 +139,7 @@ class FailingDisk:
         return self._write(fd, piece)
 
     def fsync(self, fd: int) -> None:
-        self.syncs += 1
+        self.syncs += Path(f"/proc/self/fd/{fd}").readlink().suffix == SUFFIX
         if self.sync_error is not None:
             raise OSError(self.sync_error, os.strerror(self.sync_error))
         self._fsync(fd)

@@ -1,5 +1,9 @@
 """The folder of spools: names, opening what was sealed, and leaving alone what is not ours."""
 
+import errno
+import fcntl
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -7,7 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from streamer.errors import StartError
-from streamer.spool.directory import SpoolDirectory
+from streamer.spool.directory import Shortage, SpoolDirectory
+from streamer.spool.identity import NAME
+from streamer.spool.owners import PREFIX
 
 CONTENT = b"id\n1\n2\n"
 
@@ -66,9 +72,9 @@ async def test_created_spool_has_its_name_and_no_file_until_it_is_opened(directo
     spool = directory.create(export_id, no_question)
     assert spool.path == directory.file_of(export_id)
     assert not spool.path.exists()
-    assert directory.export_ids() == set()
+    assert await directory.spools() == {}
     spool.open()
-    assert directory.export_ids() == {export_id}
+    assert await directory.spools() == {export_id: 0}
     await spool.append(CONTENT, 2)
     sealed = await spool.finish()
     spool.seal()
@@ -94,24 +100,34 @@ def test_missing_file_is_not_there(directory: SpoolDirectory) -> None:
         directory.open(uuid4(), 0)
 
 
-def test_removed_file_is_read_to_its_end_by_who_has_it_open(directory: SpoolDirectory, kept: UUID) -> None:
+async def test_removed_file_is_read_to_its_end_by_who_has_it_open(directory: SpoolDirectory, kept: UUID) -> None:
     with directory.open(kept, len(CONTENT)) as file:
-        directory.remove(kept)
+        assert await directory.remove(kept) == [len(CONTENT)]
         assert file.read() == CONTENT
     assert not directory.file_of(kept).exists()
     with pytest.raises(FileNotFoundError):
         directory.open(kept, len(CONTENT))
 
 
-def test_remove_touches_only_its_own_export_and_may_be_repeated(directory: SpoolDirectory, kept: UUID) -> None:
-    directory.remove(uuid4())
-    assert directory.export_ids() == {kept}
-    directory.remove(kept)
-    directory.remove(kept)
-    assert directory.export_ids() == set()
+async def test_remove_touches_only_its_own_export_and_may_be_repeated(directory: SpoolDirectory, kept: UUID) -> None:
+    assert await directory.remove(uuid4()) == []
+    assert set(await directory.spools()) == {kept}
+    assert await directory.remove(kept) == [len(CONTENT)]
+    assert await directory.remove(kept) == []
+    assert await directory.spools() == {}
 
 
-def test_export_ids_are_of_files_named_exactly_as_ours(directory: SpoolDirectory, kept: UUID, tmp_path: Path) -> None:
+async def test_file_that_cannot_be_removed_is_remembered_until_it_is(directory: SpoolDirectory, kept: UUID) -> None:
+    other = uuid4()
+    directory.file_of(other).mkdir()  # unlink refuses it, also for root
+    assert await directory.remove(other, kept) == [len(CONTENT)]
+    assert directory.undeletable == {other}
+    directory.file_of(other).rmdir()
+    assert await directory.remove(other) == []
+    assert directory.undeletable == set()
+
+
+async def test_spools_are_files_named_exactly_as_ours(directory: SpoolDirectory, kept: UUID, tmp_path: Path) -> None:
     strange = uuid4()
     for name in (
         f"{strange}.csv.part",
@@ -127,8 +143,127 @@ def test_export_ids_are_of_files_named_exactly_as_ours(directory: SpoolDirectory
         ".probe-1",
     ):
         (tmp_path / name).write_bytes(b"")
-    assert directory.export_ids() == {kept}
+    assert await directory.spools() == {kept: len(CONTENT)}
 
 
-def test_export_ids_of_a_folder_that_is_not_there_are_none(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
-    assert SpoolDirectory(tmp_path / "missing", executor).export_ids() == set()
+async def test_spools_of_a_folder_that_is_not_there_are_none(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    assert await SpoolDirectory(tmp_path / "missing", executor).spools() == {}
+
+
+# Whose it is
+
+
+def test_folder_belongs_to_the_table_that_claimed_it_first(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    ours, theirs = uuid4(), uuid4()
+    first, second, foreign = (SpoolDirectory(tmp_path, executor) for _ in range(3))
+    first.claim(ours)
+    second.claim(ours)
+    assert first.id == second.id
+    with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .* holds the exports of another database") as refused:
+        foreign.claim(theirs)
+    assert str(tmp_path / NAME) in str(refused.value)
+    assert str(refused.value).isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_folders_of_one_table_are_told_apart(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    store, found = uuid4(), set()
+    for name in "ab":
+        directory = SpoolDirectory(tmp_path / name, executor)
+        directory.prepare()
+        directory.claim(store)
+        found.add(directory.id)
+    assert len(found) == 2
+
+
+def test_servers_that_claim_a_new_folder_at_once_agree(tmp_path: Path) -> None:
+    store = uuid4()
+    with ThreadPoolExecutor(8) as threads:
+
+        def claimed(number: int) -> UUID:
+            directory = SpoolDirectory(tmp_path, threads)
+            directory.claim(store)
+            return directory.id
+
+        assert len(set(threads.map(claimed, range(32)))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"store": 1}', b'{"store": "x", "folder": "y"}', b"\xff"])
+def test_damaged_identity_is_a_start_error_and_stays(
+    tmp_path: Path, executor: ThreadPoolExecutor, content: bytes
+) -> None:
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .* is damaged$"):
+        SpoolDirectory(tmp_path, executor).claim(uuid4())
+    assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_folder_that_was_deleted_is_made_anew_with_its_identity_and_its_lock(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    directory = SpoolDirectory(tmp_path / "spool", executor)
+    store, owner = uuid4(), uuid4()
+    directory.prepare()
+    directory.claim(store)
+    with directory.alive(owner):
+        shutil.rmtree(tmp_path / "spool")
+        directory.restore()
+        again = SpoolDirectory(tmp_path / "spool", executor)
+        again.claim(store)
+        assert again.id == directory.id
+        assert (tmp_path / "spool" / f"{PREFIX}{owner}").exists()
+        with again.dead_owners() as dead:
+            assert dead == []
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [NAME]
+
+
+def test_folder_without_locks_is_a_start_error(
+    directory: SpoolDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .*No locks available$"), directory.alive(uuid4()):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+# Room
+
+
+async def test_shortage_is_known_in_bytes_and_follows_what_is_written_and_removed(
+    tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = SpoolDirectory(tmp_path, executor, most=2 * len(CONTENT))
+    assert not await directory.shortage()
+    export_id = uuid4()
+    spool = directory.create(export_id, no_question)
+    spool.open()
+    for _ in range(3):
+        await spool.append(CONTENT, 2)
+    await spool.finish()
+    spool.seal()
+    assert await directory.shortage() == Shortage(bytes=len(CONTENT) + 1)
+    assert await directory.shortage(recount=True) == Shortage(bytes=len(CONTENT) + 1)
+    directory.file_of(uuid4()).write_bytes(CONTENT)  # by another server
+    assert await directory.shortage() == Shortage(bytes=len(CONTENT) + 1)
+    assert await directory.shortage(recount=True) == Shortage(bytes=2 * len(CONTENT) + 1)
+    await directory.remove(export_id)
+    assert not await directory.shortage()
+    discarded = directory.create(uuid4(), no_question)
+    discarded.open()
+    await discarded.append(CONTENT * 2, 4)
+    await discarded.finish()
+    assert await directory.shortage()
+    discarded.fail("cancelled")
+    await discarded.discard()
+    assert not await directory.shortage()
+
+
+def test_shortage_is_less_by_the_files_that_are_gone() -> None:
+    assert Shortage(10, 1).after([4]) == Shortage(6, 0)
+    assert not Shortage(10, 2).after([4, 7])
+    assert Shortage(0, 1)
+    assert not Shortage()

@@ -212,6 +212,7 @@ def test_row_becomes_an_export() -> None:
         served=True,
         truncated=True,
         waiting_for=None,
+        folder=uuid4(),
     )
     row = {
         "id": export.id,
@@ -235,6 +236,7 @@ def test_row_becomes_an_export() -> None:
         "served": True,
         "truncated": True,
         "waiting_for": None,
+        "folder": export.folder,
         "owner": uuid4(),
         "lease_until": None,
     }

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -331,12 +332,14 @@ async def test_finish_does_not_wait_for_the_spacing(spool: Spool, long_spacing: 
     assert (await soon(spool.finish())).length == len(FIRST) + sum(map(len, PAGES))
 
 
-async def test_finish_returns_after_an_fsync_of_everything(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
+async def test_finish_returns_after_an_fsync_of_everything_and_then_of_the_name(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int | str] = []
     fsync = os.fsync
 
     def note(fd: int) -> None:
-        synced.append(os.fstat(fd).st_size)
+        synced.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else os.fstat(fd).st_size)
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", note)
@@ -344,7 +347,32 @@ async def test_finish_returns_after_an_fsync_of_everything(spool: Spool, monkeyp
     for page in PAGES:
         await spool.append(page, 1)
     sealed = await soon(spool.finish())
-    assert synced == [sealed.length]
+    assert synced == [sealed.length, "folder"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_finish_of_a_file_that_was_removed_or_replaced_fails(spool: Spool, replaced: bool) -> None:
+    spool.open()
+    await published(spool, FIRST)
+    spool.path.unlink()
+    if replaced:
+        spool.path.write_bytes(FIRST)
+    with pytest.raises(ExportFailure, match="could not be written"):
+        await soon(spool.finish())
+    spool.fail("its file is gone")
+    await soon(spool.discard())
+    assert spool.path.exists() == replaced
+
+
+async def test_file_about_which_the_row_decides_is_not_discarded(spool: Spool, disk: Disk) -> None:
+    spool.open()
+    await spool.append(FIRST, 1)
+    await soon(spool.finish())
+    spool.kept = True
+    spool.fail("the answer of the table is late")
+    await soon(spool.discard())
+    assert spool.path.read_bytes() == FIRST
+    assert not exists(disk.fd)
 
 
 async def test_followers_learn_of_the_end_by_the_seal_and_not_before(spool: Spool) -> None:
@@ -689,11 +717,20 @@ async def test_discard_after_a_write_error_removes_the_file(spool: Spool, disk: 
     assert not exists(disk.fd)
 
 
-async def test_open_on_an_existing_file_fails_and_leaves_it_as_it_is(spool: Spool) -> None:
-    spool.path.write_bytes(b"somebody else's\n")
-    with pytest.raises(ExportFailure, match="could not be written: File exists"):
+async def test_open_takes_the_place_of_what_an_earlier_run_has_left(spool: Spool) -> None:
+    spool.path.write_bytes(b"a part of an earlier run\n")
+    with spool.path.open("rb") as earlier:
         spool.open()
-    assert spool.path.read_bytes() == b"somebody else's\n"
+        await published(spool, FIRST)
+        assert spool.path.read_bytes() == FIRST
+        assert earlier.read() == b"a part of an earlier run\n"
+
+
+async def test_open_where_what_is_left_cannot_be_removed_fails(spool: Spool) -> None:
+    spool.path.mkdir()
+    with pytest.raises(ExportFailure, match="could not be written: Is a directory"):
+        spool.open()
+    spool.path.rmdir()
 
 
 async def test_open_in_a_folder_that_is_gone_fails(tmp_path: Path, executor: ThreadPoolExecutor) -> None:

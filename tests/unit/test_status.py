@@ -63,6 +63,7 @@ EXPORT = Export(
     served=True,
     truncated=False,
     waiting_for=None,
+    folder=None,
 )
 
 
@@ -96,6 +97,7 @@ def test_completed_export_in_full() -> None:
         "completedAt": "2024-05-01T12:00:02.999Z",
         "snapshotAt": "2024-05-01T12:00:01.250Z",
         "expiresAt": "2024-05-02T12:00:02.999Z",
+        "removedAt": None,
         "waitingFor": None,
         "attempts": 1,
         "dataset": "users",
@@ -264,6 +266,12 @@ async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, 
     completed = shown(EXPORT, live)["progress"]
     assert (completed["processedRows"], completed["percentage"], completed["estimated"]) == (3, 100.0, False)
     spool.seal()
+
+
+def test_export_whose_file_is_gone_says_since_when_and_has_no_link_to_it() -> None:
+    found = shown(replace(EXPORT, removed_at=datetime(2024, 5, 2, tzinfo=UTC)))
+    assert (found["removedAt"], found["expiresAt"]) == ("2024-05-02T00:00:00.000Z", None)
+    assert found["links"] == {"self": f"/exports/{ID}/status"}
 
 
 def test_links_and_entity_tag_are_made_of_the_id() -> None:

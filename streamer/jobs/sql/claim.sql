@@ -2,7 +2,7 @@
 -- that is locked, because its lease is being renewed, is waited for: one that is skipped would never get its turn.
 UPDATE streamer.exports
 SET state = 'processing', started_at = coalesce(started_at, clock_timestamp()), attempts = attempts + 1,
-    lease_until = clock_timestamp() + $3
+    lease_until = clock_timestamp() + $3, folder = $4
 WHERE id = (
     SELECT id FROM streamer.exports
     WHERE state = 'pending' AND owner = $1 AND id = ANY($2::uuid[]) AND coalesce(not_before <= clock_timestamp(), true)

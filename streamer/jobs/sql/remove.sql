@@ -1,3 +1,4 @@
 UPDATE streamer.exports
 SET removed_at = clock_timestamp()
-WHERE id = $1 AND removed_at IS NULL AND state IN ('completed', 'failed', 'cancelled')
+WHERE id = ANY($1::uuid[]) AND removed_at IS NULL AND state IN ('completed', 'failed', 'cancelled')
+RETURNING id

@@ -1,0 +1,71 @@
+"""Which database a folder of spools belongs to.
+
+A folder holds the files of one exports table. Another table knows nothing of them and would take them for garbage, so
+the folder names its table in a file, `.identity`, and a server of any other table does not start on it. The file also
+names the folder itself: several servers may share a table and have folders of their own, and each looks after the
+exports in its own.
+"""
+
+import errno
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+NAME = ".identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`store` is the id of the exports table, `folder` that of the folder."""
+
+    store: UUID
+    folder: UUID
+
+
+def establish(path: Path, wanted: Identity) -> Identity:
+    """The identity of the folder at `path`, which is `wanted` if it has none yet.
+
+    Of several servers that start at once in a new folder, one decides. Raises OSError, and ValueError if the file is
+    damaged.
+    """
+    if not (path / NAME).exists():
+        _write(path, wanted)
+    return _read(path / NAME)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable, where the file system knows how (fsync(2): EINVAL). Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def _write(path: Path, identity: Identity) -> None:
+    """The file has its name when it is whole, and replaces none."""
+    unnamed = path / f"{NAME}-{uuid4()}"
+    try:
+        with unnamed.open("x") as file:
+            json.dump({"store": str(identity.store), "folder": str(identity.folder)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        (path / NAME).hardlink_to(unnamed)
+    except FileExistsError:
+        pass  # another server was faster
+    finally:
+        unnamed.unlink(missing_ok=True)
+    sync_folder(path)
+
+
+def _read(file: Path) -> Identity:
+    try:
+        found = json.loads(file.read_bytes())
+        return Identity(UUID(found["store"]), UUID(found["folder"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged") from error
