@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
+from time import monotonic
 from typing import TypeVar
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from streamer.spool.directory import Shortage, SpoolDirectory
 log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 60.0  # seconds
+SETTLING = 30.0  # seconds without a removal after one that has freed nothing: some file systems free space later
 PATIENCE = 10.0  # seconds that a new export may wait for room
 BATCH = 200  # exports of which the table is told at once
 FULL = "the server has no room for more: SPOOL_MAX_BYTES or SPOOL_DISK_RESERVE is reached"
@@ -40,6 +42,7 @@ class Retention:
         self._sealed = sealed
         self._ttl = timedelta(seconds=ttl)
         self._making_room = asyncio.Lock()
+        self._settled_at = 0.0
 
     async def run(self) -> None:
         """Removes what has expired, and what was left, for ever."""
@@ -110,17 +113,27 @@ class Retention:
             return await self._evict() or (await self.sweep() and await self._evict())
 
     async def _evict(self) -> bool:
-        """Removes as many of the least recently used as must go, or none if that is not enough."""
+        """Whether there is room, after as many of the least recently used as must go were removed, or none."""
         shortage = await self._directory.shortage(recount=True)
-        if shortage and await self._can_be_met(shortage):
-            size = 1  # the first alone: if its file cannot be removed, no other is given up
-            while shortage and not self._directory.undeletable:
-                victims = await self._victims(shortage, size)
-                if not victims:
-                    break
-                await self._remove(victims, "was removed to make room")
-                shortage = await self._directory.shortage()
-                size = min(2 * size, BATCH)
+        while shortage:
+            if monotonic() < self._settled_at or not await self._can_be_met(shortage):
+                return False
+            written = self._directory.written
+            if not await self._free(shortage):
+                return False
+            before, shortage = shortage, await self._directory.shortage()
+            if shortage.disk - (self._directory.written - written) >= before.disk > 0:
+                self._settled_at = monotonic() + SETTLING
+        return True
+
+    async def _free(self, shortage: Shortage) -> bool:
+        """Whether that much could be removed."""
+        size = 1  # the first alone: if its file cannot be removed, no other is given up
+        while shortage and (victims := await self._victims(shortage, size)):
+            shortage = shortage.after(await self._remove(victims, "was removed to make room"))
+            if self._directory.undeletable:
+                return False
+            size = min(2 * size, BATCH)
         return not shortage
 
     async def _can_be_met(self, shortage: Shortage) -> bool:
@@ -153,14 +166,14 @@ class Retention:
             sizes = await self._directory.sizes(ids)
             yield [(export_id, size) for export_id, size in zip(ids, sizes, strict=True) if size is not None]
 
-    async def _remove(self, export_ids: Sequence[UUID], why: str) -> None:
-        """Those of which no download has begun meanwhile."""
+    async def _remove(self, export_ids: Sequence[UUID], why: str) -> list[int]:
+        """Those of which no download has begun meanwhile. Gives the sizes of the files that are gone."""
         chosen = [export_id for export_id in export_ids if not self._sealed.is_read(export_id)]
         removed = await self._store.note_removed(chosen)
         for export_id in removed:
             self._sealed.drop(export_id)
             log.info("export %s %s", export_id, why)
-        await self._directory.remove(*removed)
+        return await self._directory.remove(*removed)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterable[list[T]]:

@@ -38,17 +38,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """What has to be freed before another byte may be written, in bytes and in files."""
+    """What has to be freed before another byte may be written: bytes of the folder's limit and of the disk, and files."""
 
-    bytes: int = 0
+    limit: int = 0
+    disk: int = 0
     files: int = 0
 
     def __bool__(self) -> bool:
         return self.bytes > 0 or self.files > 0
 
+    @property
+    def bytes(self) -> int:
+        return max(self.limit, self.disk)
+
     def after(self, removed: Collection[int]) -> "Shortage":
         """What is left of it when files of these sizes are gone."""
-        return Shortage(max(0, self.bytes - sum(removed)), max(0, self.files - len(removed)))
+        gone = sum(removed)
+        return Shortage(max(0, self.limit - gone), max(0, self.disk - gone), max(0, self.files - len(removed)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class SpoolDirectory:
         self._relock: Callable[[], None] | None = None
         self._spools: WeakValueDictionary[UUID, Spool] = WeakValueDictionary()
         self._used = 0  # bytes
+        self.written = 0  # bytes that this process has written to spools since it started
         self._counted_at: float | None = None
         self.undeletable: set[UUID] = set()
 
@@ -148,10 +155,11 @@ class SpoolDirectory:
         if recount or (self._most is not None and self._count_is_old()):
             await self.spools()
         disk = await self._in_thread(self._disk)
-        needed = self._reserve + 1 - disk.f_bavail * disk.f_frsize
-        if self._most is not None:
-            needed = max(needed, self._used + 1 - self._most)
-        return Shortage(max(0, needed), 1 if disk.f_files and not disk.f_favail else 0)
+        return Shortage(
+            limit=0 if self._most is None else max(0, self._used + 1 - self._most),
+            disk=max(0, self._reserve + 1 - disk.f_bavail * disk.f_frsize),
+            files=1 if disk.f_files and not disk.f_favail else 0,  # some file systems have no number of files
+        )
 
     @property
     def used(self) -> int:
@@ -241,6 +249,7 @@ class SpoolDirectory:
 
     def _grow(self, size: int) -> None:
         self._used = max(0, self._used + size)
+        self.written += max(0, size)
 
     def _count_is_old(self) -> bool:
         return self._counted_at is None or monotonic() - self._counted_at > RECOUNT

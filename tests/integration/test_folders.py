@@ -111,10 +111,9 @@ async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(confi
             "INSERT INTO streamer.exports (id, state, spec, owner, lease_until) VALUES ($1, $2, $3, $1, '-infinity')",
             *(export_id, state, SPEC),
         )
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(StartError, match=r"^API_PORT: cannot listen"):
-            async with serving(configure(api_port=taken.getsockname()[1])):
-                pass
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartError, match=r"^API_PORT: cannot listen"):
+        async with serving(configure(api_port=taken.getsockname()[1])):
+            pass
     assert files_in(folder) == {f"{left}.csv", f"{orphan}.csv"}
     assert await gates.connection.fetchval("SELECT state FROM streamer.exports WHERE id = $1", orphan) == "processing"
 

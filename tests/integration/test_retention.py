@@ -1,13 +1,18 @@
 """How long the file of a completed export stays: its time, the room there is, and that nobody is reading it.
 
-The time is told by the status, a file that is gone is 410, and a sweep that is interrupted between the row and the file
-is finished by the next start.
+The time is told by the status, a file that is gone is 410, and a removal that is interrupted between the row and the
+file, or that the file system refuses, is finished by the sweep.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import aiohttp
@@ -15,8 +20,10 @@ import pytest
 
 from streamer.config import Duration, Size
 from streamer.jobs.retention import FULL
+from streamer.jobs.store import Store
 from streamer.server import serving
 from streamer.spool.directory import SpoolDirectory
+from streamer.spool.identity import NAME
 from tests.conftest import Configure, Serve, Server, files_and_locks, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
@@ -158,6 +165,145 @@ async def test_when_all_that_could_go_is_being_read_there_is_no_room(
     await assert_gone(export)
 
 
+async def test_nothing_is_removed_when_that_would_not_make_room(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else fills the disk, or the folder."""
+    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
+    server = await serve(spool_max_bytes=Size(4 * len(BODY)), **gates.settings)
+    exports = [await completed(session, server) for _ in range(2)]
+    ballast = server.spool / "ballast.csv"
+    ballast.write_bytes(bytes(4 * len(BODY)))
+    for _ in range(2):
+        assert await status_of_new(session, server) == 507
+    for export in exports:
+        assert sha256(await export.body()) == sha256(BODY)
+    ballast.write_bytes(bytes(len(BODY)))
+    assert await status_of_new(session, server) == 202
+
+
+async def status_of_new(session: aiohttp.ClientSession, server: Server) -> int:
+    async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
+        return response.status
+
+
+async def test_nothing_is_removed_for_an_export_that_is_not_taken(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
+    room = Size(3 * len(BODY))
+    server = await serve(max_concurrent_exports=1, max_queued_exports=1, spool_max_bytes=room, **gates.settings)
+    export = await completed(session, server)
+    await gates.shut("gated", 1)
+    running = await create(session, server.url, dataset="gated")
+    await running.until("processing")
+    await create(session, server.url, dataset="gated")
+    (server.spool / "ballast.csv").write_bytes(bytes(2 * len(BODY)))
+    assert await status_of_new(session, server) == 429
+    assert sha256(await export.body()) == sha256(BODY)
+    await gates.open("gated", 1)
+
+
+async def test_a_live_download_that_is_still_being_read_keeps_the_file_of_the_completed_export(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    server = await serve(spool_max_bytes=Size(len(BODY)), export_ttl=Duration(3600), **gates.settings)
+    await gates.shut("gated", 90_000)
+    export = await create(session, server.url, dataset="gated")
+    async with reading(export) as body:
+        await gates.open("gated", 90_000)
+        await export.until("completed")
+        await age(gates, export, 2 * HOUR)
+        assert await status_of_new(session, server) == 507
+        assert server.files() == {export.file_name}
+        assert sha256(await body.whole()) == sha256(BODY)
+    await server.holds()
+    await assert_gone(export)
+
+
+async def test_room_for_much_is_made_of_many_small_exports(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table and the folder are asked once for a batch, and not once for each file."""
+    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 3600.0)
+    server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
+    await gates.connection.execute(
+        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, folder, bytes, finished_at)"
+        " SELECT gen_random_uuid(), 'completed', '{}', gen_random_uuid(), now(), $1, 1000,"
+        " now() - make_interval(mins => 60 * 24 - n) FROM generate_series(1, 1500) AS n",
+        json.loads((server.spool / NAME).read_text())["folder"],
+    )
+    rows = await gates.connection.fetch("SELECT id FROM streamer.exports ORDER BY finished_at")
+    for row in rows:
+        (server.spool / f"{row['id']}.csv").write_bytes(bytes(1000))
+    scans, statements = Counter[str](), Counter[str]()
+    monkeypatch.setattr(SpoolDirectory, "_scan", counted(scans, SpoolDirectory._scan))
+    monkeypatch.setattr(Store, "_rows", counted(statements, Store._rows))
+    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
+    assert await status_of_new(session, server) == 202
+    assert server.files() >= {f"{row['id']}.csv" for row in rows[501:]}
+    assert server.files().isdisjoint(f"{row['id']}.csv" for row in rows[:501])
+    assert scans.total() < 30
+    assert statements.total() < 60
+
+
+def counted(counts: Counter[str], method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        counts[method.__name__] += 1
+        return method(*arguments, **named)
+
+    return call
+
+
+@pytest.fixture
+def immutable() -> Iterator[Callable[[Path, bool], None]]:
+    """Makes a folder, or a file, so that nothing in it can be removed, also by root, and undoes it."""
+    changed: set[Path] = set()
+
+    def change(path: Path, lasting: bool) -> None:
+        sign = "+" if lasting else "-"
+        done = subprocess.run(["chattr", f"{sign}i", path], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"this file system knows no immutable files: {done.stderr.strip()}")
+        (changed.add if lasting else changed.discard)(path)
+
+    yield change
+    for path in list(changed):
+        change(path, False)
+
+
+async def test_as_long_as_files_cannot_be_removed_no_more_than_one_export_is_given_up(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, immutable: Callable[[Path, bool], None]
+) -> None:
+    server = await serve(spool_max_bytes=Size(3 * len(BODY)), **gates.settings)
+    exports = [await completed(session, server) for _ in range(3)]
+    immutable(server.spool, True)
+    for _ in range(3):
+        async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
+            await read_problem(response, 507)
+    assert [(await export.status())["removedAt"] is None for export in exports] == [False, True, True]
+    for export in exports[1:]:
+        assert sha256(await export.body()) == sha256(BODY)
+    immutable(server.spool, False)
+    assert await status_of_new(session, server) == 202
+    for export in exports[1:]:
+        assert sha256(await export.body()) == sha256(BODY)
+
+
+async def test_a_deleted_export_whose_file_cannot_be_removed_is_gone_and_its_file_goes_when_it_can(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, immutable: Callable[[Path, bool], None]
+) -> None:
+    server = await serve(**gates.settings)
+    export = await completed(session, server)
+    immutable(server.spool / export.file_name, True)
+    assert await export.delete() == 204
+    await assert_gone(export)
+    assert (await export.status())["links"].keys() == {"self"}
+    assert server.files() == {export.file_name}
+    immutable(server.spool / export.file_name, False)
+    await server.holds()
+
+
 async def test_an_export_that_grows_makes_room_for_itself(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,21 +320,20 @@ async def test_a_sweep_that_is_interrupted_between_the_row_and_the_file_is_finis
     configure: Configure, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = configure(export_ttl=Duration(3600), **gates.settings)
-    remove = SpoolDirectory.remove
     interrupted = asyncio.Event()
 
-    def interrupt(directory: SpoolDirectory, export_id: UUID) -> None:
+    async def interrupt(directory: SpoolDirectory, *export_ids: UUID) -> list[int]:
         interrupted.set()
         raise OSError
 
-    async with serving(settings) as url:
-        export, kept = [await completed(session, Server(url, settings)) for _ in range(2)]
-        monkeypatch.setattr(SpoolDirectory, "remove", interrupt)
-        await age(gates, export, HOUR)
-        await asyncio.wait_for(interrupted.wait(), 10)
-        await assert_gone(export)
-        assert files_in(settings.export_storage_path) == {export.file_name, kept.file_name}
-    monkeypatch.setattr(SpoolDirectory, "remove", remove)
+    with monkeypatch.context() as patch:
+        async with serving(settings) as url:
+            export, kept = [await completed(session, Server(url, settings)) for _ in range(2)]
+            patch.setattr(SpoolDirectory, "remove", interrupt)
+            await age(gates, export, HOUR)
+            await asyncio.wait_for(interrupted.wait(), 10)
+            await assert_gone(export)
+            assert files_in(settings.export_storage_path) == {export.file_name, kept.file_name}
     async with serving(settings) as url:
         assert files_in(settings.export_storage_path) == {kept.file_name}
         await assert_gone(RemoteExport(session, url, export.id))

@@ -76,19 +76,44 @@ async def test_a_reached_disk_reserve_is_507_and_finished_exports_are_still_serv
     server = await serve(spool_disk_reserve=Size(1000), **gates.settings)
     export = await create(session, server.url, dataset="gated")
     await export.until("completed")
-    free, statvfs = 1000, os.statvfs
-
-    def as_full_as_wanted(path: Path) -> os.statvfs_result:
-        found = list(statvfs(path))
-        found[BLOCK_SIZE], found[FREE_BLOCKS] = 1, free
-        return os.statvfs_result(found)
-
-    monkeypatch.setattr(os, "statvfs", as_full_as_wanted)
+    free = 1000
+    monkeypatch.setattr(os, "statvfs", filled(lambda: free))
     async with session.get(export.download) as follower:
         await refuse_new(session, server)
         assert sha256(await follower.read()) == WHOLE
+    free = 1001 - 20_000_000  # far more is missing than all exports have
+    await refuse_new(session, server)
+    assert sha256(await export.body()) == WHOLE
     free = 1001
     await still_works(session, server)
+
+
+async def test_no_more_is_removed_than_was_missing_though_the_disk_does_not_show_it(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems free space later, and others may take it."""
+    await gates.view("gated")
+    server = await serve(spool_disk_reserve=Size(1000), **gates.settings)
+    exports = [await create(session, server.url, dataset="gated") for _ in range(3)]
+    for export in exports:
+        await export.until("completed")
+    monkeypatch.setattr(os, "statvfs", filled(lambda: 1000))
+    for _ in range(2):
+        await refuse_new(session, server)
+    removed = [(await export.status())["removedAt"] is not None for export in exports]
+    assert sum(removed) == 1
+
+
+def filled(free: Callable[[], int]) -> Callable[[Path], os.statvfs_result]:
+    """What statvfs says of a disk on which so many bytes are free."""
+    statvfs = os.statvfs
+
+    def told(path: Path) -> os.statvfs_result:
+        found = list(statvfs(path))
+        found[BLOCK_SIZE], found[FREE_BLOCKS] = 1, free()
+        return os.statvfs_result(found)
+
+    return told
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["unread", "followed"])
@@ -294,18 +319,41 @@ async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
         assert (await read_problem(response, 410))["detail"] == GONE
 
 
+async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
+    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length is the same, and so is its inode."""
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    server = await serve()
+    export, touched = [await create(session, server.url, columns="id") for _ in range(2)]
+    expected = (await touched.until("completed"))["sha256"]
+    await export.until("completed")
+    assert sha256(await export.body()) == expected
+    with (server.spool / export.file_name).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"x")
+    (server.spool / touched.file_name).touch()
+    for fields in ({}, {"Range": "bytes=0-9"}):
+        async with session.get(export.download, headers=fields) as response:
+            assert (await read_problem(response, 410))["detail"] == GONE
+    assert sha256(await touched.body()) == expected
+
+
 # A file system that is full
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of four megabytes."""
+    """A file system of four megabytes, and of twenty files."""
     folder = tmp_path / "small"
     folder.mkdir()
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("only root can mount a file system of its own")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=20", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"this machine does not let a file system be mounted: {mounted.stderr.strip()}")
@@ -313,6 +361,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+async def test_a_file_system_without_room_for_another_file_is_507(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, small_disk: Path
+) -> None:
+    await gates.view("little", rows=20_000)
+    server = await serve(export_storage_path=small_disk, spool_disk_reserve=Size(0), **gates.settings)
+    for number in range(os.statvfs(small_disk).f_favail):
+        (small_disk / f"ballast-{number}").touch()
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "one-more").touch()
+    await refuse_new(session, server)
+    for number in range(4):
+        (small_disk / f"ballast-{number}").unlink()
+    little = await create(session, server.url, dataset="little")
+    assert sha256(await little.body()) == sha256(gated_csv(20_000))
 
 
 async def test_a_full_file_system_fails_the_export_and_is_507_until_there_is_room(

@@ -245,11 +245,11 @@ async def test_shortage_is_known_in_bytes_and_follows_what_is_written_and_remove
         await spool.append(CONTENT, 2)
     await spool.finish()
     spool.seal()
-    assert await directory.shortage() == Shortage(bytes=len(CONTENT) + 1)
-    assert await directory.shortage(recount=True) == Shortage(bytes=len(CONTENT) + 1)
+    assert await directory.shortage() == Shortage(limit=len(CONTENT) + 1)
+    assert await directory.shortage(recount=True) == Shortage(limit=len(CONTENT) + 1)
     directory.file_of(uuid4()).write_bytes(CONTENT)  # by another server
-    assert await directory.shortage() == Shortage(bytes=len(CONTENT) + 1)
-    assert await directory.shortage(recount=True) == Shortage(bytes=2 * len(CONTENT) + 1)
+    assert await directory.shortage() == Shortage(limit=len(CONTENT) + 1)
+    assert await directory.shortage(recount=True) == Shortage(limit=2 * len(CONTENT) + 1)
     await directory.remove(export_id)
     assert not await directory.shortage()
     discarded = directory.create(uuid4(), no_question)
@@ -263,7 +263,8 @@ async def test_shortage_is_known_in_bytes_and_follows_what_is_written_and_remove
 
 
 def test_shortage_is_less_by_the_files_that_are_gone() -> None:
-    assert Shortage(10, 1).after([4]) == Shortage(6, 0)
-    assert not Shortage(10, 2).after([4, 7])
-    assert Shortage(0, 1)
+    assert Shortage(10, 3, 1).after([4]) == Shortage(6, 0, 0)
+    assert not Shortage(10, 11, 2).after([4, 7])
+    assert Shortage(10, 11).bytes == Shortage(11, 10).bytes == 11
+    assert Shortage(files=1)
     assert not Shortage()
