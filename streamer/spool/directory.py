@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """What has to be freed before another byte may be written: bytes of the folder's limit and of the disk, and files."""
+    """What has to be freed before another byte may be written: bytes below the limit, bytes of the disk, and files."""
 
     limit: int = 0
     disk: int = 0

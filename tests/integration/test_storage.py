@@ -341,6 +341,8 @@ async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
 
 # A file system that is full
 
+LIMITS = "size=4m,nr_inodes=20"
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
@@ -350,7 +352,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("only root can mount a file system of its own")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=20", "tmpfs", folder],
+        ["mount", "-t", "tmpfs", "-o", LIMITS, "tmpfs", folder],
         capture_output=True,
         text=True,
         check=False,
