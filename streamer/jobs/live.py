@@ -163,8 +163,13 @@ class LiveExport:
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    async def stop(self, reason: str) -> None:
-        """Breaks the followers, ends the run, and returns when nothing of it is left."""
+    async def stop(self, reason: str, *, ended: bool = True) -> None:
+        """Breaks the followers, ends the run, and returns when nothing of it is left.
+
+        Unless the row has `ended`, or waits for another run, it decides later about a file that is whole.
+        """
+        if ended:
+            self.spool.kept = False
         self.give_up(reason)
         await self.finished()
 

@@ -168,7 +168,6 @@ class ExportQueue:
         cancelled = await self._store.cancel(export_id, live.percentage if live else 0.0)
         if cancelled is not None and (live := self._live.pop(export_id, None)):
             await live.stop(CANCELLED)
-            await self._directory.remove(export_id)  # what its run has left to the row
         return cancelled
 
     async def _remove(self, export_id: UUID) -> Export:
@@ -294,6 +293,7 @@ class ExportQueue:
 
     async def _leave(self, live: LiveExport, reason: str = RELEASED) -> None:
         """By the rule for exports whose server is no more, while it still is."""
+        ended = False
         try:
             released = None if live.served else await self._store.release(live.id, live.percentage)
             if released is None:
@@ -301,9 +301,10 @@ class ExportQueue:
                 failed = await self._store.fail(live.id, STOPPED, live.percentage)
                 if failed is None and (await self.get(live.id)).state is State.COMPLETED:
                     return await live.finished()  # it is about to say so
+            ended = True
         except Exception:
             log.exception("export %s: its end could not be written; it is settled when its lease runs out", live.id)
-        return await live.stop(reason)
+        return await live.stop(reason, ended=ended)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work, name=name)

@@ -167,7 +167,8 @@ class Runner:
         try:
             async for attempt in _patiently(live):
                 with attempt:
-                    await self._store.fail(live.id, str(failure), live.percentage)
+                    if await self._store.fail(live.id, str(failure), live.percentage):
+                        live.spool.kept = False
         except Exception:
             log.exception("export %s: its failure could not be written; it is settled when its lease runs out", live.id)
         live.spool.fail(str(failure))

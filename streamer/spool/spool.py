@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from streamer.errors import ExportFailure
 from streamer.spool.identity import sync_folder
@@ -36,6 +37,7 @@ from streamer.spool.wakeups import Wakeups
 SPACING = 0.005  # seconds between two small pieces, so that a fast cursor's pieces are large
 GATHER_LIMIT = 1 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
 ENOUGH = GATHER_LIMIT // 2  # bytes for a piece that need not wait for more
+ASIDE = ".discarded-"  # how the name of a file begins that is being removed
 WRITE_BACK = 16 * 1024 * 1024  # bytes written before they are sent on their way to the disk
 
 T = TypeVar("T")
@@ -149,9 +151,8 @@ class Spool:
         with suppress(Exception):  # whatever stopped the writer, the export has failed by it
             await self._stop_writing()
         with suppress(OSError):
-            if not self.kept and self._is_ours():
-                self.path.unlink()
-                self._grow(-self.frontier)
+            if not self.kept and self._is_ours(self.path):
+                self._remove()
         self._close()
 
     async def rewind(self) -> None:
@@ -223,7 +224,7 @@ class Spool:
 
     def _sync_name(self) -> None:
         """A file whose name is lost, by a crash or by other hands, is no export."""
-        if not self._is_ours():
+        if not self._is_ours(self.path):
             raise FileNotFoundError(errno.ENOENT, "its file was replaced")
         sync_folder(self.path.parent)
 
@@ -255,9 +256,24 @@ class Spool:
         except OSError as error:
             raise _cannot_write(error) from error
 
-    def _is_ours(self) -> bool:
-        """Whether the file under our name is the one that was opened here; another server may have begun anew."""
-        return self._fd is not None and os.path.samestat(os.fstat(self._fd), self.path.stat())
+    def _remove(self) -> None:
+        """Another run may take the name at any moment, so the file is looked at under a name that only this one has.
+
+        Raises OSError.
+        """
+        aside = self.path.with_name(f"{ASIDE}{uuid4()}")
+        self.path.rename(aside)
+        try:
+            if self._is_ours(aside):
+                self._grow(-self.frontier)
+            else:
+                self.path.hardlink_to(aside)
+        finally:
+            aside.unlink()
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether the file is the one that was opened here; another server may have begun anew under the same name."""
+        return self._fd is not None and os.path.samestat(os.fstat(self._fd), path.stat())
 
     def _close(self) -> None:
         """What matters has been said by fsync; the descriptor is gone whatever close says (close(2))."""

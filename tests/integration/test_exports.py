@@ -299,8 +299,8 @@ async def test_a_cancel_while_the_export_is_sealed_breaks_its_followers_and_leav
         sealing.set()
         assert sealed.wait(PATIENCE)
 
-    monkeypatch.setattr(os, "fsync", slow_sync)
     server = await serve(**gates.settings)
+    monkeypatch.setattr(os, "fsync", slow_sync)
     export = await create(session, server.url, dataset="gated")
     async with following(export, rows=20_000) as follower:
         assert await asyncio.to_thread(sealing.wait, PATIENCE)

@@ -610,6 +610,25 @@ async def test_discard_after_the_caller_was_cancelled_in_append_removes_the_file
     assert disk.pieces == [FIRST]
 
 
+async def test_discard_gives_a_file_back_that_took_the_name_while_its_own_was_looked_at(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.open()
+    await published(spool, FIRST)
+    rename = Path.rename
+
+    def too_late(path: Path, target: Path) -> Path:
+        spool.path.unlink()
+        spool.path.write_bytes(b"another run\n")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", too_late)
+    spool.fail("taken over")
+    await soon(spool.discard())
+    assert spool.path.read_bytes() == b"another run\n"
+    assert list(spool.path.parent.iterdir()) == [spool.path]
+
+
 async def test_discard_of_a_spool_that_was_never_opened_does_nothing(spool: Spool) -> None:
     spool.fail("cancelled while it was waiting")
     await soon(spool.discard())
