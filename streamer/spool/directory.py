@@ -172,6 +172,7 @@ class SpoolDirectory:
         """The sizes of all spools, in bytes, for each export that has one here. Raises OSError."""
         self._used, spools = await self._in_thread(self._scan)
         self._counted_at = monotonic()
+        self.undeletable.intersection_update(spools)  # other hands may have removed them
         return spools
 
     async def sizes(self, export_ids: Collection[UUID]) -> list[int | None]:

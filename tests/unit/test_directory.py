@@ -127,6 +127,15 @@ async def test_file_that_cannot_be_removed_is_remembered_until_it_is(directory: 
     assert directory.undeletable == set()
 
 
+async def test_file_that_other_hands_have_removed_is_forgotten(directory: SpoolDirectory) -> None:
+    other = uuid4()
+    directory.file_of(other).mkdir()
+    await directory.remove(other)
+    directory.file_of(other).rmdir()
+    assert await directory.spools() == {}
+    assert directory.undeletable == set()
+
+
 async def test_spools_are_files_named_exactly_as_ours(directory: SpoolDirectory, kept: UUID, tmp_path: Path) -> None:
     strange = uuid4()
     for name in (
