@@ -114,8 +114,15 @@ class SealedExports:
 
     async def open(self, sealed: SealedExport) -> None:
         """To be awaited before a byte of it leaves. Raises ExportGone and Unavailable as `borrow` does."""
-        if self._verified.get(sealed.export.id) != Stamp.of(os.fstat(sealed.file.fileno())):
-            await self._verified_once(sealed)
+        if self._is_verified(sealed):
+            return
+        await self._verified_once(sealed)
+        if not self._is_verified(sealed):  # what was hashed has taken the place of what is open
+            self.forget(sealed.export.id)
+            raise Unavailable("the file of this export was replaced a moment ago")
+
+    def _is_verified(self, sealed: SealedExport) -> bool:
+        return self._verified.get(sealed.export.id) == Stamp.of(os.fstat(sealed.file.fileno()))
 
     async def _verified_once(self, sealed: SealedExport) -> None:
         """However many ask at once."""

@@ -339,6 +339,29 @@ async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
     assert sha256(await touched.body()) == expected
 
 
+async def test_a_damaged_file_that_is_replaced_by_a_copy_of_what_was_sealed_is_served_again(
+    configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is served of the damaged one, which is still open, though the new one is intact."""
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 3600.0)
+    settings = configure()
+    async with serving(settings) as url:
+        export = await create(session, url, columns="id")
+        expected = (await export.until("completed"))["sha256"]
+    file = settings.export_storage_path / export.file_name
+    copy = file.with_name("copy")
+    shutil.copy(file, copy)
+    flip_a_bit(file)
+    async with serving(settings) as url:
+        again = RemoteExport(session, url, export.id)
+        async with session.head(again.download) as head:
+            assert head.status == 200
+        copy.rename(file)
+        async with session.get(again.download) as response:
+            await read_problem(response, 503)
+        assert sha256(await again.body()) == expected
+
+
 # A file system that is full
 
 LIMITS = "size=4m,nr_inodes=20"
