@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 
 from streamer.errors import StartError
 from streamer.spool import owners
-from streamer.spool.identity import NAME, Identity, establish
+from streamer.spool.identity import NAME, UNNAMED, Identity, establish
 from streamer.spool.spool import ASIDE, Spool
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,9 @@ class SpoolDirectory:
             self._path.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"")
             probe.unlink(missing_ok=True)  # another server may be starting, too
-            for left in self._path.glob(f"{ASIDE}*"):  # by a process that was killed
-                left.unlink(missing_ok=True)
+            for beginning in (ASIDE, UNNAMED):
+                for left in self._path.glob(f"{beginning}*"):  # by a process that was killed
+                    left.unlink(missing_ok=True)
         except OSError as error:
             raise StartError(f"EXPORT_STORAGE_PATH: cannot write to {self._path}: {error.strerror}") from error
 

@@ -9,11 +9,14 @@ exports in its own.
 import errno
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
 NAME = ".identity"
+UNNAMED = ".identity-"  # how the name of a file begins that is not whole yet
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,11 @@ def establish(path: Path, wanted: Identity) -> Identity:
     Of several servers that start at once in a new folder, one decides. Raises OSError, and ValueError if the file is
     damaged.
     """
-    if not (path / NAME).exists():
-        _write(path, wanted)
+    for _ in range(ATTEMPTS):
+        if (path / NAME).exists():
+            break
+        with suppress(FileNotFoundError):  # another server that starts took the unnamed file for a dead one's
+            _write(path, wanted)
     return _read(path / NAME)
 
 
@@ -49,7 +55,7 @@ def sync_folder(path: Path) -> None:
 
 def _write(path: Path, identity: Identity) -> None:
     """The file has its name when it is whole, and replaces none."""
-    unnamed = path / f"{NAME}-{uuid4()}"
+    unnamed = path / f"{UNNAMED}{uuid4()}"
     try:
         with unnamed.open("x") as file:
             json.dump({"store": str(identity.store), "folder": str(identity.folder)}, file)

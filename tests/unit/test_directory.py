@@ -12,8 +12,9 @@ import pytest
 
 from streamer.errors import StartError
 from streamer.spool.directory import Shortage, SpoolDirectory
-from streamer.spool.identity import NAME
+from streamer.spool.identity import NAME, UNNAMED
 from streamer.spool.owners import PREFIX
+from streamer.spool.spool import ASIDE
 
 CONTENT = b"id\n1\n2\n"
 
@@ -41,6 +42,15 @@ def test_prepare_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path, execu
     SpoolDirectory(path, executor).prepare()
     assert path.is_dir()
     assert list(path.iterdir()) == []
+
+
+def test_prepare_removes_what_a_killed_process_has_left_half_made_or_half_removed(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    for name in (f"{ASIDE}1", f"{UNNAMED}1", "notes"):
+        (tmp_path / name).touch()
+    SpoolDirectory(tmp_path, executor).prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
