@@ -60,9 +60,8 @@ class Retention:
         while expired := await self._store.expired(self._directory.id, self._ttl, self._sealed.being_read, BATCH):
             await self._remove(expired, "has expired")
 
-    async def sweep(self) -> bool:
-        """Removes the files that no client can ask for. Whether any has been removed."""
-        removed: list[int] = []
+    async def sweep(self) -> None:
+        """Removes the files that no client can ask for."""
         found = await self._directory.spools()
         for batch in _batches(found.items(), BATCH):
             ids, sizes = [found for found, _ in batch], [size for _, size in batch]
@@ -70,8 +69,7 @@ class Retention:
             garbage = await self._store.garbage(self._directory.id, ids, sizes)
             for export_id in garbage:
                 log.info("the file of export %s is removed: no client can ask for it", export_id)
-            removed += await self._directory.remove(*(each for each in garbage if not self._directory.is_written(each)))
-        return bool(removed)
+            await self._directory.remove(*(each for each in garbage if not self._directory.is_written(each)))
 
     async def name_unknown(self) -> None:
         """Says which files have no row. They are left alone: the table may have been restored from a backup."""
@@ -110,7 +108,10 @@ class Retention:
         if not await self._directory.shortage():
             return True
         async with self._making_room:
-            return await self._evict() or (await self.sweep() and await self._evict())
+            if await self._evict():
+                return True
+            await self.sweep()
+            return await self._evict()
 
     async def _evict(self) -> bool:
         """Whether there is room, after as many of the least recently used as must go were removed, or none."""
