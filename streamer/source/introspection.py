@@ -137,6 +137,9 @@ COLUMNS = """
     ORDER BY attrelid, attnum
 """
 
+# What stays when a column is renamed.
+NUMBERS = "SELECT attname, attnum FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped"
+
 Columns = Mapping[str, Column]
 
 
@@ -189,9 +192,8 @@ class _Reading:
             if name in datasets:
                 raise StartError(f"{FILE}: datasets.{name}: DATASETS has another relation of this name")
             async with self._part(connection):
-                datasets[name] = await _refined(
-                    connection, _dataset(name, relation, columns[relation["oid"]]), offers[name]
-                )
+                dataset = _dataset(name, relation, columns[relation["oid"]])
+                datasets[name] = await _refined(connection, dataset, offers[name], self._once)
         return datasets
 
     async def _allowed(self, connection: Connection) -> dict[str, asyncpg.Record]:
@@ -304,10 +306,16 @@ def _dataset(name: str, relation: asyncpg.Record, columns: Columns) -> Dataset:
     )
 
 
-async def _refined(connection: Connection, dataset: Dataset, offer: Offer) -> Dataset:
-    """The dataset as its offer wants it. Raises StartError."""
+async def _refined(connection: Connection, dataset: Dataset, offer: Offer, once: Restrictions) -> Dataset:
+    """The dataset as its offer wants it, without the columns that it once has hidden. Raises StartError."""
     place = f"{FILE}: datasets.{dataset.name}"
     offered = _offered_columns(dataset.columns, offer, place)
+    numbers = {row["attname"]: row["attnum"] for row in await connection.fetch(NUMBERS, dataset.oid)}
+    for name in once.still_hidden(dataset.name, dataset.oid, offer, numbers, list(offered)):
+        log.warning("not offered: the column %s of %s: %s has hidden it under another name", name, dataset.name, FILE)
+        del offered[name]
+    if not offered:
+        raise StartError(f"{place}: no column is left")
     _check_named(offer.required, offered, f"{place}.required")
     try:
         order = tuple(read_order(text, dataset.columns) for text in offer.order)
@@ -330,16 +338,13 @@ async def _refined(connection: Connection, dataset: Dataset, offer: Offer) -> Da
     return refined
 
 
-def _offered_columns(columns: Columns, offer: Offer, place: str) -> Columns:
+def _offered_columns(columns: Columns, offer: Offer, place: str) -> dict[str, Column]:
     if offer.columns is not None and offer.hidden:
         raise StartError(f"{place}: columns says which are offered, hidden which are not; say one of them")
     _check_named(offer.columns or (), columns, f"{place}.columns")
     _check_named(offer.hidden, columns, f"{place}.hidden")
     wanted = (name for name in columns if name not in offer.hidden) if offer.columns is None else offer.columns
-    offered = {name: columns[name] for name in wanted}
-    if not offered:
-        raise StartError(f"{place}: no column is left")
-    return offered
+    return {name: columns[name] for name in wanted}
 
 
 def _check_named(names: Iterable[str], columns: Columns, place: str) -> None:
