@@ -12,6 +12,7 @@ from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable, shown
 from streamer.http.listing import cursor, read_page
 from streamer.http.parameters import read_spec
 from streamer.http.status import links, parameter_of, representation
+from streamer.http.target import read_query
 from streamer.jobs.queue import ExportQueue
 from streamer.model import Export, ExportSpec, State
 from streamer.source.catalog import Catalog
@@ -63,9 +64,9 @@ class Exports:
     async def read_spec(self, request: web.Request, *, besides: str | None = None) -> ExportSpec:
         """The export that the request asks for, where `besides` is a parameter that somebody else reads.
 
-        Raises BadParameter and BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
+        Raises BadParameter, BadTarget and BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
         """
-        query = [(name, text) for name, text in request.query.items() if name != besides]
+        query = [(name, text) for name, text in read_query(request) if name != besides]
         spec = read_spec(query, await self._read_body(request), self._catalog)
         try:
             await self._values.check(self._catalog[spec.dataset], spec.conditions)
