@@ -97,6 +97,8 @@ def _read(column: Column, operator: Operator, text: str) -> str:
         case Operator.ISNULL:
             return read_truth(text)
         case Operator.CONTAINS | Operator.STARTSWITH:
+            if not text:
+                raise ValueError("must not be empty: every text has that in it")
             return read_text(text)
         case _:
             return read_value(column, text)

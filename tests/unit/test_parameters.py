@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.errors import BadBody, BadParameter, ClientError
-from streamer.http.parameters import read_spec
+from streamer.http.parameters import GENERAL, read_spec
 from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
 
@@ -187,16 +187,35 @@ def test_json_integer_of_any_length_is_refused_by_its_name(digits: int) -> None:
     assert len(complaint.sentence) < 200
 
 
-def test_null_members_are_as_if_absent() -> None:
-    body = {
-        "dataset": None,
-        "columns": None,
-        "delimiter": None,
-        "quoteChar": None,
-        "unknown": None,
-        "filters": {"id": None, "country_code": "US"},
-    }
-    assert ask("", body) == ask("country_code=US")
+def test_general_members_that_are_null_are_not_given() -> None:
+    nulls = dict.fromkeys(GENERAL)
+    assert ask("", {**nulls, "filters": {"country_code": "US"}}) == ask("country_code=US")
+    assert ask("", {**nulls, "filters": None, "country_code": "US"}) == ask("country_code=US")
+    assert ask("", {"limit": None, "filters": {**nulls, "limit": 5}}) == ask("limit=5")
+    assert ask("limit=5", {"limit": None}) == ask("limit=5")
+
+
+@pytest.mark.parametrize("null", [None, [None], ["US", None], [None, "US"]], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["country_code", "country_code__in", "country_code__ne", "name__contains", "min_ltv", "signup_date_to"]
+)
+def test_null_for_a_condition_is_refused_and_told_how_to_ask_for_null(name: str, null: Any) -> None:
+    """Also where the query says the same: a variable that is empty is an error wherever it stands."""
+    for query in ("", f"{name}=US"):
+        for body in ({name: null}, {"filters": {name: null}}):
+            complaint = refused("" if name == "min_ltv" else query, body)
+            assert complaint.parameter == name
+            assert "__isnull=true asks for the rows where it is NULL" in complaint.sentence
+
+
+@pytest.mark.parametrize("body", [{"nonsense": None}, {"filters": {"nonsense": None}}, {"filters": {"filters": None}}])
+def test_unknown_member_is_refused_whatever_its_value(body: dict[str, Any]) -> None:
+    assert "unknown parameter" in refused("", body).sentence
+
+
+@pytest.mark.parametrize("name", ["columns", "order_by"])
+def test_list_of_a_general_parameter_has_no_null(name: str) -> None:
+    assert refused("", {name: ["id", None]}).sentence == f"{name}: must not have null in it"
 
 
 @pytest.mark.parametrize(
