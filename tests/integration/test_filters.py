@@ -379,6 +379,7 @@ INTENDED = [
     r"(?:ROLLBACK|COMMIT);",
     r"SELECT now\(\) AS taken_at, pg_catalog.pg_backend_pid\(\) AS process(?:, pg_catalog.set_config\(\?, \?, true\))+",
     r"SELECT pg_catalog.array_agg\(pg_catalog.quote_literal\(value\) ORDER BY place\) FROM pg_catalog.unnest.*",
+    r"SELECT \$\?::pg_catalog.text",
     rf"EXPLAIN \(VERBOSE, FORMAT JSON\) {QUERY}",
     rf"COPY \({QUERY}\) TO STDOUT \(FORMAT \?(?:, \w+ \?)*\)",
     r"SELECT n.nspname AS schema, c.relname AS name, \(pg_relation_size.*",
