@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -352,6 +353,43 @@ async def test_operators_of_an_extension_outside_of_the_search_path_are_found(da
                 name, _, value = asked.partition("=")
                 exported = await source.export(read_spec([("dataset", "words"), (name, value)], b"", source.catalog))
                 assert exported.body.decode().split() == ["w", *wanted], asked
+
+
+LIKE_NEEDS_DETERMINISM = 180000  # before this version of PostgreSQL
+
+
+async def test_a_search_is_offered_exactly_where_the_collation_allows_it(
+    database: str, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    async with plain_session(database) as plain:
+        version = int(await plain.fetchval("SHOW server_version_num"))
+        try:
+            await plain.execute(
+                "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+            )
+        except asyncpg.FeatureNotSupportedError:
+            pytest.skip("this server has no ICU")
+        await plain.execute(
+            "CREATE DOMAIN blind_word AS text COLLATE blind;"
+            'CREATE TABLE words (usual text, blind text COLLATE blind, word blind_word, c blind_word COLLATE "C");'
+            "INSERT INTO words VALUES ('Anna', 'Anna', 'Anna', 'Anna')"
+        )
+    server = await serve(source_database_url=database, datasets=Names(("words",)))
+    async with session.get(f"{server.url}/datasets/words") as response:
+        offered = {column["name"]: column["parameters"] for column in (await response.json())["columns"]}
+    for name in ("usual", "blind", "word", "c"):
+        allowed = name in ("usual", "c") or version >= LIKE_NEEDS_DETERMINISM
+        for asked, text in ((f"{name}__contains", "nn"), (f"{name}__startswith", "An")):
+            assert (asked in offered[name]) is allowed
+            query = {"dataset": "words", "columns": "c", asked: text}
+            async with session.get(f"{server.url}/exports/csv", params=query) as response:
+                if allowed:
+                    assert await response.text() == "c\nAnna\n", asked
+                else:
+                    assert (response.status, (await response.json())["parameter"]) == (400, asked)
+        query = {"dataset": "words", "columns": "c", name: "anna", "profile": "excel", "bom": "false"}
+        async with session.get(f"{server.url}/exports/csv", params=query) as response:
+            assert await response.text() == ("c\nAnna\n" if name in ("blind", "word") else "c\n")
 
 
 # Attacks

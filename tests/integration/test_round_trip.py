@@ -1,7 +1,7 @@
 """What an export prints can be asked for: every value of every type, given back as a filter, finds its own rows.
 
-A table has one row for each odd value of each type. COPY prints the value; it goes back as `=`, `__in`, `__gte`, `__lte`
-and `__ne`; and the rows that come are those of the same comparison on a plain connection.
+A table has one row for each odd value of a type. The text of each value, as COPY prints it, goes back with every
+operator, and the rows that come are those of the same comparison on a plain connection.
 """
 
 import asyncio
@@ -39,7 +39,8 @@ ODD = {
     "zoned": ("timetz", ["24:00:00-15:59", "12:00+05:30"]),
     "span": ("interval", ["-1 year -2 mons +3 days -04:05:06.7", "178000000 years", "00:00", "-00:00:00.000001"]),
     "key": ("uuid", ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"]),
-    "words": ("text", [" ", "NULL", "null", "NaN", "\\N", "\\.", "a,b", 'a"b', "'", "%", "é", "\U0001f600", "\ufffd", "+"]),
+    "words": ("text", [" ", "NULL", "null", "NaN", "\\N", "\\.", "a,b", 'a"b', "'", "%", "é", "\U0001f600", "\ufffd",
+                       "+"]),
     "code": ("char(3)", ["a", "a b", "é"]),
     "raw": ("bytea", ["\\x", "\\x00ff"]),
     "cash": ("money", ["-$92,233,720,368,547,758.08", "$0.10"]),
@@ -70,7 +71,7 @@ async def _make(url: str) -> None:
 
 async def printed(plain: Plain, name: str) -> dict[int, str]:
     """The text of each value as COPY prints it."""
-    return {row: text for row, text in await plain.fetch(f"SELECT row, format('%s', {name}) FROM t_{name}")}
+    return dict(await plain.fetch(f"SELECT row, format('%s', {name}) FROM t_{name}"))
 
 
 async def compared(plain: Plain, name: str, symbol: str, row: int) -> list[str]:

@@ -441,6 +441,13 @@ def test_character_that_csv_cannot_have_is_refused(name: str, text: str) -> None
         assert caught.value.sentence.isprintable()
 
 
+@pytest.mark.parametrize("text", ["\\t", "TAB", "tabulator", "%09", ""])
+def test_other_names_of_a_tab_are_told_its_own(text: str) -> None:
+    for name in ("delimiter", "quoteChar"):
+        with pytest.raises(BadParameter, match=f"^{name}: must be exactly one ASCII character, or the word tab, not"):
+            read_spec([(name, text)], b"", CATALOG)
+
+
 @pytest.mark.parametrize(
     ("pairs", "parameter"),
     [
