@@ -25,8 +25,8 @@ def request_body(
     if "filters" in parameters:
         raise TypeError("filters: the conditions are given as where")
     asked = {"dataset": dataset, "filters": _conditions({} if where is None else where)}
-    given = {**parameters, "columns": columns}
-    return asked | {name: _parameter(name, value) for name, value in given.items() if value is not None}
+    given = parameters if columns is None else {**parameters, "columns": columns}
+    return asked | {name: _parameter(name, value) for name, value in given.items()}
 
 
 def _conditions(where: object) -> dict[str, Any]:
@@ -46,7 +46,9 @@ def _condition(name: object, value: object) -> Any:
 
 
 def _parameter(name: str, value: object) -> Any:
-    """A set would give its columns, or its order, in any order."""
+    """None is for the server to judge, which knows what is a condition. A set would give its columns in any order."""
+    if value is None:
+        return None
     if isinstance(value, set | frozenset):
         raise TypeError(f"{name} must be in an order: a list, not a {type(value).__name__}")
     if _is_several(value):

@@ -37,6 +37,11 @@ def is_plain(text: str) -> bool:
     return PLAIN.fullmatch(text) is not None
 
 
+def lacks_plus(text: str) -> bool:
+    """Whether it would be a moment with the plus sign of its zone, which is a space in a query."""
+    return MOMENT.fullmatch("+".join(text.rsplit(" ", 1))) is not None
+
+
 def read_day(text: str) -> str:
     """Raises ValueError where it is none."""
     if INFINITY.fullmatch(text):

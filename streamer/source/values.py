@@ -117,8 +117,9 @@ def _moment(zoned: bool, column: Column, text: str) -> Value:
     try:
         moment = moments.read_moment(text, zoned=zoned)
     except ValueError:
+        hint = "; in a URL a + is written as %2B" if moments.lacks_plus(text) else ""
         raise ValueError(
-            f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not '{shown(text)}'"
+            f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not '{shown(text)}'{hint}"
         ) from None
     return Value(moment, moments.is_plain(moment))
 

@@ -87,7 +87,9 @@ def test_value_without_a_text_is_refused_with_a_sentence(value: Any, error: type
 
 def test_everything_else_has_its_place() -> None:
     body = request_body("events", ("id", "at"), {}, {"delimiter": ";", "header": False, "limit": None})
-    assert body == {"dataset": "events", "filters": {}, "columns": ["id", "at"], "delimiter": ";", "header": False}
+    assert body == {
+        "dataset": "events", "filters": {}, "columns": ["id", "at"], "delimiter": ";", "header": False, "limit": None,
+    }  # fmt: skip
     assert request_body("users", "id,name", None, {"order_by": ["-id"]}) == {
         "dataset": "users", "filters": {}, "columns": "id,name", "order_by": ["-id"],
     }  # fmt: skip

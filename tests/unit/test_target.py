@@ -1,8 +1,15 @@
 """Queries and names in paths: what the client wrote, or a refusal; never something else."""
 
+import re
+from pathlib import Path
+from urllib.parse import quote_from_bytes
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamer.errors import BadParameter
+from streamer.http import target
 from streamer.http.target import decode, parse_query
 
 NOT_UTF_8 = ["M%FCller", "%C3", "%C0%AF", "%ED%A0%80", "%ff%fe%fd", "%F4%90%80%80", "a%80", "%E2%82"]
@@ -58,3 +65,21 @@ def test_name_in_a_path_is_decoded_strictly(text: str) -> None:
 
 def test_plus_sign_in_a_path_stays() -> None:
     assert decode("a+b%20c%2Fd") == "a+b c/d"
+
+
+@given(st.binary(max_size=12))
+def test_bytes_are_the_text_that_they_are_in_utf_8_or_are_refused(sent: bytes) -> None:
+    query = f"a={quote_from_bytes(sent, safe='')}"
+    try:
+        text = sent.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(BadParameter):
+            parse_query(query)
+    else:
+        assert parse_query(query) == [("a", text)]
+
+
+def test_no_other_module_reads_a_query_of_its_own() -> None:
+    modules = Path(target.__file__).parent.glob("*.py")
+    readers = {module.name for module in modules if re.search(r"\.(raw_)?query(_string)?\b", module.read_text())}
+    assert readers == {"target.py"}

@@ -304,6 +304,21 @@ def test_moment_without_a_zone_is_utc_wherever_the_server_stands(five_hours_west
     assert read_value(column("timestamp"), "2024-12-31T10:00") == "2024-12-31T10:00:00"
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("2024-12-31 23:59:59 00", True),
+        ("2024-12-31T23:59:59.5 02:00", True),
+        ("2024-12-31 00", False),
+        ("today now", False),
+    ],
+)
+def test_zone_that_lost_its_plus_sign_is_told_how_to_write_it(text: str, *, lost: bool) -> None:
+    with pytest.raises(ValueError, match="must be a date or a time") as refused:
+        read_value(column("timestamptz"), text)
+    assert str(refused.value).endswith("; in a URL a + is written as %2B") is lost
+
+
 @pytest.mark.parametrize("type_name", ["timestamp", "timestamptz"])
 @pytest.mark.parametrize(
     "text",
