@@ -34,6 +34,9 @@ class Array:
     def __init__(self, inside: Any) -> None:
         self._inside = inside
 
+    def __repr__(self) -> str:
+        return f"Array({self._inside!r})"
+
     def tolist(self) -> Any:
         return self._inside
 
@@ -73,7 +76,7 @@ WITHOUT_TEXT: list[tuple[Any, type[Exception], str]] = [
     (bytearray(b"US"), TypeError, "is of bytes"),
     ({"gte": 1}, TypeError, r"^where\['c'\] has no text of its own: dict$"),
     ([["US"]], TypeError, "has no text of its own: list"),
-    (object(), TypeError, "has no text of its own: object"),
+    (..., TypeError, "has no text of its own: ellipsis"),
     (Tier, TypeError, "has no text of its own: EnumType"),
     (1j, TypeError, "has no text of its own: complex"),
 ]
