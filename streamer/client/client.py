@@ -77,10 +77,11 @@ class Client:
 
     async def exports(self, *, status: Iterable[str] = (), limit: int | None = None) -> AsyncIterator[ExportStatus]:
         """The exports of the server, newest first, at most `limit`; `status` names states, such as "completed"."""
+        states = status if isinstance(status, str) else ",".join(status)  # an iterator has them once, for every page
         left, cursor = limit, None
         while left is None or left > 0:
             query = {"limit": str(min(left or LONGEST_PAGE, LONGEST_PAGE))}
-            if states := ",".join(status):
+            if states:
                 query["status"] = states
             if cursor:
                 query["cursor"] = cursor

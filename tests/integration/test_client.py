@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -511,6 +511,14 @@ async def test_an_empty_variable_exports_nothing(server: Server, target: Path) -
                 await asyncio.to_thread(export_to, target, url=server.url, **arguments)  # type: ignore[arg-type]
         assert [found async for found in client.exports()] == []
     assert read(target) is None
+
+
+@pytest.mark.parametrize("status", ["failed", ["failed"], iter(["failed"])], ids=["text", "list", "iterator"])
+async def test_every_page_of_a_list_is_of_the_states_asked(
+    client: Client, pretender: Pretender, status: Iterable[str]
+) -> None:
+    assert len([found async for found in client.exports(status=status)]) == 3
+    assert [query["status"] for query in pretender.lists] == ["failed"] * 3
 
 
 async def test_export_to_is_one_call(server: Server, tmp_path: Path) -> None:
