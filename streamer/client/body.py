@@ -46,7 +46,7 @@ def _condition(name: object, value: object) -> Any:
 
 
 def _parameter(name: str, value: object) -> Any:
-    """None is for the server to judge, which knows what is a condition. A set would give its columns in any order."""
+    """None goes to the server, which knows the conditions from the rest. The items of a set would come in any order."""
     if value is None:
         return None
     if isinstance(value, set | frozenset):
@@ -57,7 +57,7 @@ def _parameter(name: str, value: object) -> Any:
 
 
 def _is_several(value: object) -> TypeGuard[Iterable[object]]:
-    """An address is no network of addresses, and an enumeration is no list of its members."""
+    """Some single values can be iterated over as well: a text, a network, the class of an enumeration."""
     single = (str, *BYTES, Mapping, type, *PLAIN_TEXT)
     return isinstance(value, Iterable) and not isinstance(value, single)
 

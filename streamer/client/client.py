@@ -77,7 +77,7 @@ class Client:
 
     async def exports(self, *, status: Iterable[str] = (), limit: int | None = None) -> AsyncIterator[ExportStatus]:
         """The exports of the server, newest first, at most `limit`; `status` names states, such as "completed"."""
-        states = status if isinstance(status, str) else ",".join(status)  # an iterator has them once, for every page
+        states = status if isinstance(status, str) else ",".join(status)  # once: an iterator has no second time
         left, cursor = limit, None
         while left is None or left > 0:
             query = {"limit": str(min(left or LONGEST_PAGE, LONGEST_PAGE))}
