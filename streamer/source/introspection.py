@@ -9,7 +9,8 @@ A dataset is called as its entry is written; one that a pattern finds, as SQL wr
 quotes but those it needs, so that no two are called the same. The file of datasets (offers.py) can give other names.
 
 Which operators a type has is read from its default operator classes, and for arrays and composite types from those of
-what is in them: it is what the parser itself goes by (lookup_type_cache in src/backend/utils/cache/typcache.c).
+what is in them: it is what the parser itself goes by (lookup_type_cache in src/backend/utils/cache/typcache.c). LIKE is
+offered unless the collation of the column is nondeterministic, which LIKE refuses before PostgreSQL 18.
 """
 
 import logging
@@ -71,14 +72,14 @@ MATCHING = f"""{RELATION} n.nspname = $1 AND c.relname LIKE $2 AND NOT c.relispa
 # relation of which the role may read some columns, those are all there are.
 COLUMNS = """
     WITH RECURSIVE types AS (
-        SELECT a.attrelid, a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.atttypid AS type,
-               a.atttypmod AS length
+        SELECT a.attrelid, a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.attcollation,
+               a.atttypid AS type, a.atttypmod AS length
         FROM pg_attribute a
         WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
           AND (has_column_privilege(a.attrelid, a.attnum, 'SELECT')
                OR NOT has_any_column_privilege(a.attrelid, 'SELECT'))
       UNION ALL
-        SELECT attrelid, types.attnum, attname, declared, modifier, t.typbasetype,
+        SELECT attrelid, types.attnum, attname, declared, modifier, attcollation, t.typbasetype,
                CASE WHEN types.length = -1 THEN t.typtypmod ELSE types.length END
         FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype = 'd'
     ),
@@ -129,10 +130,12 @@ COLUMNS = """
            t.typcategory::text AS category,
            wholes.compared AND t.typtype <> 'c' AS compared,  -- the literal of a row would have no type
            wholes.ordered,
+           coalesce(l.collisdeterministic, true) OR current_setting('server_version_num')::int >= 180000 AS searched,
            coalesce(known.schema, 'pg_catalog') AS operators_in
     FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype <> 'd'
     JOIN pg_namespace n ON n.oid = t.typnamespace
     JOIN wholes ON wholes.whole = t.oid
+    LEFT JOIN pg_collation l ON l.oid = types.attcollation
     LEFT JOIN known ON known.part = t.oid
     ORDER BY attrelid, attnum
 """
