@@ -4,7 +4,6 @@ The primary and its standby are two embedded servers. The process is the real on
 the standby as SOURCE_DATABASE_URL. A standby may end a query to go on with its recovery: that ends the export, visibly.
 """
 
-import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -20,8 +19,8 @@ from tests.acceptance.process import streamer
 from tests.conftest import connected, folder_for_postgres
 from tests.exporting import create, sha256, until
 from tests.integration.sources import copied, plain_session
+from tests.restarting import BASEBACKUP, back_up
 
-BASEBACKUP = psql().with_name("pg_basebackup")
 ROWS = 40_000  # of 650 bytes, in 3,300 blocks or so
 FEW_BLOCKS = 256  # a smaller table is read on one connection
 GATE = 1  # the advisory lock that holds an export of the view `gated`
@@ -73,19 +72,6 @@ def pair() -> Iterator[Pair]:
         back_up(primary, copy, owner)
         with embedded_postgres(copy) as standby:
             yield Pair(primary, standby)
-
-
-def back_up(primary: str, copy: Path, owner: int) -> None:
-    """A standby's folder, as its administrator makes it."""
-    copy.mkdir(mode=0o700)
-    os.chown(copy, owner, -1)
-    command = BASEBACKUP, "-d", primary, "-D", copy, "--checkpoint=fast", "--no-sync"
-    subprocess.run(command, check=True, user=owner, cwd="/")
-    for lock in copy.glob(".s.PGSQL.*.lock"):  # the primary's, whose socket is in its folder too
-        lock.unlink()
-    (copy / "standby.signal").touch()
-    with (copy / "postgresql.conf").open("a") as configuration:
-        configuration.write(f"primary_conninfo = '{primary}'\n")
 
 
 @asynccontextmanager
