@@ -174,7 +174,7 @@ class Source:
         except StartError as reason:
             log.warning("the catalog stays as it was: %s", reason)
         found = self._catalog.get(spec.dataset)
-        if not isinstance(error, OutdatedCatalogError) and (found is None or found.shape == known.shape):
+        if not isinstance(error, OutdatedCatalogError) and (found is None or _same(found, known)):
             raise error
         return self._dataset(spec)
 
@@ -208,6 +208,11 @@ class Source:
 
     def _worth_two(self, heaps: Sequence[Heap]) -> bool:
         return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
+
+
+def _same(found: Dataset, known: Dataset) -> bool:
+    """Whether a query of the one is a query of the other; they may be locked differently."""
+    return replace(found, locker=None) == replace(known, locker=None)
 
 
 # That a dataset is not what the catalog knows: its relation, its columns, its kind, or what may be read of it.
