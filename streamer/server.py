@@ -128,8 +128,9 @@ async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
         return connected
 
     store, source = settings.database(), settings.source_database()
-    for setting, remark in {(database.setting, remark) for database in (store, source) for remark in database.remarks}:
-        log.info("%s: %s", setting, remark)
+    for database in (store, source) if store != source else (store,):
+        for remark in database.remarks:
+            log.info("%s: %s", database.setting, remark)
     exporting = settings.max_concurrent_exports * settings.export_connections
     return _Pools(
         store=await pool(store, STORE_CONNECTIONS),

@@ -313,7 +313,7 @@ def _parameters(setting: str, values: Mapping[str, _Value]) -> ConnectionParamet
 def _check(name: str, value: _Value) -> None:
     """Raises StartError."""
     if "\0" in value.text or not _is_utf8(value.text):
-        raise value.refused("Expected UTF-8")
+        raise value.refused("Expected UTF-8 without NUL")
     if name in CHOICES and value.text not in CHOICES[name]:
         raise value.refused(f"Expected {_one_of(CHOICES[name])}")
     if name in REFUSED:
