@@ -113,7 +113,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         settings = msgspec.convert(given, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise StartError(_sentence(str(error))) from error
-    settings.database()  # raises what is wrong with them
+    settings.database()  # either may be refused, and now is the time
     settings.source_database()
     return settings
 

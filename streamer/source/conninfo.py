@@ -373,7 +373,7 @@ def _tls(values: Mapping[str, _Value]) -> dict[str, str]:
         if mode == "disable":
             raise binding.refused("contradicts sslmode=disable: there is no channel without TLS")
         tls["sslmode"] = "verify-ca" if mode == "verify-ca" else VERIFY_FULL
-        if mode != "verify-ca" and not in_home(ROOT_CERTIFICATE).exists():
+        if mode != "verify-ca" and not is_there(in_home(ROOT_CERTIFICATE)):
             tls.setdefault("sslrootcert", SYSTEM)
     if tls.get("sslrootcert") == SYSTEM and tls.setdefault("sslmode", VERIFY_FULL) != VERIFY_FULL:
         raise values["sslmode"].refused(f"Expected {VERIFY_FULL} with sslrootcert={SYSTEM}")
@@ -385,6 +385,11 @@ def _tls(values: Mapping[str, _Value]) -> dict[str, str]:
 def in_home(name: str) -> Path:
     """Where libpq and the driver look for a file that no parameter names. It need not exist."""
     return Path(os.path.expanduser("~"), name)  # noqa: PTH111 - Path.home() raises where there is none
+
+
+def is_there(path: Path) -> bool:
+    """Path.exists() raises where the folder of another user is in the way."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _remarks(text: Mapping[str, str]) -> Iterator[str]:

@@ -85,7 +85,7 @@ def _check_ipv6(host: str) -> str:
         ipaddress.IPv6Address(host)
     except ValueError:
         if WITH_PORT.fullmatch(host):
-            raise ValueError("Expected a host without its port, which is a value of its own") from None
+            raise ValueError("Expected a host without its port, which DB_PORT or port= says") from None
         raise ValueError(WANTED + "; an IPv6 address has no brackets") from None
     return host
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from streamer.errors import StartError
-from streamer.source.conninfo import ROOT_CERTIFICATE, SYSTEM, ConnectionParameters, in_home
+from streamer.source.conninfo import ROOT_CERTIFICATE, SYSTEM, ConnectionParameters, in_home, is_there
 
 FILES = ("sslrootcert", "sslcrl", "sslkey", "sslcert")  # the key first: a certificate is read together with it
 BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -21,6 +21,8 @@ REJECTED = "rejected SSL upgrade"  # how the driver says that a server has no TL
 def driver_arguments(parameters: ConnectionParameters) -> Mapping[str, Any]:
     """For `asyncpg.connect`, which takes the names of files only in a URL. Raises StartError that names a file."""
     tls = parameters.tls
+    if all(address.is_socket for address in parameters.addresses):  # where there is no TLS, whatever is asked for
+        return {"ssl": False, "direct_tls": False}
     _check(parameters)
     if tls.get("sslrootcert") == SYSTEM:
         return {"ssl": _trusting_the_system(tls), "direct_tls": tls.get("sslnegotiation") == "direct"}
@@ -100,7 +102,7 @@ def _trusting_the_system(tls: Mapping[str, str]) -> ssl.SSLContext:
 def _load_certificate(context: ssl.SSLContext, tls: Mapping[str, str]) -> None:
     """Without `sslkey` the key is that of the home folder, as for the driver, or in the file of the certificate."""
     default = in_home(".postgresql/postgresql.key")
-    key = tls.get("sslkey") or (default if default.exists() else None)
+    key = tls.get("sslkey") or (default if is_there(default) else None)
     context.load_cert_chain(tls["sslcert"], key, password=lambda: tls.get("sslpassword", ""))
 
 

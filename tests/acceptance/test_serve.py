@@ -104,6 +104,7 @@ async def test_a_wrong_part_of_the_database_is_one_line_that_names_it(tmp_path: 
     environment = {"DB_HOST": "db", "DB_PASSWORD": "secret", "DATABASE_WAIT": "60s", name: text}
     complaint = await complaint_of_serve(tmp_path, **environment)
     assert complaint.startswith(f"streamer: {name}: Expected ")
+    assert ("DB_PORT" in complaint) == (":" in text or name == "DB_PORT")
     assert "secret" not in complaint
 
 

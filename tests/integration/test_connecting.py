@@ -282,6 +282,14 @@ async def test_a_file_that_is_no_certificate_ends_the_start_at_once_and_is_named
     assert line.startswith(f"{parameter}: {tmp_path}/text: ")
 
 
+async def test_a_socket_needs_no_file_of_tls(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "none"))
+    environment = {"DB_HOST": folder_of(database), "DB_NAME": name_of(database)}
+    async with connected(read_settings(environment).database()) as pool:
+        assert await pool.fetchval("SELECT inet_client_addr()") is None
+
+
 async def test_verification_without_a_file_names_the_one_that_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
