@@ -1,0 +1,300 @@
+"""Exports without pause of what changes without pause; every one that is completed is judged by the ledger.
+
+`Changer` runs the changes of one subject on one connection, `Exporter` exports in this process, `RemoteExporter` over
+HTTP. An export may fail, visibly; what must not be is in `flaws`.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+
+from streamer.config import Duration, Names, Settings, Size
+from streamer.errors import ExportFailure
+from streamer.server import serving
+from streamer.source.introspection import read_catalog
+from streamer.source.rows import CursorChoice
+from tests.exporting import RemoteExport, sha256, until
+from tests.faults import ledger
+from tests.faults.ledger import Asked, Judge, Scribe
+from tests.faults.migrations import SUBJECTS, Hand, Partitioned, Subject
+from tests.integration.sources import HELPERS, Opened, Pages, made_role, plain_session, pooled
+
+EXPORTERS = 4
+VICTIM = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)
+LONGEST_WAIT = "60s"  # of a change for a lock: exports are over in a moment
+CONCURRENTLY = 0.15  # of the changes of a partitioned table
+UPKEEP = 0.15  # of what is done to any subject
+BETWEEN = 0.1  # seconds at most between two changes
+OFFERS = f"""[datasets.shaped]\nhidden = ["{ledger.HIDDEN}"]\n"""
+VIEWS = ("joined", "stored", "over_stored")  # BLOCKS refuses the first and the last
+
+
+@dataclass
+class Tally:
+    """What happened; `flaws` should not have."""
+
+    changes: int = 0
+    completed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    flaws: list[str] = field(default_factory=list)
+    victims: list[str] = field(default_factory=list)
+    narrower: int = 0  # completed with the columns of before
+
+    def __str__(self) -> str:
+        completed, failed = self.completed.total(), self.failed.total()
+        return (
+            f"{self.changes} changes, {completed + failed} exports, {completed} completed, {failed} failed, "
+            f"{len(self.flaws)} violations, {len(self.victims)} deadlocks"
+        )
+
+
+class Changer:
+    def __init__(self, subject: Subject, hand: Hand, tally: Tally) -> None:
+        self._subject = subject
+        self._hand = hand
+        self._tally = tally
+        self._scribe = Scribe(hand.plain, subject.name, subject.asked, hand.role)
+
+    async def make(self) -> None:
+        async with self._hand.plain.transaction():
+            await self._subject.make(self._hand)
+            await self._scribe.describe("made")
+
+    async def change_for_ever(self) -> None:
+        while True:
+            try:
+                await self._change()
+                self._tally.changes += 1
+            except VICTIM as error:
+                self._tally.victims.append(f"{self._subject.name}: {error}")
+            await asyncio.sleep(self._hand.chance.random() * BETWEEN)
+
+    async def _change(self) -> None:
+        self._hand.generation += 1
+        lot = self._hand.chance.random()
+        if lot < UPKEEP and self._subject.upkeep:
+            await self._hand.plain.execute(self._hand.chance.choice(self._subject.upkeep))
+        elif lot < UPKEEP + CONCURRENTLY and isinstance(self._subject, Partitioned):
+            await self._detach_concurrently(self._subject)
+        else:
+            change = self._hand.chance.choice(self._subject.changes)
+            async with self._hand.plain.transaction():
+                await change(self._hand)
+                await self._scribe.describe(change.__name__)
+
+    async def _detach_concurrently(self, parted: Partitioned) -> None:
+        """It is two transactions of its own, and the first one changes what is seen."""
+        plain = self._hand.plain
+        part = parted.detachable(await parted.attached(self._hand))
+        if part is None:
+            return
+        async with plain.transaction():
+            tried = plain.transaction()
+            await tried.start()
+            await plain.execute(f"ALTER TABLE parted DETACH PARTITION {part}")
+            answers = await self._scribe.answers()
+            await tried.rollback()
+            state = await self._scribe.write("detach_concurrently", answers, settled=False)
+        await plain.execute(f"ALTER TABLE parted DETACH PARTITION {part} CONCURRENTLY")
+        await self._scribe.settle(state)
+        await plain.execute(f"DROP TABLE {part}")
+
+
+@dataclass
+class Exporter:
+    """Exports in this process, with every cursor, with and without the role."""
+
+    subjects: Sequence[Subject]
+    sources: Sequence[Opened]
+    judge: Judge
+    chance: random.Random
+    tally: Tally
+
+    async def export_for_ever(self) -> None:
+        while True:
+            await self.export(self.chance.choice(self.subjects), self.chance.choice(self.sources))
+
+    async def export(self, subject: Subject, source: Opened) -> None:
+        asked = self.chance.choice([asked for asked in subject.asked if asked.as_role == bool(source.role)] or [None])
+        if asked is None:
+            return
+        since = await self.judge.settled(subject.name)
+        if asked.dataset not in source.catalog:
+            await self._lost(source, asked)
+            return
+        body, snapshot_at = Pages(), None
+        try:
+            async with source.source.open(asked.question.spec(asked.dataset, source.catalog[asked.dataset].columns)) as rows:
+                snapshot_at = rows.snapshot_at
+                await rows.drain(body.take)
+        except ExportFailure as failure:
+            self.tally.failed[f"{asked.dataset}: {failure}"] += 1
+        except Exception as error:
+            self.tally.flaws.append(f"{asked}: {error!r}")
+        else:
+            await self._judge(subject, asked, since, source, body.body, snapshot_at)
+
+    async def _lost(self, source: Opened, asked: Asked) -> None:
+        self.tally.failed[f"{asked.dataset}: not in the catalog"] += 1
+        await source.catalog.reread()
+
+    async def _judge(
+        self, subject: Subject, asked: Asked, since: int, source: Opened, body: bytes, snapshot_at: datetime
+    ) -> None:
+        self.tally.completed[asked.dataset] += 1
+        if flaw := await self.judge.flaw(subject.name, asked, since, body, snapshot_at):
+            self.tally.flaws.append(f"{source.choice} of {asked.dataset}, {asked.question.name}: {flaw}")
+
+
+@dataclass
+class RemoteExporter:
+    """Exports over HTTP: what is downloaded while it grows is what the status has the digest of."""
+
+    subjects: Sequence[Subject]
+    server: str
+    as_role: bool
+    judge: Judge
+    chance: random.Random
+    tally: Tally
+
+    async def export_for_ever(self) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+            while True:
+                await self.export(session)
+
+    async def export(self, session: aiohttp.ClientSession) -> None:
+        subject = self.chance.choice(self.subjects)
+        of_role = [asked for asked in subject.asked if asked.as_role == self.as_role]
+        if not of_role:
+            return
+        asked = self.chance.choice(of_role)
+        since = await self.judge.settled(subject.name)
+        parameters = asked.question.parameters(asked.dataset)
+        async with session.post(f"{self.server}/exports/csv", params=parameters) as response:
+            if response.status != 202:
+                self.tally.failed[f"{asked.dataset}: POST {response.status} {(await response.text())[:200]}"] += 1
+                return
+            export = RemoteExport(session, self.server, (await response.json())["exportId"])
+        body = await self._followed(export)
+        await self._judge(subject, asked, since, export, body)
+
+    async def _followed(self, export: RemoteExport) -> bytes | None:
+        try:
+            async with export.session.get(export.download) as response:
+                return await response.read() if response.status == 200 else None
+        except aiohttp.ClientPayloadError:
+            return None
+
+    async def _judge(self, subject: Subject, asked: Asked, since: int, export: RemoteExport, body: bytes | None) -> None:
+        async def ended() -> bool:
+            return (await export.status())["status"] not in ("pending", "processing")
+
+        await until(ended, "an export ends", within=60)
+        status = await export.status()
+        if status["status"] != "completed":
+            self.tally.failed[f"{asked.dataset}: {status['error']}"] += 1
+            if body is not None:
+                self.tally.flaws.append(f"{asked}: a download ended well, and the export is {status['status']}")
+            return
+        self.tally.completed[f"{asked.dataset} over HTTP"] += 1
+        if body is None or sha256(body) != status["sha256"]:
+            self.tally.flaws.append(f"{asked}: the download is not what the status has the digest of")
+            return
+        taken = datetime.fromisoformat(status["snapshotAt"])
+        if flaw := await self.judge.flaw(subject.name, asked, since, body, taken):
+            self.tally.flaws.append(f"HTTP of {asked.dataset}, {asked.question.name}: {flaw}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A database that is changed, and the one whose exports are judged: the same, or its standby."""
+
+    changed: str
+    read: str
+    folder: Path
+
+
+@asynccontextmanager
+async def prepared(stage: Stage, chance: random.Random, tally: Tally) -> AsyncIterator[tuple[list[Changer], str]]:
+    """All subjects are there, in their first states, and the role that may read them."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(plain_session(stage.changed))
+        await first.execute(ledger.MADE)
+        role = await stack.enter_async_context(made_role(first))
+        await first.execute(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {role}")
+        changers = []
+        for kind in SUBJECTS:
+            plain = await stack.enter_async_context(plain_session(stage.changed))
+            await plain.execute(f"SET lock_timeout = '{LONGEST_WAIT}'")
+            hand = Hand(plain, random.Random(chance.random()), role)
+            changers.append(Changer(kind(), hand, tally))
+            await changers[-1].make()
+        yield changers, role
+
+
+@asynccontextmanager
+async def sources(stage: Stage, role: str) -> AsyncIterator[list[Opened]]:
+    """One for each cursor, and for each with and without the role, over one pool and two catalogs."""
+    names = sorted({asked.dataset for kind in SUBJECTS for asked in kind.asked})
+    (stage.folder / "offers.toml").write_text(OFFERS)
+    async with pooled(stage.read, size=EXPORTERS * (1 + HELPERS)) as pool:
+        found = []
+        for entered in (None, role):
+            catalog = await read_catalog(pool, names, file=stage.folder / "offers.toml", role=entered)
+            found += [Opened(pool, catalog, choice, EXPORTERS, entered) for choice in CursorChoice]
+        yield found
+
+
+@asynccontextmanager
+async def server(stage: Stage, role: str | None) -> AsyncIterator[str]:
+    """The URL of a server that exports with its default cursor."""
+    names = sorted({asked.dataset for kind in SUBJECTS for asked in kind.asked})
+    settings = Settings(
+        database_url=stage.changed,
+        source_database_url=stage.read,
+        api_port=0,
+        datasets=Names(tuple(names)),
+        datasets_file=stage.folder / "offers.toml",
+        dataset_role=role,
+        export_storage_path=stage.folder / "spool",
+        spool_disk_reserve=Size(0),
+        shutdown_grace=Duration(0),
+    )
+    async with serving(settings) as url:
+        yield url
+
+
+async def run(stage: Stage, seed: int, seconds: float) -> Tally:
+    """Changes and exports for so long."""
+    chance, tally = random.Random(seed), Tally()
+    async with AsyncExitStack() as stack:
+        changers, role = await stack.enter_async_context(prepared(stage, chance, tally))
+        opened = await stack.enter_async_context(sources(stage, role))
+        judges = [Judge(await stack.enter_async_context(plain_session(stage.read))) for _ in range(EXPORTERS + 1)]
+        subjects = [kind() for kind in SUBJECTS]
+        exporters = [
+            Exporter(subjects, opened, judge, random.Random(chance.random()), tally) for judge in judges[:EXPORTERS]
+        ]
+        as_role = chance.random() < 0.5
+        url = await stack.enter_async_context(server(stage, role if as_role else None))
+        remote = RemoteExporter(subjects, url, as_role, judges[-1], random.Random(chance.random()), tally)
+        works = [*(each.change_for_ever() for each in changers), *(each.export_for_ever() for each in exporters)]
+        await _for_so_long([*works, remote.export_for_ever()], seconds)
+    return tally
+
+
+async def _for_so_long(works, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    try:
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except TimeoutError:
+        pass
