@@ -207,6 +207,13 @@ class Judge:
             return f"its rows were committed {early:.3f} s after its snapshotAt"
         return None
 
+    async def offered(self, asked: Asked, role: str | None) -> list[str]:
+        """The columns that are to be offered of a dataset."""
+        async with self.plain.transaction():
+            if role:
+                await self.plain.execute(f"SET LOCAL ROLE {role}")
+            return [row["attname"] for row in await self.plain.fetch(COLUMNS, asked.dataset, HIDDEN)]
+
     async def _states(self, subject: str, since: int) -> list[State]:
         rows = await self.plain.fetch(
             "SELECT state, at, digests FROM ledger WHERE subject = $1 AND state >= $2 ORDER BY state", subject, since
