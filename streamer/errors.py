@@ -108,5 +108,20 @@ class TransientFailure(ExportFailure):
     """A failure that may be over in a moment: the connection was lost, the server is starting."""
 
 
+class SourceWait(ExportFailure):
+    """No snapshot of the source could be taken, or none that its locks agree with: nothing was read.
+
+    That is no attempt. The export waits, and begins anew.
+    """
+
+
+class SourceAway(SourceWait):
+    """The source takes no connection at the moment: it is stopped, starting, or has no connection left."""
+
+
+class SourceBusy(SourceWait):
+    """What this export reads is locked, or is being changed."""
+
+
 class StartError(Exception):
     """Why the server cannot start, in one line."""

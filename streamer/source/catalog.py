@@ -7,6 +7,7 @@ may be filled anew while requests run: a dataset is a frozen value, so whoever h
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from streamer.model import Condition, Operator, Order
 
@@ -49,9 +50,19 @@ class Column:
         return self.category in TEXTUAL_CATEGORIES or self.type in OTHER_TEXTS
 
 
+class Locker(StrEnum):
+    """Who may lock a relation for reading: the user of the connection, or the role that exports."""
+
+    USER = "user"
+    ROLE = "role"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """A relation under the name that clients use, and what its operator demands of its exports.
+
+    `oid` and `shape` tell whether a snapshot sees the same relation and the same columns: see consistency.py. `locker`
+    is None where the relation cannot be locked, because of its kind or for want of a privilege on all of it.
 
     `hidden` columns are not offered; `conditions` and `order` may name them. Of the columns that are `required` an
     export must name a condition. `limit` is in rows.
@@ -61,6 +72,9 @@ class Dataset:
     schema: str
     relation: str
     columns: Mapping[str, Column]
+    oid: int = 0
+    shape: int | None = None
+    locker: Locker | None = None
     plain: bool = False  # a table or a materialized view: rows of its own, or of its partitions
     hidden: Mapping[str, Column] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
@@ -95,8 +109,13 @@ class Catalog(Mapping[str, Dataset]):
     def __len__(self) -> int:
         return len(self._datasets)
 
-    async def reread(self) -> None:
-        """Takes the place of what was there in one step, or leaves it. Raises StartError, as at the start."""
-        if self._read is not None:
-            async with self._rereading:
+    async def reread(self, outdated: Dataset | None = None) -> None:
+        """Takes the place of what was there in one step, or leaves it. Raises StartError, as at the start.
+
+        With `outdated` nothing is read if that dataset has been replaced meanwhile.
+        """
+        if self._read is None:
+            return
+        async with self._rereading:
+            if outdated is None or self._datasets.get(outdated.name) is outdated:
                 self._datasets = dict(await self._read())

@@ -23,8 +23,9 @@ import asyncpg
 
 from streamer.errors import StartError
 from streamer.model import Condition
-from streamer.source.catalog import Catalog, Column, Dataset
+from streamer.source.catalog import Catalog, Column, Dataset, Locker
 from streamer.source.checking import WrongValueError, check_values
+from streamer.source.consistency import SHAPE
 from streamer.source.database import Connection, Pool, one_line
 from streamer.source.filters import listed, meaning_of, read_condition, read_order
 from streamer.source.offers import SETTING as FILE
@@ -38,8 +39,13 @@ QUOTED = r'"(?:[^"]|"")*"'
 PATTERN = re.compile(rf'\s*({QUOTED}|[^".*\s]+)\s*\.\s*([^".\s]*)\s*')
 
 # A view has no rows of its own, and -1 is a table that nobody has looked at: both are NULL.
-RELATION = """
-    SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind IN ('r', 'p', 'm') AS plain,
+RELATION = f"""
+    SELECT c.oid, {SHAPE} AS shape,
+           CASE WHEN c.relkind NOT IN ('r', 'p', 'v') THEN NULL
+                WHEN pg_catalog.has_table_privilege(SESSION_USER, c.oid, 'SELECT') THEN '{Locker.USER}'
+                WHEN pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN '{Locker.ROLE}'
+           END AS locker,
+           n.nspname AS schema, c.relname AS name, c.relkind IN ('r', 'p', 'm') AS plain,
            pg_catalog.concat_ws('.', pg_catalog.quote_ident(n.nspname), pg_catalog.quote_ident(c.relname)) AS called,
            (CASE c.relkind
                WHEN 'v' THEN NULL
@@ -53,7 +59,7 @@ RELATION = """
            END)::pg_catalog.int8 AS estimated_rows
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND
-"""
+"""  # noqa: S608 - of constants
 NAMED = f"{RELATION} c.oid = pg_catalog.to_regclass($1)"
 MATCHING = f"""{RELATION} n.nspname = $1 AND c.relname LIKE $2 AND NOT c.relispartition
     AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
@@ -254,6 +260,9 @@ def _dataset(name: str, relation: asyncpg.Record, columns: Columns) -> Dataset:
         name=name,
         schema=relation["schema"],
         relation=relation["name"],
+        oid=relation["oid"],
+        shape=relation["shape"],
+        locker=Locker(relation["locker"]) if relation["locker"] else None,
         columns=columns,
         plain=relation["plain"],
         estimated_rows=relation["estimated_rows"],

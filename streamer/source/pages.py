@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from streamer.source.consistency import guard_of_name
 from streamer.source.cursor import Sink
+from streamer.source.names import quote_relation
 from streamer.source.query import Query
 
 FIRST_BLOCKS = 64  # of a page, until it is known what a block gives
@@ -19,9 +21,11 @@ MOST_BLOCKS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Heap:
-    """A table with storage of its own: its quoted name, and its size in blocks."""
+    """A table with storage of its own, and its size in blocks."""
 
+    schema: str
     name: str
+    oid: int
     blocks: int
 
 
@@ -73,13 +77,18 @@ class PagePlan:
             return None
         heap = self._heaps[-1]
         stop = min(self._block + self._blocks, heap.blocks)
-        page = Page(self._number, self._query.sql_of_blocks(heap.name, self._block, stop), stop - self._block)
+        page = Page(self._number, self._sql(heap, stop), stop - self._block)
         self._number += 1
         self._block = stop
         if stop == heap.blocks:
             self._heaps.pop()
             self._block = 0
         return page
+
+    def _sql(self, heap: Heap, stop: int) -> str:
+        """The rows of a page; the statement fails if the name has become that of another relation."""
+        query = self._query.guarded(guard_of_name(heap.schema, heap.name, heap.oid))
+        return query.sql_of_blocks(quote_relation(heap.schema, heap.name), self._block, stop)
 
     def learn(self, page: Page) -> None:
         """Rows may be wide, or few: the next pages have as many blocks as give the target, at most twice as many."""

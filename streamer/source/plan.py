@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamer.source.catalog import Dataset
+from streamer.source.consistency import Scan
 from streamer.source.database import Connection
 from streamer.source.names import quote_relation
 from streamer.source.pages import Heap
@@ -19,7 +20,7 @@ from streamer.source.query import Query
 # Row policies and virtual generated columns are those of the relation that is named: a partition has other ones than
 # the table it belongs to.
 HEAPS = """
-    SELECT n.nspname AS schema, c.relname AS name,
+    SELECT n.nspname AS schema, c.relname AS name, c.oid,
            (pg_relation_size(c.oid) / current_setting('block_size')::int) AS blocks,
            am.amname = 'heap' AND c.relispopulated
                AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
@@ -37,45 +38,61 @@ HEAPS = """
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`expected` rows; `scans` are the relations scanned in order, None if anything but sequential scans is planned."""
+    """`expected` rows; `scans` are all scans of relations in the plan.
+
+    `heaps` are those that are scanned sequentially, in order; None if anything but sequential scans is planned.
+    """
 
     expected: int
-    scans: tuple[tuple[str, str], ...] | None
+    scans: tuple[Scan, ...]
+    heaps: tuple[Scan, ...] | None
 
 
 async def explain(connection: Connection, query: Query) -> Plan:
     answer = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {query.sql}")
     root = json.loads(answer)[0]["Plan"]
     try:
-        scans = tuple(_scans(root))
+        heaps = tuple(_heaps(root))
     except _OtherPlanError:
-        scans = None
-    return Plan(int(root["Plan Rows"]), scans)
+        heaps = None
+    return Plan(int(root["Plan Rows"]), tuple(_scans(root)), heaps)
 
 
 async def heaps_of(connection: Connection, dataset: Dataset, plan: Plan) -> list[Heap] | None:
     """The heaps to read block by block instead; None if the query cannot be read so."""
-    if not dataset.plain or plan.scans is None:
+    if not dataset.plain or plan.heaps is None:
         return None
-    schemas, names = [schema for schema, _ in plan.scans], [name for _, name in plan.scans]
+    schemas, names = [heap.schema for heap in plan.heaps], [heap.relation for heap in plan.heaps]
     rows = await connection.fetch(HEAPS, schemas, names, quote_relation(dataset.schema, dataset.relation))
-    if len(rows) < len(plan.scans) or not all(row["readable"] for row in rows):
+    if len(rows) < len(plan.heaps) or not all(row["readable"] for row in rows):
         return None
-    return [Heap(quote_relation(row["schema"], row["name"]), row["blocks"]) for row in rows]
+    return [Heap(row["schema"], row["name"], row["oid"], row["blocks"]) for row in rows]
 
 
 class _OtherPlanError(Exception):
     pass
 
 
-def _scans(node: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _scans(node: dict[str, Any]) -> Iterator[Scan]:
+    """Every scan of a relation, wherever in the plan."""
+    if "Relation Name" in node:
+        yield _scan(node)
+    for child in node.get("Plans", []):
+        yield from _scans(child)
+
+
+def _heaps(node: dict[str, Any]) -> Iterator[Scan]:
     match node["Node Type"], node.get("Plans", []):
         case "Seq Scan", []:
-            yield node["Schema"], node["Relation Name"]
+            yield _scan(node)
         case "Result", [] if node.get("One-Time Filter") == "false":
             return  # no partition can have such a row
         case "Append", children:
             for child in children:
-                yield from _scans(child)
+                yield from _heaps(child)
         case _:
             raise _OtherPlanError
+
+
+def _scan(node: dict[str, Any]) -> Scan:
+    return Scan(alias=node["Alias"], schema=node["Schema"], relation=node["Relation Name"])

@@ -4,13 +4,17 @@ Two kinds of text enter a statement: identifiers of the catalog, quoted here, an
 (`quote_literal`), because COPY takes no bound parameters. asyncpg's own inlining is not used: it replaces `$1` wherever
 it stands, in a quoted identifier too.
 
+Columns are named without their relation, and the relation has an alias that no column is likely to have. `t.name` of a
+column that is no longer there would be a call of the function name(t), and a bare name that is that of the relation
+would be the whole row, hidden columns included (PostgreSQL documentation, 8.16.5).
+
 What a dialect changes in a value is said in the select list, so that COPY writes it, and every cursor the same. Columns
 to order by are named with their relation: a bare name would be that of an output column (PostgreSQL documentation,
 SELECT, "ORDER BY Clause"), which may be an expression over it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
@@ -22,6 +26,7 @@ from streamer.source.names import quote_identifier, quote_relation
 COMPARISONS = {Operator.GTE: ">=", Operator.GT: ">", Operator.LTE: "<=", Operator.LT: "<"}
 LIKE_WILDCARDS = str.maketrans({character: "\\" + character for character in "\\%_"})
 STARTS = ", ".join(f"E{start!r}" for start in FORMULA_STARTS)  # Python escapes them as PostgreSQL does
+ALIAS = '"streamer: row"'  # of the relation
 BYTES = 'pg_catalog."C"'  # the collation that compares them
 QUOTE_LITERALS = """
     SELECT pg_catalog.array_agg(pg_catalog.quote_literal(value) ORDER BY place)
@@ -63,7 +68,11 @@ class Query:
 
     @property
     def _rest(self) -> str:
-        return f" FROM {self.relation}{self.where}{self.order}{self.limit}"
+        return f" FROM {self.relation} AS {ALIAS}{self.where}{self.order}{self.limit}"
+
+    def guarded(self, condition: str) -> "Query":
+        """The same query with one condition more, which is a subquery: evaluated once, before the first row."""
+        return replace(self, where=f"{self.where} AND {condition}" if self.where else f" WHERE {condition}")
 
     def sql_of_blocks(self, heap: str, first: int, stop: int) -> str:
         """The rows of one heap that lie in its blocks `[first, stop)`.
@@ -72,7 +81,7 @@ class Query:
         """
         joined = f"{self.where} AND" if self.where else " WHERE"
         return (
-            f"SELECT {', '.join(self.columns)} FROM ONLY {heap}{joined} "  # noqa: S608 - quoted, see above
+            f"SELECT {', '.join(self.columns)} FROM ONLY {heap} AS {ALIAS}{joined} "  # noqa: S608 - quoted, see above
             f"ctid >= '({first},0)'::pg_catalog.tid AND ctid < '({stop},0)'::pg_catalog.tid"
         )
 
@@ -89,7 +98,7 @@ async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) ->
         columns=tuple(_output(dataset.columns[name], spec.dialect) for name in spec.columns),
         relation=_relation(dataset),
         where=await _where(connection, dataset, (*dataset.conditions, *spec.conditions)),
-        order=_order(dataset, spec.order or dataset.order),
+        order=_order(spec.order or dataset.order),
         limit="" if limit is None else f" LIMIT {limit + 1}",
     )
 
@@ -160,10 +169,9 @@ def _iso8601(name: str, column: Column) -> str:
     )
 
 
-def _order(dataset: Dataset, order: Sequence[Order]) -> str:
+def _order(order: Sequence[Order]) -> str:
     """As the types of the columns order. NULL is larger than everything."""
-    relation = _relation(dataset)
-    terms = [f"{relation}.{quote_identifier(by.column)}{' DESC' if by.descending else ''}" for by in order]
+    terms = [f"{ALIAS}.{quote_identifier(by.column)}{' DESC' if by.descending else ''}" for by in order]
     return f" ORDER BY {', '.join(terms)}" if terms else ""
 
 

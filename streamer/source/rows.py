@@ -11,11 +11,12 @@ from enum import StrEnum
 
 import asyncpg
 
-from streamer.errors import ExportFailure, StartError, TransientFailure
+from streamer.errors import ExportFailure, SourceAway, SourceBusy, StartError, TransientFailure
 from streamer.model import Dialect, ExportSpec
 from streamer.protocol.dialect import first_records, prologue
 from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.catalog import Catalog, Dataset
+from streamer.source.consistency import SourceChanged, compare, guard, is_of_a_guard
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Cursor, Sink
 from streamer.source.database import LOST, Connection, Connections, one_line
@@ -23,10 +24,11 @@ from streamer.source.fetching import FetchCursor
 from streamer.source.pages import Heap
 from streamer.source.plan import Plan, explain, heaps_of
 from streamer.source.query import Query, compose, most_rows
-from streamer.source.snapshot import open_snapshot
+from streamer.source.snapshot import GIVE_WAY, open_snapshot
 
 log = logging.getLogger(__name__)
 
+MAX_SNAPSHOTS = 5  # that are taken one after the other, before an export waits
 FEW_BLOCKS = 256  # below this a second connection costs more than it brings
 
 
@@ -105,57 +107,89 @@ class Source:
 
     @asynccontextmanager
     async def open(self, spec: ExportSpec) -> AsyncIterator[Rows]:
-        """The rows of `spec`, all of one snapshot. Raises ExportFailure with the database's reason.
+        """The rows of `spec`, all of one snapshot, which is no older than the locks on what is read.
 
-        Where the database says that the dataset is not what the catalog knows, the catalog is read again, once.
+        Raises SourceWait if that cannot be had at the moment, and ExportFailure with the database's reason.
         """
+        async with AsyncExitStack() as stack:
+            with opening_errors():
+                rows = await self._begin(stack, spec)
+            yield rows
+
+    async def _begin(self, stack: AsyncExitStack, spec: ExportSpec) -> Rows:
+        """Takes snapshots until one agrees with the catalog and with its locks; few are ever needed."""
+        dataset, doubtful = self._dataset(spec), frozenset[str]()
+        for _ in range(MAX_SNAPSHOTS):
+            try:
+                return await self._open(stack, dataset, spec, doubtful)
+            except SourceChanged as change:
+                log.info("a newer snapshot is taken: %s", change)
+                doubtful = frozenset(change.doubtful)
+                await stack.aclose()
+            except SCHEMA_CHANGED as error:
+                await stack.aclose()
+                dataset = await self._reread(dataset, spec, error)
+        raise SourceBusy("what the export reads is being changed again and again")
+
+    def _dataset(self, spec: ExportSpec) -> Dataset:
         dataset = self._catalog.get(spec.dataset)
         if dataset is None:
             raise ExportFailure(f"the dataset {spec.dataset!r} is no longer offered")
-        async with AsyncExitStack() as stack:
-            with database_errors():
-                try:
-                    rows = await self._open(stack, dataset, spec)
-                except SCHEMA_CHANGED as error:
-                    await stack.aclose()
-                    rows = await self._open(stack, await self._reread(dataset, error), spec)
-            yield rows
+        return dataset
 
-    async def _open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec) -> Rows:
-        snapshot = await stack.enter_async_context(open_snapshot(self._connections.pool, role=self._connections.role))
+    async def _open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec, doubtful: frozenset[str]) -> Rows:
+        """Raises SourceChanged if the snapshot does not agree with its locks; what is `doubtful` is known already."""
+        snapshot = await stack.enter_async_context(
+            open_snapshot(self._connections.pool, role=self._connections.role, dataset=dataset, lock_timeout=GIVE_WAY)
+        )
+        if snapshot.shape != dataset.shape:
+            raise OutdatedCatalogError(f"the relation of {dataset.name} has changed")
         query = await compose(snapshot.connection, dataset, spec)
         if self._choice is CursorChoice.BLOCKS and query.unordered:
             await snapshot.connection.execute(WITHOUT_INDEXES)
         plan = await explain(snapshot.connection, query)
+        held = await compare(snapshot.connection, dataset, plan.scans, doubtful=doubtful)
+        assert snapshot.taken_at is not None  # it is this session's own
         return Rows(
             snapshot_at=snapshot.taken_at,
             prologue=prologue(spec.dialect, spec.columns),
-            cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect),
+            cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect, held=held),
             quote=spec.dialect.quote,
             limit=most_rows(dataset, spec),
         )
 
-    async def _reread(self, known: Dataset, error: asyncpg.PostgresError) -> Dataset:
-        """The dataset as it is now; raises `error` if that is what is known already, or nothing any more."""
+    async def _reread(self, known: Dataset, spec: ExportSpec, error: Exception) -> Dataset:
+        """The dataset as it is now; raises `error` if that is what is known already, or nothing any more.
+
+        A snapshot may be behind the catalog for a moment, as on a replica: then another one is taken.
+        """
         log.info("the catalog is read again: %s", one_line(error))
         try:
-            await self._catalog.reread()
+            await self._catalog.reread(outdated=known)
         except StartError as reason:
             log.warning("the catalog stays as it was: %s", reason)
-        found = self._catalog.get(known.name)
-        if found is None or found == known:
+        if not isinstance(error, OutdatedCatalogError) and self._catalog.get(spec.dataset) in (known, None):
             raise error
-        return found
+        return self._dataset(spec)
 
     async def _cursor(
-        self, connection: Connection, dataset: Dataset, query: Query, plan: Plan, dialect: Dialect
+        self,
+        connection: Connection,
+        dataset: Dataset,
+        query: Query,
+        plan: Plan,
+        dialect: Dialect,
+        *,
+        held: Sequence[int],
     ) -> Cursor:
         """Block ranges for a large table that would be scanned whole, COPY for everything else, or what was chosen.
 
-        An order or a limit is of the whole query, not of a range of blocks: that is for COPY in any case.
+        An order or a limit is of the whole query, not of a range of blocks: that is for COPY in any case. A cursor that
+        plans the query once more may lock no more relations than those that are `held`.
         """
+        guarded = query.guarded(guard(held))
         if self._choice is CursorChoice.FETCH:
-            return FetchCursor(connection, query, dialect, expected=plan.expected)
+            return FetchCursor(connection, guarded, dialect, expected=plan.expected)
         if self._choice is not CursorChoice.COPY and query.unordered:
             heaps = await heaps_of(connection, dataset, plan)
             if heaps is not None and (self._choice is CursorChoice.BLOCKS or self._worth_two(heaps)):
@@ -164,14 +198,26 @@ class Source:
                 raise ExportFailure(
                     f"EXPORT_CURSOR=blocks reads tables and their partitions only, not {dataset.name!r}"
                 )
-        return CopyCursor(connection, query, dialect, expected=plan.expected)
+        return CopyCursor(connection, guarded, dialect, expected=plan.expected)
 
     def _worth_two(self, heaps: Sequence[Heap]) -> bool:
         return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
 
 
-# That a dataset is not what the catalog knows.
-SCHEMA_CHANGED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+class OutdatedCatalogError(Exception):
+    """The relation of a dataset is not what the catalog knows."""
+
+
+# That a dataset is not what the catalog knows: its relation, its columns, its kind, or what may be read of it.
+SCHEMA_CHANGED = (
+    OutdatedCatalogError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.WrongObjectTypeError,
+    asyncpg.InsufficientPrivilegeError,
+)
 
 # What another attempt may not meet again (PostgreSQL documentation, appendix A).
 TRANSIENT = (
@@ -183,6 +229,21 @@ TRANSIENT = (
 
 
 @contextmanager
+def opening_errors() -> Iterator[None]:
+    """Before the first row: what time can heal is waited for."""
+    try:
+        yield
+    except LOST as error:
+        raise SourceAway(_sentence(error)) from error
+    except (asyncpg.LockNotAvailableError, *TRANSIENT) as error:
+        raise SourceBusy(_sentence(error)) from error
+    except OutdatedCatalogError as error:
+        raise SourceBusy(str(error)) from error
+    except asyncpg.PostgresError as error:
+        raise ExportFailure(_sentence(error)) from error
+
+
+@contextmanager
 def database_errors() -> Iterator[None]:
     """The database's own message is the user's; where it happened in the server stays in the log."""
     try:
@@ -190,6 +251,8 @@ def database_errors() -> Iterator[None]:
     except TRANSIENT as error:
         raise TransientFailure(_sentence(error)) from error
     except asyncpg.PostgresError as error:
+        if is_of_a_guard(error):
+            raise SourceBusy("what the export reads was changed at its beginning") from error
         raise ExportFailure(_sentence(error)) from error
 
 

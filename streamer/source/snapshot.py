@@ -4,8 +4,16 @@ All rows of an export are of one REPEATABLE READ READ ONLY snapshot. Settings an
 a pooled connection goes back as it came, and a pooler that refuses start-up parameters has nothing to refuse. Whatever
 is asked of the source on behalf of a client is asked here: no way around the role is left.
 
+A snapshot must not be older than the locks on what it reads: to an older one, a table that was truncated and filled
+again is empty (PostgreSQL documentation, 13.6). The first SELECT fixes the snapshot, utility statements do not. So a
+session begins with SET LOCAL and LOCK TABLE, and takes its snapshot once the lock is held. What cannot be locked, and
+what is locked only by the plan, is compared afterwards: see consistency.py.
+
+An export gives way: it waits for a lock for less than `deadlock_timeout`, so that PostgreSQL never ends a migration to
+resolve a deadlock with an export.
+
 An exported snapshot has a name that is a few small numbers, and another server may have one of the same name at the
-same time, such as the next replica behind a balancer. So who opens one by its name makes sure that it is the same one.
+same time, such as the next replica behind a balancer. So a session that opens one by its name compares its identity.
 
 However a snapshot is left, nothing of it goes on in the server. asyncpg answers a cancelled query with a CancelRequest
 and lets the next statement wait until that has been obeyed; where it loses track of a COPY, the session is ended from
@@ -14,7 +22,7 @@ another connection.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +30,10 @@ from functools import lru_cache
 
 import asyncpg
 
+from streamer.source.catalog import Dataset, Locker
+from streamer.source.consistency import SHAPE_BY_NAME
 from streamer.source.database import Connection, Pool
-from streamer.source.names import quote_identifier
+from streamer.source.names import quote_identifier, quote_relation
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +50,6 @@ SETTINGS = {
     # asyncpg drops the rows that are in its buffer when a notice stands between them.
     "client_min_messages": "error",
     "statement_timeout": "0",
-    "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     # The same query gives the same rows in the same order: no worker race, no scan that joins another one half way.
     "max_parallel_workers_per_gather": "0",
@@ -51,11 +60,21 @@ SETTINGS = {
     "jit": "off",
 }
 LATER_SETTINGS = {17: {"transaction_timeout": "0"}}  # by the version that has them first
+GIVE_WAY = "800ms"  # how long an export waits for a lock: less than deadlock_timeout, which is 1 s by default
+OPENING = 10.0  # seconds for the answers that a session begins with; a network may swallow them
 CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be rolled back
 # A transaction by its session and its start: a process number alone may be another's by now.
 END_SESSION = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND xact_start = $2"
 
 
+# The clock of the statement that fixes the snapshot, kept where the next statement finds it. In a simple-query message
+# this SELECT fixes the snapshot and is evaluated at once; prepared, it would fix it a round trip before.
+TAKE = "SELECT pg_catalog.set_config('streamer.snapshot_at', pg_catalog.clock_timestamp()::pg_catalog.text, true)"
+# A session that opens another's snapshot has no such moment of its own.
+TAKEN = f"""
+    SELECT nullif(pg_catalog.current_setting('streamer.snapshot_at', true), '')::pg_catalog.timestamptz AS taken_at,
+        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_NAME} AS shape
+"""
 # Which start of which server a snapshot is of, and which transactions it sees.
 IDENTITY = """pg_catalog.concat_ws(
     ' ', EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.pg_current_snapshot())"""
@@ -82,19 +101,33 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An open transaction, and the moment it sees."""
+    """An open transaction, and the moment it sees.
+
+    `taken_at` is None if the snapshot is another session's. `shape` is that of the dataset's relation as the snapshot
+    sees it, None if there is none: see consistency.py.
+    """
 
     connection: Connection
-    taken_at: datetime
+    taken_at: datetime | None
+    began_at: datetime
     process: int  # of the server
+    shape: int | None
 
 
 @asynccontextmanager
-async def open_snapshot(pool: Pool, exported: Exported | None = None, *, role: str | None) -> AsyncIterator[Snapshot]:
+async def open_snapshot(
+    pool: Pool,
+    exported: Exported | None = None,
+    *,
+    role: str | None,
+    dataset: Dataset | None = None,
+    lock_timeout: str = "0",
+) -> AsyncIterator[Snapshot]:
     """A read-only transaction on a connection of its own, on its own snapshot or on one that another has exported, as
-    `role`, or as the user of the pool.
+    `role`, or as the user of the pool. The snapshot is taken with the relation of `dataset` locked, if it may be.
 
-    Raises SnapshotGoneError if the other transaction has ended, or is not on the server of this connection.
+    `lock_timeout` is how long any lock is waited for. Raises SnapshotGoneError if the other transaction has ended, or
+    is not on the server of this connection.
     """
     connection = await pool.acquire()
     snapshot, clean = None, True
@@ -102,12 +135,14 @@ async def open_snapshot(pool: Pool, exported: Exported | None = None, *, role: s
         transaction = connection.transaction(isolation="repeatable_read", readonly=True)
         await _begin(connection, transaction)
         try:
-            if exported is not None:
-                await _import(connection, exported)
-            row = await connection.fetchrow(_prepare(connection.get_server_version().major))
-            if role is not None:
-                await connection.execute(f"SET LOCAL ROLE {quote_identifier(role)}")
-            snapshot = Snapshot(connection, row["taken_at"], row["process"])
+            async with asyncio.timeout(OPENING):
+                if exported is not None:
+                    await _import(connection, exported)
+                version = connection.get_server_version().major
+                opening = _opening(version, role, dataset, lock_timeout, own=exported is None)
+                await connection.execute("; ".join(opening))
+                relation = (dataset.schema, dataset.relation) if dataset else (None, None)
+                snapshot = Snapshot(connection, **await connection.fetchrow(TAKEN, *relation))
             yield snapshot
         finally:
             clean = False  # unless what follows is allowed to say otherwise
@@ -128,7 +163,8 @@ async def export_snapshot(connection: Connection) -> Exported:
 async def _begin(connection: Connection, transaction: asyncpg.transaction.Transaction) -> None:
     """Where that fails the connection is dropped: it may be in a pooler's queue, or nobody knows whether it began."""
     try:
-        await transaction.start()
+        async with asyncio.timeout(OPENING):
+            await transaction.start()
     except BaseException:
         with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
             connection.terminate()
@@ -144,13 +180,31 @@ async def _import(connection: Connection, exported: Exported) -> None:
         raise SnapshotGoneError("another server has a snapshot of the same name")
 
 
+def _opening(version: int, role: str | None, dataset: Dataset | None, lock_timeout: str, *, own: bool) -> Iterator[str]:
+    """What a session begins with, in one message: no statement before TAKE fixes a snapshot.
+
+    The time limits come first, because the lock may have to be waited for.
+    """
+    yield _settings(version)
+    yield f"SET LOCAL lock_timeout = '{lock_timeout}'"
+    lock = f"LOCK TABLE {quote_relation(dataset.schema, dataset.relation)} IN ACCESS SHARE MODE" if dataset else ""
+    locker = dataset.locker if dataset else None
+    if locker is Locker.USER:
+        yield lock
+    if role is not None:
+        yield f"SET LOCAL ROLE {quote_identifier(role)}"
+    if locker is Locker.ROLE:
+        yield lock
+    if own:
+        yield TAKE
+
+
 @lru_cache
-def _prepare(version: int) -> str:
+def _settings(version: int) -> str:
     known = dict(SETTINGS)
     for since, settings in LATER_SETTINGS.items():
         known.update(settings if version >= since else {})
-    calls = (f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in known.items())
-    return f"SELECT now() AS taken_at, pg_catalog.pg_backend_pid() AS process, {', '.join(calls)}"
+    return "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in known.items())
 
 
 async def _rolled_back(connection: Connection, transaction: asyncpg.transaction.Transaction) -> bool:
@@ -169,6 +223,6 @@ async def _rolled_back(connection: Connection, transaction: asyncpg.transaction.
 async def _end_session(pool: Pool, snapshot: Snapshot) -> None:
     try:
         async with asyncio.timeout(CLEAN_UP):
-            await pool.execute(END_SESSION, snapshot.process, snapshot.taken_at)
+            await pool.execute(END_SESSION, snapshot.process, snapshot.began_at)
     except Exception as error:
         log.warning("a session that may still be running a query could not be ended: %r", error)

@@ -373,15 +373,26 @@ VICTIMS = """
 # The forms of every statement that may be logged, once identifiers, literals and numbers are all alike.
 CONDITION = r'"i" (?:IN \((?:\?, )*\?\)|(?:>=|>|<=|<|LIKE) \?|IS (?:NOT )?DISTINCT FROM NULL)'
 CONDITIONS = rf"(?: WHERE (?:NOT )?{CONDITION}(?: AND (?:NOT )?{CONDITION})*)?"
-QUERY = rf'SELECT(?: "i"(?:, "i")*)? FROM "i"\."i"{CONDITIONS}(?: ORDER BY "i"\."i"\."i"(?: DESC)?)?(?: LIMIT \?)?'
+GUARD = (
+    r"\(SELECT CASE WHEN pg_catalog\.(?:count|to_regclass)\(.*?::pg_catalog\.bool END"
+    r"(?: FROM \(SELECT DISTINCT relation AS oid FROM pg_catalog\.pg_locks .*?\) held "
+    r"WHERE oid <> ALL \( ?\?::pg_catalog\.oid\[\]\))?\)"
+)
+QUERY = (
+    rf'SELECT(?: "i"(?:, "i")*)? FROM "i"\."i" AS "i"{CONDITIONS}(?: (?:WHERE|AND) {GUARD})?'
+    rf'(?: ORDER BY "i"\."i"(?: DESC)?)?(?: LIMIT \?)?'
+)
 INTENDED = [
     r"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;",
     r"(?:ROLLBACK|COMMIT);",
-    r"SELECT now\(\) AS taken_at, pg_catalog.pg_backend_pid\(\) AS process(?:, pg_catalog.set_config\(\?, \?, true\))+",
+    r"SET LOCAL \w+ = \?(?:; SET LOCAL \w+ = \?)*(?:; LOCK TABLE \"i\"\.\"i\" IN ACCESS SHARE MODE)?"
+    r"; SELECT pg_catalog.set_config\(\?, pg_catalog.clock_timestamp\(\)::pg_catalog.text, true\)",
+    r"SELECT nullif\(pg_catalog.current_setting\(\?, true\), \?\)::pg_catalog.timestamptz AS taken_at, .*",
+    r"-- What differs between the snapshot and now.*",
     r"SELECT pg_catalog.array_agg\(pg_catalog.quote_literal\(value\) ORDER BY place\) FROM pg_catalog.unnest.*",
     rf"EXPLAIN \(VERBOSE, FORMAT JSON\) {QUERY}",
     rf"COPY \({QUERY}\) TO STDOUT \(FORMAT \?(?:, \w+ \?)*\)",
-    r"SELECT n.nspname AS schema, c.relname AS name, \(pg_relation_size.*",
+    r"SELECT n.nspname AS schema, c.relname AS name, c.oid, \(pg_relation_size.*",
     r"SELECT pg_advisory_unlock_all\(\);.*",
 ]
 

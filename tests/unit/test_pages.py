@@ -119,9 +119,13 @@ async def test_nothing_more_is_written_when_the_sink_has_failed() -> None:
     assert written == [b"first"]
 
 
+def heap(name: str, blocks: int) -> Heap:
+    return Heap("public", name, 16384, blocks)
+
+
 @given(st.lists(st.integers(0, 5000), max_size=6), st.lists(st.integers(0, 1_000_000), max_size=50))
 def test_pages_cover_every_block_of_every_heap_once_and_in_order(sizes: list[int], given_bytes: list[int]) -> None:
-    plan = PagePlan(QUERY, [Heap(f'"h{number}"', size) for number, size in enumerate(sizes)], target=100_000, planned=0)
+    plan = PagePlan(QUERY, [heap(f"h{number}", size) for number, size in enumerate(sizes)], target=100_000, planned=0)
     learned = iter(given_bytes)
     seen: list[Page] = []
     while found := plan.take():
@@ -136,7 +140,7 @@ def test_pages_cover_every_block_of_every_heap_once_and_in_order(sizes: list[int
 
 
 def test_wide_rows_make_small_pages_and_few_rows_make_large_ones() -> None:
-    plan = PagePlan(QUERY, [Heap('"heap"', 1_000_000)], target=1_000_000, planned=0)
+    plan = PagePlan(QUERY, [heap("heap", 1_000_000)], target=1_000_000, planned=0)
     first = plan.take()
     assert first is not None
     assert first.blocks == FIRST_BLOCKS
@@ -157,13 +161,13 @@ def test_wide_rows_make_small_pages_and_few_rows_make_large_ones() -> None:
 def test_a_page_reads_one_heap_alone_and_keeps_the_condition() -> None:
     query = Query(columns=('"id"', '"na""me"'), relation='"public"."users"', where=""" WHERE "id" >= '5'""")
     assert query.sql_of_blocks('"public"."part 1"', 128, 256) == (
-        """SELECT "id", "na""me" FROM ONLY "public"."part 1" WHERE "id" >= '5' """
+        """SELECT "id", "na""me" FROM ONLY "public"."part 1" AS "streamer: row" WHERE "id" >= '5' """
         """AND ctid >= '(128,0)'::pg_catalog.tid AND ctid < '(256,0)'::pg_catalog.tid"""
     )
 
 
 def test_the_estimate_begins_as_the_planners_and_ends_as_what_was_read() -> None:
-    plan = PagePlan(QUERY, [Heap('"heap"', 100 * FIRST_BLOCKS)], target=1, planned=1_000)
+    plan = PagePlan(QUERY, [heap("heap", 100 * FIRST_BLOCKS)], target=1, planned=1_000)
     assert plan.expected == 1_000
     found = plan.take()
     assert found is not None
@@ -176,4 +180,4 @@ def test_the_estimate_begins_as_the_planners_and_ends_as_what_was_read() -> None
         read += found.rows
         plan.learn(found)
     assert plan.expected == read
-    assert PagePlan(QUERY, [Heap('"empty"', 0)], target=1, planned=7).expected == 0
+    assert PagePlan(QUERY, [heap("empty", 0)], target=1, planned=7).expected == 0

@@ -85,7 +85,7 @@ def test_any_identifier_is_one_token_that_reads_back_as_itself(name: str) -> Non
 
 def test_sql_names_columns_in_order_and_the_relation() -> None:
     query = Query(columns=('"b"', '"a"'), relation='"public"."users"', where=" WHERE \"a\" IN ('1')")
-    assert query.sql == 'SELECT "b", "a" FROM "public"."users" WHERE "a" IN (\'1\')'
+    assert query.sql == 'SELECT "b", "a" FROM "public"."users" AS "streamer: row" WHERE "a" IN (\'1\')'
 
 
 def test_sql_as_text_has_the_same_rows_with_each_value_in_output_form() -> None:
@@ -93,7 +93,7 @@ def test_sql_as_text_has_the_same_rows_with_each_value_in_output_form() -> None:
     assert query.sql_as_text == (
         'SELECT CASE WHEN "b" IS DISTINCT FROM NULL THEN pg_catalog.format(\'%s\', "b") END, '
         'CASE WHEN "a" IS DISTINCT FROM NULL THEN pg_catalog.format(\'%s\', "a") END '
-        'FROM "public"."users" WHERE "a" IN (\'1\')'
+        'FROM "public"."users" AS "streamer: row" WHERE "a" IN (\'1\')'
     )
 
 
@@ -104,7 +104,7 @@ async def test_spec_without_conditions_asks_the_database_nothing() -> None:
 
     spec = ExportSpec(dataset="users", columns=("name", "id"))
     query = await compose(cast("Connection", Silent()), USERS, spec)
-    assert query.sql == 'SELECT "name", "id" FROM "public"."users"'
+    assert query.sql == 'SELECT "name", "id" FROM "public"."users" AS "streamer: row"'
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ async def test_spec_without_conditions_asks_the_database_nothing() -> None:
 )
 async def test_condition_becomes_a_comparison(asked: Condition, where: str) -> None:
     query = await composed(USERS, asked)
-    assert query.sql == f'SELECT "id" FROM "public"."users" WHERE {where}'
+    assert query.sql == f'SELECT "id" FROM "public"."users" AS "streamer: row" WHERE {where}'
 
 
 async def test_conditions_are_joined_and_each_gets_its_own_literals() -> None:
@@ -155,7 +155,7 @@ async def test_all_values_are_quoted_by_the_server_in_one_question() -> None:
 async def test_strange_names_of_the_catalog_are_quoted_everywhere() -> None:
     strange = Dataset(name="odd", schema='s"x', relation="Order Lines", columns=columns_of('a"b', "$1"))
     query = await composed(strange, condition('a"b', Operator.GT, "1"), columns=('a"b', "$1"))
-    assert query.sql == 'SELECT "a""b", "$1" FROM "s""x"."Order Lines" WHERE "a""b" > \'1\''
+    assert query.sql == 'SELECT "a""b", "$1" FROM "s""x"."Order Lines" AS "streamer: row" WHERE "a""b" > \'1\''
 
 
 async def asked(dataset: Dataset = USERS, **spec: Any) -> str:
@@ -166,12 +166,12 @@ async def asked(dataset: Dataset = USERS, **spec: Any) -> str:
 async def test_order_names_the_relation_so_that_no_output_column_is_meant() -> None:
     order = (Order(column="name", descending=True), Order(column="id"))
     assert await asked(order=order) == (
-        'SELECT "id" FROM "public"."users" ORDER BY "public"."users"."name" DESC, "public"."users"."id"'
+        'SELECT "id" FROM "public"."users" AS "streamer: row" ORDER BY "streamer: row"."name" DESC, "streamer: row"."id"'
     )
 
 
 async def test_one_row_more_than_the_limit_is_asked_for() -> None:
-    assert (await asked(limit=10)).endswith(' FROM "public"."users" LIMIT 11')
+    assert (await asked(limit=10)).endswith(' FROM "public"."users" AS "streamer: row" LIMIT 11')
 
 
 async def test_what_the_dataset_demands_is_added() -> None:
@@ -185,11 +185,11 @@ async def test_what_the_dataset_demands_is_added() -> None:
     )
     found = await asked(dataset, limit=9, conditions=(condition("id", Operator.GT, "1"),))
     assert found == (
-        """SELECT "id" FROM "public"."users" WHERE "tenant" IN ('7') AND "id" > '1' """
-        """ORDER BY "public"."users"."tenant" LIMIT 6"""
+        """SELECT "id" FROM "public"."users" AS "streamer: row" WHERE "tenant" IN ('7') AND "id" > '1' """
+        """ORDER BY "streamer: row"."tenant" LIMIT 6"""
     )
     assert (await asked(dataset, limit=2, order=(Order(column="id"),))).endswith(
-        'ORDER BY "public"."users"."id" LIMIT 3'
+        'ORDER BY "streamer: row"."id" LIMIT 3'
     )
 
 
