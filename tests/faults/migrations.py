@@ -18,6 +18,7 @@ SOME = 450  # in 65 blocks
 FEW = 90
 PAUSES = (0.0, 0.02, 0.2, 1.3)  # seconds; the last one is longer than deadlock_timeout
 CHANCES = (24, 4, 2, 1)
+NAMES = "id, generation, filler"
 COLUMNS = "id integer NOT NULL, generation integer NOT NULL, filler text NOT NULL"
 
 
@@ -419,13 +420,14 @@ class Stored(Subject):
 
 
 class Guarded(Subject):
-    """A table whose policy reads another table, which no query names."""
+    """A table whose policy reads another table, which no query names. The role may read its columns, and not lock it."""
 
     name = "guarded"
     asked = asked_of("guarded")
 
     async def make(self, hand: Hand) -> None:
         await hand.do(f"CREATE TABLE guarded ({COLUMNS}, tenant integer NOT NULL)")
+        await hand.do(f"REVOKE ALL ON guarded FROM {hand.role}", f"GRANT SELECT ({NAMES}, tenant) ON guarded TO {hand.role}")
         await hand.do("CREATE TABLE allowed (tenant integer)")
         await self._reload(hand)
         await self._allow(hand)
@@ -478,17 +480,18 @@ class Guarded(Subject):
 
 
 class Granted(Subject):
-    """A table of which the role may read some columns, so that it may not lock it."""
+    """A table of which the role may read some columns, so that it may not lock it, and a view over it of which, too."""
 
     name = "granted"
-    asked = [asked for asked in asked_of("granted") if asked.as_role]
+    asked = [asked for dataset in ("granted", "seen") for asked in asked_of(dataset) if asked.as_role]
 
     async def make(self, hand: Hand) -> None:
         await self._create(hand, "granted")
+        await self._define(hand)
 
     @property
     def changes(self) -> Sequence[Change]:
-        return self.reload, self.recreate, self.take_the_name, self.update
+        return self.reload, self.recreate, self.take_the_name, self.update, self.redefine, self.redefine
 
     async def reload(self, hand: Hand) -> None:
         await hand.do("TRUNCATE granted", f"INSERT INTO granted {self._rows(hand)}")
@@ -497,16 +500,30 @@ class Granted(Subject):
         await hand.do(hand.touched("granted"))
 
     async def recreate(self, hand: Hand) -> None:
-        await hand.do("DROP TABLE granted")
+        await hand.do("DROP VIEW seen", "DROP TABLE granted")
         await self._create(hand, "granted")
+        await self._define(hand)
 
     async def take_the_name(self, hand: Hand) -> None:
         await self._create(hand, "coming_granted")
-        await hand.do("DROP TABLE granted", "ALTER TABLE coming_granted RENAME TO granted")
+        await hand.do("DROP TABLE granted CASCADE", "ALTER TABLE coming_granted RENAME TO granted")
+        await self._define(hand)
+
+    async def redefine(self, hand: Hand) -> None:
+        """The rows that the view has shown go, and it shows others."""
+        least = hand.chance.choice((0, 100, 200))
+        await self._define(hand, least)
+        await hand.do(f"DELETE FROM granted WHERE id < {least}", hand.touched("granted"))
+        if not least:
+            await self.reload(hand)
+
+    async def _define(self, hand: Hand, least: int = 0) -> None:
+        await hand.do(f"CREATE OR REPLACE VIEW seen AS SELECT {NAMES}, secret FROM granted WHERE id >= {least}")
+        await hand.do(f"REVOKE ALL ON seen FROM {hand.role}", f"GRANT SELECT ({NAMES}) ON seen TO {hand.role}")
 
     async def _create(self, hand: Hand, name: str) -> None:
         await hand.do(f"CREATE TABLE {name} ({COLUMNS}, secret text)", f"REVOKE ALL ON {name} FROM {hand.role}")
-        await hand.do(f"GRANT SELECT (id, generation, filler) ON {name} TO {hand.role}")
+        await hand.do(f"GRANT SELECT ({NAMES}) ON {name} TO {hand.role}")
         await hand.do(f"INSERT INTO {name} {self._rows(hand)}")
 
     def _rows(self, hand: Hand) -> str:

@@ -26,7 +26,7 @@ from tests.exporting import RemoteExport, sha256, until
 from tests.faults import ledger
 from tests.faults.ledger import Asked, Judge, Scribe
 from tests.faults.migrations import SUBJECTS, Hand, Partitioned, Subject
-from tests.integration.sources import HELPERS, Opened, Pages, made_role, plain_session, pooled
+from tests.integration.sources import HELPERS, Opened, Pages, entered_as, made_role, plain_session, pooled
 
 EXPORTERS = 4
 ATTEMPTS = 3  # of an export, when the changes are over: the first may find that the catalog is of before
@@ -36,7 +36,7 @@ CONCURRENTLY = 0.15  # of the changes of a partitioned table
 UPKEEP = 0.15  # of what is done to any subject
 BETWEEN = 0.1  # seconds at most between two changes
 OFFERS = f"""[datasets.shaped]\nhidden = ["{ledger.HIDDEN}"]\n"""
-VIEWS = ("joined", "stored", "over_stored")  # BLOCKS refuses the first and the last
+DATASETS = tuple(sorted({asked.dataset for kind in SUBJECTS for asked in kind.asked}))
 
 
 @dataclass
@@ -110,27 +110,37 @@ class Changer:
         await plain.execute(f"DROP TABLE {part}")
 
 
+@dataclass(frozen=True)
+class Way:
+    """A source, and whether it reads as the role: by SET ROLE, or because the pool has logged in as the role."""
+
+    opened: Opened
+    as_role: bool
+
+
 @dataclass
 class Exporter:
     """Exports in this process, with every cursor, with and without the role."""
 
     subjects: Sequence[Subject]
-    sources: Sequence[Opened]
+    ways: Sequence[Way]
+    role: str
     judge: Judge
     chance: random.Random
     tally: Tally
 
     async def export_for_ever(self) -> None:
         while True:
-            await self.export(self.chance.choice(self.subjects), self.chance.choice(self.sources))
+            await self.export(self.chance.choice(self.subjects), self.chance.choice(self.ways))
 
-    async def export(self, subject: Subject, source: Opened) -> None:
-        questions = [asked for asked in subject.asked if asked.as_role == bool(source.role)]
+    async def export(self, subject: Subject, way: Way) -> None:
+        questions = [asked for asked in subject.asked if asked.as_role == way.as_role]
         if questions:
-            await self.ask(subject, source, self.chance.choice(questions))
+            await self.ask(subject, way, self.chance.choice(questions))
 
-    async def ask(self, subject: Subject, source: Opened, asked: Asked) -> bytes | None:
+    async def ask(self, subject: Subject, way: Way, asked: Asked) -> bytes | None:
         """The body; None if the export has failed."""
+        source = way.opened
         since = await self.judge.settled(subject.name)
         dataset = source.catalog.get(asked.dataset)
         body = Pages()
@@ -148,19 +158,19 @@ class Exporter:
 
     async def afterwards(self) -> None:
         """When nothing changes any more, everything can be exported, with all of its columns."""
-        for source in (source for source in self.sources if source.choice is CursorChoice.AUTO):
+        for way in (way for way in self.ways if way.opened.choice is CursorChoice.AUTO):
             for subject, asked in [(subject, asked) for subject in self.subjects for asked in subject.asked]:
-                if asked.as_role == bool(source.role) and asked.question is ledger.WHOLE:
-                    await self._recovered(subject, source, asked)
+                if asked.as_role == way.as_role and asked.question is ledger.WHOLE:
+                    await self._recovered(subject, way, asked)
 
-    async def _recovered(self, subject: Subject, source: Opened, asked: Asked) -> None:
-        offered = await self.judge.offered(asked, source.role)
+    async def _recovered(self, subject: Subject, way: Way, asked: Asked) -> None:
+        offered = await self.judge.offered(asked, self.role if way.as_role else None)
         for _ in range(ATTEMPTS):
-            body = await self.ask(subject, source, asked)
+            body = await self.ask(subject, way, asked)
             found = body.partition(b"\n")[0].decode().split(",") if body else None
             if found == offered:
                 return
-        role = " as the role" if source.role else ""
+        role = " as the role" if way.as_role else ""
         self.tally.flaws.append(f"afterwards {asked.dataset}{role} is exported with {found} instead of {offered}")
 
     async def _judge(
@@ -261,27 +271,27 @@ async def prepared(stage: Stage, chance: random.Random, tally: Tally) -> AsyncIt
 
 
 @asynccontextmanager
-async def sources(stage: Stage, role: str) -> AsyncIterator[list[Opened]]:
-    """One for each cursor, and for each with and without the role, over one pool and two catalogs."""
-    names = sorted({asked.dataset for kind in SUBJECTS for asked in kind.asked})
+async def ways(stage: Stage, role: str) -> AsyncIterator[list[Way]]:
+    """One for each cursor: without the role, by SET ROLE, and as the role that has logged in, which may lock little."""
     (stage.folder / "offers.toml").write_text(OFFERS)
-    async with pooled(stage.read, size=EXPORTERS * (1 + HELPERS)) as pool:
+    async with AsyncExitStack() as stack:
         found = []
-        for entered in (None, role):
-            catalog = await read_catalog(pool, names, file=stage.folder / "offers.toml", role=entered)
-            found += [Opened(pool, catalog, choice, EXPORTERS, entered) for choice in CursorChoice]
+        for url, entered in ((stage.read, None), (stage.read, role), (entered_as(stage.read, role), None)):
+            pool = await stack.enter_async_context(pooled(url, size=EXPORTERS * (1 + HELPERS)))
+            catalog = await read_catalog(pool, DATASETS, file=stage.folder / "offers.toml", role=entered)
+            as_role = entered is not None or url != stage.read
+            found += [Way(Opened(pool, catalog, choice, EXPORTERS, entered), as_role) for choice in CursorChoice]
         yield found
 
 
 @asynccontextmanager
 async def server(stage: Stage, role: str | None) -> AsyncIterator[str]:
     """The URL of a server that exports with its default cursor."""
-    names = sorted({asked.dataset for kind in SUBJECTS for asked in kind.asked})
     settings = Settings(
         database_url=stage.changed,
         source_database_url=stage.read,
         api_port=0,
-        datasets=Names(tuple(names)),
+        datasets=Names(DATASETS),
         datasets_file=stage.folder / "offers.toml",
         dataset_role=role,
         export_storage_path=stage.folder / "spool",
@@ -297,18 +307,18 @@ async def run(stage: Stage, seed: int, seconds: float) -> Tally:
     chance, tally = random.Random(seed), Tally()
     async with AsyncExitStack() as stack:
         changers, role = await stack.enter_async_context(prepared(stage, chance, tally))
-        opened = await stack.enter_async_context(sources(stage, role))
+        opened = await stack.enter_async_context(ways(stage, role))
         judges = [Judge(await stack.enter_async_context(plain_session(stage.read))) for _ in range(EXPORTERS + 1)]
         subjects = [kind() for kind in SUBJECTS]
         exporters = [
-            Exporter(subjects, opened, judge, random.Random(chance.random()), tally) for judge in judges[:EXPORTERS]
+            Exporter(subjects, opened, role, judge, random.Random(chance.random()), tally) for judge in judges[:EXPORTERS]
         ]
         as_role = chance.random() < 0.5
         url = await stack.enter_async_context(server(stage, role if as_role else None))
         remote = RemoteExporter(subjects, url, as_role, judges[-1], random.Random(chance.random()), tally)
         works = [*(each.change_for_ever() for each in changers), *(each.export_for_ever() for each in exporters)]
         await _for_so_long([*works, remote.export_for_ever()], seconds)
-        await Exporter(subjects, opened, judges.pop(), chance, tally).afterwards()
+        await Exporter(subjects, opened, role, judges.pop(), chance, tally).afterwards()
     return tally
 
 
