@@ -77,6 +77,9 @@ class Subject:
     def upkeep(self) -> Sequence[str]:
         return ()
 
+    async def prepare(self, hand: Hand) -> None:
+        """In a transaction before that of the change. What it makes is seen by snapshots that are older than it."""
+
     def detachable(self, parts: Sequence[str]) -> str | None:
         """The partition, if any, that may be detached CONCURRENTLY."""
         return None
@@ -156,11 +159,19 @@ class Partitioned(Subject):
     asked = asked_of("parted")
     parts = (1, 2, 3, 4)
     last = 4
+    coming = ""  # a table that is to be attached
 
     async def make(self, hand: Hand) -> None:
         await hand.do(f"CREATE TABLE parted ({COLUMNS}, part integer NOT NULL) PARTITION BY LIST (part)")
         for part in self.parts:
             await self._attach(hand, part, await self._build(hand, part))
+
+    async def prepare(self, hand: Hand) -> None:
+        names = await self.attached(hand)
+        absent = [part for part in self.parts if part not in map(_part_of, names)]
+        if self.coming not in names and self.coming:
+            await hand.do(f"DROP TABLE IF EXISTS {self.coming}")
+        self.coming = await self._build(hand, hand.chance.choice(absent or self.parts))
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -192,36 +203,34 @@ class Partitioned(Subject):
             await hand.do(f"TRUNCATE {name}", f"INSERT INTO parted {self._rows(hand, _part_of(name))}")
 
     async def exchange(self, hand: Hand) -> None:
-        for name in (await self.attached(hand))[:1]:
-            coming = await self._build(hand, _part_of(name))
+        part = _part_of(self.coming)
+        for name in [name for name in await self.attached(hand) if _part_of(name) == part]:
             await hand.do(f"ALTER TABLE parted DETACH PARTITION {name}", f"DROP TABLE {name}")
-            await self._attach(hand, _part_of(name), coming)
+        await self._attach(hand, part, self.coming)
 
     async def delete_and_attach(self, hand: Hand) -> None:
         """The rows of one part go, and another part comes: ATTACH lets readers of the parent go on."""
-        names = await self.attached(hand)
-        absent = [part for part in self.parts if part not in map(_part_of, names)]
-        if not absent:
-            return await self.drop_one(hand)
-        coming = await self._build(hand, absent[0])
-        await hand.do(*(f"DELETE FROM {name}" for name in names[:1]))
-        await self._attach(hand, absent[0], coming)
-        return None
+        names, part = await self.attached(hand), _part_of(self.coming)
+        if part in map(_part_of, names):
+            await self.drop_one(hand)
+        else:
+            await hand.do(*(f"DELETE FROM {name}" for name in names[:1]))
+            await self._attach(hand, part, self.coming)
 
     async def detach_and_update(self, hand: Hand) -> None:
         names = await self.attached(hand)
-        if len(names) < 3:
-            return await self.delete_and_attach(hand)
-        await hand.do(hand.touched(names[1]), f"ALTER TABLE parted DETACH PARTITION {names[0]}")
-        await hand.do(f"DROP TABLE {names[0]}")
-        return None
+        if len(names) > 2:
+            await hand.do(hand.touched(names[1]), f"ALTER TABLE parted DETACH PARTITION {names[0]}")
+            await hand.do(f"DROP TABLE {names[0]}")
+        else:
+            await self.exchange(hand)
 
     async def drop_one(self, hand: Hand) -> None:
         names = await self.attached(hand)
         if len(names) > 2:
             await hand.do(hand.touched(names[1]), f"DROP TABLE {names[0]}")
         else:
-            await self.delete_and_attach(hand)
+            await self.exchange(hand)
 
     async def exchange_below(self, hand: Hand) -> None:
         """Within the part that is partitioned itself, with an update of another part."""
@@ -268,7 +277,13 @@ class Inherited(Subject):
         await hand.do(f"CREATE TABLE parent ({COLUMNS})", f"INSERT INTO parent {hand.rows(FEW)}")
         for _ in range(3):
             hand.generation += 1
-            await self._bear(hand)
+            await self.prepare(hand)
+            await self._adopt(hand)
+
+    async def prepare(self, hand: Hand) -> None:
+        name = f"child_{hand.generation}"
+        await hand.do(f"CREATE TABLE {name} (LIKE parent)")
+        await hand.do(f"INSERT INTO {name} {hand.rows(FEW * 2, first=hand.generation * 1_000)}")
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -286,22 +301,22 @@ class Inherited(Subject):
 
     async def disown(self, hand: Hand) -> None:
         names = await self.children(hand)
-        if len(names) < 2:
-            return await self.delete_and_inherit(hand)
-        await hand.do(hand.touched(names[1]), f"ALTER TABLE {names[0]} NO INHERIT parent")
-        return None
+        if len(names) > 1:
+            await hand.do(hand.touched(names[1]), f"ALTER TABLE {names[0]} NO INHERIT parent")
+        else:
+            await self.delete_and_inherit(hand)
 
     async def delete_and_inherit(self, hand: Hand) -> None:
         names = await self.children(hand)
         await hand.do(*(f"DELETE FROM ONLY {name}" for name in names[:1]))
-        await self._bear(hand)
+        await self._adopt(hand)
         if len(names) > 4:
             await hand.do(f"DROP TABLE {names[0]}")
 
     async def exchange(self, hand: Hand) -> None:
         names = await self.children(hand)
         await hand.do(*(f"ALTER TABLE {name} NO INHERIT parent" for name in names[:1]))
-        await self._bear(hand)
+        await self._adopt(hand)
 
     async def bring_back(self, hand: Hand) -> None:
         """One that was disowned inherits again, and what is left of them goes."""
@@ -310,11 +325,8 @@ class Inherited(Subject):
         await hand.do(hand.touched("ONLY parent"), *(f"DROP TABLE {name}" for name in apart[1:]))
         await hand.do(*(f"ALTER TABLE {name} INHERIT parent" for name in apart[:1]))
 
-    async def _bear(self, hand: Hand) -> None:
-        name = f"child_{hand.generation}"
-        await hand.do(f"CREATE TABLE {name} (LIKE parent)")
-        await hand.do(f"INSERT INTO {name} {hand.rows(FEW * 2, first=hand.generation * 1_000)}")
-        await hand.do(f"ALTER TABLE {name} INHERIT parent")
+    async def _adopt(self, hand: Hand) -> None:
+        await hand.do(f"ALTER TABLE child_{hand.generation} INHERIT parent")
 
 
 class View(Subject):

@@ -89,6 +89,8 @@ class Changer:
         else:
             change = self._hand.chance.choice(self._subject.changes)
             async with self._hand.plain.transaction():
+                await self._subject.prepare(self._hand)
+            async with self._hand.plain.transaction():
                 await change(self._hand)
                 await self._scribe.describe(change.__name__)
 
