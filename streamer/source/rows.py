@@ -16,7 +16,7 @@ from streamer.model import Dialect, ExportSpec
 from streamer.protocol.dialect import first_records, prologue
 from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.catalog import Catalog, Dataset
-from streamer.source.consistency import SourceChanged, compare, guard, is_of_a_guard
+from streamer.source.consistency import OutdatedCatalogError, SourceChanged, compare, guard, is_of_a_guard
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Cursor, Sink
 from streamer.source.database import LOST, Connection, Connections, one_line
@@ -202,10 +202,6 @@ class Source:
 
     def _worth_two(self, heaps: Sequence[Heap]) -> bool:
         return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
-
-
-class OutdatedCatalogError(Exception):
-    """The relation of a dataset is not what the catalog knows."""
 
 
 # That a dataset is not what the catalog knows: its relation, its columns, its kind, or what may be read of it.

@@ -31,7 +31,7 @@ from functools import lru_cache
 import asyncpg
 
 from streamer.source.catalog import Dataset, Locker
-from streamer.source.consistency import SHAPE_BY_NAME
+from streamer.source.consistency import SHAPE_BY_OID
 from streamer.source.database import Connection, Pool
 from streamer.source.names import quote_identifier, quote_relation
 
@@ -73,7 +73,7 @@ TAKE = "SELECT pg_catalog.set_config('streamer.snapshot_at', pg_catalog.clock_ti
 # A session that opens another's snapshot has no such moment of its own.
 TAKEN = f"""
     SELECT nullif(pg_catalog.current_setting('streamer.snapshot_at', true), '')::pg_catalog.timestamptz AS taken_at,
-        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_NAME} AS shape
+        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_OID} AS shape
 """
 # Which start of which server a snapshot is of, and which transactions it sees.
 IDENTITY = """pg_catalog.concat_ws(
@@ -141,8 +141,8 @@ async def open_snapshot(
                 version = connection.get_server_version().major
                 opening = _opening(version, role, dataset, lock_timeout, own=exported is None)
                 await connection.execute("; ".join(opening))
-                relation = (dataset.schema, dataset.relation) if dataset else (None, None)
-                snapshot = Snapshot(connection, **await connection.fetchrow(TAKEN, *relation))
+                row = await connection.fetchrow(TAKEN, dataset.oid if dataset else None)
+                snapshot = Snapshot(connection, **row)
             yield snapshot
         finally:
             clean = False  # unless what follows is allowed to say otherwise

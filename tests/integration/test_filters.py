@@ -388,7 +388,8 @@ INTENDED = [
     r"SET LOCAL \w+ = \?(?:; SET LOCAL \w+ = \?)*(?:; LOCK TABLE \"i\"\.\"i\" IN ACCESS SHARE MODE)?"
     r"; SELECT pg_catalog.set_config\(\?, pg_catalog.clock_timestamp\(\)::pg_catalog.text, true\)",
     r"SELECT nullif\(pg_catalog.current_setting\(\?, true\), \?\)::pg_catalog.timestamptz AS taken_at, .*",
-    r"-- What differs between the snapshot and now.*",
+    r"-- Every relation that this session has locked, .*",
+    r"-- Of every relation that this session has locked.*",
     r"SELECT pg_catalog.array_agg\(pg_catalog.quote_literal\(value\) ORDER BY place\) FROM pg_catalog.unnest.*",
     rf"EXPLAIN \(VERBOSE, FORMAT JSON\) {QUERY}",
     rf"COPY \({QUERY}\) TO STDOUT \(FORMAT \?(?:, \w+ \?)*\)",

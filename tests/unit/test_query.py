@@ -166,7 +166,8 @@ async def asked(dataset: Dataset = USERS, **spec: Any) -> str:
 async def test_order_names_the_relation_so_that_no_output_column_is_meant() -> None:
     order = (Order(column="name", descending=True), Order(column="id"))
     assert await asked(order=order) == (
-        'SELECT "id" FROM "public"."users" AS "streamer: row" ORDER BY "streamer: row"."name" DESC, "streamer: row"."id"'
+        'SELECT "id" FROM "public"."users" AS "streamer: row" '
+        'ORDER BY "streamer: row"."name" DESC, "streamer: row"."id"'
     )
 
 
