@@ -7,7 +7,7 @@ HTTP. An export may fail, visibly; what must not be is in `flaws`.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -252,6 +252,7 @@ class Stage:
     changed: str
     read: str
     folder: Path
+    caught_up: Callable[[], Awaitable[None]] | None = None
 
 
 @asynccontextmanager
@@ -309,6 +310,8 @@ async def run(stage: Stage, seed: int, seconds: float) -> Tally:
     chance, tally = random.Random(seed), Tally()
     async with AsyncExitStack() as stack:
         changers, role = await stack.enter_async_context(prepared(stage, chance, tally))
+        if stage.caught_up:
+            await stage.caught_up()
         opened = await stack.enter_async_context(ways(stage, role))
         judges = [Judge(await stack.enter_async_context(plain_session(stage.read))) for _ in range(EXPORTERS + 1)]
         subjects = [kind() for kind in SUBJECTS]
@@ -320,6 +323,8 @@ async def run(stage: Stage, seed: int, seconds: float) -> Tally:
         remote = RemoteExporter(subjects, url, as_role, judges[-1], random.Random(chance.random()), tally)
         works = [*(each.change_for_ever() for each in changers), *(each.export_for_ever() for each in exporters)]
         await _for_so_long([*works, remote.export_for_ever()], seconds)
+        if stage.caught_up:
+            await stage.caught_up()
         await Exporter(subjects, opened, role, judges.pop(), chance, tally).afterwards()
     return tally
 
