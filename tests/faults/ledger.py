@@ -92,7 +92,7 @@ def _as_excel(name: str, type_name: str) -> str:
         case "text" | "character varying":
             return f"regexp_replace({name}, '({FORMULAS})', '''\\1')"
         case "timestamp with time zone":
-            return f"to_char({name}, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+            return f'to_char({name}, \'YYYY-MM-DD"T"HH24:MI:SS"Z"\')'
         case _:
             return name
 
@@ -123,7 +123,7 @@ def digest_of(body: bytes, *, ordered: bool) -> str:
 
 
 @dataclass
-class Scribe:
+class LedgerWriter:
     """Describes the states of one subject. `lists` are the columns that each dataset was seen to offer."""
 
     plain: Plain
@@ -180,28 +180,36 @@ class State:
     digests: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Begun:
+    """An export that has begun: its snapshot sees the state `since`, or a later one."""
+
+    subject: str
+    asked: Asked
+    since: int
+
+
 @dataclass
 class Judge:
     """Reads the ledger where the exports read their rows."""
 
     plain: Plain
 
-    async def settled(self, subject: str) -> int:
-        """The state that every export which starts now must see, or a later one."""
+    async def begin(self, subject: str, asked: Asked) -> Begun:
+        """To be called before the export begins."""
         found = await self.plain.fetchval("SELECT max(state) FROM ledger WHERE subject = $1 AND settled", subject)
-        return int(found)
+        return Begun(subject, asked, int(found))
 
-    async def flaw(self, subject: str, asked: Asked, since: int, body: bytes, snapshot_at: datetime) -> str | None:
-        """What is wrong with an export that started at the state `since` and has ended; None if nothing is."""
+    async def flaw(self, begun: Begun, body: bytes, snapshot_at: datetime) -> str | None:
+        """What is wrong with an export that has ended; None if nothing is."""
         if CANARY.encode() in body:
             return "a hidden value is in it"
         columns = body.partition(b"\n")[0].decode().split(",")
-        states = await self._states(subject, since)
-        digest = digest_of(body, ordered=asked.question.order)
-        matching = [state for state in states if state.digests.get(asked.key(columns)) == digest]
+        states = await self._states(begun)
+        digest = digest_of(body, ordered=begun.asked.question.order)
+        matching = [state for state in states if state.digests.get(begun.asked.key(columns)) == digest]
         if not matching:
-            numbers = [state.number for state in states]
-            return f"it is none of the states {numbers[0]} to {numbers[-1]}: {_summary(body, columns)}"
+            return f"it is none of the states {states[0].number} to {states[-1].number}: {_summary(body, columns)}"
         if all(state.at > snapshot_at + CLOCK for state in matching):
             early = (matching[0].at - snapshot_at).total_seconds()
             return f"its rows were committed {early:.3f} s after its snapshotAt"
@@ -214,9 +222,10 @@ class Judge:
                 await self.plain.execute(f"SET LOCAL ROLE {role}")
             return [row["attname"] for row in await self.plain.fetch(COLUMNS, asked.dataset, HIDDEN)]
 
-    async def _states(self, subject: str, since: int) -> list[State]:
+    async def _states(self, begun: Begun) -> list[State]:
         rows = await self.plain.fetch(
-            "SELECT state, at, digests FROM ledger WHERE subject = $1 AND state >= $2 ORDER BY state", subject, since
+            "SELECT state, at, digests FROM ledger WHERE subject = $1 AND state >= $2 ORDER BY state",
+            *(begun.subject, begun.since),
         )
         return [State(row["state"], row["at"], json.loads(row["digests"])) for row in rows]
 

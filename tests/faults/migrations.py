@@ -23,7 +23,7 @@ COLUMNS = "id integer NOT NULL, generation integer NOT NULL, filler text NOT NUL
 
 
 @dataclass
-class Hand:
+class Session:
     """The connection of the changes of one subject."""
 
     plain: Plain
@@ -57,7 +57,7 @@ class Hand:
         return f"UPDATE {table} SET generation = {self.generation}"
 
 
-Change = Callable[[Hand], Awaitable[None]]
+Change = Callable[[Session], Awaitable[None]]
 
 
 class Subject:
@@ -66,7 +66,7 @@ class Subject:
     name: str
     asked: Sequence[Asked]
 
-    async def make(self, hand: Hand) -> None:
+    async def make(self, session: Session) -> None:
         raise NotImplementedError
 
     @property
@@ -77,7 +77,7 @@ class Subject:
     def upkeep(self) -> Sequence[str]:
         return ()
 
-    async def prepare(self, hand: Hand) -> None:
+    async def prepare(self, session: Session) -> None:
         """In a transaction before that of the change. What it makes is seen by snapshots that are older than it."""
 
     def detachable(self, parts: Sequence[str]) -> str | None:
@@ -94,10 +94,10 @@ class PlainTable(Subject):
     name = "single"
     asked = asked_of("single")
 
-    async def make(self, hand: Hand) -> None:
-        await self._create(hand, "single")
-        await self._create(hand, "twin")
-        await hand.do("CREATE SCHEMA aside")
+    async def make(self, session: Session) -> None:
+        await self._create(session, "single")
+        await self._create(session, "twin")
+        await session.do("CREATE SCHEMA aside")
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -110,46 +110,49 @@ class PlainTable(Subject):
     def upkeep(self) -> Sequence[str]:
         return ("VACUUM FULL single", "VACUUM single", "ANALYZE single", "REINDEX TABLE single", "CLUSTER single")
 
-    async def reload(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE single", f"INSERT INTO single {hand.rows(MANY)}")
+    async def reload(self, session: Session) -> None:
+        await session.do("TRUNCATE single", f"INSERT INTO single {session.rows(MANY)}")
 
-    async def replace(self, hand: Hand) -> None:
-        await hand.do("DELETE FROM single", f"INSERT INTO single {hand.rows(MANY)}")
+    async def replace(self, session: Session) -> None:
+        await session.do("DELETE FROM single", f"INSERT INTO single {session.rows(MANY)}")
 
-    async def update(self, hand: Hand) -> None:
-        await hand.do(hand.touched("single"))
+    async def update(self, session: Session) -> None:
+        await session.do(session.touched("single"))
 
-    async def empty(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE single")
+    async def empty(self, session: Session) -> None:
+        await session.do("TRUNCATE single")
 
-    async def recreate(self, hand: Hand) -> None:
-        await hand.do("DROP TABLE single")
-        await self._create(hand, "single")
+    async def recreate(self, session: Session) -> None:
+        await session.do("DROP TABLE single")
+        await self._create(session, "single")
 
-    async def take_the_name(self, hand: Hand) -> None:
-        await self._create(hand, "coming")
-        await hand.do("ALTER TABLE single RENAME TO gone", "ALTER TABLE coming RENAME TO single", "DROP TABLE gone")
+    async def take_the_name(self, session: Session) -> None:
+        await self._create(session, "coming")
+        await session.do("ALTER TABLE single RENAME TO gone", "ALTER TABLE coming RENAME TO single", "DROP TABLE gone")
 
-    async def swap_names(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE twin", f"INSERT INTO twin {hand.rows(MANY)}", "ALTER TABLE single RENAME TO between")
-        await hand.do("ALTER TABLE twin RENAME TO single", "ALTER TABLE between RENAME TO twin")
+    async def swap_names(self, session: Session) -> None:
+        await session.do(
+            "TRUNCATE twin", f"INSERT INTO twin {session.rows(MANY)}", "ALTER TABLE single RENAME TO between"
+        )
+        await session.do("ALTER TABLE twin RENAME TO single", "ALTER TABLE between RENAME TO twin")
 
-    async def move_away(self, hand: Hand) -> None:
-        await hand.do("DROP TABLE IF EXISTS aside.single", "ALTER TABLE single SET SCHEMA aside")
-        await self._create(hand, "single")
+    async def move_away(self, session: Session) -> None:
+        await session.do("DROP TABLE IF EXISTS aside.single", "ALTER TABLE single SET SCHEMA aside")
+        await self._create(session, "single")
 
-    async def rewrite(self, hand: Hand) -> None:
-        before = await hand.names("SELECT atttypid::regtype FROM pg_attribute WHERE attrelid = 'single'::regclass "
-                                  "AND attname = 'generation'")
+    async def rewrite(self, session: Session) -> None:
+        before = await session.names(
+            "SELECT atttypid::regtype FROM pg_attribute WHERE attrelid = 'single'::regclass AND attname = 'generation'"
+        )
         after = "integer" if before == ["bigint"] else "bigint"
-        await hand.do(hand.touched("single"), f"ALTER TABLE single ALTER generation TYPE {after}")
+        await session.do(session.touched("single"), f"ALTER TABLE single ALTER generation TYPE {after}")
 
-    async def _create(self, hand: Hand, table: str) -> None:
-        await hand.do(f"CREATE TABLE {table} ({COLUMNS})", f"INSERT INTO {table} {hand.rows(MANY)}")
-        await hand.do(f"CREATE INDEX ON {table} (id)", f"ANALYZE {table}")
-        await hand.do(f"""DO $$ BEGIN EXECUTE (
-            SELECT format('ALTER TABLE {table} CLUSTER ON %I', relname) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
-            WHERE indrelid = '{table}'::regclass); END $$""")
+    async def _create(self, session: Session, table: str) -> None:
+        await session.do(f"CREATE TABLE {table} ({COLUMNS})", f"INSERT INTO {table} {session.rows(MANY)}")
+        await session.do(f"CREATE INDEX ON {table} (id)", f"ANALYZE {table}")
+        await session.do(f"""DO $$ BEGIN EXECUTE (
+            SELECT format('ALTER TABLE {table} CLUSTER ON %I', relname)
+            FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = '{table}'::regclass); END $$""")
 
 
 class Partitioned(Subject):
@@ -161,17 +164,17 @@ class Partitioned(Subject):
     last = 4
     coming = ""  # a table that is to be attached
 
-    async def make(self, hand: Hand) -> None:
-        await hand.do(f"CREATE TABLE parted ({COLUMNS}, part integer NOT NULL) PARTITION BY LIST (part)")
+    async def make(self, session: Session) -> None:
+        await session.do(f"CREATE TABLE parted ({COLUMNS}, part integer NOT NULL) PARTITION BY LIST (part)")
         for part in self.parts:
-            await self._attach(hand, part, await self._build(hand, part))
+            await self._attach(session, part, await self._build(session, part))
 
-    async def prepare(self, hand: Hand) -> None:
-        names = await self.attached(hand)
+    async def prepare(self, session: Session) -> None:
+        names = await self.attached(session)
         absent = [part for part in self.parts if part not in map(_part_of, names)]
         if self.coming not in names and self.coming:
-            await hand.do(f"DROP TABLE IF EXISTS {self.coming}")
-        self.coming = await self._build(hand, hand.chance.choice(absent or self.parts))
+            await session.do(f"DROP TABLE IF EXISTS {self.coming}")
+        self.coming = await self._build(session, session.chance.choice(absent or self.parts))
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -187,80 +190,86 @@ class Partitioned(Subject):
     def detachable(self, parts: Sequence[str]) -> str | None:
         return parts[0] if len(parts) > 2 else None
 
-    async def attached(self, hand: Hand) -> list[str]:
-        return await hand.names(
+    async def attached(self, session: Session) -> list[str]:
+        return await session.names(
             "SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'parted'::regclass ORDER BY inhrelid"
         )
 
-    async def reload(self, hand: Hand) -> None:
-        parts = [_part_of(name) for name in await self.attached(hand)]
-        await hand.do("TRUNCATE parted")
+    async def reload(self, session: Session) -> None:
+        parts = [_part_of(name) for name in await self.attached(session)]
+        await session.do("TRUNCATE parted")
         for part in sorted(parts):
-            await hand.do(f"INSERT INTO parted {self._rows(hand, part)}")
+            await session.do(f"INSERT INTO parted {self._rows(session, part)}")
 
-    async def reload_one(self, hand: Hand) -> None:
-        for name in (await self.attached(hand))[:1]:
-            await hand.do(f"TRUNCATE {name}", f"INSERT INTO parted {self._rows(hand, _part_of(name))}")
+    async def reload_one(self, session: Session) -> None:
+        for name in (await self.attached(session))[:1]:
+            await session.do(f"TRUNCATE {name}", f"INSERT INTO parted {self._rows(session, _part_of(name))}")
 
-    async def exchange(self, hand: Hand) -> None:
+    async def exchange(self, session: Session) -> None:
         part = _part_of(self.coming)
-        for name in [name for name in await self.attached(hand) if _part_of(name) == part]:
-            await hand.do(f"ALTER TABLE parted DETACH PARTITION {name}", f"DROP TABLE {name}")
-        await self._attach(hand, part, self.coming)
+        for name in [name for name in await self.attached(session) if _part_of(name) == part]:
+            await session.do(f"ALTER TABLE parted DETACH PARTITION {name}", f"DROP TABLE {name}")
+        await self._attach(session, part, self.coming)
 
-    async def delete_and_attach(self, hand: Hand) -> None:
+    async def delete_and_attach(self, session: Session) -> None:
         """The rows of one part go, and another part comes: ATTACH lets readers of the parent go on."""
-        names, part = await self.attached(hand), _part_of(self.coming)
+        names, part = await self.attached(session), _part_of(self.coming)
         if part in map(_part_of, names):
-            await self.drop_one(hand)
+            await self.drop_one(session)
         else:
-            await hand.do(*(f"DELETE FROM {name}" for name in names[:1]))
-            await self._attach(hand, part, self.coming)
+            await session.do(*(f"DELETE FROM {name}" for name in names[:1]))
+            await self._attach(session, part, self.coming)
 
-    async def detach_and_update(self, hand: Hand) -> None:
-        names = await self.attached(hand)
+    async def detach_and_update(self, session: Session) -> None:
+        names = await self.attached(session)
         if len(names) > 2:
-            await hand.do(hand.touched(names[1]), f"ALTER TABLE parted DETACH PARTITION {names[0]}")
-            await hand.do(f"DROP TABLE {names[0]}")
+            await session.do(session.touched(names[1]), f"ALTER TABLE parted DETACH PARTITION {names[0]}")
+            await session.do(f"DROP TABLE {names[0]}")
         else:
-            await self.exchange(hand)
+            await self.exchange(session)
 
-    async def drop_one(self, hand: Hand) -> None:
-        names = await self.attached(hand)
+    async def drop_one(self, session: Session) -> None:
+        names = await self.attached(session)
         if len(names) > 2:
-            await hand.do(hand.touched(names[1]), f"DROP TABLE {names[0]}")
+            await session.do(session.touched(names[1]), f"DROP TABLE {names[0]}")
         else:
-            await self.exchange(hand)
+            await self.exchange(session)
 
-    async def exchange_below(self, hand: Hand) -> None:
+    async def exchange_below(self, session: Session) -> None:
         """Within the part that is partitioned itself, with an update of another part."""
-        names = await self.attached(hand)
+        names = await self.attached(session)
         whole = [name for name in names if _part_of(name) == self.last]
         for name in whole:
-            low = (await hand.names(f"SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = '{name}'::regclass "
-                                    f"AND inhrelid::regclass::text LIKE '%low%'"))[0]
-            coming = f"{name}_low_{hand.generation}"
-            await hand.do(f"CREATE TABLE {coming} (LIKE parted)", f"INSERT INTO {coming} {self._rows(hand, 4, half=True)}")
-            await hand.do(f"ALTER TABLE {name} DETACH PARTITION {low}", f"DROP TABLE {low}")
-            await hand.do(f"ALTER TABLE {name} ATTACH PARTITION {coming} FOR VALUES FROM (MINVALUE) TO (40300)")
-        await hand.do(*(hand.touched(name) for name in names[:2] if name not in whole))
+            low = (
+                await session.names(
+                    f"SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = '{name}'::regclass "
+                    f"AND inhrelid::regclass::text LIKE '%low%'"
+                )
+            )[0]
+            coming = f"{name}_low_{session.generation}"
+            await session.do(
+                f"CREATE TABLE {coming} (LIKE parted)", f"INSERT INTO {coming} {self._rows(session, 4, half=True)}"
+            )
+            await session.do(f"ALTER TABLE {name} DETACH PARTITION {low}", f"DROP TABLE {low}")
+            await session.do(f"ALTER TABLE {name} ATTACH PARTITION {coming} FOR VALUES FROM (MINVALUE) TO (40300)")
+        await session.do(*(session.touched(name) for name in names[:2] if name not in whole))
 
-    async def _build(self, hand: Hand, part: int) -> str:
-        name = f"parted_{part}_{hand.generation}"
+    async def _build(self, session: Session, part: int) -> str:
+        name = f"parted_{part}_{session.generation}"
         if part == self.last:
-            await hand.do(f"CREATE TABLE {name} (LIKE parted) PARTITION BY RANGE (id)")
-            await hand.do(f"CREATE TABLE {name}_low PARTITION OF {name} FOR VALUES FROM (MINVALUE) TO (40300)")
-            await hand.do(f"CREATE TABLE {name}_high PARTITION OF {name} FOR VALUES FROM (40300) TO (MAXVALUE)")
+            await session.do(f"CREATE TABLE {name} (LIKE parted) PARTITION BY RANGE (id)")
+            await session.do(f"CREATE TABLE {name}_low PARTITION OF {name} FOR VALUES FROM (MINVALUE) TO (40300)")
+            await session.do(f"CREATE TABLE {name}_high PARTITION OF {name} FOR VALUES FROM (40300) TO (MAXVALUE)")
         else:
-            await hand.do(f"CREATE TABLE {name} (LIKE parted)")
-        await hand.do(f"INSERT INTO {name} {self._rows(hand, part)}")
+            await session.do(f"CREATE TABLE {name} (LIKE parted)")
+        await session.do(f"INSERT INTO {name} {self._rows(session, part)}")
         return name
 
-    async def _attach(self, hand: Hand, part: int, name: str) -> None:
-        await hand.do(f"ALTER TABLE parted ATTACH PARTITION {name} FOR VALUES IN ({part})")
+    async def _attach(self, session: Session, part: int, name: str) -> None:
+        await session.do(f"ALTER TABLE parted ATTACH PARTITION {name} FOR VALUES IN ({part})")
 
-    def _rows(self, hand: Hand, part: int, *, half: bool = False) -> str:
-        return hand.rows(SOME // 2 if half else SOME, str(part), first=part * 10_000)
+    def _rows(self, session: Session, part: int, *, half: bool = False) -> str:
+        return session.rows(SOME // 2 if half else SOME, str(part), first=part * 10_000)
 
 
 def _part_of(name: str) -> int:
@@ -273,60 +282,62 @@ class Inherited(Subject):
     name = "parent"
     asked = asked_of("parent")
 
-    async def make(self, hand: Hand) -> None:
-        await hand.do(f"CREATE TABLE parent ({COLUMNS})", f"INSERT INTO parent {hand.rows(FEW)}")
+    async def make(self, session: Session) -> None:
+        await session.do(f"CREATE TABLE parent ({COLUMNS})", f"INSERT INTO parent {session.rows(FEW)}")
         for _ in range(3):
-            hand.generation += 1
-            await self.prepare(hand)
-            await self._adopt(hand)
+            session.generation += 1
+            await self.prepare(session)
+            await self._adopt(session)
 
-    async def prepare(self, hand: Hand) -> None:
-        name = f"child_{hand.generation}"
-        await hand.do(f"CREATE TABLE {name} (LIKE parent)")
-        await hand.do(f"INSERT INTO {name} {hand.rows(FEW * 2, first=hand.generation * 1_000)}")
+    async def prepare(self, session: Session) -> None:
+        name = f"child_{session.generation}"
+        await session.do(f"CREATE TABLE {name} (LIKE parent)")
+        await session.do(f"INSERT INTO {name} {session.rows(FEW * 2, first=session.generation * 1_000)}")
 
     @property
     def changes(self) -> Sequence[Change]:
         return self.reload, self.disown, self.delete_and_inherit, self.exchange, self.bring_back
 
-    async def children(self, hand: Hand) -> list[str]:
-        return await hand.names(
+    async def children(self, session: Session) -> list[str]:
+        return await session.names(
             "SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'parent'::regclass ORDER BY inhrelid"
         )
 
-    async def reload(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE parent")
-        for number, name in enumerate(["parent", *await self.children(hand)]):
-            await hand.do(f"INSERT INTO {name} {hand.rows(FEW, first=number * 1_000)}")
+    async def reload(self, session: Session) -> None:
+        await session.do("TRUNCATE parent")
+        for number, name in enumerate(["parent", *await self.children(session)]):
+            await session.do(f"INSERT INTO {name} {session.rows(FEW, first=number * 1_000)}")
 
-    async def disown(self, hand: Hand) -> None:
-        names = await self.children(hand)
+    async def disown(self, session: Session) -> None:
+        names = await self.children(session)
         if len(names) > 1:
-            await hand.do(hand.touched(names[1]), f"ALTER TABLE {names[0]} NO INHERIT parent")
+            await session.do(session.touched(names[1]), f"ALTER TABLE {names[0]} NO INHERIT parent")
         else:
-            await self.delete_and_inherit(hand)
+            await self.delete_and_inherit(session)
 
-    async def delete_and_inherit(self, hand: Hand) -> None:
-        names = await self.children(hand)
-        await hand.do(*(f"DELETE FROM ONLY {name}" for name in names[:1]))
-        await self._adopt(hand)
+    async def delete_and_inherit(self, session: Session) -> None:
+        names = await self.children(session)
+        await session.do(*(f"DELETE FROM ONLY {name}" for name in names[:1]))
+        await self._adopt(session)
         if len(names) > 4:
-            await hand.do(f"DROP TABLE {names[0]}")
+            await session.do(f"DROP TABLE {names[0]}")
 
-    async def exchange(self, hand: Hand) -> None:
-        names = await self.children(hand)
-        await hand.do(*(f"ALTER TABLE {name} NO INHERIT parent" for name in names[:1]))
-        await self._adopt(hand)
+    async def exchange(self, session: Session) -> None:
+        names = await self.children(session)
+        await session.do(*(f"ALTER TABLE {name} NO INHERIT parent" for name in names[:1]))
+        await self._adopt(session)
 
-    async def bring_back(self, hand: Hand) -> None:
+    async def bring_back(self, session: Session) -> None:
         """One that was disowned inherits again, and what is left of them goes."""
-        apart = await hand.names("SELECT relname FROM pg_class WHERE relname LIKE 'child%' AND relkind = 'r' AND NOT "
-                                 "EXISTS (SELECT FROM pg_inherits WHERE inhrelid = pg_class.oid) ORDER BY oid")
-        await hand.do(hand.touched("ONLY parent"), *(f"DROP TABLE {name}" for name in apart[1:]))
-        await hand.do(*(f"ALTER TABLE {name} INHERIT parent" for name in apart[:1]))
+        apart = await session.names(
+            "SELECT relname FROM pg_class WHERE relname LIKE 'child%' AND relkind = 'r' AND NOT "
+            "EXISTS (SELECT FROM pg_inherits WHERE inhrelid = pg_class.oid) ORDER BY oid"
+        )
+        await session.do(session.touched("ONLY parent"), *(f"DROP TABLE {name}" for name in apart[1:]))
+        await session.do(*(f"ALTER TABLE {name} INHERIT parent" for name in apart[:1]))
 
-    async def _adopt(self, hand: Hand) -> None:
-        await hand.do(f"ALTER TABLE child_{hand.generation} INHERIT parent")
+    async def _adopt(self, session: Session) -> None:
+        await session.do(f"ALTER TABLE child_{session.generation} INHERIT parent")
 
 
 class View(Subject):
@@ -335,50 +346,58 @@ class View(Subject):
     name = "joined"
     asked = asked_of("joined")
 
-    async def make(self, hand: Hand) -> None:
-        await hand.do(f"CREATE TABLE left_side ({COLUMNS})", f"CREATE TABLE right_side ({COLUMNS})")
-        await self._define(hand)
-        await self.reload(hand)
+    async def make(self, session: Session) -> None:
+        await session.do(f"CREATE TABLE left_side ({COLUMNS})", f"CREATE TABLE right_side ({COLUMNS})")
+        await self._define(session)
+        await self.reload(session)
 
     @property
     def changes(self) -> Sequence[Change]:
-        return self.reload, self.reload, self.reload_one, self.redefine, self.recreate, self.table_then_view, self.rewrite
+        return (
+            self.reload,
+            self.reload,
+            self.reload_one,
+            self.redefine,
+            self.recreate,
+            self.table_then_view,
+            self.rewrite,
+        )
 
     @property
     def upkeep(self) -> Sequence[str]:
         return ("VACUUM FULL left_side", "VACUUM FULL right_side", "ANALYZE left_side")
 
-    async def reload(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE left_side, right_side", f"INSERT INTO left_side {hand.rows(SOME)}")
-        await hand.do(f"INSERT INTO right_side {hand.rows(SOME, first=2_000)}")
+    async def reload(self, session: Session) -> None:
+        await session.do("TRUNCATE left_side, right_side", f"INSERT INTO left_side {session.rows(SOME)}")
+        await session.do(f"INSERT INTO right_side {session.rows(SOME, first=2_000)}")
 
-    async def reload_one(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE right_side", f"INSERT INTO right_side {hand.rows(SOME, first=2_000)}")
+    async def reload_one(self, session: Session) -> None:
+        await session.do("TRUNCATE right_side", f"INSERT INTO right_side {session.rows(SOME, first=2_000)}")
 
-    async def redefine(self, hand: Hand) -> None:
+    async def redefine(self, session: Session) -> None:
         """The view shows other rows, and the tables have others."""
-        await hand.do(f"DELETE FROM left_side WHERE id > {SOME // 2}", hand.touched("right_side"))
-        await self._define(hand, least=hand.chance.choice((0, 200)))
-        await hand.do(f"INSERT INTO left_side {hand.rows(SOME, first=4_000)}")
-        await hand.do("DELETE FROM left_side WHERE id < 4000 AND generation < " + str(hand.generation - 3))
+        await session.do(f"DELETE FROM left_side WHERE id > {SOME // 2}", session.touched("right_side"))
+        await self._define(session, least=session.chance.choice((0, 200)))
+        await session.do(f"INSERT INTO left_side {session.rows(SOME, first=4_000)}")
+        await session.do("DELETE FROM left_side WHERE id < 4000 AND generation < " + str(session.generation - 3))
 
-    async def recreate(self, hand: Hand) -> None:
-        await hand.do("DROP VIEW joined", hand.touched("left_side"))
-        await self._define(hand)
+    async def recreate(self, session: Session) -> None:
+        await session.do("DROP VIEW joined", session.touched("left_side"))
+        await self._define(session)
 
-    async def table_then_view(self, hand: Hand) -> None:
+    async def table_then_view(self, session: Session) -> None:
         """An export takes its locks in the other order: the view, then its tables."""
-        await hand.do("LOCK TABLE left_side IN ACCESS EXCLUSIVE MODE", hand.touched("left_side"))
-        await asyncio.sleep(hand.chance.choice(PAUSES))
-        await hand.do("DROP VIEW joined")
-        await self._define(hand)
+        await session.do("LOCK TABLE left_side IN ACCESS EXCLUSIVE MODE", session.touched("left_side"))
+        await asyncio.sleep(session.chance.choice(PAUSES))
+        await session.do("DROP VIEW joined")
+        await self._define(session)
 
-    async def rewrite(self, hand: Hand) -> None:
-        await hand.do(hand.touched("left_side"), "ALTER TABLE left_side ADD COLUMN spare float DEFAULT random()")
-        await hand.do("ALTER TABLE left_side DROP COLUMN spare")
+    async def rewrite(self, session: Session) -> None:
+        await session.do(session.touched("left_side"), "ALTER TABLE left_side ADD COLUMN spare float DEFAULT random()")
+        await session.do("ALTER TABLE left_side DROP COLUMN spare")
 
-    async def _define(self, hand: Hand, least: int = 0) -> None:
-        await hand.do(f"""CREATE OR REPLACE VIEW joined AS
+    async def _define(self, session: Session, least: int = 0) -> None:
+        await session.do(f"""CREATE OR REPLACE VIEW joined AS
             SELECT id, generation, filler FROM left_side WHERE id >= {least}
             UNION ALL SELECT id, generation, filler FROM right_side""")
 
@@ -389,10 +408,10 @@ class Stored(Subject):
     name = "stored"
     asked = (*asked_of("stored"), *asked_of("over_stored"))
 
-    async def make(self, hand: Hand) -> None:
-        await hand.do(f"CREATE TABLE stored_from ({COLUMNS})", f"INSERT INTO stored_from {hand.rows(SOME)}")
-        await self._define(hand, "stored")
-        await hand.do("CREATE VIEW over_stored AS SELECT * FROM stored")
+    async def make(self, session: Session) -> None:
+        await session.do(f"CREATE TABLE stored_from ({COLUMNS})", f"INSERT INTO stored_from {session.rows(SOME)}")
+        await self._define(session, "stored")
+        await session.do("CREATE VIEW over_stored AS SELECT * FROM stored")
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -402,144 +421,148 @@ class Stored(Subject):
     def upkeep(self) -> Sequence[str]:
         return ("VACUUM FULL stored", "REINDEX TABLE stored", "ANALYZE stored")
 
-    async def refresh(self, hand: Hand) -> None:
-        await self._reload(hand)
-        await hand.do("REFRESH MATERIALIZED VIEW stored")
+    async def refresh(self, session: Session) -> None:
+        await self._reload(session)
+        await session.do("REFRESH MATERIALIZED VIEW stored")
 
-    async def refresh_concurrently(self, hand: Hand) -> None:
-        await hand.do(hand.touched("stored_from"), "REFRESH MATERIALIZED VIEW CONCURRENTLY stored")
+    async def refresh_concurrently(self, session: Session) -> None:
+        await session.do(session.touched("stored_from"), "REFRESH MATERIALIZED VIEW CONCURRENTLY stored")
 
-    async def recreate(self, hand: Hand) -> None:
-        await self._reload(hand)
-        await hand.do("DROP VIEW over_stored", "DROP MATERIALIZED VIEW stored")
-        await self._define(hand, "stored")
-        await hand.do("CREATE VIEW over_stored AS SELECT * FROM stored")
+    async def recreate(self, session: Session) -> None:
+        await self._reload(session)
+        await session.do("DROP VIEW over_stored", "DROP MATERIALIZED VIEW stored")
+        await self._define(session, "stored")
+        await session.do("CREATE VIEW over_stored AS SELECT * FROM stored")
 
-    async def take_the_name(self, hand: Hand) -> None:
-        await self._reload(hand)
-        await self._define(hand, "coming_stored")
-        await hand.do("ALTER MATERIALIZED VIEW stored RENAME TO gone_stored")
-        await hand.do("ALTER MATERIALIZED VIEW coming_stored RENAME TO stored")
-        await hand.do("CREATE OR REPLACE VIEW over_stored AS SELECT * FROM stored")
-        await hand.do("DROP MATERIALIZED VIEW gone_stored")
+    async def take_the_name(self, session: Session) -> None:
+        await self._reload(session)
+        await self._define(session, "coming_stored")
+        await session.do("ALTER MATERIALIZED VIEW stored RENAME TO gone_stored")
+        await session.do("ALTER MATERIALIZED VIEW coming_stored RENAME TO stored")
+        await session.do("CREATE OR REPLACE VIEW over_stored AS SELECT * FROM stored")
+        await session.do("DROP MATERIALIZED VIEW gone_stored")
 
-    async def _reload(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE stored_from", f"INSERT INTO stored_from {hand.rows(SOME)}")
+    async def _reload(self, session: Session) -> None:
+        await session.do("TRUNCATE stored_from", f"INSERT INTO stored_from {session.rows(SOME)}")
 
-    async def _define(self, hand: Hand, name: str) -> None:
-        await hand.do(f"CREATE MATERIALIZED VIEW {name} AS SELECT * FROM stored_from")
-        await hand.do(f"CREATE UNIQUE INDEX ON {name} (id)")
+    async def _define(self, session: Session, name: str) -> None:
+        await session.do(f"CREATE MATERIALIZED VIEW {name} AS SELECT * FROM stored_from")
+        await session.do(f"CREATE UNIQUE INDEX ON {name} (id)")
 
 
 class Guarded(Subject):
-    """A table whose policy reads another table, which no query names. The role may read its columns, and not lock it."""
+    """A table with a policy that reads another table. The role may read all columns, and not lock it."""
 
     name = "guarded"
     asked = asked_of("guarded")
 
-    async def make(self, hand: Hand) -> None:
-        await hand.do(f"CREATE TABLE guarded ({COLUMNS}, tenant integer NOT NULL)")
-        await hand.do(f"REVOKE ALL ON guarded FROM {hand.role}", f"GRANT SELECT ({NAMES}, tenant) ON guarded TO {hand.role}")
-        await hand.do("CREATE TABLE allowed (tenant integer)")
-        await self._reload(hand)
-        await self._allow(hand)
-        await hand.do("CREATE POLICY tenants ON guarded USING (tenant IN (SELECT tenant FROM allowed))")
-        await hand.do("ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
+    async def make(self, session: Session) -> None:
+        await session.do(f"CREATE TABLE guarded ({COLUMNS}, tenant integer NOT NULL)")
+        await session.do(
+            f"REVOKE ALL ON guarded FROM {session.role}", f"GRANT SELECT ({NAMES}, tenant) ON guarded TO {session.role}"
+        )
+        await session.do("CREATE TABLE allowed (tenant integer)")
+        await self._reload(session)
+        await self._allow(session)
+        await session.do("CREATE POLICY tenants ON guarded USING (tenant IN (SELECT tenant FROM allowed))")
+        await session.do("ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
 
     @property
     def changes(self) -> Sequence[Change]:
         return self.reload, self.allow_others, self.allow_others, self.rewrite_allowed, self.change_policy, self.disable
 
-    async def reload(self, hand: Hand) -> None:
-        await self._reload(hand)
-        await self._allow(hand)
+    async def reload(self, session: Session) -> None:
+        await self._reload(session)
+        await self._allow(session)
 
-    async def allow_others(self, hand: Hand) -> None:
+    async def allow_others(self, session: Session) -> None:
         """The table that is exported is only updated, the one that its policy reads is made anew."""
-        await hand.do(hand.touched("guarded"))
-        await self._allow(hand)
+        await session.do(session.touched("guarded"))
+        await self._allow(session)
 
-    async def rewrite_allowed(self, hand: Hand) -> None:
-        await hand.do(f"UPDATE guarded SET tenant = (tenant + 1) % 5, generation = {hand.generation}")
-        await hand.do("ALTER TABLE allowed ADD COLUMN spare float DEFAULT random()")
-        await hand.do("UPDATE allowed SET tenant = (tenant + 1) % 5", "ALTER TABLE allowed DROP COLUMN spare")
+    async def rewrite_allowed(self, session: Session) -> None:
+        await session.do(f"UPDATE guarded SET tenant = (tenant + 1) % 5, generation = {session.generation}")
+        await session.do("ALTER TABLE allowed ADD COLUMN spare float DEFAULT random()")
+        await session.do("UPDATE allowed SET tenant = (tenant + 1) % 5", "ALTER TABLE allowed DROP COLUMN spare")
 
-    async def change_policy(self, hand: Hand) -> None:
+    async def change_policy(self, session: Session) -> None:
         """What was forbidden goes before it is allowed."""
-        least = hand.chance.randrange(3)
-        await hand.do(f"UPDATE guarded SET tenant = 4, generation = {hand.generation} WHERE tenant <> 4")
-        await hand.do("DROP POLICY tenants ON guarded")
-        await hand.do(f"""CREATE POLICY tenants ON guarded
+        least = session.chance.randrange(3)
+        await session.do(f"UPDATE guarded SET tenant = 4, generation = {session.generation} WHERE tenant <> 4")
+        await session.do("DROP POLICY tenants ON guarded")
+        await session.do(f"""CREATE POLICY tenants ON guarded
             USING (tenant >= {least} AND tenant IN (SELECT tenant FROM allowed))""")
-        await hand.do(f"UPDATE guarded SET tenant = id % 5, generation = {hand.generation} WHERE id % 2 = 0")
+        await session.do(f"UPDATE guarded SET tenant = id % 5, generation = {session.generation} WHERE id % 2 = 0")
 
-    async def disable(self, hand: Hand) -> None:
+    async def disable(self, session: Session) -> None:
         """Row security goes together with the rows that it kept."""
-        [on] = await hand.names("SELECT relrowsecurity FROM pg_class WHERE oid = 'guarded'::regclass")
-        await hand.do("DELETE FROM guarded WHERE tenant NOT IN (SELECT tenant FROM allowed)", hand.touched("guarded"))
+        [on] = await session.names("SELECT relrowsecurity FROM pg_class WHERE oid = 'guarded'::regclass")
+        await session.do(
+            "DELETE FROM guarded WHERE tenant NOT IN (SELECT tenant FROM allowed)", session.touched("guarded")
+        )
         if on == "True":
-            await hand.do("ALTER TABLE guarded DISABLE ROW LEVEL SECURITY")
+            await session.do("ALTER TABLE guarded DISABLE ROW LEVEL SECURITY")
         else:
-            await hand.do("ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
-            await self._reload(hand)
+            await session.do("ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
+            await self._reload(session)
 
-    async def _reload(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE guarded", f"INSERT INTO guarded {hand.rows(SOME, 'n % 5')}")
+    async def _reload(self, session: Session) -> None:
+        await session.do("TRUNCATE guarded", f"INSERT INTO guarded {session.rows(SOME, 'n % 5')}")
 
-    async def _allow(self, hand: Hand) -> None:
-        tenants = ", ".join(f"({tenant})" for tenant in hand.chance.sample(range(5), 2))
-        await hand.do("TRUNCATE allowed", f"INSERT INTO allowed VALUES {tenants}")
+    async def _allow(self, session: Session) -> None:
+        tenants = ", ".join(f"({tenant})" for tenant in session.chance.sample(range(5), 2))
+        await session.do("TRUNCATE allowed", f"INSERT INTO allowed VALUES {tenants}")
 
 
 class Granted(Subject):
     """A table of which the role may read some columns, so that it may not lock it, and a view over it of which, too."""
 
     name = "granted"
-    asked = [asked for dataset in ("granted", "seen") for asked in asked_of(dataset) if asked.as_role]
+    asked = tuple(asked for dataset in ("granted", "seen") for asked in asked_of(dataset) if asked.as_role)
 
-    async def make(self, hand: Hand) -> None:
-        await self._create(hand, "granted")
-        await self._define(hand)
+    async def make(self, session: Session) -> None:
+        await self._create(session, "granted")
+        await self._define(session)
 
     @property
     def changes(self) -> Sequence[Change]:
         return self.reload, self.recreate, self.take_the_name, self.update, self.redefine, self.redefine
 
-    async def reload(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE granted", f"INSERT INTO granted {self._rows(hand)}")
+    async def reload(self, session: Session) -> None:
+        await session.do("TRUNCATE granted", f"INSERT INTO granted {self._rows(session)}")
 
-    async def update(self, hand: Hand) -> None:
-        await hand.do(hand.touched("granted"))
+    async def update(self, session: Session) -> None:
+        await session.do(session.touched("granted"))
 
-    async def recreate(self, hand: Hand) -> None:
-        await hand.do("DROP VIEW seen", "DROP TABLE granted")
-        await self._create(hand, "granted")
-        await self._define(hand)
+    async def recreate(self, session: Session) -> None:
+        await session.do("DROP VIEW seen", "DROP TABLE granted")
+        await self._create(session, "granted")
+        await self._define(session)
 
-    async def take_the_name(self, hand: Hand) -> None:
-        await self._create(hand, "coming_granted")
-        await hand.do("DROP TABLE granted CASCADE", "ALTER TABLE coming_granted RENAME TO granted")
-        await self._define(hand)
+    async def take_the_name(self, session: Session) -> None:
+        await self._create(session, "coming_granted")
+        await session.do("DROP TABLE granted CASCADE", "ALTER TABLE coming_granted RENAME TO granted")
+        await self._define(session)
 
-    async def redefine(self, hand: Hand) -> None:
+    async def redefine(self, session: Session) -> None:
         """The rows that the view has shown go, and it shows others."""
-        least = hand.chance.choice((0, 100, 200))
-        await self._define(hand, least)
-        await hand.do(f"DELETE FROM granted WHERE id < {least}", hand.touched("granted"))
+        least = session.chance.choice((0, 100, 200))
+        await self._define(session, least)
+        await session.do(f"DELETE FROM granted WHERE id < {least}", session.touched("granted"))
         if not least:
-            await self.reload(hand)
+            await self.reload(session)
 
-    async def _define(self, hand: Hand, least: int = 0) -> None:
-        await hand.do(f"CREATE OR REPLACE VIEW seen AS SELECT {NAMES}, secret FROM granted WHERE id >= {least}")
-        await hand.do(f"REVOKE ALL ON seen FROM {hand.role}", f"GRANT SELECT ({NAMES}) ON seen TO {hand.role}")
+    async def _define(self, session: Session, least: int = 0) -> None:
+        await session.do(f"CREATE OR REPLACE VIEW seen AS SELECT {NAMES}, secret FROM granted WHERE id >= {least}")
+        await session.do(f"REVOKE ALL ON seen FROM {session.role}", f"GRANT SELECT ({NAMES}) ON seen TO {session.role}")
 
-    async def _create(self, hand: Hand, name: str) -> None:
-        await hand.do(f"CREATE TABLE {name} ({COLUMNS}, secret text)", f"REVOKE ALL ON {name} FROM {hand.role}")
-        await hand.do(f"GRANT SELECT ({NAMES}) ON {name} TO {hand.role}")
-        await hand.do(f"INSERT INTO {name} {self._rows(hand)}")
+    async def _create(self, session: Session, name: str) -> None:
+        await session.do(f"CREATE TABLE {name} ({COLUMNS}, secret text)", f"REVOKE ALL ON {name} FROM {session.role}")
+        await session.do(f"GRANT SELECT ({NAMES}) ON {name} TO {session.role}")
+        await session.do(f"INSERT INTO {name} {self._rows(session)}")
 
-    def _rows(self, hand: Hand) -> str:
-        return hand.rows(SOME, f"'{CANARY}' || n")
+    def _rows(self, session: Session) -> str:
+        return session.rows(SOME, f"'{CANARY}' || n")
 
 
 class Shaped(Subject):
@@ -549,16 +572,18 @@ class Shaped(Subject):
     """
 
     name = "shaped"
-    asked = [Asked("shaped", question, as_role) for question in (WHOLE, EXCEL, NARROW) for as_role in (False, True)]
+    asked = tuple(
+        Asked("shaped", question, as_role) for question in (WHOLE, EXCEL, NARROW) for as_role in (False, True)
+    )
 
-    async def make(self, hand: Hand) -> None:
-        await hand.do(
+    async def make(self, session: Session) -> None:
+        await session.do(
             f"""CREATE TABLE shaped ({COLUMNS}, shaped integer, note integer, moment timestamptz, code varchar(2),
                 secret text)"""
         )
         for name in ("cost", "extra"):
-            await hand.do(f"CREATE FUNCTION {name}(shaped) RETURNS text LANGUAGE sql AS 'SELECT $1.secret'")
-        await self._fill(hand)
+            await session.do(f"CREATE FUNCTION {name}(shaped) RETURNS text LANGUAGE sql AS 'SELECT $1.secret'")
+        await self._fill(session)
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -567,56 +592,62 @@ class Shaped(Subject):
             *(self.moment_type, self.code_length, self.add_or_drop_extra, self.reload),
         )
 
-    async def reload(self, hand: Hand) -> None:
-        await hand.do("TRUNCATE shaped")
-        await self._fill(hand)
+    async def reload(self, session: Session) -> None:
+        await session.do("TRUNCATE shaped")
+        await self._fill(session)
 
-    async def add_or_drop_price(self, hand: Hand) -> None:
+    async def add_or_drop_price(self, session: Session) -> None:
         """The column that has the name of its table."""
-        if await self._type(hand, "shaped"):
-            await hand.do("ALTER TABLE shaped DROP COLUMN shaped", hand.touched("shaped"))
+        if await self._type(session, "shaped"):
+            await session.do("ALTER TABLE shaped DROP COLUMN shaped", session.touched("shaped"))
         else:
-            await hand.do("ALTER TABLE shaped ADD COLUMN shaped integer", hand.touched("shaped"))
+            await session.do("ALTER TABLE shaped ADD COLUMN shaped integer", session.touched("shaped"))
 
-    async def rename_note(self, hand: Hand) -> None:
-        now, then = ("note", "remark") if await self._type(hand, "note") else ("remark", "note")
-        await hand.do(f"ALTER TABLE shaped RENAME COLUMN {now} TO {then}", hand.touched("shaped"))
+    async def rename_note(self, session: Session) -> None:
+        now, then = ("note", "remark") if await self._type(session, "note") else ("remark", "note")
+        await session.do(f"ALTER TABLE shaped RENAME COLUMN {now} TO {then}", session.touched("shaped"))
 
-    async def note_type(self, hand: Hand) -> None:
+    async def note_type(self, session: Session) -> None:
         """Numbers become texts, of which some begin as formulas do."""
-        name = "note" if await self._type(hand, "note") else "remark"
-        if await self._type(hand, name) == "integer":
-            await hand.do(f"ALTER TABLE shaped ALTER {name} TYPE text")
-            await hand.do(f"UPDATE shaped SET {name} = '=' || id, generation = {hand.generation} WHERE id % 3 = 0")
+        name = "note" if await self._type(session, "note") else "remark"
+        if await self._type(session, name) == "integer":
+            await session.do(f"ALTER TABLE shaped ALTER {name} TYPE text")
+            await session.do(
+                f"UPDATE shaped SET {name} = '=' || id, generation = {session.generation} WHERE id % 3 = 0"
+            )
         else:
-            await hand.do(f"UPDATE shaped SET {name} = -id, generation = {hand.generation}")
-            await hand.do(f"ALTER TABLE shaped ALTER {name} TYPE integer USING {name}::integer")
+            await session.do(f"UPDATE shaped SET {name} = -id, generation = {session.generation}")
+            await session.do(f"ALTER TABLE shaped ALTER {name} TYPE integer USING {name}::integer")
 
-    async def moment_type(self, hand: Hand) -> None:
-        after = "text" if await self._type(hand, "moment") == "timestamp with time zone" else "timestamptz"
-        await hand.do(f"ALTER TABLE shaped ALTER moment TYPE {after} USING moment::{after}", hand.touched("shaped"))
+    async def moment_type(self, session: Session) -> None:
+        after = "text" if await self._type(session, "moment") == "timestamp with time zone" else "timestamptz"
+        await session.do(
+            f"ALTER TABLE shaped ALTER moment TYPE {after} USING moment::{after}", session.touched("shaped")
+        )
 
-    async def code_length(self, hand: Hand) -> None:
-        await hand.do("ALTER TABLE shaped ALTER code TYPE varchar(3)")
-        await hand.do(f"UPDATE shaped SET code = {hand.generation % 1000}, generation = {hand.generation}")
-        if hand.chance.random() < 0.5:
-            await hand.do("ALTER TABLE shaped ALTER code TYPE varchar(2) USING left(code, 2)")
+    async def code_length(self, session: Session) -> None:
+        await session.do("ALTER TABLE shaped ALTER code TYPE varchar(3)")
+        await session.do(f"UPDATE shaped SET code = {session.generation % 1000}, generation = {session.generation}")
+        if session.chance.random() < 0.5:
+            await session.do("ALTER TABLE shaped ALTER code TYPE varchar(2) USING left(code, 2)")
 
-    async def add_or_drop_extra(self, hand: Hand) -> None:
-        if await self._type(hand, "extra"):
-            await hand.do("ALTER TABLE shaped DROP COLUMN extra", hand.touched("shaped"))
+    async def add_or_drop_extra(self, session: Session) -> None:
+        if await self._type(session, "extra"):
+            await session.do("ALTER TABLE shaped DROP COLUMN extra", session.touched("shaped"))
         else:
-            await hand.do(f"ALTER TABLE shaped ADD COLUMN extra text DEFAULT '+{hand.generation}'")
-            await hand.do(hand.touched("shaped"))
+            await session.do(f"ALTER TABLE shaped ADD COLUMN extra text DEFAULT '+{session.generation}'")
+            await session.do(session.touched("shaped"))
 
-    async def _type(self, hand: Hand, column: str) -> str | None:
-        found = await hand.names(f"SELECT atttypid::regtype FROM pg_attribute WHERE attrelid = 'shaped'::regclass "
-                                 f"AND attname = '{column}' AND NOT attisdropped")
+    async def _type(self, session: Session, column: str) -> str | None:
+        found = await session.names(
+            f"SELECT atttypid::regtype FROM pg_attribute WHERE attrelid = 'shaped'::regclass "
+            f"AND attname = '{column}' AND NOT attisdropped"
+        )
         return found[0] if found else None
 
-    async def _fill(self, hand: Hand) -> None:
-        await hand.do(f"""INSERT INTO shaped (id, generation, filler, secret, moment, code)
-            {hand.rows(FEW, f"'{CANARY}' || n", "'2024-01-01 00:00:00+00'::timestamptz", "'ab'")}""")
+    async def _fill(self, session: Session) -> None:
+        await session.do(f"""INSERT INTO shaped (id, generation, filler, secret, moment, code)
+            {session.rows(FEW, f"'{CANARY}' || n", "'2024-01-01 00:00:00+00'::timestamptz", "'ab'")}""")
 
 
 SUBJECTS = (PlainTable, Partitioned, Inherited, View, Stored, Guarded, Granted, Shaped)

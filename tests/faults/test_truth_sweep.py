@@ -1,10 +1,10 @@
 """Every export that is completed is a state that was committed while its snapshot was taken, whatever is changed.
 
-By default there are seconds of it; `-m sweep` makes minutes. The seed is printed, and SWEEP_SEED draws the same changes.
+By default there are seconds of it; `-m sweep` makes minutes. The seed is printed; SWEEP_SEED draws the same changes.
 A standby replays the changes of its primary, and may end an export to do so: visibly.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +24,16 @@ RECOVERY_WAITS = "300ms"  # for an export, before it ends it
 def judged(tally: Tally) -> None:
     print(tally)
     for failure, times in tally.failed.most_common():
-        print(f"{times:4} × {failure}")
+        print(f"{times:4} x {failure}")
     assert not tally.flaws, "\n".join(tally.flaws)
     assert not tally.victims, "\n".join(tally.victims)
     assert tally.completed
 
 
 @lasting
-async def test_an_export_is_a_state_that_was_committed(database: str, tmp_path: Path, seed: int, seconds: float) -> None:
+async def test_an_export_is_a_state_that_was_committed(
+    database: str, tmp_path: Path, seed: int, seconds: float
+) -> None:
     judged(await run(Stage(database, database, tmp_path), seed, seconds))
 
 
@@ -42,11 +44,11 @@ def pair() -> Iterator[Pair]:
 
 
 @pytest.fixture
-async def replicated(pair: Pair) -> AsyncIterator[Pair]:
+async def replicated(pair: Pair) -> Pair:
     async with connected(pair.standby) as standby:
         await standby.execute(f"ALTER SYSTEM SET max_standby_streaming_delay = '{RECOVERY_WAITS}'")
         await standby.execute("SELECT pg_reload_conf()")
-    yield Pair(at_database(pair.primary, NAME), at_database(pair.standby, NAME))
+    return Pair(at_database(pair.primary, NAME), at_database(pair.standby, NAME))
 
 
 @pytest.mark.sweep

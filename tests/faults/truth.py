@@ -17,15 +17,15 @@ from typing import Any
 import aiohttp
 import asyncpg
 
-from streamer.config import Duration, Names, Settings, Size
+from streamer.config import Duration, Names, RoleName, Settings, Size
 from streamer.errors import ExportFailure
 from streamer.server import serving
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import CursorChoice
 from tests.exporting import RemoteExport, sha256, until
 from tests.faults import ledger
-from tests.faults.ledger import Asked, Judge, Scribe
-from tests.faults.migrations import SUBJECTS, Hand, Partitioned, Subject
+from tests.faults.ledger import Asked, Begun, Judge, LedgerWriter
+from tests.faults.migrations import SUBJECTS, Partitioned, Session, Subject
 from tests.integration.sources import HELPERS, Opened, Pages, entered_as, made_role, plain_session, pooled
 
 EXPORTERS = 4
@@ -48,7 +48,10 @@ class Tally:
     failed: Counter[str] = field(default_factory=Counter)
     flaws: list[str] = field(default_factory=list)
     victims: list[str] = field(default_factory=list)
-    narrower: int = 0  # completed with the columns of before
+
+    def blame(self, what: str, flaw: str | None) -> None:
+        if flaw:
+            self.flaws.append(f"{what}: {flaw}")
 
     def __str__(self) -> str:
         completed, failed = self.completed.total(), self.failed.total()
@@ -59,16 +62,16 @@ class Tally:
 
 
 class Changer:
-    def __init__(self, subject: Subject, hand: Hand, tally: Tally) -> None:
+    def __init__(self, subject: Subject, session: Session, tally: Tally) -> None:
         self._subject = subject
-        self._hand = hand
+        self._session = session
         self._tally = tally
-        self._scribe = Scribe(hand.plain, subject.name, subject.asked, hand.role)
+        self._ledger = LedgerWriter(session.plain, subject.name, subject.asked, session.role)
 
     async def make(self) -> None:
-        async with self._hand.plain.transaction():
-            await self._subject.make(self._hand)
-            await self._scribe.describe("made")
+        async with self._session.plain.transaction():
+            await self._subject.make(self._session)
+            await self._ledger.describe("made")
 
     async def change_for_ever(self) -> None:
         while True:
@@ -77,38 +80,38 @@ class Changer:
                 self._tally.changes += 1
             except VICTIM as error:
                 self._tally.victims.append(f"{self._subject.name}: {error}")
-            await asyncio.sleep(self._hand.chance.random() * BETWEEN)
+            await asyncio.sleep(self._session.chance.random() * BETWEEN)
 
     async def _change(self) -> None:
-        self._hand.generation += 1
-        lot = self._hand.chance.random()
+        self._session.generation += 1
+        lot = self._session.chance.random()
         if lot < UPKEEP and self._subject.upkeep:
-            await self._hand.plain.execute(self._hand.chance.choice(self._subject.upkeep))
+            await self._session.plain.execute(self._session.chance.choice(self._subject.upkeep))
         elif lot < UPKEEP + CONCURRENTLY and isinstance(self._subject, Partitioned):
             await self._detach_concurrently(self._subject)
         else:
-            change = self._hand.chance.choice(self._subject.changes)
-            async with self._hand.plain.transaction():
-                await self._subject.prepare(self._hand)
-            async with self._hand.plain.transaction():
-                await change(self._hand)
-                await self._scribe.describe(change.__name__)
+            change = self._session.chance.choice(self._subject.changes)
+            async with self._session.plain.transaction():
+                await self._subject.prepare(self._session)
+            async with self._session.plain.transaction():
+                await change(self._session)
+                await self._ledger.describe(change.__name__)
 
     async def _detach_concurrently(self, parted: Partitioned) -> None:
         """It is two transactions of its own, and the first one changes what is seen."""
-        plain = self._hand.plain
-        part = parted.detachable(await parted.attached(self._hand))
+        plain = self._session.plain
+        part = parted.detachable(await parted.attached(self._session))
         if part is None:
             return
         async with plain.transaction():
             tried = plain.transaction()
             await tried.start()
             await plain.execute(f"ALTER TABLE parted DETACH PARTITION {part}")
-            answers = await self._scribe.answers()
+            answers = await self._ledger.answers()
             await tried.rollback()
-            state = await self._scribe.write("detach_concurrently", answers, settled=False)
+            state = await self._ledger.write("detach_concurrently", answers, settled=False)
         await plain.execute(f"ALTER TABLE parted DETACH PARTITION {part} CONCURRENTLY")
-        await self._scribe.settle(state)
+        await self._ledger.settle(state)
         await plain.execute(f"DROP TABLE {part}")
 
 
@@ -142,28 +145,27 @@ class Exporter:
 
     async def ask(self, subject: Subject, way: Way, asked: Asked) -> bytes | None:
         """The body; None if the export has failed."""
-        source = way.opened
-        since = await self.judge.settled(subject.name)
-        dataset = source.catalog.get(asked.dataset)
-        body = Pages()
+        begun, body = await self.judge.begin(subject.name, asked), Pages()
+        dataset = way.opened.catalog.get(asked.dataset)
+        wanted = asked.question.spec(asked.dataset, dataset.columns if dataset else ["id"])
         try:
-            async with source.source.open(asked.question.spec(asked.dataset, dataset.columns if dataset else ["id"])) as rows:
+            async with way.opened.source.open(wanted) as rows:
                 await rows.drain(body.take)
         except ExportFailure as failure:
             self.tally.failed[f"{asked.dataset}: {failure}"] += 1
             return None
-        except Exception as error:
-            self.tally.flaws.append(f"{asked}: {error!r}")
-            return None
-        await self._judge(subject, asked, since, source, body.body, rows.snapshot_at)
+        self.tally.completed[asked.dataset] += 1
+        flaw = await self.judge.flaw(begun, body.body, rows.snapshot_at)
+        self.tally.blame(f"{way.opened.choice} of {asked.dataset}, {asked.question.name}", flaw)
         return body.body
 
     async def afterwards(self) -> None:
         """When nothing changes any more, everything can be exported, with all of its columns."""
-        for way in (way for way in self.ways if way.opened.choice is CursorChoice.AUTO):
-            for subject, asked in [(subject, asked) for subject in self.subjects for asked in subject.asked]:
-                if asked.as_role == way.as_role and asked.question is ledger.WHOLE:
-                    await self._recovered(subject, way, asked)
+        for way in self.ways:
+            for subject in self.subjects if way.opened.choice is CursorChoice.AUTO else ():
+                for asked in subject.asked:
+                    if asked.as_role == way.as_role and asked.question is ledger.WHOLE:
+                        await self._recovered(subject, way, asked)
 
     async def _recovered(self, subject: Subject, way: Way, asked: Asked) -> None:
         offered = await self.judge.offered(asked, self.role if way.as_role else None)
@@ -173,14 +175,7 @@ class Exporter:
             if found == offered:
                 return
         role = " as the role" if way.as_role else ""
-        self.tally.flaws.append(f"afterwards {asked.dataset}{role} is exported with {found} instead of {offered}")
-
-    async def _judge(
-        self, subject: Subject, asked: Asked, since: int, source: Opened, body: bytes, snapshot_at: datetime
-    ) -> None:
-        self.tally.completed[asked.dataset] += 1
-        if flaw := await self.judge.flaw(subject.name, asked, since, body, snapshot_at):
-            self.tally.flaws.append(f"{source.choice} of {asked.dataset}, {asked.question.name}: {flaw}")
+        self.tally.blame(f"afterwards {asked.dataset}{role}", f"exported with {found} instead of {offered}")
 
 
 @dataclass
@@ -205,15 +200,15 @@ class RemoteExporter:
         if not of_role:
             return
         asked = self.chance.choice(of_role)
-        since = await self.judge.settled(subject.name)
+        begun = await self.judge.begin(subject.name, asked)
         parameters = asked.question.parameters(asked.dataset)
         async with session.post(f"{self.server}/exports/csv", params=parameters) as response:
             if response.status != 202:
                 self.tally.failed[f"{asked.dataset}: POST {response.status} {(await response.text())[:200]}"] += 1
                 return
             export = RemoteExport(session, self.server, (await response.json())["exportId"])
-        body = await self._followed(export)
-        await self._judge(subject, asked, since, export, body)
+        flaw = await self._flaw(begun, export, await self._followed(export))
+        self.tally.blame(f"HTTP of {asked.dataset}, {asked.question.name}", flaw)
 
     async def _followed(self, export: RemoteExport) -> bytes | None:
         try:
@@ -222,27 +217,25 @@ class RemoteExporter:
         except aiohttp.ClientPayloadError:
             return None
 
-    async def _judge(self, subject: Subject, asked: Asked, since: int, export: RemoteExport, body: bytes | None) -> None:
+    async def _flaw(self, begun: Begun, export: RemoteExport, body: bytes | None) -> str | None:
+        status = await self._ended(export)
+        dataset = begun.asked.dataset
+        if status["status"] != "completed":
+            self.tally.failed[f"{dataset}: {status['error']}"] += 1
+            return None if body is None else f"a download ended well, and the export is {status['status']}"
+        self.tally.completed[f"{dataset} over HTTP"] += 1
+        if body is None or sha256(body) != status["sha256"]:
+            return "the download is not what the status has the digest of"
+        if not status["snapshotAt"]:
+            return "a completed export has no snapshotAt"
+        return await self.judge.flaw(begun, body, datetime.fromisoformat(status["snapshotAt"]))
+
+    async def _ended(self, export: RemoteExport) -> dict[str, Any]:
         async def ended() -> bool:
             return (await export.status())["status"] not in ("pending", "processing")
 
         await until(ended, "an export ends", within=60)
-        status = await export.status()
-        if status["status"] != "completed":
-            self.tally.failed[f"{asked.dataset}: {status['error']}"] += 1
-            if body is not None:
-                self.tally.flaws.append(f"{asked}: a download ended well, and the export is {status['status']}")
-            return
-        self.tally.completed[f"{asked.dataset} over HTTP"] += 1
-        if body is None or sha256(body) != status["sha256"]:
-            self.tally.flaws.append(f"{asked}: the download is not what the status has the digest of")
-            return
-        if not status["snapshotAt"]:
-            self.tally.flaws.append(f"HTTP of {asked.dataset}: a completed export has no snapshotAt")
-            return
-        taken = datetime.fromisoformat(status["snapshotAt"])
-        if flaw := await self.judge.flaw(subject.name, asked, since, body, taken):
-            self.tally.flaws.append(f"HTTP of {asked.dataset}, {asked.question.name}: {flaw}")
+        return await export.status()
 
 
 @dataclass(frozen=True)
@@ -267,8 +260,8 @@ async def prepared(stage: Stage, chance: random.Random, tally: Tally) -> AsyncIt
         for kind in SUBJECTS:
             plain = await stack.enter_async_context(plain_session(stage.changed))
             await plain.execute(f"SET lock_timeout = '{LONGEST_WAIT}'")
-            hand = Hand(plain, random.Random(chance.random()), role)
-            changers.append(Changer(kind(), hand, tally))
+            session = Session(plain, random.Random(chance.random()), role)
+            changers.append(Changer(kind(), session, tally))
             await changers[-1].make()
         yield changers, role
 
@@ -296,7 +289,7 @@ async def server(stage: Stage, role: str | None) -> AsyncIterator[str]:
         api_port=0,
         datasets=Names(DATASETS),
         datasets_file=stage.folder / "offers.toml",
-        dataset_role=role,
+        dataset_role=RoleName(role) if role else None,
         export_storage_path=stage.folder / "spool",
         spool_disk_reserve=Size(0),
         shutdown_grace=Duration(0),
@@ -316,7 +309,8 @@ async def run(stage: Stage, seed: int, seconds: float) -> Tally:
         judges = [Judge(await stack.enter_async_context(plain_session(stage.read))) for _ in range(EXPORTERS + 1)]
         subjects = [kind() for kind in SUBJECTS]
         exporters = [
-            Exporter(subjects, opened, role, judge, random.Random(chance.random()), tally) for judge in judges[:EXPORTERS]
+            Exporter(subjects, opened, role, judge, random.Random(chance.random()), tally)
+            for judge in judges[:EXPORTERS]
         ]
         as_role = chance.random() < 0.5
         url = await stack.enter_async_context(server(stage, role if as_role else None))

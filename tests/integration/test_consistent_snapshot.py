@@ -6,8 +6,8 @@ which waits for an advisory lock.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from tests.integration.sources import (
     entered_as,
     eventually,
     every_cursor,
+    made_database,
     made_role,
     numbers,
     opened,
@@ -60,6 +61,21 @@ def filled(table: str, *, rows: int = ROWS, first: int = 1) -> str:
     return f"INSERT INTO {table} SELECT n, repeat('x', 1000) FROM generate_series({first}, {last}) AS n"
 
 
+@pytest.fixture(scope="module")
+def shared_database(postgres: str) -> Iterator[str]:
+    with made_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(shared_database: str) -> str:
+    """The URL of an empty database: to clear one is quicker than to make one."""
+    async with connected(shared_database) as connection:
+        await connection.execute("DROP SCHEMA IF EXISTS public, aside, streamer CASCADE")
+        await connection.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
+    return shared_database
+
+
 @pytest.fixture
 async def migration(database: str) -> AsyncIterator[Plain]:
     """The session of a migration."""
@@ -70,7 +86,6 @@ async def migration(database: str) -> AsyncIterator[Plain]:
 @pytest.fixture
 async def role(plain: Plain) -> AsyncIterator[str]:
     async with made_role(plain) as name:
-        await plain.execute(f"GRANT USAGE ON SCHEMA public TO {name}")
         yield name
 
 
@@ -88,8 +103,14 @@ async def export(source: Opened, wanted: ExportSpec) -> Pages:
 class Meanwhile:
     """An export that begins while a migration is open."""
 
+    url: str
     plain: Plain
     migration: Plain
+    role: str
+
+    def as_role(self, choice: CursorChoice, dataset: str) -> AbstractAsyncContextManager[Opened]:
+        """The source of a pool that has logged in as the role."""
+        return opened(entered_as(self.url, self.role), choice, dataset)
 
     async def exported(self, source: Opened, wanted: ExportSpec, *statements: str) -> Pages:
         """The migration commits once the export waits for it."""
@@ -112,8 +133,8 @@ class Meanwhile:
 
 
 @pytest.fixture
-def meanwhile(plain: Plain, migration: Plain) -> Meanwhile:
-    return Meanwhile(plain, migration)
+def meanwhile(database: str, plain: Plain, migration: Plain, role: str) -> Meanwhile:
+    return Meanwhile(database, plain, migration, role)
 
 
 # Reloads
@@ -181,14 +202,14 @@ async def test_a_partition_that_is_reloaded_is_exported_with_the_others(
 
 @cursors_of_views
 async def test_rows_that_move_to_a_partition_that_is_attached_are_exported_once(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"""
         {MADE_PARTS}; {MADE_GATE}; {made("highest", first=2001, rows=300)};
         CREATE POLICY held_up ON parted USING (gate()); ALTER TABLE parted ENABLE ROW LEVEL SECURITY;
-        GRANT SELECT ON parted TO {role}
+        GRANT SELECT ON parted TO {meanwhile.role}
     """)
-    async with opened(entered_as(database, role), choice, "parted") as source:
+    async with meanwhile.as_role(choice, "parted") as source:
         found = await meanwhile.planned(
             *(source, spec("parted", ["n"]), "DELETE FROM high WHERE n > 1200"),
             "ALTER TABLE parted ATTACH PARTITION highest FOR VALUES FROM (2000) TO (3000)",
@@ -199,14 +220,14 @@ async def test_rows_that_move_to_a_partition_that_is_attached_are_exported_once(
 
 @cursors_of_views
 async def test_rows_that_move_to_a_table_that_inherits_are_exported_once(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"""
         {made("parent", rows=10)}; {MADE_GATE}; {made("child", first=6, rows=5)};
         CREATE POLICY held_up ON parent USING (gate()); ALTER TABLE parent ENABLE ROW LEVEL SECURITY;
-        GRANT SELECT ON parent TO {role}
+        GRANT SELECT ON parent TO {meanwhile.role}
     """)
-    async with opened(entered_as(database, role), choice, "parent") as source:
+    async with meanwhile.as_role(choice, "parent") as source:
         found = await meanwhile.planned(
             *(source, spec("parent", ["n"])),
             *("DELETE FROM parent WHERE n > 5", "ALTER TABLE child INHERIT parent"),
@@ -217,15 +238,15 @@ async def test_rows_that_move_to_a_table_that_inherits_are_exported_once(
 @cursors_of_views
 @pytest.mark.parametrize("how", ["", "CONCURRENTLY"])
 async def test_rows_that_come_back_from_a_partition_that_is_detached_are_exported_once(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice, how: str
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice, how: str
 ) -> None:
     """DETACH waits for readers of the parent, CONCURRENTLY too; the other migration has committed before."""
     await plain.execute(f"""
         {MADE_PARTS}; {MADE_GATE};
         CREATE POLICY held_up ON parted USING (gate()); ALTER TABLE parted ENABLE ROW LEVEL SECURITY;
-        GRANT SELECT ON parted TO {role}
+        GRANT SELECT ON parted TO {meanwhile.role}
     """)
-    async with opened(entered_as(database, role), choice, "parted") as source:
+    async with meanwhile.as_role(choice, "parted") as source:
         await plain.execute(f"SELECT pg_advisory_lock({GATE})")
         async with running(export(source, spec("parted", ["n"]))) as exporting:
             await eventually(plain, WAITING)
@@ -252,26 +273,26 @@ async def test_a_materialized_view_that_is_refreshed_is_exported_whole(
 
 @every_cursor
 async def test_a_table_of_which_the_role_may_read_some_columns_is_exported_whole(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
-    await plain.execute(f"{made('granted', rows=10)}; GRANT SELECT (n) ON granted TO {role}")
+    await plain.execute(f"{made('granted', rows=10)}; GRANT SELECT (n) ON granted TO {meanwhile.role}")
     if choice is CursorChoice.BLOCKS:
         choice = CursorChoice.AUTO  # blocks are for a role that may read the whole table
-    async with opened(entered_as(database, role), choice, "granted") as source:
+    async with meanwhile.as_role(choice, "granted") as source:
         found = await meanwhile.exported(source, spec("granted", ["n"]), "TRUNCATE granted", filled("granted"))
     assert found.body == numbers(ROWS)
 
 
 @cursors_of_views
 async def test_a_table_that_only_a_policy_reads_is_as_old_as_the_rows(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"""
         {made("guarded", rows=10)}; CREATE TABLE allowed AS SELECT 3 AS n;
         CREATE POLICY some_rows ON guarded USING (n IN (SELECT n FROM allowed));
-        ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; GRANT SELECT ON guarded, allowed TO {role}
+        ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; GRANT SELECT ON guarded, allowed TO {meanwhile.role}
     """)
-    async with opened(entered_as(database, role), choice, "guarded") as source:
+    async with meanwhile.as_role(choice, "guarded") as source:
         found = await meanwhile.exported(
             source, spec("guarded", ["n"]), "TRUNCATE allowed", "INSERT INTO allowed VALUES (4), (5)"
         )
@@ -286,10 +307,10 @@ MADE_PART_READABLE = f"{made('base', rows=10)}; CREATE VIEW seen AS SELECT n, fi
 
 @cursors_of_views
 async def test_a_view_that_is_redefined_does_not_show_rows_that_were_deleted_before(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
-    await plain.execute(f"{MADE_PART_READABLE}; GRANT SELECT (n) ON seen TO {role}")
-    async with opened(entered_as(database, role), choice, "seen") as source:
+    await plain.execute(f"{MADE_PART_READABLE}; GRANT SELECT (n) ON seen TO {meanwhile.role}")
+    async with meanwhile.as_role(choice, "seen") as source:
         found = await meanwhile.exported(
             *(source, spec("seen", ["n"]), "DELETE FROM base WHERE n > 5"),
             "CREATE OR REPLACE VIEW seen AS SELECT n, filling FROM base",
@@ -308,23 +329,23 @@ async def test_a_view_that_is_redefined_does_not_show_rows_that_were_deleted_bef
     ],
 )
 async def test_a_policy_that_is_opened_does_not_show_rows_that_were_deleted_before(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice, opening: str
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice, opening: str
 ) -> None:
     await plain.execute(f"""
         {made("guarded", rows=10)}; CREATE POLICY some_rows ON guarded USING (n <= 5);
-        ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; GRANT SELECT (n) ON guarded TO {role}
+        ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; GRANT SELECT (n) ON guarded TO {meanwhile.role}
     """)
-    async with opened(entered_as(database, role), choice, "guarded") as source:
+    async with meanwhile.as_role(choice, "guarded") as source:
         found = await meanwhile.exported(source, spec("guarded", ["n"]), "DELETE FROM guarded WHERE n > 5", opening)
     assert found.body == numbers(5)
 
 
 @cursors_of_views
 async def test_a_column_with_a_default_that_a_view_shows_by_now_is_not_read_from_rows_of_before(
-    database: str, plain: Plain, meanwhile: Meanwhile, role: str, choice: CursorChoice
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
-    await plain.execute(f"{MADE_PART_READABLE}; GRANT SELECT (n) ON seen TO {role}")
-    async with opened(entered_as(database, role), choice, "seen") as source:
+    await plain.execute(f"{MADE_PART_READABLE}; GRANT SELECT (n) ON seen TO {meanwhile.role}")
+    async with meanwhile.as_role(choice, "seen") as source:
         found = await meanwhile.exported(
             *(source, spec("seen", ["n"]), "ALTER TABLE base ADD COLUMN other integer DEFAULT 7"),
             *("UPDATE base SET other = n", "CREATE OR REPLACE VIEW seen AS SELECT other AS n, filling FROM base"),
@@ -335,25 +356,26 @@ async def test_a_column_with_a_default_that_a_view_shows_by_now_is_not_read_from
 # Columns
 
 
-@asynccontextmanager
-async def offered(url: str, choice: CursorChoice, dataset: str, file: Path, hidden: str) -> AsyncIterator[Opened]:
-    """The source of a dataset of which a column is hidden."""
-    file.write_text(f'[datasets.{dataset}]\nhidden = ["{hidden}"]\n')
-    async with pooled(url) as pool:
-        yield Opened(pool, await read_catalog(pool, [dataset], file=file), choice)
+@pytest.fixture
+def hiding(tmp_path: Path) -> Path:
+    """A file of datasets: of `price`, the column `secret` is hidden."""
+    path = tmp_path / "datasets.toml"
+    path.write_text('[datasets.price]\nhidden = ["secret"]\n')
+    return path
 
 
 @every_cursor
 @pytest.mark.parametrize("gone", ["price", "named_like_a_function"])
 async def test_a_column_that_is_dropped_is_not_the_row_with_what_is_hidden(
-    database: str, plain: Plain, tmp_path: Path, choice: CursorChoice, gone: str
+    database: str, plain: Plain, hiding: Path, choice: CursorChoice, gone: str
 ) -> None:
     await plain.execute("""
         CREATE TABLE price (id integer, price integer, named_like_a_function integer, secret text);
         INSERT INTO price VALUES (1, 1, 1, 'CANARY');
         CREATE FUNCTION named_like_a_function(price) RETURNS text LANGUAGE sql AS 'SELECT $1.secret'
     """)
-    async with offered(database, choice, "price", tmp_path / "offers.toml", "secret") as source:
+    async with pooled(database) as pool:
+        source = Opened(pool, await read_catalog(pool, ["price"], file=hiding), choice)
         await plain.execute(f"ALTER TABLE price DROP COLUMN {gone}")
         for _ in range(2):
             with pytest.raises(ExportFailure, match="no longer offered"):
