@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     api_host: str = "127.0.0.1"
     api_port: Port = 8080
     database_wait: Duration = Duration(60)
+    source_wait: Duration = Duration(10 * 60)
     datasets: Names = Names(("users",))
     datasets_file: Path | None = None
     dataset_role: RoleName | None = None

@@ -6,6 +6,7 @@ the class, and one sentence that belongs to the case. `http/problems.py` turns i
 export's row. A `StartError` is the one line a user reads when the server cannot start.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 LONGEST_SHOWN = 60  # characters
@@ -26,10 +27,13 @@ class ClientError(Exception):
     title: ClassVar[str]
     retry_after: ClassVar[int | None] = None  # seconds
 
-    def __init__(self, sentence: str, *, parameter: str | None = None) -> None:
+    def __init__(
+        self, sentence: str, *, parameter: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.parameter = parameter
+        self.headers = headers or {}
 
 
 class BadParameter(ClientError):

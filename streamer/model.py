@@ -138,6 +138,7 @@ class Export:
     attempts: int
     served: bool
     truncated: bool  # a limit has cut rows
+    waiting_for: str | None  # `source`, while it is unfinished
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -163,4 +164,5 @@ PLAIN_COLUMNS = (
     "attempts",
     "served",
     "truncated",
+    "waiting_for",
 )

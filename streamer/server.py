@@ -22,6 +22,7 @@ from streamer.http.listener import Listener
 from streamer.http.places import Places
 from streamer.http.room import Room
 from streamer.http.routes import application
+from streamer.jobs.gate import SourceGate
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
@@ -64,13 +65,15 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         sealed = SealedExports(store, directory)
         stack.callback(sealed.close)
         retention = Retention(store, directory, sealed, ttl=settings.export_ttl)
-        runner = Runner(store, _source(settings, pools, catalog))
+        gate = SourceGate()
+        runner = Runner(store, _source(settings, pools, catalog), gate, source_wait=settings.source_wait)
         queue = ExportQueue(
             store,
             runner,
             directory,
             sealed,
             retention,
+            gate=gate,
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
         )

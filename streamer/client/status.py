@@ -37,6 +37,7 @@ class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
     completed_at: datetime | None = None
     snapshot_at: datetime | None = None
     expires_at: datetime | None = None
+    waiting_for: str | None = None  # place or source, while it has no snapshot
     dataset: str = ""
     columns: tuple[str, ...] = ()
     query: dict[str, Any] = {}

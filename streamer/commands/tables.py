@@ -34,6 +34,7 @@ def print_status(status: ExportStatus) -> None:
     shown = {
         "export": str(status.export_id),
         "state": _state(status),
+        "waits for": status.waiting_for,
         "error": status.error,
         "dataset": status.dataset,
         "columns": ", ".join(status.columns),

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from streamer.errors import BadBody, BadParameter, RangeNotSatisfiable, TooEarly
+from streamer.errors import BadBody, BadParameter, RangeNotSatisfiable, TooEarly, Unavailable
 from streamer.http.compression import GzipStreams
 from streamer.http.delivery import DownloadResponse, Part, length_of, send_followed, send_parts
 from streamer.http.exports import Exports, requested_id
@@ -22,6 +22,7 @@ from streamer.http.multipart import byteranges
 from streamer.http.negotiation import (
     Asked,
     content_headers,
+    new_export_headers,
     not_modified_headers,
     representation_headers,
     validators,
@@ -44,6 +45,7 @@ from streamer.protocol.ranges import (
 )
 from streamer.spool.follower import Follower
 
+SOURCE_TIMEOUT = 30.0  # seconds that a client waits for a source that is away or locked
 FIRST_ROWS = 1.0  # seconds that a new export has to show rows or to fail, before the headers go out without either
 ONE_WRITE = 256 * 1024  # bytes of a body that is read and written at once
 COPIED = 1 * 1024 * 1024  # bytes of all such bodies together
@@ -123,7 +125,7 @@ class Downloads:
     async def _live(self, request: web.Request, asked: Asked, coding: Coding, live: LiveExport) -> web.StreamResponse:
         """The live table: what is asked is answered from what is there, or waits until it is."""
         with live.followed():
-            await self._first_rows(live)
+            await self._first_rows(live, asked)
             if not asked.chunks:
                 await live.spool.end()
                 return await self._sealed(request, asked, coding, live.id)
@@ -208,12 +210,25 @@ class Downloads:
         if request.method != "HEAD" and not await live.may_leave():
             raise refusal(await self._queue.get(live.id))
 
-    async def _first_rows(self, live: LiveExport) -> None:
+    async def _first_rows(self, live: LiveExport, asked: Asked) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_ROWS):
                 await live.spool.moved_beyond(0)
+        if live.waiting_for == "source":
+            await self._source_answers(live, asked)
         if live.spool.broken.done():
             raise refusal(await self._queue.get(live.id))
+
+    async def _source_answers(self, live: LiveExport, asked: Asked) -> None:
+        """Raises Unavailable if that takes too long; the export goes on waiting."""
+        try:
+            async with asyncio.timeout(SOURCE_TIMEOUT):
+                await live.begun()
+        except TimeoutError:
+            headers = new_export_headers(live.id) if asked.anew else {}
+            raise Unavailable(
+                "the source database cannot be read at the moment; the export waits for it", headers=headers
+            ) from None
 
 
 def _in_memory(sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray | None:

@@ -136,8 +136,7 @@ def representation_headers(
         "ETag": validators.etag,
     }
     if asked.anew:
-        headers["X-Export-Id"] = str(export_id)
-        headers["Content-Location"] = links(export_id)["download"]
+        headers.update(new_export_headers(export_id))
     if validators.last_modified is not None:
         headers["Last-Modified"] = http_date(validators.last_modified)
     if coding is Coding.GZIP:
@@ -145,6 +144,11 @@ def representation_headers(
     else:
         headers["Accept-Ranges"] = "bytes"
     return headers
+
+
+def new_export_headers(export_id: UUID) -> dict[str, str]:
+    """Where an export can be found again that began with this request."""
+    return {"X-Export-Id": str(export_id), "Content-Location": links(export_id)["download"]}
 
 
 def not_modified_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -68,6 +68,7 @@ def _of_ours(request: web.Request, error: ClientError) -> web.Response:
         log.warning("%s %s: %s: %r", request.method, request.path, error, error.__cause__)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
+    response.headers.update(error.headers)
     if isinstance(error, RangeNotSatisfiable):
         response.headers["Content-Range"] = unsatisfied_range(error.length)
     return response

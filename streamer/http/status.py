@@ -23,6 +23,7 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
         "completedAt": _time(export.finished_at),
         "snapshotAt": _time(live.snapshot_at if live else export.snapshot_at),
         "expiresAt": _time(_expiry(export, ttl)),
+        "waitingFor": _waiting_for(export, live),
         "attempts": export.attempts,
         "dataset": export.spec.dataset,
         "columns": export.spec.columns,
@@ -32,6 +33,15 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
         "etag": entity_tag(export.id),
         "links": links(export.id),
     }
+
+
+def _waiting_for(export: Export, live: LiveExport | None) -> str | None:
+    """What an unfinished export waits for: `place`, `source` or nothing."""
+    if export.state.final:
+        return None
+    if live is not None:
+        return live.waiting_for
+    return export.waiting_for or ("place" if export.state is State.PENDING else None)
 
 
 def _expiry(export: Export, ttl: timedelta) -> datetime | None:

@@ -19,12 +19,22 @@ class LiveExport:
     """From the moment it is queued to the moment its last byte or its failure is told."""
 
     def __init__(
-        self, export_id: UUID, spool: Spool, *, note_served: Callable[[], Coroutine[Any, Any, object]]
+        self,
+        export_id: UUID,
+        spool: Spool,
+        *,
+        note_served: Callable[[], Coroutine[Any, Any, object]],
+        source_away: Callable[[], bool] = lambda: False,
     ) -> None:
         self.id = export_id
         self.spool = spool
         self.label: Label | None = None  # once there is a row
         self._note_served = note_served
+        self._source_away = source_away
+        self.waits = 0  # runs in a row that got no snapshot
+        self._created = asyncio.get_running_loop().time()
+        self._first_wait: float | None = None  # when the first of them ended
+        self._begun = asyncio.Event()
         self._serving: asyncio.Task[object] | None = None
         self.attempts = 0  # runs begun, this one included
         self.snapshot_at: datetime | None = None
@@ -44,8 +54,29 @@ class LiveExport:
     def begin(self, snapshot_at: datetime, expected: Callable[[], int]) -> None:
         """The query is open: time counts from here. `expected` tells the rows in all, better and better."""
         self.snapshot_at = snapshot_at
+        self.waits = 0
+        self._first_wait = None
+        self._begun.set()
         self._expected = expected
         self._started = asyncio.get_running_loop().time()
+
+    @property
+    def waiting_for(self) -> str | None:
+        """`source` if that is away, locked or being changed; `place` in the queue; None once there is a snapshot."""
+        if self._begun.is_set():
+            return None
+        if self.waits or self._source_away():
+            return "source"
+        return "place" if self.waiting else None
+
+    async def begun(self) -> None:
+        """Returns when a snapshot has been taken, or the export has ended."""
+        begun, ended = asyncio.ensure_future(self._begun.wait()), asyncio.ensure_future(self.spool.end())
+        try:
+            await asyncio.wait({begun, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begun.cancel()
+            ended.cancel()
 
     def progress(self) -> Progress:
         """Exact rows and bytes of what can be read now; the total is an estimate, never below what is there."""
@@ -100,6 +131,24 @@ class LiveExport:
         """The run has ended, and another one will begin."""
         self._task = None
         self.snapshot_at = None
+        self._begun.clear()
+
+    def wait_for_source(self) -> None:
+        """The run got no snapshot, and another one will begin."""
+        self.again()
+        self.waits += 1
+        if self._first_wait is None:
+            self._first_wait = asyncio.get_running_loop().time()
+
+    def waited(self, away_since: float | None) -> float:
+        """Seconds without a snapshot, since the first run that got none or since the source went away.
+
+        `away_since` is on the clock of the event loop, None if the source is not away. The time in the queue before
+        that does not count.
+        """
+        now = asyncio.get_running_loop().time()
+        since = now if self._first_wait is None else self._first_wait
+        return now - (since if away_since is None else min(since, max(away_since, self._created)))
 
     async def run(self, task: "asyncio.Task[timedelta | None]") -> timedelta | None:
         """Waits for the run to end, however it ends; gives the time after which there is to be another one."""

@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 import tenacity
 
 from streamer.errors import ClientError, KeyReused, NotFound, QueueFull, Unavailable
+from streamer.jobs.gate import SourceGate
 from streamer.jobs.live import LiveExport
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
@@ -49,6 +50,7 @@ class ExportQueue:
         sealed: SealedExports,
         retention: Retention,
         *,
+        gate: SourceGate,
         concurrency: int,
         capacity: int,
     ) -> None:
@@ -57,6 +59,7 @@ class ExportQueue:
         self._directory = directory
         self._sealed = sealed
         self._retention = retention
+        self._gate = gate
         self._concurrency = concurrency
         self._capacity = capacity
         self._live: dict[UUID, LiveExport] = {}
@@ -175,6 +178,7 @@ class ExportQueue:
             export_id,
             self._directory.create(export_id, self._retention.keep_room),
             note_served=lambda: self._store.note_served(export_id),
+            source_away=lambda: self._gate.away,
         )
         self._live[export_id] = live
         return live
@@ -198,18 +202,23 @@ class ExportQueue:
     async def _work(self) -> None:
         while not self._stopping:
             await self._permits.acquire()
-            export = await self._claim()
-            live = self._live.get(export.id) if export else None
-            if export is None or live is None or live.spool.ended:  # cancelled on the way
-                continue
-            live.attempts = export.attempts
-            delay = await live.run(self._spawn(self._runner.run(live, export.spec), f"export {live.id}"))
-            if delay is None:
-                if live.spool.sealed:
-                    self._sealed.trust(live.id)
-                self._live.pop(live.id, None)
-            else:
-                asyncio.get_running_loop().call_later(delay.total_seconds(), self._permits.release)
+            async with self._gate.passage():
+                await self._run_next()
+
+    async def _run_next(self) -> None:
+        """Runs the oldest export that waits, if there is one."""
+        export = await self._claim()
+        live = self._live.get(export.id) if export else None
+        if export is None or live is None or live.spool.ended:  # cancelled on the way
+            return
+        live.attempts = export.attempts
+        delay = await live.run(self._spawn(self._runner.run(live, export.spec), f"export {live.id}"))
+        if delay is None:
+            if live.spool.sealed:
+                self._sealed.trust(live.id)
+            self._live.pop(live.id, None)
+        else:
+            asyncio.get_running_loop().call_later(delay.total_seconds(), self._permits.release)
 
     async def _claim(self) -> Export | None:
         """A database that does not answer is waited for: the row is there, and its turn has come."""

@@ -12,7 +12,7 @@ import logging
 from datetime import timedelta
 from uuid import UUID
 
-from streamer.errors import ExportFailure, InsufficientStorage
+from streamer.errors import ExportFailure, InsufficientStorage, TransientFailure, Unavailable
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
 from streamer.spool.directory import SpoolDirectory
@@ -50,8 +50,12 @@ class Retention:
             raise InsufficientStorage(FULL)
 
     async def keep_room(self) -> None:
-        """While one is written. Raises ExportFailure."""
-        if not await self._has_room():
+        """While one is written. Raises ExportFailure; a table that does not answer is asked again by another run."""
+        try:
+            roomy = await self._has_room()
+        except Unavailable as error:
+            raise TransientFailure(f"no room could be made: {error}") from error
+        if not roomy:
             raise ExportFailure(FULL)
 
     async def _has_room(self) -> bool:

@@ -6,13 +6,15 @@ the last byte, or sees the connection break, finds the same verdict in the statu
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import tenacity
 
-from streamer.errors import ExportFailure, TransientFailure
+from streamer.errors import ExportFailure, SourceAway, SourceWait, TransientFailure
+from streamer.jobs.gate import SourceGate
 from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
@@ -22,15 +24,21 @@ from streamer.spool.spool import Sealed
 
 log = logging.getLogger(__name__)
 
+FIRST_WAIT = 0.1  # seconds before another snapshot where what is read is locked; twice as long before the next
+MAX_WAIT = 5.0  # seconds
 FIRST_DELAY = timedelta(seconds=1)  # before the second attempt, twice as long before the third
 ENDED_ELSEWHERE = "the export was ended by somebody else"
 REPORT_INTERVAL = 0.5  # seconds between two writes of the progress
 
 
 class Runner:
-    def __init__(self, store: Store, source: Source) -> None:
+    """`source_wait` is how long an export waits for a snapshot, in seconds, before it fails."""
+
+    def __init__(self, store: Store, source: Source, gate: SourceGate, *, source_wait: float) -> None:
         self._store = store
         self._source = source
+        self._gate = gate
+        self._source_wait = source_wait
 
     async def run(self, live: LiveExport, spec: ExportSpec) -> timedelta | None:
         """Runs a claimed export. If it is to be run again, returns after what time.
@@ -40,6 +48,8 @@ class Runner:
         delay = None
         try:
             await self._produce(live, spec)
+        except SourceWait as failure:
+            delay = await self._wait(live, failure)
         except TransientFailure as failure:
             delay = await self._again(live, failure)
             if delay is None:
@@ -56,10 +66,15 @@ class Runner:
 
     async def _produce(self, live: LiveExport, spec: ExportSpec) -> None:
         live.spool.open()
-        async with self._source.open(spec) as rows:
-            live.begin(rows.snapshot_at, lambda: rows.expected)
-            async with self._reporting(live, rows.snapshot_at):
-                total = await rows.drain(live.spool.append)
+        try:
+            async with self._source.open(spec) as rows:
+                self._gate.answered()
+                live.begin(rows.snapshot_at, lambda: rows.expected)
+                async with self._reporting(live, rows.snapshot_at):
+                    total = await rows.drain(live.spool.append)
+        finally:
+            if live.snapshot_at is not None:
+                self._gate.released()
         sealed = await live.spool.finish()
         if sealed.rows != total:
             raise ExportFailure(f"{sealed.rows} records were written for {total} rows")
@@ -76,19 +91,44 @@ class Runner:
             lambda row: row.state is State.COMPLETED and row.sha256 == sealed.sha256,
         )
 
+    async def _wait(self, live: LiveExport, failure: SourceWait) -> timedelta | None:
+        """Nothing was read: the export goes back to the queue, and the others with it if the source is away.
+
+        After `source_wait` it fails. None if it has ended.
+        """
+        if isinstance(failure, SourceAway):
+            self._gate.went_away(str(failure))
+        else:
+            self._gate.answered()
+        waited = live.waited(self._gate.away_since)
+        if waited >= self._source_wait:
+            await self._fail(live, SourceWait(f"no snapshot could be taken for {waited:.0f} s: {failure}"), failure)
+            return None
+        delay = timedelta() if self._gate.away else timedelta(seconds=_pause(live.waits))
+        if live.served or not await self._requeued(live, lambda: self._store.wait_for_source(live.id, delay)):
+            await self._fail(live, failure)
+            return None
+        log.log(logging.DEBUG if live.waits else logging.INFO, "export %s waits for the source: %s", live.id, failure)
+        live.wait_for_source()
+        return delay
+
+    async def _requeued(self, live: LiveExport, change: Callable[[], Awaitable[Export | None]]) -> bool:
+        """Whether the row says that the export is to be run again, and its spool is empty."""
+        try:
+            if not await self._written(live, change, lambda row: row.state is State.PENDING):
+                return False
+            await live.spool.rewind()
+        except Exception:
+            log.exception("export %s: that it is to be run again could not be written", live.id)
+            return False
+        return True
+
     async def _again(self, live: LiveExport, failure: TransientFailure) -> timedelta | None:
         """Rule: what nobody has a byte of may be run again, under the same id, with other bytes."""
         if live.served:
             return None
         delay = FIRST_DELAY * (1 << (live.attempts - 1))
-        try:
-            if not await self._written(
-                live, lambda: self._store.run_again(live.id, delay), lambda row: row.state is State.PENDING
-            ):
-                return None
-            await live.spool.rewind()
-        except Exception:
-            log.exception("export %s: that it is to be run again could not be written", live.id)
+        if not await self._requeued(live, lambda: self._store.run_again(live.id, delay)):
             return None
         log.warning("export %s is run again in %s: %s", live.id, delay, failure, exc_info=failure.__cause__)
         live.again()
@@ -137,6 +177,11 @@ class Runner:
             except Exception:
                 log.exception("export %s: its progress could not be written", live.id)
             await asyncio.sleep(REPORT_INTERVAL)
+
+
+def _pause(waits: int) -> float:
+    """Seconds, with full jitter."""
+    return random.uniform(0, min(FIRST_WAIT * 2 ** min(waits, 10), MAX_WAIT))  # noqa: S311 - not a secret
 
 
 def _patiently(live: LiveExport) -> tenacity.AsyncRetrying:

@@ -94,6 +94,10 @@ class Store:
         """processing → pending, for a while; None if it may not: a byte was served, or it was the last attempt."""
         return await self._one("again", export_id, self._owner, delay, ATTEMPTS)
 
+    async def wait_for_source(self, export_id: UUID, delay: timedelta) -> Export | None:
+        """processing → pending, for a while, without an attempt lost; None if a byte was served."""
+        return await self._one("wait", export_id, self._owner, delay)
+
     async def release(self, export_id: UUID) -> Export | None:
         """Leaves the export to the next server; None if a byte of it was served."""
         return await self._one("release", export_id, self._owner)

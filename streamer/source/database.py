@@ -56,9 +56,9 @@ async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int
             reraise=True,
         ):
             with attempt:
-                return await asyncpg.create_pool(
+                pool = await asyncpg.create_pool(
                     url,
-                    min_size=1,
+                    min_size=0,  # the pool would restore a minimum by itself, and log each failure with a traceback
                     max_size=size,
                     timeout=min(CONNECT_TIMEOUT, max(wait, 1.0)),
                     command_timeout=None,  # it would cover a whole COPY, the time in the sink included
@@ -70,6 +70,8 @@ async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int
                     connection_class=MeteredConnection,
                     init=_limited_to(row_limit),
                 )
+                async with pool.acquire():
+                    return pool
     except UNREACHABLE as error:
         raise StartError(f"{name}: no answer from the database within {wait:g} s: {one_line(error)}") from error
     except asyncpg.PostgresError as error:

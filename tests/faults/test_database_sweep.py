@@ -9,25 +9,23 @@ trouble comes once; `-m sweep` makes it 30 times.
 """
 
 import asyncio
-import os
 import random
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from streamer.config import Duration, Names, Settings, Size
-from streamer.embedded import embedded_postgres, started
 from streamer.jobs import queue, store
 from streamer.server import serving
-from tests.conftest import at_database, connected, folder_for_postgres
-from tests.exporting import until
+from tests.conftest import at_database, connected
 from tests.faults.client import Client
 from tests.faults.crowd import DATASETS, SOURCE, Crowd, Judge, busy, changing
 from tests.proxy import Proxy, _open
+from tests.restarting import OwnPostgres, own_postgres
 
 LATEST = 0.5  # seconds of work before the trouble, and after it
 LEASE = 1.5  # seconds
@@ -77,29 +75,16 @@ async def violations_under(trouble: Trouble, *, direct: str, through: str, folde
     assert not flaws, "\n".join(flaws)
 
 
-class Restarting:
-    """A PostgreSQL of the test's own, which is stopped at once, as by a crash, and started again."""
-
-    def __init__(self, files: Path, url: str) -> None:
-        self._files = files
-        self.url = url
-
-    async def restart(self, chance: random.Random) -> None:
-        pid_file = self._files / "postmaster.pid"
-        os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
-
-        async def stopped() -> bool:
-            return not pid_file.exists()
-
-        await until(stopped, "PostgreSQL has stopped")
-        await asyncio.sleep(chance.choice([0.0, chance.random(), LEASE + chance.random()]))
-        await asyncio.to_thread(started, self._files)
+async def restart(postgres: OwnPostgres, chance: random.Random) -> None:
+    await postgres.stop()
+    await asyncio.sleep(chance.choice([0.0, chance.random(), LEASE + chance.random()]))
+    await postgres.start()
 
 
 @pytest.fixture(scope="module")
-def restarting() -> Iterator[Restarting]:
-    with folder_for_postgres() as folder, embedded_postgres(folder / "data") as url:
-        yield Restarting(folder / "data", url)
+def restarting() -> Iterator[OwnPostgres]:
+    with own_postgres() as postgres:
+        yield postgres
 
 
 class Weather(Proxy):
@@ -176,11 +161,11 @@ async def weather(url: str) -> AsyncIterator[Weather]:
 
 @times
 async def test_a_postgres_that_is_stopped_at_once_and_started_again(
-    restarting: Restarting, tmp_path: Path, seed: int, times: int
+    restarting: OwnPostgres, tmp_path: Path, seed: int, times: int
 ) -> None:
     async with fresh_database(restarting.url) as database:
         await violations_under(
-            restarting.restart, direct=database, through=database, folder=tmp_path, seed=seed, times=times
+            partial(restart, restarting), direct=database, through=database, folder=tmp_path, seed=seed, times=times
         )
 
 

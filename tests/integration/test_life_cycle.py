@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 )
 
 from streamer.errors import ClientError, ExportFailure, TransientFailure
+from streamer.jobs.gate import SourceGate
 from streamer.jobs.live import LiveExport
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.retention import Retention
@@ -153,12 +154,14 @@ class Server:
         self.directory = SpoolDirectory(folder, executor)
         self.sealed = SealedExports(self.store, self.directory)
         self.retention = Retention(self.store, self.directory, self.sealed, ttl=0)
+        gate = SourceGate()
         self.queue = ExportQueue(
             self.store,
-            Runner(self.store, source.of(self.owner)),
+            Runner(self.store, source.of(self.owner), gate, source_wait=60),
             self.directory,
             self.sealed,
             self.retention,
+            gate=gate,
             concurrency=CONCURRENCY,
             capacity=CAPACITY,
         )

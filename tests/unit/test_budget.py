@@ -37,6 +37,7 @@ FREE = {
     "abandon_after": 3600.0,
     "follower_stall_timeout": 3600.0,
     "database_wait": 3600.0,
+    "source_wait": 3600.0,
     "export_ttl": 3600.0,
     "spool_disk_reserve": 2 * 1024**3,
     "shutdown_grace": 30.0,

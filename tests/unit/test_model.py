@@ -151,6 +151,7 @@ def test_row_becomes_an_export() -> None:
         attempts=2,
         served=True,
         truncated=True,
+        waiting_for=None,
     )
     row = {
         "id": export.id,
@@ -172,6 +173,7 @@ def test_row_becomes_an_export() -> None:
         "attempts": 2,
         "served": True,
         "truncated": True,
+        "waiting_for": None,
         "owner": uuid4(),
         "lease_until": None,
     }

@@ -62,6 +62,7 @@ EXPORT = Export(
     attempts=1,
     served=True,
     truncated=False,
+    waiting_for=None,
 )
 
 
@@ -95,6 +96,7 @@ def test_completed_export_in_full() -> None:
         "completedAt": "2024-05-01T12:00:02.999Z",
         "snapshotAt": "2024-05-01T12:00:01.250Z",
         "expiresAt": "2024-05-02T12:00:02.999Z",
+        "waitingFor": None,
         "attempts": 1,
         "dataset": "users",
         "columns": ["id", "name"],

@@ -1,0 +1,218 @@
+"""A source that is away, locked, or without a free connection: exports wait for it, and lose neither attempt nor order.
+
+The exports table is on another server than the source, so that the one can be stopped without the other.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from streamer.config import Duration, Names
+from streamer.http import download
+from streamer.server import serving
+from tests.conftest import Configure, Serve, Server, at_database, connected
+from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.restarting import OwnPostgres, own_postgres
+
+pytestmark = pytest.mark.xdist_group("own postgres")  # which is started once
+EXPORTS = 12
+BODY = "n\n" + "".join(f"{n}\n" for n in range(1, 1001))
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[OwnPostgres]:
+    with own_postgres() as postgres:
+        yield postgres
+
+
+@pytest.fixture
+async def numbers(source: OwnPostgres) -> str:
+    """The URL of a database with a table `numbers`."""
+    name = f"numbers_{uuid4().hex[:8]}"
+    async with connected(source.url) as connection:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    url = at_database(source.url, name)
+    async with connected(url) as connection:
+        await connection.execute("CREATE TABLE numbers AS SELECT n FROM generate_series(1, 1000) n")
+    return url
+
+
+@pytest.fixture
+async def server(serve: Serve, numbers: str) -> Server:
+    return await serve(source_database_url=numbers, datasets=Names(("numbers",)))
+
+
+async def many(session: aiohttp.ClientSession, server: Server) -> list[RemoteExport]:
+    return [await create(session, server.url, dataset="numbers") for _ in range(EXPORTS)]
+
+
+async def waits_for(export: RemoteExport, what: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    async def waits() -> bool:
+        found.update(await export.status())
+        return bool(found["waitingFor"] == what)
+
+    await until(waits, f"export {export.id} waits for {what}")
+    return found
+
+
+async def all_whole(exports: list[RemoteExport]) -> list[dict[str, Any]]:
+    """The statuses once all are completed: of one attempt each, and with the right bytes."""
+    statuses = [await export.until("completed") for export in exports]
+    assert {status["sha256"] for status in statuses} == {sha256(BODY.encode())}
+    assert {(status["attempts"], status["waitingFor"]) for status in statuses} == {(1, None)}
+    return statuses
+
+
+async def test_exports_wait_for_a_source_that_is_stopped_and_keep_their_attempts_and_their_order(
+    source: OwnPostgres, server: Server, session: aiohttp.ClientSession
+) -> None:
+    await source.stop()
+    try:
+        exports = await many(session, server)
+        for export in exports:
+            found = await waits_for(export, "source")
+            assert found["status"] in {"pending", "processing"}
+            assert (found["error"], found["snapshotAt"]) == (None, None)
+    finally:
+        await source.start()
+    statuses = await all_whole(exports)
+    begun = [status["startedAt"] for status in statuses]
+    assert begun == sorted(begun)
+
+
+async def test_a_live_client_is_told_to_come_back_and_the_export_goes_on_waiting(
+    source: OwnPostgres,
+    configure: Configure,
+    numbers: str,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(download, "SOURCE_TIMEOUT", 0.2)
+    settings = configure(source_database_url=numbers, datasets=Names(("numbers",)))
+    async with serving(settings) as url:
+        await source.stop()
+        try:
+            async with session.get(f"{url}/exports/csv", params={"dataset": "numbers"}) as response:
+                problem = await read_problem(response, 503)
+                assert "source database" in problem["detail"]
+                assert int(response.headers["Retry-After"]) > 0
+                export = RemoteExport(session, url, response.headers["X-Export-Id"])
+                assert response.headers["Content-Location"] == export.path
+            async with session.get(export.download) as response:
+                await read_problem(response, 503)
+            await waits_for(export, "source")
+        finally:
+            await source.start()
+        await all_whole([export])
+        assert await export.body() == BODY.encode()
+
+
+async def test_an_export_fails_once_it_has_waited_long_enough(
+    source: OwnPostgres, serve: Serve, numbers: str, session: aiohttp.ClientSession
+) -> None:
+    server = await serve(source_database_url=numbers, datasets=Names(("numbers",)), source_wait=Duration(0.5))
+    await source.stop()
+    try:
+        exports = [await create(session, server.url, dataset="numbers") for _ in range(4)]
+        for export in exports:
+            status = await export.until("failed")
+            assert "no snapshot could be taken for" in status["error"]
+            assert status["waitingFor"] is None
+    finally:
+        await source.start()
+    await server.holds()
+    await all_whole([await create(session, server.url, dataset="numbers")])
+
+
+async def test_a_role_with_fewer_connections_than_exports_at_once_only_makes_them_wait(
+    numbers: str, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    role = f"narrow_{uuid4().hex[:8]}"
+    async with connected(numbers) as connection:
+        await connection.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 3; GRANT SELECT ON numbers TO {role}")
+        url = numbers.replace("://postgres", f"://{role}", 1)
+        server = await serve(
+            source_database_url=url,
+            datasets=Names(("numbers",)),
+            max_concurrent_exports=8,
+        )
+        await all_whole(await many(session, server))
+
+
+async def test_an_export_waits_for_a_lock_without_a_place_and_others_go_on(
+    numbers: str, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    async with connected(numbers) as connection, connected(numbers) as other:
+        await other.execute("CREATE TABLE others AS TABLE numbers")
+        server = await serve(
+            source_database_url=numbers, datasets=Names(("numbers", "others")), max_concurrent_exports=1
+        )
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("TRUNCATE numbers; INSERT INTO numbers SELECT n FROM generate_series(1, 1000) n")
+        locked = await create(session, server.url, dataset="numbers")
+        await waits_for(locked, "source")
+        await (await create(session, server.url, dataset="others")).until("completed")
+        committed = await connection.fetchval("SELECT clock_timestamp()")
+        await transaction.commit()
+        (status,) = await all_whole([locked])
+        assert status["snapshotAt"] > committed.isoformat()
+
+
+async def test_a_waiting_export_can_be_cancelled_and_is_not_run_afterwards(
+    source: OwnPostgres, server: Server, session: aiohttp.ClientSession
+) -> None:
+    await source.stop()
+    try:
+        export = await create(session, server.url, dataset="numbers")
+        await waits_for(export, "source")
+        assert await export.delete() == 204
+    finally:
+        await source.start()
+    await all_whole([await create(session, server.url, dataset="numbers")])
+    found = await export.status()
+    assert (found["status"], found["waitingFor"]) == ("cancelled", None)
+
+
+async def test_an_export_in_the_queue_waits_for_a_place(
+    numbers: str, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    async with connected(numbers) as connection:
+        await connection.execute(
+            """
+            CREATE FUNCTION gate(n integer) RETURNS integer LANGUAGE plpgsql VOLATILE AS $$
+            BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN n; END $$;
+            CREATE VIEW gated AS SELECT gate(n) AS n FROM numbers;
+            SELECT pg_advisory_lock(1)
+            """
+        )
+        server = await serve(source_database_url=numbers, datasets=Names(("gated",)), max_concurrent_exports=1)
+        running, queued = [await create(session, server.url, dataset="gated") for _ in range(2)]
+        await running.until("processing")
+        await waits_for(running, None)
+        await waits_for(queued, "place")
+        await connection.execute("SELECT pg_advisory_unlock(1)")
+        await all_whole([running, queued])
+
+
+async def test_a_restart_of_the_server_while_the_source_is_locked_loses_nothing(
+    numbers: str, configure: Configure, session: aiohttp.ClientSession
+) -> None:
+    settings = configure(source_database_url=numbers, datasets=Names(("numbers",)))
+    async with connected(numbers) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("LOCK TABLE numbers")
+        async with serving(settings) as url:
+            export = await create(session, url, dataset="numbers")
+            await waits_for(export, "source")
+        async with serving(settings) as url:
+            export = RemoteExport(session, url, export.id)
+            await waits_for(export, "source")
+            await transaction.commit()
+            await all_whole([export])
