@@ -64,6 +64,10 @@ class ExportFailed(ClientError):
     code, status, title = "export-failed", 409, "The export failed"
 
 
+class WrittenByNewer(ClientError):
+    code, status, title = "written-by-newer", 409, "A newer version wrote this"
+
+
 class ExportGone(ClientError):
     code, status, title = "export-gone", 410, "The export is gone"
 

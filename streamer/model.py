@@ -2,10 +2,14 @@
 
 The table is a plan; the guard is SQL. Every statement that changes a state names the states it may leave
 (`jobs/sql/`), so that no state is ever left twice, whoever races.
+
+Several versions of the server may share one table, so a row may say more than this version understands. A request is
+read strictly: a field that was dropped would export other rows than were asked for. What cannot be read is None, a
+state that is not known stays the text it is, and no rule about either is guessed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
@@ -47,8 +51,11 @@ class Operator(StrEnum):
     ISNULL = "isnull"  # true or false
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+SPEC_VERSION = 1
+"""Of what an ExportSpec may hold. To be raised with every change that a server of the version before would refuse."""
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`column operator value`, the values in the text form the column's type reads."""
 
     column: str
@@ -56,8 +63,7 @@ class Condition:
     values: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """By a column, as its type orders."""
 
     column: str
@@ -69,8 +75,7 @@ class Timestamps(StrEnum):
     ISO8601 = "iso8601"  # 2024-12-31T23:59:59Z
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a record is written: delimiter and quote are one ASCII character each, and they differ.
 
     `null` is the text for NULL. What a version before this one has stored has the defaults.
@@ -85,8 +90,14 @@ class Dialect:
     timestamps: Timestamps = Timestamps.POSTGRES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportSpec:
+class ExportSpec(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="version",  # in the JSON; without it the version is 1
+    tag=SPEC_VERSION,
+):
     """A validated request: every name is in the catalog, every value reads as its column's type.
 
     `limit` is in rows. What the dataset itself demands (forced filters, a row limit) is not in here: it is added when
@@ -98,21 +109,25 @@ class ExportSpec:
     conditions: tuple[Condition, ...] = ()
     order: tuple[Order, ...] = ()
     limit: int | None = None
-    dialect: Dialect = field(default_factory=Dialect)
+    dialect: Dialect = msgspec.field(default_factory=Dialect)
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """Raises msgspec.DecodeError for a text of another version, and for a damaged one."""
         return msgspec.json.decode(text, type=cls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an export is. Rows are data records, without the header; bytes are those a client can read."""
+    """How far an export is. Rows are data records, without the header; bytes are those a client can read.
 
-    total_rows: int | None = None
+    `total_rows` is 0 until there is an estimate. `percentage` never falls, also if the export is run again.
+    """
+
+    total_rows: int = 0
     estimated: bool = True
     processed_rows: int = 0
     bytes: int = 0
@@ -125,8 +140,8 @@ class Export:
     """One row of the exports table."""
 
     id: UUID
-    state: State
-    spec: ExportSpec
+    state: State | str  # a text: of a newer version
+    spec: ExportSpec | None  # None: this version cannot read it
     progress: Progress
     created_at: datetime
     started_at: datetime | None
@@ -144,11 +159,33 @@ class Export:
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         return cls(
             id=row["id"],
-            state=State(row["state"]),
-            spec=ExportSpec.from_json(row["spec"]),
+            state=_read_state(row["state"]),
+            spec=read_spec(row),
             progress=Progress(**{name: row[name] for name in PROGRESS_COLUMNS}),
             **{name: row[name] for name in PLAIN_COLUMNS},
         )
+
+    @property
+    def final(self) -> bool:
+        """False for a state that is not known: it may be left again."""
+        return isinstance(self.state, State) and self.state.final
+
+
+def read_spec(row: Mapping[str, Any]) -> ExportSpec | None:
+    """What a row asks for; None if this version cannot read it."""
+    if row["spec_version"] > SPEC_VERSION:
+        return None
+    try:
+        return ExportSpec.from_json(row["spec"])
+    except msgspec.DecodeError:
+        return None
+
+
+def _read_state(text: str) -> State | str:
+    try:
+        return State(text)
+    except ValueError:
+        return text
 
 
 Place = tuple[datetime, UUID]  # in the list of exports: when one was created, and its id

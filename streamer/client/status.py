@@ -13,12 +13,15 @@ Form = TypeVar("Form")
 
 
 class ExportProgress(msgspec.Struct, frozen=True, rename="camel"):
-    """Rows are data records, without the header; `bytes` are those that can be downloaded; `percentage` is 0 to 100."""
+    """Rows are data records, without the header; `bytes` are those that can be downloaded; `percentage` is 0 to 100.
+
+    `total_rows` is 0 until there is an estimate; an older server says None.
+    """
 
     processed_rows: int
     bytes: int
     percentage: float
-    total_rows: int | None = None
+    total_rows: int | None = 0
     estimated: bool = True  # of total_rows
     rows_per_second: int = 0
 
@@ -27,7 +30,7 @@ class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
     """An export at one moment. `sha256` (hexadecimal) and the exact length in bytes are known once it is completed."""
 
     export_id: UUID
-    state: State = msgspec.field(name="status")
+    state: str = msgspec.field(name="status")  # a State, or that of a newer server
     progress: ExportProgress
     etag: str
     error: str | None = None
@@ -41,10 +44,16 @@ class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
     dataset: str = ""
     columns: tuple[str, ...] = ()
     query: dict[str, Any] = {}
+    notice: str | None = None  # why dataset, columns and query are not told
 
     @property
     def completed(self) -> bool:
-        return self.state is State.COMPLETED
+        return self.state == State.COMPLETED
+
+    @property
+    def final(self) -> bool:
+        """Whether it has ended, as far as this client knows its state."""
+        return self.state in set(State) and State(self.state).final
 
     @property
     def removed(self) -> bool:
@@ -53,9 +62,9 @@ class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
 
     def raise_if_ended_badly(self) -> None:
         """Raises ExportFailed and ExportGone."""
-        if self.state is State.FAILED:
+        if self.state == State.FAILED:
             raise ExportFailed(f"export {self.export_id} failed on the server: {self.error}")
-        if self.state is State.CANCELLED:
+        if self.state == State.CANCELLED:
             raise ExportGone(f"export {self.export_id} was cancelled")
 
 

@@ -42,14 +42,8 @@ class Bar(Watcher):
         self._drawn.stop()
 
     def status(self, status: ExportStatus) -> None:
-        progress = status.progress
-        total: float | None = None
-        if status.completed:
-            total = progress.bytes
-        elif progress.percentage:
-            total = progress.bytes * 100 / progress.percentage
         self._server_says = f"{status.state}, {rows_of(status)} rows"
-        self._drawn.update(self._task, total=total)
+        self._drawn.update(self._task, total=expected_bytes(status))
         self._draw(self._server_says)
 
     def received(self, count: int) -> None:
@@ -88,9 +82,19 @@ class _TwoLines(Progress):
         yield Text(self.note, style="dim", no_wrap=True, overflow="ellipsis")
 
 
+def expected_bytes(status: ExportStatus) -> float | None:
+    """Of this run, as far as can be told: by the rows, as the percentage may be that of an earlier run."""
+    progress = status.progress
+    if status.completed:
+        return progress.bytes
+    if not progress.processed_rows or not progress.total_rows:
+        return None
+    return progress.bytes * progress.total_rows / progress.processed_rows
+
+
 def rows_of(status: ExportStatus) -> str:
-    """How many rows of how many."""
+    """How many rows of how many, once that is known."""
     done, total = status.progress.processed_rows, status.progress.total_rows
-    if status.completed or total is None:
+    if status.completed or not total:
         return f"{done:,}"
     return f"{done:,} of {'about ' if status.progress.estimated else ''}{total:,}"

@@ -329,7 +329,7 @@ async def _poll(export: "Export") -> None:
     while True:
         await asyncio.sleep(POLL)
         with suppress(StreamerError):
-            if (await export.glance()).state.final:
+            if (await export.glance()).final:
                 return
 
 

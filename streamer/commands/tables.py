@@ -36,6 +36,7 @@ def print_status(status: ExportStatus) -> None:
         "state": _state(status),
         "waits for": status.waiting_for,
         "error": status.error,
+        "notice": status.notice,
         "dataset": status.dataset,
         "columns": ", ".join(status.columns),
         "query": ", ".join(f"{name}={value}" for name, value in status.query.items() if (name, value) not in USUAL),

@@ -88,7 +88,7 @@ class Exports:
         finally:
             self._bodies -= 1
 
-    async def _submit(self, request: web.Request) -> tuple[UUID, State]:
+    async def _submit(self, request: web.Request) -> tuple[UUID, str]:
         """The new export, or the one that was begun with the same Idempotency-Key."""
         submitted = await self._queue.submit(await self.read_spec(request), key=_idempotency_key(request))
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING

@@ -122,9 +122,10 @@ def validators(export_id: UUID, coding: Coding, last_modified: datetime | None =
     return Validators(f'{tag[:-1]}-gzip"' if coding is Coding.GZIP else tag, last_modified)
 
 
-def content_headers(*, header: bool) -> dict[str, str]:
-    """What can be said of an export before there is one (RFC 4180, 3, for the media type)."""
-    return {"Content-Type": f"text/csv; charset=utf-8; header={'present' if header else 'absent'}", **REPRESENTATION}
+def content_headers(*, header: bool | None) -> dict[str, str]:
+    """What can be said of an export before there is one. RFC 4180, 3: the parameter `header` is optional."""
+    parameter = "" if header is None else f"; header={'present' if header else 'absent'}"
+    return {"Content-Type": f"text/csv; charset=utf-8{parameter}", **REPRESENTATION}
 
 
 def representation_headers(

@@ -1,5 +1,6 @@
 """An export as JSON."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,10 +10,14 @@ from streamer.jobs.live import LiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
 from streamer.source.filters import written_order
 
+UNREADABLE = (
+    "this version of streamer cannot read what the export asks for: a newer version wrote its row, or it is damaged"
+)
+
 
 def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -> dict[str, Any]:
     """The row, with the progress of this moment where the export is running here."""
-    progress = live.progress() if live and export.state is State.PROCESSING else export.progress
+    progress = _at_the_moment(live, export.progress) if live and export.state is State.PROCESSING else export.progress
     return {
         "exportId": str(export.id),
         "status": export.state,
@@ -25,9 +30,7 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
         "expiresAt": _time(_expiry(export, ttl)),
         "waitingFor": _waiting_for(export, live),
         "attempts": export.attempts,
-        "dataset": export.spec.dataset,
-        "columns": export.spec.columns,
-        "query": _query(export.spec),
+        **_request(export.spec),
         "truncated": export.truncated,
         "sha256": export.sha256.hex() if export.sha256 else None,
         "etag": entity_tag(export.id),
@@ -37,11 +40,24 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
 
 def _waiting_for(export: Export, live: LiveExport | None) -> str | None:
     """What an unfinished export waits for: `place`, `source` or nothing."""
-    if export.state.final:
+    if export.final:
         return None
     if live is not None:
         return live.waiting_for
     return export.waiting_for or ("place" if export.state is State.PENDING else None)
+
+
+def _at_the_moment(live: LiveExport, noted: Progress) -> Progress:
+    """The percentage is not below what an earlier run has reached, here or on another server."""
+    progress = live.progress()
+    return replace(progress, percentage=max(progress.percentage, noted.percentage))
+
+
+def _request(spec: ExportSpec | None) -> dict[str, Any]:
+    """What was asked for. Members of which nothing is known are left out: clients have defaults for them."""
+    if spec is None:
+        return {"notice": UNREADABLE}
+    return {"dataset": spec.dataset, "columns": spec.columns, "query": _query(spec)}
 
 
 def _expiry(export: Export, ttl: timedelta) -> datetime | None:

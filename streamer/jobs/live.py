@@ -41,7 +41,7 @@ class LiveExport:
         self._task: asyncio.Task[timedelta | None] | None = None
         self._expected: Callable[[], int] = int
         self._started = 0.0
-        self._percentage = 0.0
+        self.percentage = 0.0  # the highest that was shown
         self._followers = 0
         self._abandon: Callable[[], asyncio.TimerHandle] | None = None
         self._abandonment: asyncio.TimerHandle | None = None
@@ -81,14 +81,14 @@ class LiveExport:
     def progress(self) -> Progress:
         """Exact rows and bytes of what can be read now; the total is an estimate, never below what is there."""
         rows = self.spool.rows
-        total = max(self._expected(), rows) if self.snapshot_at else None
+        total = max(self._expected(), rows) if self.snapshot_at else 0
         if total:
-            self._percentage = max(self._percentage, min(ALMOST, round(100 * rows / total, 1)))
+            self.percentage = max(self.percentage, min(ALMOST, round(100 * rows / total, 1)))
         return Progress(
             total_rows=total,
             processed_rows=rows,
             bytes=self.spool.frontier,
-            percentage=self._percentage,
+            percentage=self.percentage,
             rows_per_second=self.rows_per_second(),
         )
 

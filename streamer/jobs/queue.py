@@ -24,7 +24,7 @@ from streamer.jobs.gate import SourceGate
 from streamer.jobs.live import LiveExport
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
-from streamer.jobs.sealed import SealedExports
+from streamer.jobs.sealed import SealedExports, unknown_state
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportSpec, Place, State
 from streamer.protocol.disposition import Label
@@ -37,6 +37,7 @@ CANCELLED = "the export was cancelled"
 STOPPED = "the server was stopped before the export was finished; start a new one"
 SERVED = "the server that ran this export died when a part of it had been downloaded already; start a new one"
 EXHAUSTED = f"the server that ran this export died {ATTEMPTS} times; start a new one"
+UNREADABLE = "this version cannot read what the export asks for; it is left to a server that can"
 RELEASED = "the server is stopping; the export is run by the next one"
 LEAVE = 2.0  # seconds for the table to be told how all that is left ends, when the server stops
 
@@ -144,21 +145,22 @@ class ExportQueue:
         return live if live and not live.spool.ended else None
 
     async def cancel(self, export_id: UUID) -> Export:
-        """Cancels an unfinished export, and leaves a finished one as it is. Raises NotFound.
+        """Cancels an unfinished export, and leaves a finished one as it is. Raises NotFound and WrittenByNewer.
 
         Whole even if the caller is cancelled meanwhile.
         """
         return await asyncio.shield(self._spawn(self._cancel(export_id), "cancel"))
 
     async def remove(self, export_id: UUID) -> Export:
-        """Cancels an unfinished export, or removes the file of a finished one. Raises NotFound; whole as `cancel`."""
+        """Cancels an unfinished export, or removes the file of a finished one. Raises and is whole as `cancel`."""
         return await asyncio.shield(self._spawn(self._remove(export_id), "remove"))
 
     async def _cancel(self, export_id: UUID) -> Export:
-        return await self._cancel_unfinished(export_id) or await self.get(export_id)
+        return await self._cancel_unfinished(export_id) or await self._finished(export_id)
 
     async def _cancel_unfinished(self, export_id: UUID) -> Export | None:
-        cancelled = await self._store.cancel(export_id)
+        live = self._live.get(export_id)
+        cancelled = await self._store.cancel(export_id, live.percentage if live else 0.0)
         if cancelled is not None and (live := self._live.pop(export_id, None)):
             await live.stop(CANCELLED)
         return cancelled
@@ -166,10 +168,17 @@ class ExportQueue:
     async def _remove(self, export_id: UUID) -> Export:
         if cancelled := await self._cancel_unfinished(export_id):
             return cancelled
-        export = await self.get(export_id)
+        export = await self._finished(export_id)
         self._directory.remove(export_id)
         await self._store.note_removed(export_id)
         self._sealed.drop(export_id)
+        return export
+
+    async def _finished(self, export_id: UUID) -> Export:
+        """An export that is not to be cancelled. Raises NotFound, and WrittenByNewer if it may not have ended."""
+        export = await self.get(export_id)
+        if not export.final:
+            raise unknown_state(export)
         return export
 
     def _hold(self, export_id: UUID) -> LiveExport:
@@ -210,6 +219,10 @@ class ExportQueue:
         export = await self._claim()
         live = self._live.get(export.id) if export else None
         if export is None or live is None or live.spool.ended:  # cancelled on the way
+            return
+        if export.spec is None:  # changed by other hands since it was queued here
+            await self._leave(live, UNREADABLE)
+            self._live.pop(live.id, None)
             return
         live.attempts = export.attempts
         delay = await live.run(self._spawn(self._runner.run(live, export.spec), f"export {live.id}"))
@@ -278,14 +291,13 @@ class ExportQueue:
             log.info("removed the file of export %s, which nobody can ask for", export_id)
             self._directory.remove(export_id)
 
-    async def _leave(self, live: LiveExport) -> None:
+    async def _leave(self, live: LiveExport, reason: str = RELEASED) -> None:
         """By the rule for exports whose server is no more, while it still is."""
-        reason = RELEASED
         try:
-            released = None if live.served else await self._store.release(live.id)
+            released = None if live.served else await self._store.release(live.id, live.percentage)
             if released is None:
                 reason = STOPPED
-                failed = await self._store.fail(live.id, STOPPED)
+                failed = await self._store.fail(live.id, STOPPED, live.percentage)
                 if failed is None and (await self.get(live.id)).state is State.COMPLETED:
                     return await live.finished()  # it is about to say so
         except Exception:
@@ -313,6 +325,8 @@ async def _all_of(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 def _same(known: Export, spec: ExportSpec) -> Export:
     """Raises KeyReused if the key was another request's."""
+    if known.spec is None:
+        raise KeyReused("Idempotency-Key: it was used for a request that this version cannot read; send a new one")
     if known.spec != spec:
         raise KeyReused("Idempotency-Key: it was used for another request; send a new one")
     return known

@@ -128,7 +128,7 @@ class Runner:
         if live.served:
             return None
         delay = FIRST_DELAY * (1 << (live.attempts - 1))
-        if not await self._requeued(live, lambda: self._store.run_again(live.id, delay)):
+        if not await self._requeued(live, lambda: self._store.run_again(live.id, delay, live.percentage)):
             return None
         log.warning("export %s is run again in %s: %s", live.id, delay, failure, exc_info=failure.__cause__)
         live.again()
@@ -155,7 +155,7 @@ class Runner:
         try:
             async for attempt in _patiently(live):
                 with attempt:
-                    await self._store.fail(live.id, str(failure))
+                    await self._store.fail(live.id, str(failure), live.percentage)
         except Exception:
             log.exception("export %s: its failure could not be written; it is settled when its lease runs out", live.id)
         live.spool.fail(str(failure))

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import BinaryIO, Self
 from uuid import UUID
 
-from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Unavailable
+from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Unavailable, WrittenByNewer
 from streamer.jobs.store import Store
 from streamer.model import Export, State
 from streamer.protocol.disposition import Label
@@ -180,7 +180,13 @@ def refusal(export: Export) -> ClientError:
     """Why an export that is not running here has nothing to download."""
     if export.state is State.FAILED:
         return ExportFailed(f"the export failed: {export.error}")
-    if export.state.final:
+    if export.final:
         how = "was cancelled" if export.state is State.CANCELLED else "was deleted, or has expired"
         return ExportGone(f"the export {how}; start a new one")
-    return Unavailable("the export is being written by another server")
+    if isinstance(export.state, State):
+        return Unavailable("the export is being written by another server")
+    return unknown_state(export)
+
+
+def unknown_state(export: Export) -> WrittenByNewer:
+    return WrittenByNewer(f"the export is {export.state!r}, a state that only a newer version of streamer knows")

@@ -4,7 +4,11 @@ SQL lives in sql/, one statement a file, named for what it does. Every statement
 it may leave, and says in its result whether it did: None means that somebody else was first.
 
 The table has a schema of its own, `streamer`, so that it meets no table of the user's. Changes to it are numbered files
-in sql/migrations/, applied once each, in order, under an advisory lock.
+in sql/migrations/, applied once each, in order, under an advisory lock. A table that a newer version has changed is
+left alone: what its columns mean is not known here.
+
+Rows of a newer version may be there even so, written by a server that runs beside this one. `spec_version` says so in
+SQL, and one that this version cannot read is never taken over.
 """
 
 import asyncio
@@ -17,7 +21,7 @@ from uuid import UUID
 import asyncpg
 
 from streamer.errors import StartError, Unavailable
-from streamer.model import Export, ExportSpec, Place, Progress, State
+from streamer.model import SPEC_VERSION, Export, ExportSpec, Place, Progress, State, read_spec
 from streamer.source.database import LOST, Connection, Pool, one_line
 from streamer.spool.spool import Sealed
 
@@ -53,7 +57,7 @@ class Store:
 
     async def insert(self, export_id: UUID, spec: ExportSpec, key: str | None = None) -> Export | None:
         """None if the idempotency key is known already."""
-        return await self._one("insert", export_id, spec.to_json(), self._owner, LEASE, key)
+        return await self._one("insert", export_id, spec.to_json(), self._owner, LEASE, key, SPEC_VERSION)
 
     async def by_key(self, key: str) -> Export | None:
         """The export that was asked for with this idempotency key."""
@@ -90,17 +94,20 @@ class Store:
         """A byte is about to leave; None if the export is no longer this owner's to run."""
         return await self._one("serve", export_id, self._owner)
 
-    async def run_again(self, export_id: UUID, delay: timedelta) -> Export | None:
-        """processing → pending, for a while; None if it may not: a byte was served, or it was the last attempt."""
-        return await self._one("again", export_id, self._owner, delay, ATTEMPTS)
+    async def run_again(self, export_id: UUID, delay: timedelta, percentage: float) -> Export | None:
+        """processing → pending, for a while; None if it may not: a byte was served, or it was the last attempt.
+
+        `percentage`, here and below, is the highest that was shown of it.
+        """
+        return await self._one("again", export_id, self._owner, delay, ATTEMPTS, percentage)
 
     async def wait_for_source(self, export_id: UUID, delay: timedelta) -> Export | None:
         """processing → pending, for a while, without an attempt lost; None if a byte was served."""
         return await self._one("wait", export_id, self._owner, delay)
 
-    async def release(self, export_id: UUID) -> Export | None:
+    async def release(self, export_id: UUID, percentage: float) -> Export | None:
         """Leaves the export to the next server; None if a byte of it was served."""
-        return await self._one("release", export_id, self._owner)
+        return await self._one("release", export_id, self._owner, percentage)
 
     async def complete(
         self, export_id: UUID, sealed: Sealed, rows_per_second: int, *, truncated: bool
@@ -110,12 +117,12 @@ class Store:
             "complete", export_id, self._owner, sealed.rows, sealed.length, sealed.sha256, rows_per_second, truncated
         )
 
-    async def fail(self, export_id: UUID, reason: str) -> Export | None:
+    async def fail(self, export_id: UUID, reason: str, percentage: float) -> Export | None:
         """processing → failed; None if the export is no longer this owner's to run."""
-        return await self._one("fail", export_id, self._owner, reason)
+        return await self._one("fail", export_id, self._owner, reason, percentage)
 
-    async def cancel(self, export_id: UUID) -> Export | None:
-        return await self._one("cancel", export_id)
+    async def cancel(self, export_id: UUID, percentage: float) -> Export | None:
+        return await self._one("cancel", export_id, percentage)
 
     async def note_removed(self, export_id: UUID) -> None:
         """The file of a finished export is gone."""
@@ -129,8 +136,13 @@ class Store:
         return [row["id"] for row in await self._rows("lost", self._owner, waiting)]
 
     async def adopt(self, dead: Sequence[UUID], running: Sequence[UUID]) -> list[Export]:
-        """Takes over the exports of dead owners that may be run again."""
-        return [Export.from_row(row) for row in await self._rows("adopt", self._owner, LEASE, dead, ATTEMPTS, running)]
+        """Takes over the exports of dead owners that may be run again, of those that this version can read."""
+        orphans = await self._rows("orphans", dead, ATTEMPTS, running, SPEC_VERSION)
+        readable = [row["id"] for row in orphans if read_spec(row)]
+        if not readable:
+            return []
+        rows = await self._rows("adopt", self._owner, LEASE, dead, ATTEMPTS, readable)
+        return [Export.from_row(row) for row in rows]
 
     async def settle(
         self, dead: Sequence[UUID], running: Sequence[UUID], *, served: str, exhausted: str
@@ -183,10 +195,26 @@ async def _migrate(connection: Connection) -> None:
         await connection.execute("CREATE SCHEMA IF NOT EXISTS streamer")
         await connection.execute("CREATE TABLE streamer.migrations (version integer PRIMARY KEY)")
     done = {row["version"] for row in await connection.fetch("SELECT version FROM streamer.migrations")}
+    _check_known(done)
     for version, migration in _migrations():
         if version not in done:
             await connection.execute(migration.read_text())
             await connection.execute("INSERT INTO streamer.migrations VALUES ($1)", version)
+
+
+def _check_known(done: set[int]) -> None:
+    """Raises StartError unless `done` are the first of the migrations that this version knows."""
+    newest, known = max(done, default=0), _migrations()[-1][0]
+    if newest > known:
+        raise StartError(
+            f"DATABASE_URL: the exports table was changed by a newer version of streamer (migration {newest}, and this"
+            f" version knows {known}); start that version, or use another database"
+        )
+    if missing := sorted(set(range(1, newest)) - done):
+        raise StartError(
+            f"DATABASE_URL: streamer.migrations has {newest} but not {', '.join(map(str, missing))}:"
+            " the exports table is in a state that no version has made"
+        )
 
 
 def _migrations() -> list[tuple[int, Traversable]]:

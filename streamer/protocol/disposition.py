@@ -33,21 +33,28 @@ class Label:
     """What a download says of an export beside its bytes. Small: an export that waits has one, and not its request."""
 
     filename: str
-    header: bool  # whether the first record has the names of the columns
+    header: bool | None  # whether the first record has the names of the columns; None if that is not known
 
     @classmethod
     def of(cls, export: Export) -> Self:
-        return cls(default_filename(export.spec, export.created_at), export.spec.dialect.header)
+        spec = export.spec
+        return cls(default_filename(spec, export.created_at), None if spec is None else spec.dialect.header)
 
 
-def default_filename(spec: ExportSpec, created_at: datetime) -> str:
-    """`users_US_2026-11-21.csv`: the dataset, what it was filtered by if that is short, and the day (UTC)."""
+def default_filename(spec: ExportSpec | None, created_at: datetime) -> str:
+    """`users_US_2026-11-21.csv`: the dataset, what it was filtered by if that is short, and the day (UTC).
+
+    Without a spec that can be read it is `export_2026-11-21.csv`.
+    """
+    stem = safe_filename("" if spec is None else _stem(spec)).encode()[:LONGEST_STEM].decode(errors="ignore")
+    return f"{stem or 'export'}_{created_at.astimezone(UTC).date().isoformat()}.csv"
+
+
+def _stem(spec: ExportSpec) -> str:
     equal = ("-".join(each.values) for each in spec.conditions if each.operator is Operator.EQ)
     filters = [text for text in equal if len(text) <= LONGEST_FILTER][:MOST_FILTERS]
     parts = (NO_PART_OF_A_NAME.sub("-", text).strip("-.") for text in (spec.dataset, *filters))
-    day = created_at.astimezone(UTC).date().isoformat()
-    stem = "_".join(part for part in parts if part)
-    return f"{safe_filename(stem).encode()[:LONGEST_STEM].decode(errors='ignore') or 'export'}_{day}.csv"
+    return "_".join(part for part in parts if part)
 
 
 @lru_cache(maxsize=256)  # asked for again with every range of one export

@@ -31,6 +31,7 @@ from streamer.source.filters import listed, meaning_of, read_condition, read_ord
 from streamer.source.offers import SETTING as FILE
 from streamer.source.offers import Offer, read_offers, texts_of
 from streamer.source.query import LIKE_WILDCARDS
+from streamer.source.restrictions import Restrictions
 from streamer.source.snapshot import open_snapshot
 
 log = logging.getLogger(__name__)
@@ -147,16 +148,27 @@ async def read_catalog(
     Raises StartError for a name that is no table or view of this database, and for a wrong file. When the catalog is
     read again, what is there no longer is left out.
     """
-    datasets = await _Reading(pool, names, file, role, strict=True).datasets()
-    return Catalog(datasets, _Reading(pool, names, file, role, strict=False).datasets)
+    once = Restrictions()
+    datasets = await _Reading(pool, names, file, role, once, strict=True).datasets()
+    return Catalog(datasets, _Reading(pool, names, file, role, once, strict=False).datasets)
 
 
 class _Reading:
-    def __init__(self, pool: Pool, names: Sequence[str], file: Path | None, role: str | None, *, strict: bool) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        names: Sequence[str],
+        file: Path | None,
+        role: str | None,
+        once: Restrictions,
+        *,
+        strict: bool,
+    ) -> None:
         self._pool = pool
         self._names = names
         self._file = file
         self._role = role
+        self._once = once
         self._strict = strict
 
     async def datasets(self) -> Mapping[str, Dataset]:
@@ -171,12 +183,8 @@ class _Reading:
         allowed = await self._allowed(connection)
         offered = await self._offered(connection, offers, {relation["oid"] for relation in allowed.values()})
         columns = await _columns(connection, [relation["oid"] for relation in allowed.values()])
-        refined = {relation["oid"] for relation in offered.values()}
-        datasets = {
-            name: _dataset(name, relation, columns[relation["oid"]])
-            for name, relation in allowed.items()
-            if relation["oid"] not in refined
-        }
+        plain = await self._plain(connection, offers, allowed, offered)
+        datasets = {name: _dataset(name, relation, columns[relation["oid"]]) for name, relation in plain.items()}
         for name, relation in offered.items():
             if name in datasets:
                 raise StartError(f"{FILE}: datasets.{name}: DATASETS has another relation of this name")
@@ -205,11 +213,33 @@ class _Reading:
         found: dict[str, asyncpg.Record] = {}
         for name, offer in offers.items():
             async with self._part(connection):
-                relation = await _named(connection, offer.relation or name, f"{FILE}: datasets.{name}")
+                relation = await _named(connection, _relation_of(name, offer), f"{FILE}: datasets.{name}")
                 if relation["oid"] not in allowed:
                     raise StartError(f"{FILE}: datasets.{name}: {relation['called']} is not in DATASETS")
                 found[name] = relation
         return found
+
+    async def _plain(
+        self,
+        connection: Connection,
+        offers: Mapping[str, Offer],
+        allowed: Mapping[str, asyncpg.Record],
+        offered: Mapping[str, asyncpg.Record],
+    ) -> dict[str, asyncpg.Record]:
+        """What is offered as it is: of no relation and no name that the file restricts, or has restricted."""
+        restricting = {name: _relation_of(name, offer) for name, offer in offers.items() if offer.restricts}
+        restricted = {offered[name]["oid"]: text for name, text in restricting.items() if name in offered}
+        await self._once.note(connection, restricted, restricting.values())
+        refined, failed = {relation["oid"] for relation in offered.values()}, offers.keys() - offered.keys()
+        left = {name: relation for name, relation in allowed.items() if relation["oid"] not in refined}
+        plain = {
+            name: relation
+            for name, relation in left.items()
+            if name not in failed and not self._once.closes(relation["oid"], by_pattern=name not in self._names)
+        }
+        for name in left.keys() - plain.keys():
+            log.warning("not offered: %s: %s restricts, or has restricted, it or a table above it", name, FILE)
+        return plain
 
     @asynccontextmanager
     async def _part(self, connection: Connection) -> AsyncIterator[None]:
@@ -221,6 +251,11 @@ class _Reading:
             if self._strict:
                 raise
             log.warning("not offered any more: %s", error)
+
+
+def _relation_of(name: str, offer: Offer) -> str:
+    """As the file has it."""
+    return offer.relation or name
 
 
 async def _named(connection: Connection, name: str, setting: str) -> asyncpg.Record:

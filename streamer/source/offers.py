@@ -41,6 +41,11 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limit: Rows | None = None
 
     @property
+    def restricts(self) -> bool:
+        """Whether it shows less than the relation has."""
+        return bool(self.columns is not None or self.hidden or self.filters or self.required or self.limit is not None)
+
+    @property
     def order(self) -> tuple[str, ...]:
         return (self.order_by,) if isinstance(self.order_by, str) else self.order_by
 

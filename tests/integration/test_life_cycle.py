@@ -341,7 +341,7 @@ class LifeCycle(RuleBasedStateMachine):
     async def _cancel(self, server: Server, export_id: UUID, at_once: int, removing: bool) -> None:
         act = server.queue.remove if removing else server.queue.cancel
         found = await asyncio.gather(*(act(export_id) for _ in range(at_once)))
-        assert all(export.state.final for export in found)
+        assert all(export.final for export in found)
         for other in self.alive:
             if other is not server and (live := other.queue.live(export_id)) and not live.waiting:
                 live.give_up("cancelled elsewhere")  # as its next report would

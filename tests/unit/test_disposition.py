@@ -2,11 +2,11 @@
 
 import re
 import unicodedata
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.message import Message
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -226,7 +226,7 @@ def test_name_says_what_and_when(asked: ExportSpec, name: str) -> None:
 
 def test_name_leaves_out_what_is_no_equality() -> None:
     conditions = (Condition(column="n", operator=Operator.NE, values=("1",)),)
-    assert default_filename(replace(spec(), conditions=conditions), NIGHT) == "users_2026-11-21.csv"
+    assert default_filename(msgspec.structs.replace(spec(), conditions=conditions), NIGHT) == "users_2026-11-21.csv"
 
 
 @settings(deadline=None)

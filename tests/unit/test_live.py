@@ -73,9 +73,9 @@ async def percentages(live: LiveExport, expected: int, pages: list[int]) -> list
     return seen
 
 
-async def test_queued_export_has_no_progress_and_no_total(live: LiveExport) -> None:
+async def test_queued_export_has_no_progress_and_a_total_of_nothing(live: LiveExport) -> None:
     progress = live.progress()
-    assert (progress.total_rows, progress.processed_rows, progress.bytes) == (None, 0, 0)
+    assert (progress.total_rows, progress.processed_rows, progress.bytes) == (0, 0, 0)
     assert (progress.percentage, progress.rows_per_second, progress.estimated) == (0.0, 0, True)
     assert live.waiting
     assert (live.id, live.snapshot_at) == (UUID(int=1), None)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from streamer.http.parameters import read_spec
-from streamer.http.status import entity_tag, links, representation
+from streamer.http.status import UNREADABLE, entity_tag, links, representation
 from streamer.jobs.live import LiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
@@ -123,13 +123,24 @@ def test_pending_export_has_nothing_that_is_not_known_yet() -> None:
     unknown = ("startedAt", "completedAt", "snapshotAt", "sha256", "error")
     assert [found[name] for name in unknown] == [None] * len(unknown)
     assert found["progress"] == {
-        "totalRows": None,
+        "totalRows": 0,
         "processedRows": 0,
         "percentage": 0.0,
         "estimated": True,
         "bytes": 0,
         "rowsPerSecond": 0,
     }
+
+
+def test_export_of_which_the_request_cannot_be_read_is_shown_without_it() -> None:
+    found, whole = shown(replace(EXPORT, spec=None)), shown(EXPORT)
+    assert found.pop("notice") == UNREADABLE
+    assert found == {name: value for name, value in whole.items() if name not in ("dataset", "columns", "query")}
+
+
+def test_state_that_is_not_known_is_shown_as_it_is() -> None:
+    found = shown(replace(EXPORT, state="archived"))
+    assert (found["status"], found["expiresAt"]) == ("archived", None)
 
 
 def test_failed_export_says_why() -> None:
@@ -186,7 +197,8 @@ def test_what_is_not_as_it_would_be_by_itself_is_told() -> None:
         "escapeFormulas": True,
         "timestamps": "iso8601",
     }
-    spec = replace(EXPORT.spec, order=(Order(column="id"), Order(column="name", descending=True)), limit=5)
+    order = (Order(column="id"), Order(column="name", descending=True))
+    spec = ExportSpec(dataset="users", columns=("id", "name"), order=order, limit=5)
     query = shown(replace(EXPORT, spec=spec))["query"]
     assert (query["order_by"], query["limit"]) == (["id", "-name"], 5)
 
@@ -233,8 +245,11 @@ async def nobody_notes() -> bool:
 async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     spool = Spool(tmp_path / "export.csv", executor)
     live = LiveExport(ID, spool, note_served=nobody_notes)
-    stale = replace(EXPORT, state=State.PROCESSING, snapshot_at=None, sha256=None, finished_at=None)
+    stale = replace(
+        EXPORT, state=State.PROCESSING, progress=Progress(), snapshot_at=None, sha256=None, finished_at=None
+    )
     assert shown(stale, live)["snapshotAt"] is None
+    assert shown(stale, live)["progress"]["totalRows"] == 0
     spool.open()
     live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), lambda: 50)
     await spool.append(b"1\n" * 25, 25)
@@ -244,6 +259,8 @@ async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, 
     progress = found["progress"]
     assert (progress["processedRows"], progress["bytes"]) == (sealed.rows, sealed.length) == (25, 50)
     assert (progress["totalRows"], progress["percentage"], progress["estimated"]) == (50, 50.0, True)
+    rerun = replace(stale, progress=Progress(percentage=75.0))
+    assert shown(rerun, live)["progress"]["percentage"] == 75.0  # what an earlier run has reached
     completed = shown(EXPORT, live)["progress"]
     assert (completed["processedRows"], completed["percentage"], completed["estimated"]) == (3, 100.0, False)
     spool.seal()

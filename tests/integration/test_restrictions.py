@@ -1,0 +1,228 @@
+"""What the file of datasets has restricted once is not offered as it is, whatever becomes of names in the database.
+
+Every case is a database, DATASETS and a file; then something changes, and the datasets are read again as at SIGHUP.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from streamer.config import Names
+from streamer.errors import StartError
+from streamer.source.catalog import Catalog
+from streamer.source.database import Pool
+from streamer.source.introspection import read_catalog
+from tests.conftest import Serve
+from tests.exporting import read_problem
+from tests.integration.sources import Plain, pooled
+
+TABLES = """
+    CREATE SCHEMA reports;
+    CREATE TABLE reports.a (id int, tenant int, card text);
+    CREATE TABLE reports.b (id int, tenant int, card text);
+    CREATE TABLE reports.z (id int);
+    INSERT INTO reports.a VALUES (1, 1, 'secret'), (2, 2, 'secret');
+"""
+FILE = """
+    [datasets."reports.a"]
+    hidden = ["card"]
+    filters = { tenant = 1 }
+"""
+A, B, Z = ["id", "tenant"], ["id", "tenant", "card"], ["id"]
+SWAP = "ALTER TABLE reports.a RENAME TO old; ALTER TABLE reports.b RENAME TO a;"
+
+
+class Offered:
+    """A catalog, its database and its file."""
+
+    def __init__(self, plain: Plain, pool: Pool, file: Path) -> None:
+        self._plain = plain
+        self._pool = pool
+        self._file = file
+        self._catalog: Catalog | None = None
+
+    async def start(self, *names: str, file: str = FILE, also: str = "") -> dict[str, list[str]]:
+        await self._plain.execute(TABLES + also)
+        self._file.write_text(file, encoding="utf-8")
+        self._catalog = await read_catalog(self._pool, names, file=self._file)
+        return self._columns()
+
+    async def after(self, change: str = "SELECT 1", *, file: str | None = None) -> dict[str, list[str]]:
+        """What is offered when the database, the file or both have changed: columns by names."""
+        await self._plain.execute(change)
+        if file is not None:
+            self._file.write_text(file, encoding="utf-8")
+        assert self._catalog is not None
+        await self._catalog.reread()
+        return self._columns()
+
+    def _columns(self) -> dict[str, list[str]]:
+        assert self._catalog is not None
+        return {name: list(dataset.columns) for name, dataset in self._catalog.items()}
+
+
+@pytest.fixture
+async def offered(database: str, plain: Plain, tmp_path: Path) -> AsyncIterator[Offered]:
+    async with pooled(database, size=1) as pool:
+        yield Offered(plain, pool, tmp_path / "datasets.toml")
+
+
+@pytest.mark.parametrize(
+    ("names", "change", "left"),
+    [
+        (["reports.*"], SWAP, {"reports.a": A, "reports.z": Z}),
+        (["reports.*"], f"{SWAP} ALTER TABLE reports.old RENAME TO b", {"reports.a": A, "reports.z": Z}),
+        (["reports.a", "reports.b"], f"{SWAP} ALTER TABLE reports.old RENAME TO b", {"reports.a": A}),
+        (["reports.*"], "ALTER TABLE reports.a RENAME TO old", {"reports.b": B, "reports.z": Z}),
+        (
+            ["reports.*", "archive.*"],
+            "ALTER TABLE reports.a SET SCHEMA archive",
+            {"archive.it": Z, "reports.b": B, "reports.z": Z},
+        ),
+        (["archive.*", "reports.*"], "ALTER SCHEMA archive RENAME TO older; ALTER SCHEMA reports RENAME TO archive",
+         {"archive.b": B, "archive.z": Z}),
+        (["reports.*"], "DROP TABLE reports.a; CREATE TABLE reports.a (card text, tenant int, new int)",
+         {"reports.a": ["tenant", "new"], "reports.b": B, "reports.z": Z}),
+        (["reports.*"], "ALTER TABLE reports.a DROP COLUMN card", {"reports.b": B, "reports.z": Z}),
+        (["reports.*"], "ALTER TABLE reports.a DROP COLUMN tenant", {"reports.b": B, "reports.z": Z}),
+        (["reports.*"], "ALTER TABLE reports.a ALTER tenant TYPE date USING NULL", {"reports.b": B, "reports.z": Z}),
+    ],
+    ids=[
+        "renamed and replaced", "two that swap their names", "two that are named and swap", "renamed", "moved",
+        "a schema renamed", "dropped and made anew", "without the hidden column", "without the filtered column",
+        "a filter of another type",
+    ],
+)  # fmt: skip
+async def test_a_restricted_table_is_never_offered_as_it_is_when_the_database_changes(
+    offered: Offered, names: list[str], change: str, left: dict[str, list[str]]
+) -> None:
+    started = await offered.start(*names, also="CREATE SCHEMA archive; CREATE TABLE archive.it (id int);")
+    assert started["reports.a"] == A
+    assert await offered.after(change) == left
+    assert await offered.after() == left  # and the next time
+
+
+async def test_two_names_of_one_table_are_restricted_where_one_is(offered: Offered) -> None:
+    also = "CREATE TABLE a AS SELECT 1 AS id, 2 AS tenant, 'x' AS card;"
+    file = '[datasets.a]\nhidden = ["card"]'
+    assert await offered.start("a", "public.a", "public.*", file=file, also=also) == {"a": A}
+    assert await offered.after("ALTER TABLE a RENAME TO old; CREATE TABLE a (id int, card text)") == {"a": ["id"]}
+
+
+async def test_a_name_of_the_file_whose_relation_is_gone_is_not_that_of_another_one(offered: Offered) -> None:
+    file = '[datasets."reports.new"]\nrelation = "reports.a"\nhidden = ["card"]'
+    await offered.start("reports.*", file=file)
+    change = "DROP TABLE reports.a; CREATE TABLE reports.new (id int, card text)"
+    assert await offered.after(change) == {"reports.b": B, "reports.z": Z}
+
+
+# What the operator takes back
+
+
+async def test_a_table_whose_entry_is_removed_is_offered_as_it_is(offered: Offered) -> None:
+    await offered.start("reports.*")
+    assert await offered.after(file="") == {"reports.a": B, "reports.b": B, "reports.z": Z}
+    assert await offered.after("ALTER TABLE reports.a RENAME TO old") == {
+        "reports.b": B,
+        "reports.old": B,
+        "reports.z": Z,
+    }
+
+
+async def test_an_entry_that_is_removed_was_of_the_table_that_has_its_name_now(offered: Offered) -> None:
+    await offered.start("reports.*")
+    assert await offered.after(SWAP) == {"reports.a": A, "reports.z": Z}
+    assert await offered.after(file="") == {"reports.a": B, "reports.z": Z}
+
+
+async def test_an_entry_that_is_removed_together_with_a_swap_takes_nothing_back(offered: Offered) -> None:
+    await offered.start("reports.*")
+    assert await offered.after(SWAP, file="") == {"reports.a": B, "reports.z": Z}
+
+
+async def test_an_entry_that_gets_another_name_is_an_entry_for_the_same_table(offered: Offered) -> None:
+    await offered.start("reports.*")
+    file = '[datasets.renamed]\nrelation = "reports.a"\nhidden = ["card"]'
+    assert await offered.after(SWAP, file=file) == {"reports.z": Z, "renamed": A}
+
+
+@pytest.mark.parametrize(("entry", "columns"), [("", B), ("hidden = ['card']", A)])
+async def test_a_renamed_table_is_offered_as_an_entry_of_its_own_says(
+    offered: Offered, entry: str, columns: list[str]
+) -> None:
+    await offered.start("reports.*")
+    assert "reports.old" not in await offered.after(SWAP)
+    found = await offered.after(file=f"{FILE}\n[datasets.'reports.old']\n{entry}")
+    assert found == {"reports.z": Z, "reports.a": A, "reports.old": columns}
+
+
+async def test_an_entry_that_restricts_nothing_leaves_a_renamed_table_as_it_is(offered: Offered) -> None:
+    await offered.start("reports.*", file="[datasets.'reports.a']\ndescription = 'all'\norder_by = 'id'")
+    assert await offered.after(SWAP) == {"reports.old": B, "reports.z": Z, "reports.a": B}
+
+
+# What is below a restricted table
+
+PARTED = """
+    CREATE TABLE reports.parted (id int, card text) PARTITION BY LIST (id);
+    CREATE TABLE reports.part PARTITION OF reports.parted FOR VALUES IN (1);
+    CREATE TABLE reports.parent (id int, card text);
+    CREATE TABLE reports.child () INHERITS (reports.parent);
+    CREATE TABLE reports.grandchild () INHERITS (reports.child);
+"""
+RESTRICTED = "[datasets.'reports.parted']\nhidden = ['card']\n[datasets.'reports.parent']\nhidden = ['card']"
+
+
+async def test_a_pattern_offers_nothing_below_a_restricted_table(offered: Offered) -> None:
+    left = {"reports.parted": ["id"], "reports.parent": ["id"]}
+    assert await offered.start("reports.p*", "reports.*child", file=RESTRICTED, also=PARTED) == left
+    assert await offered.after("ALTER TABLE reports.parted DETACH PARTITION reports.part") == left
+    assert await offered.after("ALTER TABLE reports.child NO INHERIT reports.parent") == left
+
+
+async def test_a_table_below_a_restricted_one_is_offered_where_it_is_named(offered: Offered) -> None:
+    names = ("reports.parent", "reports.child", "reports.parted", "reports.part")
+    everything = await offered.start(*names, file=RESTRICTED, also=PARTED)
+    assert everything == {
+        "reports.child": ["id", "card"],
+        "reports.part": ["id", "card"],
+        "reports.parent": ["id"],
+        "reports.parted": ["id"],
+    }
+    assert await offered.after("ALTER TABLE reports.parted DETACH PARTITION reports.part") == everything
+
+
+async def test_children_of_a_table_that_is_only_described_are_offered(offered: Offered) -> None:
+    file = "[datasets.'reports.parent']\ndescription = 'all'"
+    assert await offered.start("reports.p*nt", "reports.child", file=file, also=PARTED) == {
+        "reports.child": ["id", "card"],
+        "reports.parent": ["id", "card"],
+    }
+
+
+# At the start and over HTTP
+
+
+async def test_a_start_whose_file_names_what_is_gone_ends_with_one_line(offered: Offered) -> None:
+    with pytest.raises(StartError, match=r"^DATASETS_FILE: datasets.reports.a: there is no table or view [^\n]*$"):
+        await offered.start("reports.*", also="ALTER TABLE reports.a RENAME TO old;")
+
+
+async def test_a_swap_that_an_export_meets_shows_nothing_hidden(
+    database: str, plain: Plain, tmp_path: Path, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    """No SIGHUP: the datasets are read again because a column of the other table is not there."""
+    await plain.execute(TABLES + "ALTER TABLE reports.b DROP COLUMN id, ADD card2 text")
+    (tmp_path / "datasets.toml").write_text(FILE, encoding="utf-8")
+    server = await serve(
+        source_database_url=database, datasets=Names(("reports.*",)), datasets_file=tmp_path / "datasets.toml"
+    )
+    await plain.execute(SWAP)
+    async with session.get(f"{server.url}/exports/csv?dataset=reports.a") as response:
+        await read_problem(response, 409)
+    async with session.get(f"{server.url}/exports/csv?dataset=reports.old") as response:
+        await read_problem(response, 400)
+    async with session.get(f"{server.url}/datasets") as response:
+        assert [found["name"] for found in (await response.json())["datasets"]] == ["reports.z", "reports.a"]

@@ -1,0 +1,51 @@
+"""What the progress bar says of an export, from the first status to the last."""
+
+from uuid import UUID
+
+import pytest
+
+from streamer.client.status import ExportProgress, ExportStatus
+from streamer.commands.bar import expected_bytes, rows_of
+
+
+def status(state: str, rows: int, total: int | None, *, estimated: bool = True, percentage: float = 0) -> ExportStatus:
+    return ExportStatus(
+        export_id=UUID(int=1),
+        state=state,
+        progress=ExportProgress(
+            processed_rows=rows, bytes=10 * rows, percentage=percentage, total_rows=total, estimated=estimated
+        ),
+        etag='"x"',
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (status("pending", 0, 0), "0"),
+        (status("pending", 0, None), "0"),  # an older server
+        (status("processing", 0, 1_000), "0 of about 1,000"),
+        (status("processing", 500, 1_000), "500 of about 1,000"),
+        (status("cancelled", 0, 0), "0"),
+        (status("failed", 500, 1_000), "500 of about 1,000"),
+        (status("completed", 0, 0, estimated=False), "0"),
+        (status("completed", 1_000, 1_000, estimated=False), "1,000"),
+        (status("archived", 5, 10, estimated=False), "5 of 10"),
+    ],
+)
+def test_rows_are_told_of_how_many_once_that_is_known(found: ExportStatus, shown: str) -> None:
+    assert rows_of(found) == shown
+
+
+@pytest.mark.parametrize(
+    ("found", "total"),
+    [
+        (status("pending", 0, 0), None),
+        (status("processing", 500, 1_000, percentage=50), 10_000),
+        (status("processing", 0, 1_000, percentage=75), None),  # run again
+        (status("processing", 100, 1_000, percentage=75), 10_000),
+        (status("completed", 0, 0, percentage=100), 0),
+    ],
+)
+def test_the_length_of_the_bar_is_that_of_this_run(found: ExportStatus, total: float | None) -> None:
+    assert expected_bytes(found) == total
