@@ -209,11 +209,20 @@ class Judge:
         digest = digest_of(body, ordered=begun.asked.question.order)
         matching = [state for state in states if state.digests.get(begun.asked.key(columns)) == digest]
         if not matching:
-            return f"it is none of the states {states[0].number} to {states[-1].number}: {_summary(body, columns)}"
+            other = await self._other(begun, columns, digest)
+            return f"it is {other}, not one of {states[0].number} to {states[-1].number}: {_summary(body, columns)}"
         if all(state.at > snapshot_at + CLOCK for state in matching):
             early = (matching[0].at - snapshot_at).total_seconds()
             return f"its rows were committed {early:.3f} s after its snapshotAt"
         return None
+
+    async def _other(self, begun: Begun, columns: Sequence[str], digest: str) -> str:
+        """Of which state it would have been right."""
+        found = await self.plain.fetchval(
+            "SELECT min(state) FROM ledger WHERE subject = $1 AND digests ->> $2 = $3",
+            *(begun.subject, begun.asked.key(columns), digest),
+        )
+        return "no state" if found is None else f"state {found}"
 
     async def offered(self, asked: Asked, role: str | None) -> list[str]:
         """The columns that are to be offered of a dataset."""

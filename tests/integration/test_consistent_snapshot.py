@@ -487,3 +487,12 @@ async def test_a_value_that_a_column_has_room_for_by_now_is_no_bad_request(
     await plain.execute("ALTER TABLE codes ALTER code TYPE varchar(3); INSERT INTO codes VALUES ('abc')")
     asked = await create(session, server.url, dataset="codes", code="abc")
     assert await asked.body() == b"code\nabc\n"
+
+
+async def test_a_completed_export_tells_the_moment_of_its_snapshot_however_short_it_was(
+    database: str, plain: Plain, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    await plain.execute("CREATE TABLE short AS SELECT 1 AS n")
+    server = await serve(source_database_url=database, datasets=Names(("short",)))
+    exports = [await create(session, server.url, dataset="short") for _ in range(40)]
+    assert all([(await asked.until("completed"))["snapshotAt"] for asked in exports])
