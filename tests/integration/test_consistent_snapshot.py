@@ -341,6 +341,25 @@ async def test_a_policy_that_is_opened_does_not_show_rows_that_were_deleted_befo
 
 
 @cursors_of_views
+async def test_a_view_that_only_a_policy_reads_is_as_old_as_the_rows(
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
+) -> None:
+    """The role may lock the table, and that does not lock what its policy reads."""
+    await plain.execute(f"""
+        {made("guarded", rows=10)}; CREATE TABLE allowed_from AS SELECT n FROM generate_series(3, 4) n;
+        CREATE VIEW allowed AS SELECT n FROM allowed_from WHERE n = 3;
+        CREATE POLICY some_rows ON guarded USING (n IN (SELECT n FROM allowed));
+        ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; GRANT SELECT ON guarded, allowed TO {meanwhile.role}
+    """)
+    async with meanwhile.as_role(choice, "guarded") as source:
+        found = await meanwhile.exported(
+            *(source, spec("guarded", ["n"]), "DELETE FROM allowed_from WHERE n = 4"),
+            "CREATE OR REPLACE VIEW allowed AS SELECT n FROM allowed_from",
+        )
+    assert found.body == b"n\n3\n"
+
+
+@cursors_of_views
 async def test_a_column_with_a_default_that_a_view_shows_by_now_is_not_read_from_rows_of_before(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
