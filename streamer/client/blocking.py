@@ -44,7 +44,7 @@ def export_to(
     force: bool = False,
     max_time: float | None = None,
     dataset: str = "users",
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] | str | None = None,
     where: Mapping[str, Any] | None = None,
     **parameters: Any,
 ) -> Saved:

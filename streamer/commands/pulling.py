@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STDOUT = "-"
 POLL = 0.5  # seconds between two looks at a status, for the progress bar
 KEPT = 16 * 1024 * 1024  # bytes: much more than the chunks of a download that are in memory at once
+OPTIONS = {"dataset": "--dataset", "columns": "--columns", "filters": "--where", "where": "--where"}
 EXIT_STATUSES = """
 \b
 Exit status:
@@ -187,8 +188,7 @@ def export(
     """
     wish = Wish(connections=1, **options)
     wish.check()
-    asked = {"dataset": dataset, "columns": columns.split(",") if columns else None, "where": _pairs(conditions)}
-    asked.update(_pairs(parameters))
+    asked = {"dataset": dataset, "columns": columns, "where": _pairs(conditions), **_others(parameters)}
     begun = _Begun(wish)
     with reported(as_json=wish.as_json, remedy=begun.how_to_go_on):
         if wish.output and not wish.to_stdout:
@@ -349,6 +349,15 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
             raise click.UsageError(f"{text!r} is not of the form NAME=VALUE")
         found.setdefault(name, []).append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _others(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
+    """What `--set` gives, which takes the place of no other option."""
+    found = _pairs(texts)
+    for name, option in OPTIONS.items():
+        if name in found:
+            raise click.UsageError(f"--set {name}=…: that is what {option} is for")
+    return found
 
 
 def _done(result: dict[str, Any], path: Path, wish: Wish) -> None:

@@ -26,7 +26,8 @@ class Column:
     characters.
 
     `category` is its typcategory; `compared` says whether a value can be equal to a literal, `ordered` whether the type
-    has an order, and `operators_in` in which schema the operators for both are.
+    has an order, and `operators_in` in which schema the operators for both are. `searched` says whether LIKE works with
+    the collation of the column.
     """
 
     name: str
@@ -36,13 +37,14 @@ class Column:
     category: str = "U"
     compared: bool = True
     ordered: bool = True
+    searched: bool = True
     operators_in: str = PG_CATALOG
 
     @property
     def operators(self) -> tuple[Operator, ...]:
         """Those that a condition on this column may have."""
         comparable = (*EQUALITY, *(COMPARISONS if self.ordered else ())) if self.compared else ()
-        return (*comparable, *(SEARCHES if self.category == STRINGS else ()), Operator.ISNULL)
+        return (*comparable, *(SEARCHES if self.category == STRINGS and self.searched else ()), Operator.ISNULL)
 
     @property
     def textual(self) -> bool:

@@ -9,7 +9,8 @@ A dataset is called as its entry is written; one that a pattern finds, as SQL wr
 quotes but those it needs, so that no two are called the same. The file of datasets (offers.py) can give other names.
 
 Which operators a type has is read from its default operator classes, and for arrays and composite types from those of
-what is in them: it is what the parser itself goes by (lookup_type_cache in src/backend/utils/cache/typcache.c).
+what is in them: it is what the parser itself goes by (lookup_type_cache in src/backend/utils/cache/typcache.c). LIKE is
+offered unless the collation of the column is nondeterministic, which LIKE refuses before PostgreSQL 18.
 """
 
 import logging
@@ -71,14 +72,14 @@ MATCHING = f"""{RELATION} n.nspname = $1 AND c.relname LIKE $2 AND NOT c.relispa
 # relation of which the role may read some columns, those are all there are.
 COLUMNS = """
     WITH RECURSIVE types AS (
-        SELECT a.attrelid, a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.atttypid AS type,
-               a.atttypmod AS length
+        SELECT a.attrelid, a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.attcollation,
+               a.atttypid AS type, a.atttypmod AS length
         FROM pg_attribute a
         WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
           AND (has_column_privilege(a.attrelid, a.attnum, 'SELECT')
                OR NOT has_any_column_privilege(a.attrelid, 'SELECT'))
       UNION ALL
-        SELECT attrelid, types.attnum, attname, declared, modifier, t.typbasetype,
+        SELECT attrelid, types.attnum, attname, declared, modifier, attcollation, t.typbasetype,
                CASE WHEN types.length = -1 THEN t.typtypmod ELSE types.length END
         FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype = 'd'
     ),
@@ -129,13 +130,18 @@ COLUMNS = """
            t.typcategory::text AS category,
            wholes.compared AND t.typtype <> 'c' AS compared,  -- the literal of a row would have no type
            wholes.ordered,
+           coalesce(l.collisdeterministic, true) OR current_setting('server_version_num')::int >= 180000 AS searched,
            coalesce(known.schema, 'pg_catalog') AS operators_in
     FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype <> 'd'
     JOIN pg_namespace n ON n.oid = t.typnamespace
     JOIN wholes ON wholes.whole = t.oid
+    LEFT JOIN pg_collation l ON l.oid = types.attcollation
     LEFT JOIN known ON known.part = t.oid
     ORDER BY attrelid, attnum
 """
+
+# What stays when a column is renamed.
+NUMBERS = "SELECT attname, attnum FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped"
 
 Columns = Mapping[str, Column]
 
@@ -189,9 +195,8 @@ class _Reading:
             if name in datasets:
                 raise StartError(f"{FILE}: datasets.{name}: DATASETS has another relation of this name")
             async with self._part(connection):
-                datasets[name] = await _refined(
-                    connection, _dataset(name, relation, columns[relation["oid"]]), offers[name]
-                )
+                dataset = _dataset(name, relation, columns[relation["oid"]])
+                datasets[name] = await _refined(connection, dataset, offers[name], self._once)
         return datasets
 
     async def _allowed(self, connection: Connection) -> dict[str, asyncpg.Record]:
@@ -304,10 +309,16 @@ def _dataset(name: str, relation: asyncpg.Record, columns: Columns) -> Dataset:
     )
 
 
-async def _refined(connection: Connection, dataset: Dataset, offer: Offer) -> Dataset:
-    """The dataset as its offer wants it. Raises StartError."""
+async def _refined(connection: Connection, dataset: Dataset, offer: Offer, once: Restrictions) -> Dataset:
+    """The dataset as its offer wants it, without the columns that it once has hidden. Raises StartError."""
     place = f"{FILE}: datasets.{dataset.name}"
     offered = _offered_columns(dataset.columns, offer, place)
+    numbers = {row["attname"]: row["attnum"] for row in await connection.fetch(NUMBERS, dataset.oid)}
+    for name in once.still_hidden(dataset.name, dataset.oid, offer, numbers, list(offered)):
+        log.warning("not offered: the column %s of %s: %s has hidden it under another name", name, dataset.name, FILE)
+        del offered[name]
+    if not offered:
+        raise StartError(f"{place}: no column is left")
     _check_named(offer.required, offered, f"{place}.required")
     try:
         order = tuple(read_order(text, dataset.columns) for text in offer.order)
@@ -330,16 +341,13 @@ async def _refined(connection: Connection, dataset: Dataset, offer: Offer) -> Da
     return refined
 
 
-def _offered_columns(columns: Columns, offer: Offer, place: str) -> Columns:
+def _offered_columns(columns: Columns, offer: Offer, place: str) -> dict[str, Column]:
     if offer.columns is not None and offer.hidden:
         raise StartError(f"{place}: columns says which are offered, hidden which are not; say one of them")
     _check_named(offer.columns or (), columns, f"{place}.columns")
     _check_named(offer.hidden, columns, f"{place}.hidden")
     wanted = (name for name in columns if name not in offer.hidden) if offer.columns is None else offer.columns
-    offered = {name: columns[name] for name in wanted}
-    if not offered:
-        raise StartError(f"{place}: no column is left")
-    return offered
+    return {name: columns[name] for name in wanted}
 
 
 def _check_named(names: Iterable[str], columns: Columns, place: str) -> None:

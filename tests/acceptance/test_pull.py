@@ -243,12 +243,32 @@ async def test_without_rich_there_is_a_sentence(folder: Path) -> None:
         ("pull", "x", "-o", "-", "--json"),
         ("pull", "x", "-o", "-", "--connections", "2"),
         ("export", "--where", "country_code"),
+        *(("export", "--set", f"{name}=x") for name in ("dataset", "columns", "filters", "where")),
         ("ls", "--status", "done"),
     ],
 )
 async def test_wrong_usage_is_2(folder: Path, arguments: Sequence[str]) -> None:
     process = await run(folder, *arguments, exit_status=2)
     assert process.stderr[0].startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--where", "id__lte="), "streamer: id__lte: must be a whole number"),
+        (("--where", "text__contains="), "streamer: text__contains: must not be empty"),
+        (("--columns", ""), "streamer: columns: must not be empty"),
+        (("--set", "limit="), "streamer: limit: must be a whole number of rows"),
+        (("--set", "delimiter=\\t"), "streamer: delimiter: must be exactly one ASCII character, or the word tab"),
+    ],
+)
+async def test_an_export_for_which_a_variable_is_empty_is_refused(
+    held: Held, folder: Path, arguments: Sequence[str], reason: str
+) -> None:
+    place = {"STREAMER_URL": held.url}
+    process = await run(folder, "export", "--dataset", LARGE.name, *arguments, exit_status=1, place=place)
+    assert sentence(process).startswith(reason)
+    assert names(folder) == set()
 
 
 async def test_ctrl_c_leaves_a_part_that_the_next_run_goes_on_with(held: Held, folder: Path) -> None:

@@ -30,6 +30,7 @@ class Pretender:
         self.keys: list[str | None] = []
         self.ranges: list[str | None] = []
         self.authorizations: set[str | None] = set()
+        self.lists: list[dict[str, str]] = []  # the queries of what was listed, three pages of it
 
     @property
     def download(self) -> str:
@@ -79,6 +80,10 @@ class Pretender:
         if self.statuses:
             return await self.statuses.pop(0)(request)
         return web.json_response({"exportId": str(self.id), "status": self.state}, status=202)
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        self.lists.append(dict(request.query))
+        return web.json_response({"exports": [self.status()], "nextCursor": "next" if len(self.lists) < 3 else None})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         self.state = "cancelled"
@@ -140,6 +145,7 @@ async def pretending(content: bytes) -> AsyncIterator[Pretender]:
         [
             web.get("/exports/{id}/status", pretender.answer_status),
             web.get("/exports/{id}/download", pretender.answer_download),
+            web.get("/exports", pretender.list),
             web.post("/exports/csv", pretender.create),
             web.post("/exports/{id}/cancel", pretender.cancel),
         ]

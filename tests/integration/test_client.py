@@ -4,8 +4,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from threading import Event
 
@@ -466,6 +468,57 @@ async def test_the_library_against_the_real_server(
             await export.save(tmp_path / "gone.csv")
         with pytest.raises(Refused, match="nope"):
             await client.export(where={"nope": 1})
+
+
+async def test_python_values_ask_for_what_they_are(server: Server) -> None:
+    asked: list[tuple[dict[str, object], dict[str, object]]] = [
+        ({"signup_date__lt": datetime(2024, 1, 1)}, {"signup_date__lt": "2024-01-01T00:00:00Z"}),
+        ({"signup_date_to": date(2024, 1, 1)}, {"signup_date_to": "2024-01-01"}),
+        (
+            {"signup_date__gte": datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=5)))},
+            {"signup_date__gte": "2023-12-31T19:00:00Z"},
+        ),
+        ({"lifetime_value__lte": Decimal("10.50")}, {"lifetime_value__lte": "10.50"}),
+        ({"lifetime_value__lt": float("nan")}, {"lifetime_value__isnull": "false"}),
+        ({"country_code": {"US"}}, {"country_code": "US"}),
+        ({"id": (n for n in range(5))}, {"id": ["0", "1", "2", "3", "4"]}),
+    ]
+    async with Client(server.url) as client:
+        for values, texts in asked:
+            both = [await client.export(where=where, columns="id") for where in (values, texts)]
+            found = [b"".join([chunk async for chunk in export.stream()]) for export in both]
+            assert found[0] == found[1], values
+            assert found[0].count(b"\n") > 1, values
+
+
+async def test_an_empty_variable_exports_nothing(server: Server, target: Path) -> None:
+    wrong: list[tuple[dict[str, object], type[Exception]]] = [
+        ({"where": {"country_code": None}}, ValueError),
+        ({"where": {"country_code": []}}, Refused),
+        ({"where": {"country_code": ""}}, Refused),
+        ({"where": {"country_code": iter(())}}, Refused),
+        ({"where": ""}, TypeError),
+        ({"country_code": None, "where": {}}, Refused),
+        ({"columns": []}, Refused),
+        ({"columns": ""}, Refused),
+        ({"where": {"id": 1}, "filters": {"country_code": "US"}}, TypeError),
+    ]
+    async with Client(server.url) as client:
+        for arguments, error in wrong:
+            with pytest.raises(error):
+                await client.export(**arguments)  # type: ignore[arg-type]
+            with pytest.raises(error):
+                await asyncio.to_thread(export_to, target, url=server.url, **arguments)  # type: ignore[arg-type]
+        assert [found async for found in client.exports()] == []
+    assert read(target) is None
+
+
+@pytest.mark.parametrize("status", ["failed", ["failed"], iter(["failed"])], ids=["text", "list", "iterator"])
+async def test_every_page_of_a_list_is_of_the_states_asked(
+    client: Client, pretender: Pretender, status: Iterable[str]
+) -> None:
+    assert len([found async for found in client.exports(status=status)]) == 3
+    assert [query["status"] for query in pretender.lists] == ["failed"] * 3
 
 
 async def test_export_to_is_one_call(server: Server, tmp_path: Path) -> None:

@@ -226,3 +226,32 @@ async def test_a_swap_that_an_export_meets_shows_nothing_hidden(
         await read_problem(response, 400)
     async with session.get(f"{server.url}/datasets") as response:
         assert [found["name"] for found in (await response.json())["datasets"]] == ["reports.z", "reports.a"]
+
+
+RENAMED = "ALTER TABLE reports.a RENAME card TO old; ALTER TABLE reports.a ADD card text"
+SWAPPED = """
+    ALTER TABLE reports.a RENAME id TO x;
+    ALTER TABLE reports.a RENAME card TO id;
+    ALTER TABLE reports.a RENAME x TO card;
+"""
+
+
+async def test_a_hidden_column_that_was_renamed_stays_hidden_until_the_operator_changes_its_entry(
+    offered: Offered,
+) -> None:
+    assert (await offered.start("reports.a"))["reports.a"] == A
+    assert (await offered.after(RENAMED))["reports.a"] == A
+    assert (await offered.after())["reports.a"] == A
+    changed = FILE.replace('["card"]', '["tenant"]')
+    assert (await offered.after(file=changed))["reports.a"] == ["id", "old", "card"]
+
+
+async def test_a_hidden_column_that_takes_the_name_of_an_offered_one_stays_hidden(offered: Offered) -> None:
+    file = FILE.replace('hidden = ["card"]', 'columns = ["id", "tenant"]')
+    assert (await offered.start("reports.a", file=file))["reports.a"] == A
+    assert (await offered.after(SWAPPED))["reports.a"] == ["tenant"]
+
+
+async def test_a_column_that_comes_later_is_offered_where_the_file_says_which_are_hidden(offered: Offered) -> None:
+    await offered.start("reports.a")
+    assert (await offered.after("ALTER TABLE reports.a ADD later int"))["reports.a"] == [*A, "later"]
