@@ -28,7 +28,10 @@ class Datasets:
     async def describe(self, request: web.Request) -> web.Response:
         """One of them. Raises NotFound."""
         path = read_path(request)
-        dataset = None if path is None else self._catalog.get(path.removeprefix(PREFIX))
+        named = None if path is None else path.removeprefix(PREFIX)
+        if named is not None:
+            await self._catalog.refresh(named)
+        dataset = None if named is None else self._catalog.get(named)
         if dataset is None:
             name = request.match_info["name"]
             raise NotFound(f"there is no dataset '{shown(name)}'; GET /datasets lists them")

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable, shown
 from streamer.http.listing import cursor, read_page
-from streamer.http.parameters import read_spec
+from streamer.http.parameters import Parameters
 from streamer.http.status import links, parameter_of, representation
 from streamer.http.target import read_query
 from streamer.jobs.queue import ExportQueue
@@ -67,9 +67,12 @@ class Exports:
         Raises BadParameter, BadTarget, BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
         """
         query = [(name, text) for name, text in read_query(request) if name != besides]
-        spec = read_spec(query, await self._read_body(request), self._catalog)
+        parameters = Parameters(query, await self._read_body(request))
+        await self._catalog.refresh(parameters.dataset(self._catalog).name)
+        dataset = parameters.dataset(self._catalog)
+        spec = parameters.spec(dataset)
         try:
-            await self._values.check(self._catalog[spec.dataset], spec.conditions, spec.dialect.null)
+            await self._values.check(dataset, spec.conditions, spec.dialect.null)
         except WrongValueError as wrong:
             raise BadParameter(parameter_of(wrong.condition), shown(str(wrong), LONGEST_SENTENCE)) from wrong
         except WrongNullError as wrong:

@@ -77,22 +77,30 @@ class Given:
             raise BadParameter(self.name, str(error)) from error
 
 
-def read_spec(query: Iterable[tuple[str, str]], body: bytes, catalog: Catalog) -> ExportSpec:
-    """The export that a request asks for. Raises BadParameter and BadBody."""
-    from_query, from_body = _of_query(query), _of_body(body)
-    dataset = _dataset(from_query.get("dataset") or from_body.get("dataset"), catalog)
-    asked = {**_by_meaning(from_body, dataset), **_by_meaning(from_query, dataset)}
-    conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
-    general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
-    _check_required(conditions, dataset)
-    return ExportSpec(
-        dataset=dataset.name,
-        columns=_columns(general.get("columns"), dataset),
-        conditions=tuple(_condition(dataset, meaning, given) for meaning, given in conditions.items()),
-        order=_order(general.get("order_by"), dataset),
-        limit=_limit(general.get("limit")),
-        dialect=_dialect(general),
-    )
+class Parameters:
+    """The parameters of a request, from its query and its body. Every method raises BadParameter."""
+
+    def __init__(self, query: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Raises BadBody, too."""
+        self._of_query, self._of_body = _of_query(query), _of_body(body)
+
+    def dataset(self, catalog: Catalog) -> Dataset:
+        return _dataset(self._of_query.get("dataset") or self._of_body.get("dataset"), catalog)
+
+    def spec(self, dataset: Dataset) -> ExportSpec:
+        """The export that is asked for."""
+        asked = {**_by_meaning(self._of_body, dataset), **_by_meaning(self._of_query, dataset)}
+        conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
+        general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
+        _check_required(conditions, dataset)
+        return ExportSpec(
+            dataset=dataset.name,
+            columns=_columns(general.get("columns"), dataset),
+            conditions=tuple(_condition(dataset, meaning, given) for meaning, given in conditions.items()),
+            order=_order(general.get("order_by"), dataset),
+            limit=_limit(general.get("limit")),
+            dialect=_dialect(general),
+        )
 
 
 def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:

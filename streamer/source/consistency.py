@@ -30,18 +30,30 @@ from streamer.source.catalog import Dataset
 from streamer.source.database import Connection
 from streamer.source.names import quote_relation
 
-# Of a relation `c`. has_column_privilege is a part, because the catalog offers only the columns that may be read.
-SHAPE = """pg_catalog.hashtextextended(pg_catalog.concat_ws(' ', c.oid, c.relkind, (
-    SELECT pg_catalog.string_agg(pg_catalog.concat_ws(
-        ' ', a.attnum, pg_catalog.quote_ident(a.attname), a.atttypid, a.atttypmod, a.attcollation, a.attgenerated,
-        pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
-    ), ',' ORDER BY a.attnum)
-    FROM pg_catalog.pg_attribute a
-    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-)), 0)"""
 
-# Of the relation with the oid $1; NULL if there is none.
+def shape(user: str) -> str:
+    """The shape of a relation `c`, where `user` is an expression for the role that reads it.
+
+    has_column_privilege is a part, because the catalog offers only the columns that may be read.
+    """
+    return f"""pg_catalog.hashtextextended(pg_catalog.concat_ws(' ', c.oid, c.relkind, (
+        SELECT pg_catalog.string_agg(pg_catalog.concat_ws(
+            ' ', a.attnum, pg_catalog.quote_ident(a.attname), a.atttypid, a.atttypmod, a.attcollation, a.attgenerated,
+            pg_catalog.has_column_privilege({user}, c.oid, a.attnum, 'SELECT')
+        ), ',' ORDER BY a.attnum)
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    )), 0)"""  # noqa: S608 - of constants
+
+
+SHAPE = shape("CURRENT_USER")
+# Of the relation with the oid $1, in a session of the role; NULL if there is none.
 SHAPE_BY_OID = f"(SELECT {SHAPE} FROM pg_catalog.pg_class c WHERE c.oid = $1)"  # noqa: S608 - of constants
+# Of the relation that is called $1 now, in a session of any user; $2 is the role, NULL for the user.
+SHAPE_NOW = f"""
+    SELECT {shape("coalesce($2::pg_catalog.name, CURRENT_USER)")}
+    FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass($1)
+"""  # noqa: S608 - of constants
 
 HELD = """
     SELECT DISTINCT relation AS oid FROM pg_catalog.pg_locks

@@ -13,6 +13,7 @@ what is in them: it is what the parser itself goes by (lookup_type_cache in src/
 offered unless the collation of the column is nondeterministic, which LIKE refuses before PostgreSQL 18.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -26,9 +27,10 @@ from streamer.errors import StartError
 from streamer.model import Condition
 from streamer.source.catalog import Catalog, Column, Dataset, Locker
 from streamer.source.checking import WrongValueError, check_values
-from streamer.source.consistency import SHAPE
-from streamer.source.database import Connection, Pool, one_line
+from streamer.source.consistency import SHAPE, SHAPE_NOW
+from streamer.source.database import LOST, Connection, Pool, one_line
 from streamer.source.filters import listed, meaning_of, read_condition, read_order
+from streamer.source.names import quote_relation
 from streamer.source.offers import SETTING as FILE
 from streamer.source.offers import Offer, read_offers, texts_of
 from streamer.source.query import LIKE_WILDCARDS
@@ -37,6 +39,7 @@ from streamer.source.snapshot import open_snapshot
 
 log = logging.getLogger(__name__)
 
+CURRENT_TIMEOUT = 2.0  # seconds for an answer; the export itself finds out, too
 QUOTED = r'"(?:[^"]|"")*"'
 PATTERN = re.compile(rf'\s*({QUOTED}|[^".*\s]+)\s*\.\s*([^".\s]*)\s*')
 
@@ -156,7 +159,8 @@ async def read_catalog(
     """
     once = Restrictions()
     datasets = await _Reading(pool, names, file, role, once, strict=True).datasets()
-    return Catalog(datasets, _Reading(pool, names, file, role, once, strict=False).datasets)
+    reading = _Reading(pool, names, file, role, once, strict=False)
+    return Catalog(datasets, reading.datasets, reading.is_current)
 
 
 class _Reading:
@@ -184,6 +188,18 @@ class _Reading:
                 return await self._datasets(snapshot.connection, offers)
         except asyncpg.PostgresError as error:
             raise StartError(f"{'DATASET_ROLE' if self._role else 'DATASETS'}: {one_line(error)}") from error
+
+    async def is_current(self, dataset: Dataset) -> bool:
+        """Whether the relation has the columns that it had when it was read; yes where the database does not answer."""
+        relation = quote_relation(dataset.schema, dataset.relation)
+        try:
+            async with asyncio.timeout(CURRENT_TIMEOUT):
+                shape: int | None = await self._pool.fetchval(SHAPE_NOW, relation, self._role)
+        except asyncpg.PostgresError as error:  # such as a schema that may not be used any more
+            return isinstance(error, LOST)
+        except LOST:
+            return True
+        return shape == dataset.shape
 
     async def _datasets(self, connection: Connection, offers: Mapping[str, Offer]) -> Mapping[str, Dataset]:
         allowed = await self._allowed(connection)

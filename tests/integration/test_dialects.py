@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from streamer.http.parameters import read_spec
 from streamer.source.rows import CursorChoice
+from tests.asking import read_spec
 from tests.conftest import connected
 from tests.integration.sources import (
     Plain,

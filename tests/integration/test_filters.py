@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from streamer.config import Names
-from streamer.http.parameters import GENERAL, read_spec
+from streamer.http.parameters import GENERAL
 from streamer.model import Operator
 from streamer.source.filters import SUFFIXES
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import CursorChoice
+from tests.asking import read_spec
 from tests.conftest import Serve, Server, connected
 from tests.integration.sources import (
     Opened,
@@ -426,6 +427,7 @@ INTENDED = [
     r"SET LOCAL \w+ = \?(?:; SET LOCAL \w+ = \?)*(?:; LOCK TABLE \"i\"\.\"i\" IN ACCESS SHARE MODE)?"
     r"; SELECT pg_catalog.set_config\(\?, pg_catalog.clock_timestamp\(\)::pg_catalog.text, true\)",
     r"SELECT nullif\(pg_catalog.current_setting\(\?, true\), \?\)::pg_catalog.timestamptz AS taken_at, .*",
+    r"SELECT pg_catalog.hashtextextended\(.*? FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass\(\$\?\)",
     r"-- Every relation that this session has locked, .*",
     r"-- Of every relation that this session has locked.*",
     r"SELECT pg_catalog.array_agg\(pg_catalog.quote_literal\(value\) ORDER BY place\) FROM pg_catalog.unnest.*",

@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 
 from streamer.config import Names
-from streamer.http.parameters import read_spec
 from streamer.source.checking import ValueCheck
 from streamer.source.rows import CursorChoice
+from tests.asking import read_spec
 from tests.conftest import Serve
 from tests.exporting import create, read_problem
 from tests.integration.sources import Plain, made_database, opened, plain_session

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.errors import BadBody, BadParameter, ClientError
-from streamer.http.parameters import GENERAL, read_spec
+from streamer.http.parameters import GENERAL
 from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
+from tests.asking import read_spec
 
 
 def dataset(name: str, *columns: Column) -> Dataset:
