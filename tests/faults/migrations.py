@@ -30,6 +30,7 @@ class Session:
     chance: random.Random
     role: str
     generation: int = 0
+    pausing: bool = False
 
     async def do(self, *statements: str) -> None:
         for statement in statements:
@@ -37,7 +38,8 @@ class Session:
             await self.pause()
 
     async def pause(self) -> None:
-        await asyncio.sleep(self.chance.choices(PAUSES, CHANCES)[0])
+        if self.pausing:
+            await asyncio.sleep(self.chance.choices(PAUSES, CHANCES)[0])
 
     async def names(self, query: str) -> list[str]:
         """The first column, in an order that the seed may shuffle."""

@@ -72,6 +72,7 @@ class Changer:
         async with self._session.plain.transaction():
             await self._subject.make(self._session)
             await self._ledger.describe("made")
+        self._session.pausing = True
 
     async def change_for_ever(self) -> None:
         while True:
