@@ -74,8 +74,9 @@ class Changer:
             await self._ledger.describe("made")
         self._session.pausing = True
 
-    async def change_for_ever(self) -> None:
-        while True:
+    async def change_until(self, stop: asyncio.Event) -> None:
+        """A change that has begun is finished: asyncpg loses track of a COPY that is cancelled."""
+        while not stop.is_set():
             try:
                 await self._change()
                 self._tally.changes += 1
@@ -316,18 +317,23 @@ async def run(stage: Stage, seed: int, seconds: float) -> Tally:
         as_role = chance.random() < 0.5
         url = await stack.enter_async_context(server(stage, role if as_role else None))
         remote = RemoteExporter(subjects, url, as_role, judges[-1], random.Random(chance.random()), tally)
-        works = [*(each.change_for_ever() for each in changers), *(each.export_for_ever() for each in exporters)]
-        await _for_so_long([*works, remote.export_for_ever()], seconds)
+        exporting = [*(each.export_for_ever() for each in exporters), remote.export_for_ever()]
+        await _for_so_long(changers, exporting, seconds)
         if stage.caught_up:
             await stage.caught_up()
         await Exporter(subjects, opened, role, judges.pop(), chance, tally).afterwards()
     return tally
 
 
-async def _for_so_long(works: Sequence[Coroutine[Any, Any, None]], seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except TimeoutError:
-        pass
+async def _for_so_long(
+    changers: Sequence[Changer], exporting: Sequence[Coroutine[Any, Any, None]], seconds: float
+) -> None:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        changes = [group.create_task(changer.change_until(stop)) for changer in changers]
+        exports = [group.create_task(export) for export in exporting]
+        await asyncio.sleep(seconds)
+        stop.set()
+        await asyncio.wait(changes)
+        for export in exports:
+            export.cancel()
