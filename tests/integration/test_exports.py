@@ -360,16 +360,17 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
 
 
 @pytest.mark.usefixtures("patient_headers")
-async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
+async def test_a_relation_that_is_gone_is_refused_before_there_is_an_export(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
     server = await serve(**gates.settings)
     await gates.connection.execute("DROP VIEW gated")
-    export = await create(session, server.url, dataset="gated")
-    assert "does not exist" in await gone(export, 409)
-    async with session.get(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
-        assert "there is no dataset 'gated'" in (await read_problem(response, 400))["detail"]  # it is known by now
+    for method in ("POST", "GET"):
+        async with session.request(method, f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
+            assert "there is no dataset 'gated'" in (await read_problem(response, 400))["detail"]
+    async with session.get(f"{server.url}/exports") as response:
+        assert (await response.json())["exports"] == []
     await server.holds()
 
 
