@@ -236,6 +236,36 @@ async def test_rows_that_move_to_a_table_that_inherits_are_exported_once(
 
 
 @cursors_of_views
+async def test_rows_that_move_twice_to_tables_that_inherit_are_exported_once(
+    plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
+) -> None:
+    """The second change comes while the export begins anew because of the first."""
+    await plain.execute(f"""
+        {made("parent", rows=10)}; {MADE_GATE}; {made("child", first=6, rows=3)}; {made("other", first=9, rows=2)};
+        CREATE TABLE eldest () INHERITS (parent);
+        CREATE POLICY held_up ON parent USING (gate()); ALTER TABLE parent ENABLE ROW LEVEL SECURITY;
+        GRANT SELECT ON parent TO {meanwhile.role}
+    """)
+    shut = f"SELECT pg_advisory_lock({GATE})"
+    async with meanwhile.as_role(choice, "parent") as source, plain_session(meanwhile.url) as keeper:
+        await plain.execute(shut)
+        async with running(export(source, spec("parent", ["n"]))) as exporting:
+            await eventually(plain, WAITING)
+            await meanwhile.migration.execute(
+                "DELETE FROM parent WHERE n IN (6, 7, 8); ALTER TABLE child INHERIT parent"
+            )
+            async with running(keeper.execute(shut)) as next_in_the_queue:
+                await eventually(plain, "(SELECT count(*) > 1 FROM pg_locks WHERE NOT granted)")
+                await plain.execute(f"SELECT pg_advisory_unlock({GATE})")
+                await next_in_the_queue
+            await eventually(plain, WAITING)
+            await meanwhile.migration.execute("DELETE FROM parent WHERE n > 8; ALTER TABLE other INHERIT parent")
+            await keeper.execute(f"SELECT pg_advisory_unlock({GATE})")
+            found = await exporting
+    assert sorted(found.body.splitlines()) == sorted(numbers(10).splitlines())
+
+
+@cursors_of_views
 @pytest.mark.parametrize("how", ["", "CONCURRENTLY"])
 async def test_rows_that_come_back_from_a_partition_that_is_detached_are_exported_once(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice, how: str
