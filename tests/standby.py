@@ -1,17 +1,14 @@
 """A primary and its hot standby, two embedded servers."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from streamer.embedded import embedded_postgres, psql
 from tests.conftest import connected, folder_for_postgres
 from tests.exporting import until
-
-BASEBACKUP = psql().with_name("pg_basebackup")
+from tests.restarting import back_up
 
 
 @dataclass(frozen=True)
@@ -39,19 +36,6 @@ def paired(sql: str = "") -> Iterator[Pair]:
         owner = (folder / "primary").stat().st_uid  # not ours if we are root
         subprocess.run([psql(), "-q", "-v", "ON_ERROR_STOP=1", primary, "-c", sql], check=True)
         copy = folder / "standby"
-        _back_up(primary, copy, owner)
+        back_up(primary, copy, owner)
         with embedded_postgres(copy) as standby:
             yield Pair(primary, standby)
-
-
-def _back_up(primary: str, copy: Path, owner: int) -> None:
-    """A standby's folder, as its administrator makes it."""
-    copy.mkdir(mode=0o700)
-    os.chown(copy, owner, -1)
-    command = BASEBACKUP, "-d", primary, "-D", copy, "--checkpoint=fast", "--no-sync"
-    subprocess.run(command, check=True, user=owner, cwd="/")
-    for lock in copy.glob(".s.PGSQL.*.lock"):  # the primary's, whose socket is in its folder too
-        lock.unlink()
-    (copy / "standby.signal").touch()
-    with (copy / "postgresql.conf").open("a") as configuration:
-        configuration.write(f"primary_conninfo = '{primary}'\n")

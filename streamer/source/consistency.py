@@ -66,6 +66,7 @@ LOCKS, RELATIONS, TREES = (
 )
 INDEXES = (b"i", b"I")  # pg_class.relkind
 
+GIVE_WAY = "800ms"  # how long an export waits for a lock: less than deadlock_timeout, which is 1 s by default
 GUARD_MARK = "streamer: not compared with the snapshot"  # begins the value that no boolean can have
 
 
@@ -119,7 +120,9 @@ async def _compare_trees(
     connection: Connection, dataset: Dataset, scanned: Sequence[tuple[str, str, str]], doubtful: Collection[str]
 ) -> Sequence[int]:
     aliases, schemas, names = ([each[place] for each in scanned] for place in range(3))
+    await connection.execute(f"SET LOCAL lock_timeout = '{GIVE_WAY}'")  # it locks every partition
     found = await connection.fetchrow(TREES, dataset.oid, aliases, schemas, names)
+    await connection.execute("SET LOCAL lock_timeout = 0")
     if found["definite"] or not set(found["doubtful"]) <= set(doubtful):
         raise SourceChanged(found["definite"], found["doubtful"])
     held: Sequence[int] = found["held"]

@@ -6,6 +6,7 @@ Here the catalog, the snapshot, the query and the cursor meet, and here the data
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -16,7 +17,7 @@ from streamer.model import Dialect, ExportSpec
 from streamer.protocol.dialect import first_records, prologue
 from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.catalog import Catalog, Dataset
-from streamer.source.consistency import OutdatedCatalogError, SourceChanged, compare, guard, is_of_a_guard
+from streamer.source.consistency import GIVE_WAY, OutdatedCatalogError, SourceChanged, compare, guard, is_of_a_guard
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Cursor, Sink
 from streamer.source.database import LOST, Connection, Connections, one_line
@@ -24,7 +25,7 @@ from streamer.source.fetching import FetchCursor
 from streamer.source.pages import Heap
 from streamer.source.plan import Plan, explain, heaps_of
 from streamer.source.query import Query, compose, most_rows
-from streamer.source.snapshot import GIVE_WAY, open_snapshot
+from streamer.source.snapshot import LockRefusedError, open_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,10 @@ class Source:
         for _ in range(MAX_SNAPSHOTS):
             try:
                 return await self._open(stack, dataset, spec, doubtful)
+            except LockRefusedError as refusal:
+                log.info("%s is read without a lock of its own: %s", dataset.name, one_line(refusal.__cause__))
+                await stack.aclose()
+                dataset = replace(dataset, locker=None)
             except SourceChanged as change:
                 log.info("a newer snapshot is taken: %s", change)
                 doubtful = frozenset(change.doubtful)
@@ -168,7 +173,8 @@ class Source:
             await self._catalog.reread(outdated=known)
         except StartError as reason:
             log.warning("the catalog stays as it was: %s", reason)
-        if not isinstance(error, OutdatedCatalogError) and self._catalog.get(spec.dataset) in (known, None):
+        found = self._catalog.get(spec.dataset)
+        if not isinstance(error, OutdatedCatalogError) and (found is None or found.shape == known.shape):
             raise error
         return self._dataset(spec)
 

@@ -60,7 +60,6 @@ SETTINGS = {
     "jit": "off",
 }
 LATER_SETTINGS = {17: {"transaction_timeout": "0"}}  # by the version that has them first
-GIVE_WAY = "800ms"  # how long an export waits for a lock: less than deadlock_timeout, which is 1 s by default
 OPENING = 10.0  # seconds for the answers that a session begins with; a network may swallow them
 CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be rolled back
 # A transaction by its session and its start: a process number alone may be another's by now.
@@ -89,6 +88,10 @@ NO_SUCH_SNAPSHOT = (
 
 class SnapshotGoneError(asyncpg.InterfaceError):  # type: ignore[misc]
     """Nobody can see any more what an export began to see."""
+
+
+class LockRefusedError(Exception):
+    """A relation may be read and not be locked: a view, whose owner may read some columns of a table below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ async def open_snapshot(
                     await _import(connection, exported)
                 version = connection.get_server_version().major
                 opening = _opening(version, role, dataset, lock_timeout, own=exported is None)
-                await connection.execute("; ".join(opening))
+                await _execute(connection, "; ".join(opening), locks=dataset is not None and dataset.locker is not None)
                 row = await connection.fetchrow(TAKEN, dataset.oid if dataset else None)
                 snapshot = Snapshot(connection, **row)
             yield snapshot
@@ -178,6 +181,16 @@ async def _import(connection: Connection, exported: Exported) -> None:
         raise SnapshotGoneError("the transaction that exported the snapshot has ended") from error
     if await connection.fetchval(f"SELECT {IDENTITY}") != exported.identity:
         raise SnapshotGoneError("another server has a snapshot of the same name")
+
+
+async def _execute(connection: Connection, opening: str, *, locks: bool) -> None:
+    """Raises LockRefusedError for want of a privilege if the message `locks` a relation."""
+    try:
+        await connection.execute(opening)
+    except asyncpg.InsufficientPrivilegeError as error:
+        if not locks:
+            raise
+        raise LockRefusedError from error
 
 
 def _opening(version: int, role: str | None, dataset: Dataset | None, lock_timeout: str, *, own: bool) -> Iterator[str]:

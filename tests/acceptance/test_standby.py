@@ -16,7 +16,8 @@ from tests.acceptance.process import streamer
 from tests.conftest import connected
 from tests.exporting import create, sha256, until
 from tests.integration.sources import copied, plain_session
-from tests.standby import BASEBACKUP, Pair, paired
+from tests.restarting import BASEBACKUP
+from tests.standby import Pair, paired
 
 ROWS = 40_000  # of 650 bytes, in 3,300 blocks or so
 FEW_BLOCKS = 256  # a smaller table is read on one connection

@@ -14,7 +14,8 @@ from tests.conftest import at_database, connected
 from tests.faults.ledger import MADE, WHOLE, Asked, Begun, Judge, LedgerWriter
 from tests.faults.truth import Stage, Tally, run
 from tests.integration.sources import plain_session
-from tests.standby import BASEBACKUP, Pair, paired
+from tests.restarting import BASEBACKUP
+from tests.standby import Pair, paired
 
 lasting = pytest.mark.parametrize(
     "seconds",
