@@ -160,6 +160,7 @@ def _source(settings: Settings, pools: _Pools, catalog: Catalog) -> Source:
         leads=settings.max_concurrent_exports,
         helpers=settings.export_connections - 1,
         role=settings.dataset_role,
+        beside=pools.side,
     )
     return Source(connections, catalog, settings.export_cursor)
 

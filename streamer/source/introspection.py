@@ -39,6 +39,7 @@ from streamer.source.snapshot import open_snapshot
 
 log = logging.getLogger(__name__)
 
+MAX_READINGS = 5  # of the catalog, one after the other, where relations are replaced meanwhile
 CURRENT_TIMEOUT = 2.0  # seconds for an answer; the export itself finds out, too
 QUOTED = r'"(?:[^"]|"")*"'
 PATTERN = re.compile(rf'\s*({QUOTED}|[^".*\s]+)\s*\.\s*([^".\s]*)\s*')
@@ -69,6 +70,21 @@ NAMED = f"{RELATION} c.oid = pg_catalog.to_regclass($1)"
 MATCHING = f"""{RELATION} n.nspname = $1 AND c.relname LIKE $2 AND NOT c.relispartition
     AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
     ORDER BY c.relname
+"""
+
+# SQL over pg_class sees the snapshot; to_regclass, has_column_privilege and pg_identify_object see what is current.
+NEWER = """
+    SELECT EXISTS (
+        SELECT WHERE pg_catalog.to_regclass($1) IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1))
+    )
+"""
+CHANGED = """
+    SELECT pg_catalog.min(pg_catalog.format('%I.%I', n.nspname, c.relname))
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = ANY ($1::oid[])
+      AND (pg_catalog.pg_identify_object('pg_catalog.pg_class'::regclass, c.oid, 0)).identity
+          IS DISTINCT FROM pg_catalog.format('%I.%I', n.nspname, c.relname)
 """
 
 # A domain is filtered as the type at its bottom, and its length is that of the first type on the way that has one. Of a
@@ -163,6 +179,10 @@ async def read_catalog(
     return Catalog(datasets, reading.datasets, reading.is_current)
 
 
+class _ChangedError(Exception):
+    """What the snapshot sees of a relation is not what functions of the catalog say of it."""
+
+
 class _Reading:
     def __init__(
         self,
@@ -183,11 +203,16 @@ class _Reading:
 
     async def datasets(self) -> Mapping[str, Dataset]:
         offers = read_offers(self._file)
-        try:
-            async with open_snapshot(self._pool, role=self._role) as snapshot:
-                return await self._datasets(snapshot.connection, offers)
-        except asyncpg.PostgresError as error:
-            raise StartError(f"{'DATASET_ROLE' if self._role else 'DATASETS'}: {one_line(error)}") from error
+        setting = "DATASET_ROLE" if self._role else "DATASETS"
+        for _ in range(MAX_READINGS):
+            try:
+                async with open_snapshot(self._pool, role=self._role) as snapshot:
+                    return await self._datasets(snapshot.connection, offers)
+            except _ChangedError as change:
+                log.info("the catalog is read once more: %s", change)
+            except asyncpg.PostgresError as error:
+                raise StartError(f"{setting}: {one_line(error)}") from error
+        raise StartError(f"{setting}: tables are being replaced again and again; try once more")
 
     async def is_current(self, dataset: Dataset) -> bool:
         """Whether the relation has the columns that it had when it was read; yes where the database does not answer."""
@@ -205,6 +230,7 @@ class _Reading:
         allowed = await self._allowed(connection)
         offered = await self._offered(connection, offers, {relation["oid"] for relation in allowed.values()})
         columns = await _columns(connection, [relation["oid"] for relation in allowed.values()])
+        await _check_unchanged(connection, columns)
         plain = await self._plain(connection, offers, allowed, offered)
         datasets = {name: _dataset(name, relation, columns[relation["oid"]]) for name, relation in plain.items()}
         for name, relation in offered.items():
@@ -279,9 +305,17 @@ def _relation_of(name: str, offer: Offer) -> str:
     return offer.relation or name
 
 
+async def _check_unchanged(connection: Connection, relations: Iterable[int]) -> None:
+    """Raises _ChangedError if a relation was dropped or renamed since the snapshot was taken."""
+    if changed := await connection.fetchval(CHANGED, list(relations)):
+        raise _ChangedError(f"{changed} was replaced")
+
+
 async def _named(connection: Connection, name: str, setting: str) -> asyncpg.Record:
     try:
         relation = await connection.fetchrow(NAMED, name)
+        if relation is None and await connection.fetchval(NEWER, name):
+            raise _ChangedError(f"{name} was replaced")
     except asyncpg.PostgresError as error:
         raise StartError(f"{setting}: {name!r} cannot be looked up: {one_line(error)}") from error
     if relation is None:

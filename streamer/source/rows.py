@@ -119,17 +119,16 @@ class Source:
 
     async def _begin(self, stack: AsyncExitStack, spec: ExportSpec) -> Rows:
         """Takes snapshots until one agrees with the catalog and with its locks; few are ever needed."""
-        dataset, doubtful = self._dataset(spec), frozenset[str]()
+        dataset = self._dataset(spec)
         for _ in range(MAX_SNAPSHOTS):
             try:
-                return await self._open(stack, dataset, spec, doubtful)
+                return await self._open(stack, dataset, spec)
             except LockRefusedError as refusal:
                 log.info("%s is read without a lock of its own: %s", dataset.name, one_line(refusal.__cause__))
                 await stack.aclose()
                 dataset = replace(dataset, locker=None)
             except SourceChanged as change:
                 log.info("a newer snapshot is taken: %s", change)
-                doubtful = frozenset(change.doubtful)
                 await stack.aclose()
             except SCHEMA_CHANGED as error:
                 await stack.aclose()
@@ -142,8 +141,8 @@ class Source:
             raise ExportFailure(f"the dataset {spec.dataset!r} is no longer offered")
         return dataset
 
-    async def _open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec, doubtful: frozenset[str]) -> Rows:
-        """Raises SourceChanged if the snapshot does not agree with its locks; what is `doubtful` is known already."""
+    async def _open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec) -> Rows:
+        """Raises SourceChanged if the snapshot does not agree with its locks."""
         snapshot = await stack.enter_async_context(
             open_snapshot(self._connections.pool, role=self._connections.role, dataset=dataset, lock_timeout=GIVE_WAY)
         )
@@ -153,7 +152,7 @@ class Source:
         if self._choice is CursorChoice.BLOCKS and query.unordered:
             await snapshot.connection.execute(WITHOUT_INDEXES)
         plan = await explain(snapshot.connection, query)
-        held = await compare(snapshot.connection, dataset, plan.scans, doubtful=doubtful)
+        held = await compare(snapshot.connection, self._connections.beside, dataset, snapshot.locked)
         assert snapshot.taken_at is not None  # it is this session's own
         return Rows(
             snapshot_at=snapshot.taken_at,

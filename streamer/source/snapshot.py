@@ -22,7 +22,7 @@ another connection.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,7 @@ from functools import lru_cache
 import asyncpg
 
 from streamer.source.catalog import Dataset, Locker
-from streamer.source.consistency import SHAPE_BY_OID
+from streamer.source.consistency import HELD, SHAPE_BY_OID
 from streamer.source.database import Connection, Pool
 from streamer.source.names import quote_identifier, quote_relation
 
@@ -72,7 +72,8 @@ TAKE = "SELECT pg_catalog.set_config('streamer.snapshot_at', pg_catalog.clock_ti
 # A session that opens another's snapshot has no such moment of its own.
 TAKEN = f"""
     SELECT nullif(pg_catalog.current_setting('streamer.snapshot_at', true), '')::pg_catalog.timestamptz AS taken_at,
-        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_OID} AS shape
+        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_OID} AS shape,
+        ARRAY({HELD}) AS locked
 """
 # Which start of which server a snapshot is of, and which transactions it sees.
 IDENTITY = """pg_catalog.concat_ws(
@@ -107,7 +108,7 @@ class Snapshot:
     """An open transaction, and the moment it sees.
 
     `taken_at` is None if the snapshot is another session's. `shape` is that of the dataset's relation as the snapshot
-    sees it, None if there is none: see consistency.py.
+    sees it, None if there is none, and `locked` are the oids of what was locked before: see consistency.py.
     """
 
     connection: Connection
@@ -115,6 +116,7 @@ class Snapshot:
     began_at: datetime
     process: int  # of the server
     shape: int | None
+    locked: Sequence[int]
 
 
 @asynccontextmanager
