@@ -74,10 +74,9 @@ MATCHING = f"""{RELATION} n.nspname = $1 AND c.relname LIKE $2 AND NOT c.relispa
 
 # SQL over pg_class sees the snapshot; to_regclass, has_column_privilege and pg_identify_object see what is current.
 NEWER = """
-    SELECT EXISTS (
-        SELECT WHERE pg_catalog.to_regclass($1) IS NOT NULL
-            AND NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1))
-    )
+    SELECT named.identity IS NOT NULL
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1))
+    FROM pg_catalog.pg_identify_object('pg_catalog.pg_class'::regclass, pg_catalog.to_regclass($1), 0) named
 """
 CHANGED = """
     SELECT pg_catalog.min(pg_catalog.format('%I.%I', n.nspname, c.relname))
