@@ -6,6 +6,7 @@ which waits for an advisory lock.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import aiohttp
 import pytest
 
 from streamer.config import Names
-from streamer.errors import ExportFailure, SourceWait
+from streamer.errors import ExportFailure, SourceBusy, SourceWait
 from streamer.model import Dialect, ExportSpec, Timestamps
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import CursorChoice
@@ -168,6 +169,17 @@ async def test_a_table_that_takes_the_place_of_another_is_exported_whole(
     async with opened(database, choice, "reloaded") as source:
         found = await meanwhile.exported(source, spec("reloaded", ["n"]), *statements)
     assert found.body == numbers(ROWS)
+
+
+async def test_a_snapshot_that_waited_for_its_lock_is_the_only_one(
+    database: str, plain: Plain, meanwhile: Meanwhile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lock spares a second snapshot: the reload commits while the first has not been taken."""
+    caplog.set_level(logging.INFO, "streamer.source.rows")
+    await plain.execute(made("reloaded", rows=10))
+    async with opened(database, CursorChoice.COPY, "reloaded") as source:
+        await meanwhile.exported(source, spec("reloaded", ["n"]), "TRUNCATE reloaded", filled("reloaded"))
+    assert not caplog.records
 
 
 @cursors_of_views
@@ -475,6 +487,26 @@ async def test_a_migration_that_an_export_waits_for_is_not_the_victim_of_a_deadl
             async with asyncio.timeout(WAIT):
                 await meanwhile.migration.execute("DROP VIEW over; CREATE VIEW over AS SELECT n FROM base; COMMIT")
             assert (await exporting).body == numbers(10)
+
+
+async def test_an_export_gives_way_before_postgresql_looks_for_a_deadlock(
+    database: str, plain: Plain, migration: Plain
+) -> None:
+    await plain.execute(f"{made('base', rows=10)}; CREATE VIEW over AS SELECT n FROM base")
+    longest = 0.0
+    async with opened(database, CursorChoice.COPY, "base", "over") as source:
+        await migration.execute("BEGIN; LOCK TABLE base IN ACCESS EXCLUSIVE MODE")
+        for dataset in ("base", "over"):
+            async with running(source.export(spec(dataset, ["n"]))) as exporting:
+                while not exporting.done():
+                    waited = await plain.fetchval(
+                        "SELECT max(extract(epoch FROM clock_timestamp() - waitstart)) FROM pg_locks WHERE NOT granted"
+                    )
+                    longest = max(longest, float(waited or 0))
+                with pytest.raises(SourceBusy):
+                    await exporting
+        await migration.execute("COMMIT")
+    assert 0 < longest < 1, "deadlock_timeout is a second"
 
 
 @every_cursor
