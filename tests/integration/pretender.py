@@ -144,7 +144,7 @@ async def pretending(content: bytes) -> AsyncIterator[Pretender]:
             web.post("/exports/{id}/cancel", pretender.cancel),
         ]
     )
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)  # what never ends is cancelled
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
