@@ -22,6 +22,7 @@ from streamer.client import (
     Patience,
     Refused,
     Replaced,
+    Saved,
     VerificationFailed,
     Watcher,
     export_to,
@@ -307,6 +308,49 @@ async def test_a_file_that_is_this_export_is_done_and_any_other_is_in_the_way(
         await client.get(pretender.id).save(target)
     await client.get(pretender.id).save(target, force=True)
     assert read(target) == CONTENT
+
+
+async def test_a_pull_that_another_one_has_overtaken_is_done_and_leaves_no_part(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """The file comes by another way while this one downloads; at its end it is this very export, or another file."""
+
+    def overtaking(content: bytes) -> Answer:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            write(target, content)
+            return pretender.honest(request)
+
+        return answer
+
+    pretender.downloads = [overtaking(CONTENT[::-1])]
+    with pytest.raises(LocalFileError, match="is there already"):
+        await client.get(pretender.id).save(target)
+    assert read(part(target)) == CONTENT
+    assert read(target) == CONTENT[::-1]
+    target.unlink()
+    part(target).unlink()
+    pretender.downloads = [overtaking(CONTENT)]
+    saved = await client.get(pretender.id).save(target)
+    assert (saved.bytes, saved.already_there) == (len(CONTENT), len(CONTENT))
+    assert names(target) == {target.name}
+
+
+async def test_pulls_of_one_file_one_after_the_other_download_once(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """The second one has seen no file, and gets the lock when the first one is done."""
+    other: list[Saved] = []
+
+    async def finish_another(request: web.Request) -> web.StreamResponse:
+        async with Client(pretender.url, patience=QUICK) as second:
+            other.append(await second.get(pretender.id).save(target))
+        return web.json_response(pretender.status())
+
+    pretender.statuses = [finish_another]
+    saved = await client.get(pretender.id).save(target)
+    assert (saved.path, saved.sha256) == (other[0].path, other[0].sha256)
+    assert len(pretender.ranges) == 1
+    assert names(target) == {target.name}
 
 
 async def test_a_part_of_which_nothing_is_known_is_left_alone(
