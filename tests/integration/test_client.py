@@ -71,6 +71,11 @@ def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
 def names(target: Path) -> set[str]:
     return {path.name for path in target.parent.iterdir()}
 
@@ -327,8 +332,7 @@ async def test_a_pull_that_another_one_has_overtaken_is_done_and_leaves_no_part(
         await client.get(pretender.id).save(target)
     assert read(part(target)) == CONTENT
     assert read(target) == CONTENT[::-1]
-    target.unlink()
-    part(target).unlink()
+    remove(target, part(target), note(target))
     pretender.downloads = [overtaking(CONTENT)]
     saved = await client.get(pretender.id).save(target)
     assert (saved.bytes, saved.already_there) == (len(CONTENT), len(CONTENT))
