@@ -280,6 +280,14 @@ async def test_the_time_is_over_also_while_it_waits(client: Client, pretender: P
     assert part(target).exists()
 
 
+async def test_the_time_of_a_blocking_export_is_also_that_of_its_creation(pretender: Pretender, target: Path) -> None:
+    pretender.statuses = [says(429, headers={"Retry-After": "999999999"})]
+    begin = time.monotonic()
+    with pytest.raises(GaveUp, match=r"not done within 0\.2 s"):
+        await asyncio.to_thread(export_to, target, url=pretender.url, max_time=0.2)
+    assert time.monotonic() - begin < 5
+
+
 async def test_after_the_last_try_it_gives_up(client: Client, pretender: Pretender, target: Path) -> None:
     pretender.downloads = [says(502)] * QUICK.tries
     with pytest.raises(GaveUp, match="502 Bad Gateway; gave up after 3 tries"):
