@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,7 @@ def demo(rows: int, port: int, directory: Path) -> None:
 
 @contextmanager
 def _one_line_on_failure() -> Iterator[None]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server has handlers of its own
     try:
         _check_platform()
         yield

@@ -81,6 +81,9 @@ class Pretender:
             return await self.statuses.pop(0)(request)
         return web.json_response({"exportId": str(self.id), "status": self.state}, status=202)
 
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"exports": [self.status()], "nextCursor": None})
+
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         self.state = "cancelled"
         return web.json_response({"jobId": str(self.id), "exportId": str(self.id), "status": self.state})
@@ -142,6 +145,7 @@ async def pretending(content: bytes, tls: ssl.SSLContext | None = None) -> Async
             web.get("/exports/{id}/status", pretender.answer_status),
             web.get("/exports/{id}/download", pretender.answer_download),
             web.post("/exports/csv", pretender.create),
+            web.get("/exports", pretender.list),
             web.post("/exports/{id}/cancel", pretender.cancel),
         ]
     )
