@@ -183,6 +183,18 @@ async def test_a_name_that_no_file_can_have_is_one_sentence(folder: Path) -> Non
         assert names(folder) == set()
 
 
+async def test_a_folder_and_a_link_are_where_an_export_is_saved(folder: Path) -> None:
+    (folder / "into").mkdir()
+    (folder / "link.csv").symlink_to("into/real.csv")
+    async with pretending(b"id\n1\n") as pretender:
+        for output in ("into", "link.csv"):
+            await run(folder, "export", "--server", pretender.url, "-o", output)
+        default = f"export_{pretender.id}.csv"
+    assert names(folder / "into") == {default, "real.csv"}
+    assert content_of(folder / "into" / default) == content_of(folder / "link.csv") == b"id\n1\n"
+    assert names(folder) == {"into", "link.csv"}
+
+
 async def test_a_reader_that_leaves_ends_it_without_a_word(held: Held, folder: Path) -> None:
     script = f"{STREAMER} pull {(await held.completed(LARGE)).url} -o - | head -c 10 > begin; exit ${{PIPESTATUS[0]}}"
     process = await asyncio.create_subprocess_exec(
