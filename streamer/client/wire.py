@@ -21,6 +21,7 @@ from yarl import URL
 
 from streamer.client.answers import retry_after
 from streamer.client.errors import ExportFailed, ExportGone, Refused, Silence, StreamerError, Transient
+from streamer.client.proxies import proxy_for
 from streamer.client.redirection import REDIRECTIONS, origin, redirected, told
 from streamer.errors import shown
 
@@ -45,6 +46,7 @@ class Wire:
             raise Refused("either an API key or a password in the URL, not both")
         if api_key:
             self._authorization["Authorization"] = f"Bearer {api_key}"
+        self._proxy = proxy_for(server)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
         self._session: aiohttp.ClientSession | None = None
 
@@ -55,6 +57,7 @@ class Wire:
             timeout=self._timeout,
             read_bufsize=READ_BUFFER,
             auto_decompress=False,
+            proxy=self._proxy,  # it gets its own user and password; over TLS it sees no header of the server's requests
         )
         return self
 
@@ -135,14 +138,23 @@ def translated(url: str) -> Iterator[None]:
         raise Transient(f"the connection to {_host(url)} broke") from error
     except aiohttp.ServerDisconnectedError as error:
         raise Transient(f"{_host(url)} closed the connection without an answer") from error
+    except aiohttp.ClientHttpProxyError as error:
+        failure = Transient if error.status in TRY_AGAIN else Refused
+        raise failure(f"the proxy gives no connection to {_host(url)}: {_phrase(error.status)}") from error
     except aiohttp.ClientConnectorError as error:
-        raise Transient(f"{_host(url)} cannot be reached: {_reason(error.os_error)}") from error
+        raise Transient(f"{_connected(error, url)} cannot be reached: {_reason(error.os_error)}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise Transient(f"the connection to {_host(url)} failed: {error}") from error
 
 
 def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _connected(error: aiohttp.ClientConnectorError, url: str) -> str:
+    """The server, or the proxy before it."""
+    proxied = isinstance(error, aiohttp.ClientProxyConnectionError) or error.host != URL(url).raw_host
+    return f"the proxy {error.host}:{error.port}" if proxied else _host(url)
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -138,7 +139,7 @@ def breaks_after(pretender: Pretender, count: int) -> Answer:
 
 
 @asynccontextmanager
-async def pretending(content: bytes) -> AsyncIterator[Pretender]:
+async def pretending(content: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Pretender]:
     pretender = Pretender(content)
     app = web.Application()
     app.add_routes(
@@ -150,10 +151,10 @@ async def pretending(content: bytes) -> AsyncIterator[Pretender]:
             web.post("/exports/{id}/cancel", pretender.cancel),
         ]
     )
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)  # what never ends is cancelled
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         pretender.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield pretender

@@ -24,6 +24,7 @@ from streamer.client import (
     Patience,
     Refused,
     Replaced,
+    Saved,
     VerificationFailed,
     Watcher,
     export_to,
@@ -70,6 +71,11 @@ def read(path: Path) -> bytes | None:
 
 def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
 
 
 def names(target: Path) -> set[str]:
@@ -276,6 +282,14 @@ async def test_the_time_is_over_also_while_it_waits(client: Client, pretender: P
     assert part(target).exists()
 
 
+async def test_the_time_of_a_blocking_export_is_also_that_of_its_creation(pretender: Pretender, target: Path) -> None:
+    pretender.statuses = [says(429, headers={"Retry-After": "999999999"})]
+    begin = time.monotonic()
+    with pytest.raises(GaveUp, match=r"not done within 0\.2 s"):
+        await asyncio.to_thread(export_to, target, url=pretender.url, max_time=0.2)
+    assert time.monotonic() - begin < 5
+
+
 async def test_after_the_last_try_it_gives_up(client: Client, pretender: Pretender, target: Path) -> None:
     pretender.downloads = [says(502)] * QUICK.tries
     with pytest.raises(GaveUp, match="502 Bad Gateway; gave up after 3 tries"):
@@ -309,6 +323,48 @@ async def test_a_file_that_is_this_export_is_done_and_any_other_is_in_the_way(
         await client.get(pretender.id).save(target)
     await client.get(pretender.id).save(target, force=True)
     assert read(target) == CONTENT
+
+
+async def test_a_pull_that_another_one_has_overtaken_is_done_and_leaves_no_part(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """The file comes by another way while this one downloads; at its end it is this very export, or another file."""
+
+    def overtaking(content: bytes) -> Answer:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            write(target, content)
+            return pretender.honest(request)
+
+        return answer
+
+    pretender.downloads = [overtaking(CONTENT[::-1])]
+    with pytest.raises(LocalFileError, match="is there already"):
+        await client.get(pretender.id).save(target)
+    assert read(part(target)) == CONTENT
+    assert read(target) == CONTENT[::-1]
+    remove(target, part(target), note(target))
+    pretender.downloads = [overtaking(CONTENT)]
+    saved = await client.get(pretender.id).save(target)
+    assert (saved.bytes, saved.already_there) == (len(CONTENT), len(CONTENT))
+    assert names(target) == {target.name}
+
+
+async def test_pulls_of_one_file_one_after_the_other_download_once(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """The second one has seen no file, and gets the lock when the first one is done."""
+    other: list[Saved] = []
+
+    async def finish_another(request: web.Request) -> web.StreamResponse:
+        async with Client(pretender.url, patience=QUICK) as second:
+            other.append(await second.get(pretender.id).save(target))
+        return web.json_response(pretender.status())
+
+    pretender.statuses = [finish_another]
+    saved = await client.get(pretender.id).save(target)
+    assert (saved.path, saved.sha256) == (other[0].path, other[0].sha256)
+    assert len(pretender.ranges) == 1
+    assert names(target) == {target.name}
 
 
 async def test_a_part_of_which_nothing_is_known_is_left_alone(
