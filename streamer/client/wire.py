@@ -46,7 +46,6 @@ class Wire:
             raise Refused("either an API key or a password in the URL, not both")
         if api_key:
             self._authorization["Authorization"] = f"Bearer {api_key}"
-        self._proxy = proxy_for(server)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
         self._session: aiohttp.ClientSession | None = None
 
@@ -57,7 +56,6 @@ class Wire:
             timeout=self._timeout,
             read_bufsize=READ_BUFFER,
             auto_decompress=False,
-            proxy=self._proxy,  # it gets its own user and password; over TLS it sees no header of the server's requests
         )
         return self
 
@@ -113,8 +111,9 @@ class Wire:
         assert self._session is not None, "use the client as a context: async with Client(url) as client"
         if origin(url) == self._origin:
             headers = {**headers, **self._authorization}
+        proxy = proxy_for(str(url))  # gets its own user and password; over TLS it sees no header of the request
         with translated(str(url)):
-            return await self._session.request(method, url, headers=headers, allow_redirects=False, **rest)
+            return await self._session.request(method, url, headers=headers, proxy=proxy, allow_redirects=False, **rest)
 
 
 def _url(text: str) -> URL:
