@@ -189,7 +189,7 @@ def test_a_crowd_that_takes_slowly_shares_the_pool_almost_evenly() -> None:
         for _ in range(20):
             for number, (share, (sending, receiving)) in enumerate(zip(shares, crowd, strict=True)):
                 while not is_writable(sending):
-                    take(receiving, 4096)
+                    receiving.recv(4096)
                 share.look(sending)
                 given[number] += give_all(share, sending)
         assert min(given) > max(given) / 2
