@@ -1,11 +1,11 @@
 """Many followers: throughput against nginx, and what each of them costs.
 
-    python -m tests.bench.bench_followers [--runs 5] [--live 1 200 1000]
+    python -m tests.bench.bench_followers [--runs 5] [--live 1 200 1000] [--rows 200000]
 
 Throughput is that of 1,000 connections that download one sealed export of some 64 MB as fast as they can, by wrk, from
 ours and from nginx with sendfile in turn; medians, with the least and the most. CPU is that of the server process, user
 and system: for each GB of those downloads, and for each follower of an export that is live, at 1 to 1,000 followers.
-With `--live` only the latter is measured, at so many followers.
+With `--live` only the latter is measured, at so many followers; `--rows` is the size of the export that is live.
 The database is the benchmarks' own, as it is left by the last of them; its users must be at least 740,000.
 """
 
@@ -86,10 +86,10 @@ class Live(NamedTuple):
     seconds: float
 
 
-async def follow_live(server: Confined, session: aiohttp.ClientSession, followers: int) -> Live:
+async def follow_live(server: Confined, session: aiohttp.ClientSession, followers: int, rows: int) -> Live:
     """An export that so many follow while it is written."""
     before, begun = server.cpu(), time.perf_counter()
-    export = await create(session, server.url, id__lte=str(LIVE_ROWS))
+    export = await create(session, server.url, id__lte=str(rows))
     found = []
     if followers:
         async with crowd(server, [Order(path=export.path) for _ in range(followers)]) as running:
@@ -103,12 +103,12 @@ async def follow_live(server: Confined, session: aiohttp.ClientSession, follower
 
 
 async def compare_costs(
-    server: Confined, session: aiohttp.ClientSession, runs: int, crowds: Sequence[int] = FOLLOWERS
+    server: Confined, session: aiohttp.ClientSession, runs: int, crowds: Sequence[int], rows: int
 ) -> None:
-    alone = statistics.median([(await follow_live(server, session, 0)).cost for _ in range(runs)])
-    print(f"\nCPU of the server for a live export of {LIVE_ROWS:,} rows: {alone:.3f} s without followers")
+    alone = statistics.median([(await follow_live(server, session, 0, rows)).cost for _ in range(runs)])
+    print(f"\nCPU of the server for a live export of {rows:,} rows: {alone:.3f} s without followers")
     for followers in crowds:
-        found = [await follow_live(server, session, followers) for _ in range(runs)]
+        found = [await follow_live(server, session, followers, rows) for _ in range(runs)]
         more = statistics.median(live.cost for live in found) - alone
         rate = spread([live.size / live.seconds for live in found])
         print(
@@ -117,7 +117,7 @@ async def compare_costs(
         )
 
 
-async def main(runs: int, live: Sequence[int] | None) -> None:
+async def main(runs: int, live: Sequence[int] | None, rows: int) -> None:
     with database() as url, tempfile.TemporaryDirectory(dir=ROOT / "spool") as name:
         spool = Path(name)
         store = f"streamer_bench_{uuid4().hex[:8]}"
@@ -134,7 +134,7 @@ async def main(runs: int, live: Sequence[int] | None) -> None:
                         await export.until("completed")
                         with patch.object(bench_download, "NGINX", NGINX), bench_download.nginx(spool) as peer:
                             await asyncio.to_thread(compare_throughput, server, export, peer, runs)
-                    await compare_costs(server, session, runs, live or FOLLOWERS)
+                    await compare_costs(server, session, runs, live or FOLLOWERS, rows)
                     print(f"\nload after: {os.getloadavg()[0]:.2f}; {server.used().rss / 1e6:.1f} MB at the most")
             finally:
                 await connection.execute(f"DROP DATABASE {store} WITH (FORCE)")
@@ -144,5 +144,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--live", type=int, nargs="+", metavar="FOLLOWERS")
+    parser.add_argument("--rows", type=int, default=LIVE_ROWS)
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.runs, arguments.live))
+    asyncio.run(main(arguments.runs, arguments.live, arguments.rows))
