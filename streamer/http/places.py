@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from aiohttp import web
 
 from streamer.errors import Unavailable
-from streamer.http.room import LEAST_SHARE, buffer_for, fitting, held_for, limit_waiting, writable_at
+from streamer.http.room import LEAST_SHARE, buffer_for, held_for, limit_waiting, writable_at
 
 ALONE = 2  # downloads at once that are no crowd
 POOL = 5632 * 1024  # bytes that a crowd may hold beyond its least shares
@@ -53,9 +53,8 @@ class Share:
         if self._held > few:
             self._limit_waiting(connection, writable_at(few))
             return 0
-        buffer = min(buffer_for(limit), MOST_SHARE)
-        self._limit_waiting(connection, buffer)
-        return min(limit - self._held, fitting(buffer - self._held))
+        self._limit_waiting(connection, buffer_for(limit))
+        return limit - self._held
 
     def look(self, connection: socket.socket) -> None:
         """Accounts for what the connection holds now."""
