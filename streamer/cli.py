@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,13 +35,13 @@ def serve(budget: bool) -> None:
     The database is DATABASE_URL, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME. The README lists every
     setting.
     """
-    from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the server, which its client does without
-    from streamer.budget import table  # noqa: PLC0415
-    from streamer.config import read_settings  # noqa: PLC0415
-    from streamer.logs import logging_to_stderr  # noqa: PLC0415
-    from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
-
     with _one_line_on_failure():
+        from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the server, which its client does without
+        from streamer.budget import table  # noqa: PLC0415
+        from streamer.config import read_settings  # noqa: PLC0415
+        from streamer.logs import logging_to_stderr  # noqa: PLC0415
+        from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
+
         settings = read_settings(os.environ)
         if budget:
             click.echo(table(memory_budget(settings)))
@@ -63,10 +64,10 @@ def serve(budget: bool) -> None:
 )
 def demo(rows: int, port: int, directory: Path) -> None:
     """Run the server on an embedded PostgreSQL with a table of users; Ctrl-C stops both."""
-    from streamer.config import LogFormat  # noqa: PLC0415 - the server, which its client does without
-    from streamer.logs import logging_to_stderr  # noqa: PLC0415
-
     with _one_line_on_failure():
+        from streamer.config import LogFormat  # noqa: PLC0415 - the server, which its client does without
+        from streamer.logs import logging_to_stderr  # noqa: PLC0415
+
         try:
             from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an extra of their own
         except ImportError as error:
@@ -77,8 +78,16 @@ def demo(rows: int, port: int, directory: Path) -> None:
 
 @contextmanager
 def _one_line_on_failure() -> Iterator[None]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server has handlers of its own
     try:
+        _check_platform()
         yield
     except StartError as error:
         click.echo(f"streamer: {error}", err=True)
         sys.exit(1)
+
+
+def _check_platform() -> None:
+    """The server needs SO_MEMINFO, RWF_NOWAIT and other things that only Linux has."""
+    if sys.platform != "linux":
+        raise StartError("the server runs on Linux only; on other systems, run it in a container")

@@ -1,17 +1,16 @@
 """Settings from the environment, frozen. Nobody below imports this: values go down as arguments."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import msgspec
 
 from streamer.errors import StartError
+from streamer.source.conninfo import ConnectionParameters, from_parts, from_url
 from streamer.source.rows import CursorChoice
 
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
@@ -60,8 +59,13 @@ class RowSize(Size):
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid_unknown_fields=True):
     """Each field is the environment variable of the same name in upper case."""
 
-    database_url: str
-    source_database_url: str
+    database_url: str = ""
+    db_host: str = ""
+    db_port: str = "5432"
+    db_user: str = "postgres"
+    db_password: str = ""
+    db_name: str = "postgres"
+    source_database_url: str = ""
     api_host: str = "127.0.0.1"
     api_port: Port = 8080
     database_wait: Duration = Duration(60)
@@ -85,32 +89,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     shutdown_grace: Duration = Duration(5)
     log_format: LogFormat = LogFormat.TEXT
 
+    def database(self) -> ConnectionParameters:
+        """Where the exports table is kept. Raises StartError."""
+        if self.database_url:
+            return from_url(self.database_url, "DATABASE_URL")
+        if not self.db_host:
+            raise StartError("DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME")
+        return from_parts(
+            host=self.db_host, port=self.db_port, user=self.db_user, password=self.db_password, name=self.db_name
+        )
+
+    def source_database(self) -> ConnectionParameters:
+        """Where the rows are read. Raises StartError."""
+        if self.source_database_url:
+            return from_url(self.source_database_url, "SOURCE_DATABASE_URL")
+        return self.database()
+
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """Raises StartError with one line that names the setting and what is allowed. An empty value counts as unset."""
     known = {field.encode_name for field in msgspec.structs.fields(Settings)}
     given = {name: text for name, text in environment.items() if name in known and text}
-    given["DATABASE_URL"] = given.get("DATABASE_URL") or _database_url(environment)
-    given.setdefault("SOURCE_DATABASE_URL", given["DATABASE_URL"])
     try:
-        return msgspec.convert(given, Settings, strict=False, dec_hook=_decode)
+        settings = msgspec.convert(given, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise StartError(_sentence(str(error))) from error
-
-
-def _database_url(environment: Mapping[str, str]) -> str:
-    """From DB_HOST and its companions, where there is no DATABASE_URL."""
-    host = environment.get("DB_HOST")
-    if not host:
-        raise StartError("DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME")
-    port = environment.get("DB_PORT") or "5432"
-    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise StartError("DB_PORT: Expected a number from 1 to 65535")
-    user, password, name = (
-        quote(os.fsencode(environment.get(part) or default), safe="")
-        for part, default in (("DB_USER", "postgres"), ("DB_PASSWORD", ""), ("DB_NAME", "postgres"))
-    )
-    return f"postgresql://{user}:{password}@{f'[{host}]' if ':' in host else host}:{port}/{name}"
+    settings.database()  # either may be refused, and now is the time
+    settings.source_database()
+    return settings
 
 
 def _decode(wanted: type, text: Any) -> Any:

@@ -48,6 +48,10 @@ class BadBody(ClientError):
     code, status, title = "bad-body", 400, "The request body cannot be read"
 
 
+class BadTarget(ClientError):
+    code, status, title = "bad-target", 400, "The URL cannot be read"
+
+
 class NotFound(ClientError):
     code, status, title = "not-found", 404, "Not found"
 

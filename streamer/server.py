@@ -30,6 +30,7 @@ from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
 from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck
+from streamer.source.conninfo import ConnectionParameters
 from streamer.source.database import Connections, Pool, connect, one_line
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import Source
@@ -141,16 +142,21 @@ class _Pools:
 async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
     """Raises StartError."""
 
-    async def pool(name: str, url: str, size: int, *, row_limit: int = sys.maxsize) -> Pool:
-        connected = await connect(url, name=name, size=size, wait=settings.database_wait, row_limit=row_limit)
+    async def pool(database: ConnectionParameters, size: int, *, row_limit: int = sys.maxsize) -> Pool:
+        name, wait = database.setting, settings.database_wait
+        connected = await connect(database, name=name, size=size, wait=wait, row_limit=row_limit)
         stack.push_async_callback(_close, connected)
         return connected
 
-    source, exporting = settings.source_database_url, settings.max_concurrent_exports * settings.export_connections
+    store, source = settings.database(), settings.source_database()
+    for database in (store, source) if store != source else (store,):
+        for remark in database.remarks:
+            log.info("%s: %s", database.setting, remark)
+    exporting = settings.max_concurrent_exports * settings.export_connections
     return _Pools(
-        store=await pool("DATABASE_URL", settings.database_url, STORE_CONNECTIONS),
-        source=await pool("SOURCE_DATABASE_URL", source, exporting, row_limit=settings.max_row_size),
-        side=await pool("SOURCE_DATABASE_URL", source, SIDE_CONNECTIONS),
+        store=await pool(store, STORE_CONNECTIONS),
+        source=await pool(source, exporting, row_limit=settings.max_row_size),
+        side=await pool(source, SIDE_CONNECTIONS),
     )
 
 
@@ -172,6 +178,7 @@ def _source(settings: Settings, pools: _Pools, catalog: Catalog) -> Source:
         leads=settings.max_concurrent_exports,
         helpers=settings.export_connections - 1,
         role=settings.dataset_role,
+        beside=pools.side,
     )
     return Source(connections, catalog, settings.export_cursor)
 

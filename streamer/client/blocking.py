@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from streamer.client.address import address_of
-from streamer.client.client import Client, check_new_target
+from streamer.client.client import Client, check_new_target, within
 from streamer.client.saving import Saved
 
 Result = TypeVar("Result")
@@ -44,17 +44,20 @@ def export_to(
     force: bool = False,
     max_time: float | None = None,
     dataset: str = "users",
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] | str | None = None,
     where: Mapping[str, Any] | None = None,
     **parameters: Any,
 ) -> Saved:
-    """Starts an export at the server with this URL and downloads it, as `Client.export` and `Export.save` do."""
+    """Starts an export at the server with this URL and downloads it, as `Client.export` and `Export.save` do.
+
+    `max_time` is for both together.
+    """
     check_new_target(Path(path), force=force)
 
     async def work() -> Saved:
-        async with Client(url, api_key) as client:
+        async with Client(url, api_key) as client, within(max_time):
             export = await client.export(dataset=dataset, columns=columns, where=where, **parameters)
-            return await export.save(path, force=force, max_time=max_time)
+            return await export.save(path, force=force)
 
     return _run(work())
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from streamer.client.address import Address, address_of, server_url
+from streamer.client.body import request_body
 from streamer.client.download import Download, Remote, new_digest, verify
 from streamer.client.errors import GaveUp, Transient
 from streamer.client.patience import Patience
@@ -46,18 +47,20 @@ class Client:
         self,
         *,
         dataset: str = "users",
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | str | None = None,
         where: Mapping[str, Any] | None = None,
         **parameters: Any,
     ) -> "Export":
         """Starts an export, once, however often the request has to be repeated.
 
         `where` has conditions as the server knows them: `{"country_code": ["US", "DE"], "lifetime_value__gte": 100}`.
-        `parameters` are all others, such as `delimiter=";"`. Raises Refused, with the server's sentence, and GaveUp.
+        Their values may be texts, numbers, truths, dates, times (without a zone: UTC), Decimals, UUIDs, enumerations,
+        or several of these in any iterable. `parameters` are all others, such as `delimiter=";"`; None is not given.
+
+        Raises Refused, with the server's sentence, and GaveUp; TypeError and ValueError for a value that has no text,
+        such as None in `where`.
         """
-        asked: dict[str, Any] = {"dataset": dataset, "filters": dict(where or {}), **parameters}
-        if columns is not None:
-            asked["columns"] = list(columns)
+        asked = request_body(dataset, columns, where, parameters)
         key = str(uuid4())  # draft-ietf-httpapi-idempotency-key-header
 
         async def create() -> Created:
@@ -74,10 +77,11 @@ class Client:
 
     async def exports(self, *, status: Iterable[str] = (), limit: int | None = None) -> AsyncIterator[ExportStatus]:
         """The exports of the server, newest first, at most `limit`; `status` names states, such as "completed"."""
+        states = status if isinstance(status, str) else ",".join(status)  # once: an iterator has no second time
         left, cursor = limit, None
         while left is None or left > 0:
             query = {"limit": str(min(left or LONGEST_PAGE, LONGEST_PAGE))}
-            if states := ",".join(status):
+            if states:
                 query["status"] = states
             if cursor:
                 query["cursor"] = cursor

@@ -1,25 +1,26 @@
 """FILE.part, which becomes FILE when it is whole and verified, and not before.
 
 Beside it, as long as it exists, lies FILE.part.json: of which export the bytes are, and by which ETag it is known. It
-is written before the first byte, atomically, so a part without it is not ours, and is left alone. Whoever writes a part
-holds a lock on it: two pulls never write the same one.
+is written before the first byte, atomically, so a part without it is not ours, and is left alone. The writer of a part
+holds the lock FILE.part.lock: two pulls never write the same one.
 
 A part that is written from its beginning on says by its size how far it is. One that is fetched in pieces has its full
 size from the start, and the note beside it says which pieces are there. The note is not synced with the data: after a
 loss of power it may promise what never reached the disk. The SHA-256 at the end is what is believed.
+
+Only calls that Windows and macOS have, too, are used, and nothing is renamed or removed while it is open.
 """
 
 import asyncio
-import fcntl
-import hashlib
 import os
+import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import IO, Self, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -27,8 +28,10 @@ import msgspec
 from streamer.client.address import Address
 from streamer.client.download import Digest, new_digest
 from streamer.client.errors import LocalFileError, Replaced
+from streamer.client.lock import FileLock
 from streamer.client.pieces import joined
 from streamer.client.status import ExportStatus
+from streamer.client.target import in_the_way, part_of, told, written
 from streamer.client.watcher import Watcher
 from streamer.protocol.ranges import Slice
 
@@ -52,11 +55,13 @@ class PartialFile:
     """The part of one target, open and locked, as a context. Every method but `close` raises LocalFileError."""
 
     def __init__(self, target: Path) -> None:
-        self.target = target
-        self.path = target.with_name(f"{target.name}.part")
-        self._note_path = target.with_name(f"{target.name}.part.json")
+        self.target = written(target)
+        self.path = part_of(target)
+        self._note_path = self.path.with_name(f"{self.path.name}.json")
+        self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
         self._note: Note | None = None
-        self._fd = -1
+        self._file: IO[bytes] | None = None  # to write, by one thread
+        self._reader: IO[bytes] | None = None  # to hash, by another one
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pull")
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
@@ -69,32 +74,41 @@ class PartialFile:
 
     def __enter__(self) -> Self:
         with self._told():
-            while self._fd < 0:
-                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                try:
-                    if self._lock(fd):
-                        self._fd = fd
-                finally:
-                    if self._fd < 0:
-                        os.close(fd)
+            if not self._lock.acquire():
+                raise LocalFileError(f"another pull is writing {self.path}")
+            try:
+                self.path.touch()
+                self._file = self.path.open("r+b", buffering=0)
+                self._reader = self.path.open("rb", buffering=0)
+            except BaseException:
+                self._close()
+                self._lock.release()
+                raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Leaves what the next run can go on with, and nothing where there is no byte of it."""
-        self._executor.shutdown()
-        self._hasher.shutdown(cancel_futures=True)
-        self._syncer.shutdown()
+        self._close()
         with suppress(OSError):
             if self.pieces is not None:
                 self._write_note()
             if self._is_of_no_use():
                 self.discard()
-        os.close(self._fd)
+        self._lock.release()
+
+    def _close(self) -> None:
+        """When the threads have done what they have begun."""
+        self._executor.shutdown()
+        self._hasher.shutdown(cancel_futures=True)
+        self._syncer.shutdown()
+        for file in (self._file, self._reader):
+            if file:
+                file.close()
 
     def begin(self, address: Address, status: ExportStatus, *, force: bool) -> None:
         """Goes on with what is there, if it is of this export. Raises Replaced; `force` throws away anything else."""
         with self._told():
-            size = os.fstat(self._fd).st_size
+            size = self._size()
             note = self._read_note()
             flaw = self._flaw(note, status.export_id, status.etag) if size else None
             if flaw is not None:
@@ -105,17 +119,19 @@ class PartialFile:
                 self.pieces = joined(Slice(start, stop) for start, stop in note.pieces)
             self._note = Note(status.export_id, address.download, status.etag)
             self._write_note()
+            if force:
+                self._take_mode(stat.S_IRUSR | stat.S_IWUSR)
 
     def refuse_if_begun(self) -> None:
         """A new export does not go on with anything."""
         with self._told():
-            if os.fstat(self._fd).st_size and (flaw := self._flaw(self._read_note(), None, "")):
+            if self._size() and (flaw := self._flaw(self._read_note(), None, "")):
                 raise flaw
 
     async def hash_what_is_there(self, watcher: Watcher) -> None:
         """Of a part that is written from its beginning on, or of one whose pieces are all there."""
         with self._told():
-            size = os.fstat(self._fd).st_size
+            size = self._size()
             while self.length < size:
                 watcher.checking(self.length)
                 await asyncio.wrap_future(self._hasher.submit(self._hash, min(self.length + HASHED_AT_ONCE, size)))
@@ -144,7 +160,7 @@ class PartialFile:
         """From now on pieces are written, of so many bytes in all."""
         with self._told():
             if self.pieces is None:
-                self.pieces = joined([Slice(0, os.fstat(self._fd).st_size)])
+                self.pieces = joined([Slice(0, self._size())])
             self._write_note()
             await self._in_thread(_allocate, self._fd, length)
 
@@ -175,32 +191,40 @@ class PartialFile:
             await self._in_thread(self._sync)
             if not force and self.target.exists():
                 raise in_the_way(self.target)
-            self.path.rename(self.target)
+            self._close()
+            self._take_mode()
+            self.path.replace(self.target)
             self.pieces = None
             _sync_folder(self.target.parent)
             self._note_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """It is no beginning of anything."""
+        self._close()
         self.pieces = None
         self.path.unlink(missing_ok=True)
         self._note_path.unlink(missing_ok=True)
 
-    def _lock(self, fd: int) -> bool:
-        """Whether this is still the part: a pull that was faster may have finished it before it gave the lock back."""
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalFileError(f"another pull is writing {self.path}") from None
-        try:
-            return os.path.samestat(os.fstat(fd), self.path.stat())
-        except FileNotFoundError:
-            return False
+    def _take_mode(self, more: int = 0) -> None:
+        """A file that is replaced keeps its permissions; so that it is never more open, its part has them, too."""
+        if not self.target.exists():
+            return
+        mode = stat.S_IMODE(self.target.stat().st_mode) | more
+        if mode != stat.S_IMODE(self.path.stat().st_mode):
+            self.path.chmod(mode)
+
+    @property
+    def _fd(self) -> int:
+        assert self._file
+        return self._file.fileno()
+
+    def _size(self) -> int:
+        return os.fstat(self._fd).st_size
 
     def _is_of_no_use(self) -> bool:
         """It is empty, or not on disk: the system says only once that a sync failed, and then shows what is lost."""
         lost = self._syncing is not None and self._syncing.exception() is not None
-        return lost or (self.path.exists() and not os.fstat(self._fd).st_size)
+        return lost or (self.path.exists() and not self.path.stat().st_size)
 
     def _flaw(self, note: Note | None, export_id: UUID | None, etag: str) -> LocalFileError | Replaced | None:
         """Why the bytes that are there are not the beginning of this export, or of one that is still to begin."""
@@ -232,8 +256,9 @@ class PartialFile:
         """A disk that is nearly full takes less than it is given, and says why only the next time."""
         rest = memoryview(chunk)
         while rest:
-            written = os.pwrite(self._fd, rest, position)
-            position, rest = position + written, rest[written:]
+            os.lseek(self._fd, position, os.SEEK_SET)
+            count = os.write(self._fd, rest)
+            position, rest = position + count, rest[count:]
         self._unsynced += len(chunk)
         if self._unsynced >= SYNCED_AT_ONCE:
             self._sync_beside()
@@ -258,12 +283,14 @@ class PartialFile:
 
     def _write_next(self, position: int, chunk: bytes) -> None:
         """After a write that failed, or was cancelled, none comes: nothing may lie behind a hole."""
-        if position == os.fstat(self._fd).st_size:
+        if position == self._size():
             self._write(position, chunk)
 
     def _hash(self, stop: int) -> None:
+        assert self._reader
         while self.length < stop:
-            piece = os.pread(self._fd, min(READ, stop - self.length), self.length)
+            self._reader.seek(self.length)
+            piece = self._reader.read(min(READ, stop - self.length))
             if not piece:
                 raise LocalFileError(f"{self.path} has become shorter: somebody else is writing it")
             self._digest.update(piece)
@@ -275,20 +302,25 @@ class PartialFile:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        try:
+        with told(self.path):
             yield
-        except OSError as error:
-            raise LocalFileError(f"{self.path}: {error.strerror or error}") from error
 
 
-def in_the_way(target: Path) -> LocalFileError:
-    return LocalFileError(f"{target} is there already; --force replaces it")
+async def sha256_of(path: Path) -> str:
+    """In hexadecimal. It can be cancelled soon, also in a large file. Raises OSError."""
+    digest = new_digest()
 
+    def hash_some() -> bool:
+        for _ in range(HASHED_AT_ONCE // READ):
+            if not (piece := file.read(READ)):
+                return False
+            digest.update(piece)
+        return True
 
-def sha256_of(path: Path) -> str:
-    """In hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb", buffering=0) as file:
+        while await asyncio.to_thread(hash_some):
+            pass
+    return digest.hexdigest()
 
 
 def total(pieces: Sequence[Slice]) -> int:
@@ -305,8 +337,10 @@ def _allocate(fd: int, length: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is on disk when its folder is."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """A rename is on disk when its folder is. Windows opens no folders, and has its renames in a journal."""
+    if sys.platform == "win32":
+        return
+    fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -8,14 +8,16 @@ from streamer.client.errors import GaveUp, Transient
 from streamer.client.watcher import Watcher
 
 FIRST = 0.5  # seconds: the first wait is at most so long, and each one after it at most twice as long
+MAX_RETRY_AFTER = 600.0  # seconds: a server that names a later time is asked again then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """`tries` in a row may bring nothing; each wait before the next is drawn by lot, and at most `longest` seconds.
 
-    A server that names a time by Retry-After is not asked before it. A connection on which nothing comes for `silence`
-    seconds is given up for a new one, unless the server says that there is nothing yet.
+    A server that names a time by Retry-After is not asked before it, but after 10 minutes at the latest. A connection
+    on which nothing comes for `silence` seconds is given up for a new one, unless the server says that there is nothing
+    yet.
     """
 
     tries: int = 10
@@ -36,7 +38,7 @@ class Patience:
         """Drawn between nothing and a limit that doubles: a crowd that was cut off does not come back as one."""
         drawn = tenacity.wait_random_exponential(multiplier=FIRST, max=self.longest)(state)
         failure = _failure(state)
-        return drawn + (failure.retry_after or 0.0)
+        return drawn + min(failure.retry_after or 0.0, MAX_RETRY_AFTER)
 
 
 def _failure(state: tenacity.RetryCallState) -> Transient:
@@ -46,7 +48,10 @@ def _failure(state: tenacity.RetryCallState) -> Transient:
 
 
 def _say(state: tenacity.RetryCallState, watcher: Watcher) -> None:
-    watcher.waiting(str(_failure(state)), state.upcoming_sleep)
+    failure = _failure(state)
+    named = failure.retry_after or 0.0
+    limited = f"; Retry-After names {named:.0f} s, and {MAX_RETRY_AFTER:.0f} s is the limit"
+    watcher.waiting(f"{failure}{limited if named > MAX_RETRY_AFTER else ''}", state.upcoming_sleep)
 
 
 def _give_up(state: tenacity.RetryCallState) -> None:

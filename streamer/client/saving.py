@@ -8,10 +8,11 @@ from pathlib import Path
 from uuid import UUID
 
 from streamer.client.download import Download, Remote, verify
-from streamer.client.errors import LocalFileError, Replaced, VerificationFailed
-from streamer.client.partial import PartialFile, in_the_way, sha256_of, total
+from streamer.client.errors import Replaced, VerificationFailed
+from streamer.client.partial import PartialFile, sha256_of, total
 from streamer.client.pieces import missing
 from streamer.client.status import ExportStatus
+from streamer.client.target import check_place, in_the_way, told
 from streamer.protocol.ranges import Slice
 
 LEAST_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
@@ -34,10 +35,11 @@ class Saved:
 async def save(remote: Remote, target: Path, *, connections: int, force: bool) -> Saved:
     """Raises StreamerError in all its kinds; what has come by then stays in FILE.part, if it can be gone on with."""
     status = await remote.living_status()
-    if not force and (done := await asyncio.to_thread(_done_already, target, status)):
-        remote.watcher.received(done.bytes)
+    if not force and (done := await _done_already(remote, target, status)):
         return done
     with PartialFile(target) as part:
+        if not force and (done := await _done_already(remote, target, status)):
+            return done  # by another pull, until the lock was free
         part.begin(remote.address, status, force=force)
         try:
             in_pieces = part.pieces is not None or (connections > 1 and status.completed)
@@ -50,16 +52,16 @@ async def save(remote: Remote, target: Path, *, connections: int, force: bool) -
         except VerificationFailed:
             part.discard()  # to go on with it would fail in the same way
             raise
+        if not force and (done := await _done_already(remote, target, fetch.final)):
+            part.discard()
+            return done
         await part.finish(force=force)
         return _saved(target, fetch.final, already_there)
 
 
 def check_target(target: Path, *, force: bool, new: bool) -> None:
     """Raises LocalFileError where it can be said early that nothing can be saved there; `new` for a new export."""
-    if target.exists() and not target.is_file():
-        raise LocalFileError(f"{target} is no regular file; -o - writes to standard output")
-    if not target.parent.is_dir():
-        raise LocalFileError(f"{target.parent} is no folder")
+    check_place(target)
     if new and not force:
         if target.exists():
             raise in_the_way(target)
@@ -75,14 +77,21 @@ def discard_part(target: Path) -> None:
         part.discard()
 
 
-def _done_already(target: Path, status: ExportStatus) -> Saved | None:
+async def _done_already(remote: Remote, target: Path, status: ExportStatus) -> Saved | None:
     """The file, if it is there and is the export. Raises LocalFileError if it is anything else."""
-    if not target.exists():
-        return None
-    same = status.completed and target.stat().st_size == status.progress.bytes
-    if not same or sha256_of(target) != status.sha256:
-        raise in_the_way(target)
+    with told(target):
+        size = _size(target)
+        if size is None:
+            return None
+        same = status.completed and size == status.progress.bytes
+        if not same or await sha256_of(target) != status.sha256:
+            raise in_the_way(target)
+    remote.watcher.received(status.progress.bytes)
     return _saved(target, status, status.progress.bytes)
+
+
+def _size(target: Path) -> int | None:
+    return target.stat().st_size if target.exists() else None
 
 
 def _saved(target: Path, status: ExportStatus, already_there: int) -> Saved:

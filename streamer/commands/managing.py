@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamer.commands.options import ask, json_option, key_for, needs_rich, print_json, reported, server_options
+from streamer.commands.options import (
+    ask,
+    json_option,
+    key_for,
+    needs_rich,
+    output,
+    print_json,
+    reported,
+    say,
+    server_options,
+)
 
 if TYPE_CHECKING:
     from streamer.client import Client, ExportStatus
@@ -33,10 +43,10 @@ def ls(states: tuple[str, ...], limit: int, server: str, api_key: str | None, as
 
     with reported(as_json=as_json):
         found = ask(server, api_key, work)
-    if as_json:
-        print_json([_builtins(status) for status in found])
-    else:
-        _tables().print_list(found)
+        if as_json:
+            print_json([_builtins(status) for status in found])
+        else:
+            say(_tables().listed(found))
 
 
 @click.command()
@@ -57,10 +67,10 @@ def status(target: str, server: str, api_key: str | None, as_json: bool) -> None
 
     with reported(as_json=as_json):
         found = ask(_server_of(target, server), key_for(target, server, api_key), work)
-    if as_json:
-        print_json(_builtins(found))
-    else:
-        _tables().print_status(found)
+        if as_json:
+            print_json(_builtins(found))
+        else:
+            say(_tables().shown(found))
 
 
 @click.command()
@@ -81,10 +91,10 @@ def cancel(targets: tuple[str, ...], server: str, api_key: str | None, as_json: 
 
         with reported(as_json=as_json):
             found = ask(_server_of(target, server), key_for(target, server, api_key), partial(work, target=target))
-        if as_json:
-            print_json(_builtins(found))
-        else:
-            click.echo(f"{found.export_id} is {found.state}")
+            if as_json:
+                print_json(_builtins(found))
+            else:
+                say(f"{found.export_id} is {found.state}")
 
 
 @click.command()
@@ -107,10 +117,10 @@ def rm(targets: tuple[str, ...], server: str, api_key: str | None, as_json: bool
 
         with reported(as_json=as_json):
             removed = ask(_server_of(target, server), key_for(target, server, api_key), partial(work, target=target))
-        if as_json:
-            print_json({"exportId": removed, "removed": True})
-        else:
-            click.echo(f"{removed} is removed")
+            if as_json:
+                print_json({"exportId": removed, "removed": True})
+            else:
+                say(f"{removed} is removed")
 
 
 def _server_of(target: str, server: str) -> str:
@@ -127,6 +137,7 @@ def _builtins(status: "ExportStatus") -> Any:
 
 
 def _tables() -> Any:
+    output()
     try:
         from streamer.commands import tables  # noqa: PLC0415 - its packages are an extra of their own
     except ImportError as error:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
@@ -14,14 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.commands.interrupts import interrupts
 from streamer.commands.options import (
     ask,
+    complain,
+    is_terminal,
     json_option,
     key_for,
     needs_rich,
+    output,
     print_json,
     reported,
     server_options,
+    told_of_output,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 STDOUT = "-"
 POLL = 0.5  # seconds between two looks at a status, for the progress bar
 KEPT = 16 * 1024 * 1024  # bytes: much more than the chunks of a download that are in memory at once
+OPTIONS = {"dataset": "--dataset", "columns": "--columns", "filters": "--where", "where": "--where"}
 EXIT_STATUSES = """
 \b
 Exit status:
@@ -42,6 +49,7 @@ Exit status:
   5    gave up: --max-time is over, or too many tries brought nothing
   6    verification failed: not the bytes that the server sealed
   130  interrupted
+  141  the reader of standard output has left (-o - | head)
 
 After 1, 5 and 130 the same `streamer pull` goes on with FILE.part.
 """
@@ -71,15 +79,32 @@ class Wish:
         return self.output == STDOUT
 
     def target(self, default: str) -> Path:
-        """In a folder that is named the file has its default name."""
+        """In a folder that is named the file has its default name. Raises LocalFileError."""
         path = Path(self.output or default)
-        return path / default if path.is_dir() else path
+        return path / default if _is_folder(path) else path
+
+    def check_output(self) -> None:
+        """Raises LocalFileError where a new export could not be saved, before it is begun."""
+        from streamer.client.client import check_new_target  # noqa: PLC0415 - see the package
+
+        if self.to_stdout:
+            output()
+        elif self.output and not _is_folder(Path(self.output)):
+            check_new_target(Path(self.output), force=self.force)
 
     def check(self) -> None:
         if self.to_stdout and self.as_json:
             raise click.UsageError("--json writes to standard output, and so does -o -")
         if self.to_stdout and self.connections > 1:
             raise click.UsageError("-o - takes the bytes in their order: --connections is for files")
+
+
+def _is_folder(path: Path) -> bool:
+    """Raises LocalFileError."""
+    from streamer.client.target import told  # noqa: PLC0415 - see the package
+
+    with told(path):
+        return path.is_dir()
 
 
 Command = Callable[..., None]
@@ -144,12 +169,13 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
         from streamer.client.address import address_of  # noqa: PLC0415 - see the package
 
         address = address_of(target, server)
-    path = wish.target(f"export_{address.export_id}.csv")
-    with reported(as_json=wish.as_json, remedy=lambda: _kept(path, "the same command")), _watched(wish, path) as bar:
-        key = key_for(target, server, api_key)
-        work = partial(_fetch, target=target, path=path, wish=wish, bar=bar)
-        result = ask(address.server, key, work, patience=wish.patience, watcher=bar, max_time=wish.max_time)
-    _done(result, path, wish)
+        path = wish.target(f"export_{address.export_id}.csv")
+    with reported(as_json=wish.as_json, remedy=lambda: _kept(path, "the same command")):
+        with _watched(wish, path) as bar:
+            key = key_for(target, server, api_key)
+            work = partial(_fetch, target=target, path=path, wish=wish, bar=bar)
+            result = ask(address.server, key, work, patience=wish.patience, watcher=bar, max_time=wish.max_time)
+        _done(result, path, wish)
 
 
 @click.command(epilog=EXIT_STATUSES)
@@ -187,14 +213,10 @@ def export(
     """
     wish = Wish(connections=1, **options)
     wish.check()
-    asked = {"dataset": dataset, "columns": columns.split(",") if columns else None, "where": _pairs(conditions)}
-    asked.update(_pairs(parameters))
+    asked = {"dataset": dataset, "columns": columns, "where": _pairs(conditions), **_others(parameters)}
     begun = _Begun(wish)
     with reported(as_json=wish.as_json, remedy=begun.how_to_go_on):
-        if wish.output and not wish.to_stdout:
-            from streamer.client.client import check_new_target  # noqa: PLC0415 - see the package
-
-            check_new_target(Path(wish.output), force=wish.force)
+        wish.check_output()
         try:
             with _watched(wish, Path(wish.output or "export")) as bar:
                 work = partial(begun.fetch, asked=asked, bar=bar)
@@ -203,7 +225,7 @@ def export(
             if begun.url and (cancel_on_interrupt or _wants_to_cancel()):
                 ask(server, api_key, begun.cancel)
             raise
-    _done(result, begun.path, wish)
+        _done(result, begun.path, wish)
 
 
 class _Begun:
@@ -214,12 +236,15 @@ class _Begun:
         self.url: str | None = None
         self.path = Path()
         self._cancelled = False
+        self._saved = False
 
     async def fetch(self, client: "Client", *, asked: dict[str, Any], bar: "Bar | None") -> dict[str, Any]:
         export = await client.export(**asked)
         self.url = export.url
         self.path = self._wish.target(f"export_{export.id}.csv")
-        return await _fetch(client, target=export.url, path=self.path, wish=self._wish, bar=bar)
+        result = await _fetch(client, target=export.url, path=self.path, wish=self._wish, bar=bar)
+        self._saved = True
+        return result
 
     async def cancel(self, client: "Client") -> None:
         assert self.url
@@ -233,25 +258,26 @@ class _Begun:
     def how_to_go_on(self) -> str | None:
         if self._cancelled:
             return "the export is cancelled on the server, too"
-        if self.url is None or self._wish.to_stdout:
+        if self.url is None or self._saved or self._wish.to_stdout:
             return None
         return f"the export goes on; `streamer pull {self.url} -o {self.path}` fetches it"
 
 
 def _wants_to_cancel() -> bool:
     """Whoever presses Ctrl-C once more, or cannot be asked, leaves the export alone."""
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         return False
     try:
-        return click.confirm("Cancel the export on the server, too?", err=True)
-    except click.Abort:
+        with interrupts.raised():
+            return click.confirm("Cancel the export on the server, too?", err=True)
+    except (click.Abort, KeyboardInterrupt):
         return False
 
 
 @contextmanager
 def _watched(wish: Wish, path: Path) -> Iterator["Bar | None"]:
     """A progress bar, where there is a terminal for it, and nothing else is written there."""
-    if wish.quiet or not sys.stderr.isatty() or (wish.to_stdout and sys.stdout.isatty()):
+    if wish.quiet or not is_terminal(sys.stderr) or (wish.to_stdout and is_terminal(sys.stdout)):
         yield None
         return
     try:
@@ -295,20 +321,47 @@ def _keep_freed_memory() -> None:
 
 
 async def _to_stdout(export: "Export", bar: "Bar | None") -> None:
-    count = 0
+    fd, count = output().fileno(), 0
     async with aclosing(export.stream()) as chunks:
         async for chunk in chunks:
-            await asyncio.to_thread(_write, chunk)
+            with told_of_output():
+                await _in_daemon_thread(partial(_write, fd, chunk))
             count += len(chunk)
             if bar:
                 bar.received(count)
 
 
-def _write(chunk: bytes) -> None:
+def _write(fd: int, chunk: bytes) -> None:
     """To standard output, past all buffers."""
     rest = memoryview(chunk)
     while rest:
-        rest = rest[os.write(sys.stdout.fileno(), rest) :]
+        rest = rest[os.write(fd, rest) :]
+
+
+async def _in_daemon_thread(work: Callable[[], None]) -> None:
+    """A write to a pipe may last for ever: neither the event loop nor the end of the process waits for this thread."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def end(error: Exception | None) -> None:
+        if done.done():
+            return
+        if error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def run() -> None:
+        failure = None
+        try:
+            work()
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed: nothing waits any more
+            loop.call_soon_threadsafe(end, failure)
+
+    threading.Thread(target=run, daemon=True, name="output").start()
+    await done
 
 
 @asynccontextmanager
@@ -334,10 +387,14 @@ async def _poll(export: "Export") -> None:
 
 
 def _kept(path: Path, who: str) -> str | None:
-    part = path.with_name(f"{path.name}.part")
-    if not part.exists() or not part.stat().st_size:
-        return None
-    return f"{part} has what came so far; {who} goes on with it"
+    from streamer.client import StreamerError  # noqa: PLC0415 - see the package
+    from streamer.client.target import part_of  # noqa: PLC0415
+
+    with suppress(OSError, StreamerError):
+        part = part_of(path)
+        if part.stat().st_size:
+            return f"{part} has what came so far; {who} goes on with it"
+    return None
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
@@ -351,8 +408,17 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
+def _others(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
+    """What `--set` gives, which takes the place of no other option."""
+    found = _pairs(texts)
+    for name, option in OPTIONS.items():
+        if name in found:
+            raise click.UsageError(f"--set {name}=…: that is what {option} is for")
+    return found
+
+
 def _done(result: dict[str, Any], path: Path, wish: Wish) -> None:
     if wish.as_json:
         print_json(result)
-    elif result and not wish.quiet and sys.stderr.isatty():
-        click.echo(f"{path}: {result['rows']:,} rows, {result['bytes']:,} bytes, verified", err=True)
+    elif result and not wish.quiet and is_terminal(sys.stderr):
+        complain(f"{path}: {result['rows']:,} rows, {result['bytes']:,} bytes, verified")

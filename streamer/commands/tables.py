@@ -15,7 +15,7 @@ COLOURS = {"completed": "green", "failed": "red", "cancelled": "dim", "removed":
 USUAL = (("delimiter", ","), ("quoteChar", '"'))  # what nobody had to ask for
 
 
-def print_list(found: Iterable[ExportStatus]) -> None:
+def listed(found: Iterable[ExportStatus]) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("EXPORT", "STATE"):
         table.add_column(name, no_wrap=True)
@@ -24,14 +24,14 @@ def print_list(found: Iterable[ExportStatus]) -> None:
     for status in found:
         rows, size = f"{status.progress.processed_rows:,}", decimal(status.progress.bytes)
         table.add_row(str(status.export_id), _state(status), rows, size, _short(status.created_at))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    return _drawn(Console(soft_wrap=not sys.stdout.isatty()), table)
 
 
-def print_status(status: ExportStatus) -> None:
+def shown(status: ExportStatus) -> str:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    shown = {
+    rows = {
         "export": str(status.export_id),
         "state": _state(status),
         "waits for": status.waiting_for,
@@ -48,10 +48,17 @@ def print_status(status: ExportStatus) -> None:
         "expires": _moment(status.expires_at),
         "sha256": status.sha256,
     }
-    for name, value in shown.items():
+    for name, value in rows.items():
         if value:
             table.add_row(name, value)
-    Console().print(table)
+    return _drawn(Console(), table)
+
+
+def _drawn(console: Console, table: Table) -> str:
+    """As the terminal, or the file, of standard output takes it."""
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().removesuffix("\n")
 
 
 def _state(status: ExportStatus) -> str:

@@ -15,8 +15,9 @@ from typing import BinaryIO, cast
 from aiohttp import web
 from isal import isal_zlib
 
+from streamer.http.chunked import ChunkedLine
 from streamer.http.delivery import DownloadResponse
-from streamer.http.line import SHORTER, Line, Readable, in_thread
+from streamer.http.line import SHORTER, Readable, in_thread
 from streamer.http.negotiation import Asked
 from streamer.protocol.encoding import Coding
 from streamer.spool.follower import Extent, Follower, TruncatedError
@@ -51,8 +52,8 @@ class GzipStreams:
         response.enable_chunked_encoding()
         with response.body():
             if await response.begin(request):
-                with Line(request, follower) as line:
-                    stream = _Stream(self._executor, line, response, follower)
+                with ChunkedLine(request, follower) as line:
+                    stream = _Stream(self._executor, line, follower)
                     async for extent in follower:
                         await stream.send(extent, flush=follower.caught_up)
                     await stream.end()
@@ -62,18 +63,17 @@ class GzipStreams:
         response.enable_chunked_encoding()
         with response.body():
             if await response.begin(request):
-                with Line(request, source) as line:
-                    stream = _Stream(self._executor, line, response, source)
+                with ChunkedLine(request, source) as line:
+                    stream = _Stream(self._executor, line, source)
                     await stream.send(Extent(0, length), flush=False)
                     await stream.end()
 
 
 class _Stream:
-    def __init__(self, executor: Executor, line: Line, response: DownloadResponse, source: Readable) -> None:
+    def __init__(self, executor: Executor, line: ChunkedLine, source: Readable) -> None:
         self._executor = executor
         self._source = source
         self._line = line
-        self._response = response
         self._compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP_FORMAT)
 
     async def send(self, extent: Extent, *, flush: bool) -> None:
@@ -81,10 +81,10 @@ class _Stream:
         while offset < stop:
             compress = partial(self._compress, self._source.file, offset, stop, flush)
             piece, offset = await in_thread(self._executor, compress)
-            await self._line.write(self._response, piece)
+            await self._line.write(piece)
 
     async def end(self) -> None:
-        await self._line.write(self._response, self._compressor.flush())
+        await self._line.write(self._compressor.flush())
 
     def _compress(self, file: BinaryIO, offset: int, stop: int, flush: bool) -> tuple[bytes, int]:
         """In a thread: what became of the next bytes, and where those after them begin."""

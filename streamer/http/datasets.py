@@ -7,9 +7,11 @@ from aiohttp import web
 
 from streamer.errors import NotFound, shown
 from streamer.http.exports import json_response
+from streamer.http.target import read_path
 from streamer.source.catalog import Catalog, Column, Dataset
 from streamer.source.filters import parameters_of, written_order
 
+PREFIX = "/datasets/"  # of the path, before a name
 FEW = 10  # rows that an example asks for
 SAMPLES = {"date": "2024-01-01", "timestamp": "2024-01-01", "timestamptz": "2024-01-01", "bool": "true"}
 NUMBERS = "N"  # pg_type.typcategory
@@ -25,9 +27,13 @@ class Datasets:
 
     async def describe(self, request: web.Request) -> web.Response:
         """One of them. Raises NotFound."""
-        name = request.match_info["name"]
-        dataset = self._catalog.get(name)
+        path = read_path(request)
+        named = None if path is None else path.removeprefix(PREFIX)
+        if named is not None:
+            await self._catalog.refresh(named)
+        dataset = None if named is None else self._catalog.get(named)
         if dataset is None:
+            name = request.match_info["name"]
             raise NotFound(f"there is no dataset '{shown(name)}'; GET /datasets lists them")
         columns = [_column(column, required=column.name in dataset.required) for column in dataset.columns.values()]
         return json_response({**_summary(dataset), "columns": columns})

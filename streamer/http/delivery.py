@@ -2,11 +2,8 @@
 
 In a chunked body the frame is ours, chunk head, bytes, line end, and the final chunk is aiohttp's. A `DownloadResponse`
 refuses to write that final chunk until its body is known to be whole, so no path through a handler, foreseen or not,
-can end a truncated body well.
-
-A body that breaks at a chunk boundary is closed (FIN): clients see that the final chunk is missing, and wget comes back
-for the rest. Within a chunk, or within a body of known length, the connection is reset: wget takes a FIN inside a chunk
-for the end.
+can end a truncated body well. Instead its connection is closed (FIN): clients see that the final chunk is missing, and
+wget comes back for the rest. Within a body of known length the connection is reset.
 """
 
 import logging
@@ -17,7 +14,9 @@ from typing import cast
 from aiohttp import web
 
 from streamer.errors import ClientError
-from streamer.http.line import Line, Readable
+from streamer.http.chunked import ChunkedLine
+from streamer.http.line import Readable
+from streamer.http.sized import SizedLine
 from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError
 
@@ -65,13 +64,13 @@ class DownloadResponse(web.StreamResponse):
 
 
 async def send_followed(request: web.Request, response: DownloadResponse, follower: Follower) -> None:
-    """What the follower gives, each extent as a chunk as soon as it is published."""
+    """What the follower gives, each extent in chunks as soon as it is published."""
     response.enable_chunked_encoding()
     with response.body():
         if await response.begin(request):
-            with Line(request, follower) as line:
+            with ChunkedLine(request, follower) as line:
                 async for extent in follower:
-                    await line.send_chunk(extent)
+                    await line.send(extent)
 
 
 async def send_parts(request: web.Request, response: DownloadResponse, source: Readable, parts: Sequence[Part]) -> None:
@@ -79,7 +78,7 @@ async def send_parts(request: web.Request, response: DownloadResponse, source: R
     response.content_length = length_of(parts)
     with response.body():
         if await response.begin(request):
-            with Line(request, source) as line:
+            with SizedLine(request, source) as line:
                 for part in parts:
                     if isinstance(part, bytes):
                         await line.write(response, part)

@@ -29,6 +29,7 @@ from streamer.http.negotiation import (
 )
 from streamer.http.places import Places
 from streamer.http.room import until_taken
+from streamer.http.target import read_query, values_of
 from streamer.jobs.live import LiveExport
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExport, SealedExports, refusal
@@ -242,7 +243,7 @@ def _in_memory(sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray
 
 def _follow_wanted(request: web.Request) -> bool:
     """Whether an unfinished export is to be followed: `live`, by default true."""
-    asked = request.query.getall("live", ["true"])
+    asked = values_of(read_query(request), "live") or ["true"]
     if asked not in (["true"], ["false"]):
         raise BadParameter("live", "must be true or false, once")
     return asked == ["true"]

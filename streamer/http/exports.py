@@ -10,12 +10,13 @@ from aiohttp import web
 
 from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable, shown
 from streamer.http.listing import cursor, read_page
-from streamer.http.parameters import read_spec
+from streamer.http.parameters import Parameters
 from streamer.http.status import links, parameter_of, representation
+from streamer.http.target import read_query
 from streamer.jobs.queue import ExportQueue
 from streamer.model import Export, ExportSpec, State
 from streamer.source.catalog import Catalog
-from streamer.source.checking import ValueCheck, WrongValueError
+from streamer.source.checking import ValueCheck, WrongNullError, WrongValueError
 
 BODIES = 64  # that are being read at once
 BODY_TIMEOUT = 10.0  # seconds for a body to come in
@@ -63,14 +64,19 @@ class Exports:
     async def read_spec(self, request: web.Request, *, besides: str | None = None) -> ExportSpec:
         """The export that the request asks for, where `besides` is a parameter that somebody else reads.
 
-        Raises BadParameter and BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
+        Raises BadParameter, BadTarget, BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
         """
-        query = [(name, text) for name, text in request.query.items() if name != besides]
-        spec = read_spec(query, await self._read_body(request), self._catalog)
+        query = [(name, text) for name, text in read_query(request) if name != besides]
+        parameters = Parameters(query, await self._read_body(request))
+        await self._catalog.refresh(parameters.dataset(self._catalog).name)
+        dataset = parameters.dataset(self._catalog)
+        spec = parameters.spec(dataset)
         try:
-            await self._values.check(self._catalog[spec.dataset], spec.conditions)
+            await self._values.check(dataset, spec.conditions, spec.dialect.null)
         except WrongValueError as wrong:
             raise BadParameter(parameter_of(wrong.condition), shown(str(wrong), LONGEST_SENTENCE)) from wrong
+        except WrongNullError as wrong:
+            raise BadParameter("null", shown(str(wrong), LONGEST_SENTENCE)) from wrong
         return spec
 
     async def _read_body(self, request: web.Request) -> bytes:

@@ -11,6 +11,7 @@ from uuid import UUID
 from aiohttp import web
 
 from streamer.errors import BadParameter, shown
+from streamer.http.target import Query, read_query, values_of
 from streamer.model import Export, Place, State
 
 PARAMETERS = ("cursor", "limit", "status")
@@ -21,10 +22,11 @@ CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12
 
 
 def read_page(request: web.Request) -> tuple[list[State], Place | None, int]:
-    """States (none for any), where to begin, and how many exports at most. Raises BadParameter."""
-    if unknown := sorted(set(request.query) - set(PARAMETERS)):
+    """States (none for any), where to begin, and how many exports at most. Raises BadParameter and BadTarget."""
+    query = read_query(request)
+    if unknown := sorted({name for name, _ in query} - set(PARAMETERS)):
         raise BadParameter(unknown[0], f"is not a parameter of the list; allowed are {', '.join(PARAMETERS)}")
-    return _states(request), _place(request), _limit(request)
+    return _states(query), _place(query), _limit(query)
 
 
 def cursor(export: Export) -> str:
@@ -32,16 +34,16 @@ def cursor(export: Export) -> str:
     return f"{(export.created_at - EPOCH) // timedelta(microseconds=1)}.{export.id}"
 
 
-def _states(request: web.Request) -> list[State]:
-    named = [name.strip() for text in request.query.getall("status", []) for name in text.split(",")]
+def _states(query: Query) -> list[State]:
+    named = [name.strip() for text in values_of(query, "status") for name in text.split(",")]
     for name in named:
         if name not in set(State):
             raise BadParameter("status", f"{shown(name)!r} is none; allowed are {', '.join(State)}")
     return [State(name) for name in named]
 
 
-def _place(request: web.Request) -> Place | None:
-    text = _once(request, "cursor")
+def _place(query: Query) -> Place | None:
+    text = _once(query, "cursor")
     if text is None:
         return None
     if found := CURSOR.fullmatch(text):
@@ -49,8 +51,8 @@ def _place(request: web.Request) -> Place | None:
     raise BadParameter("cursor", "must be the nextCursor of another page")
 
 
-def _limit(request: web.Request) -> int:
-    text = _once(request, "limit")
+def _limit(query: Query) -> int:
+    text = _once(query, "limit")
     if text is None:
         return DEFAULT_LIMIT
     if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MOST:
@@ -58,8 +60,8 @@ def _limit(request: web.Request) -> int:
     raise BadParameter("limit", f"must be a number from 1 to {MOST}")
 
 
-def _once(request: web.Request, name: str) -> str | None:
-    texts = request.query.getall(name, [])
+def _once(query: Query, name: str) -> str | None:
+    texts = values_of(query, name)
     if len(texts) > 1:
         raise BadParameter(name, f"must be given once, not {len(texts)} times")
     return texts[0] if texts else None

@@ -13,6 +13,7 @@ from aiohttp import HttpVersion11, web
 
 from streamer.errors import BadParameter, NotAcceptable, PreconditionFailed, Unavailable
 from streamer.http.status import entity_tag, links
+from streamer.http.target import read_query, values_of
 from streamer.protocol.conditions import Validators, Verdict, evaluate, http_date, range_applies
 from streamer.protocol.disposition import Label, attachment, safe_filename
 from streamer.protocol.encoding import Coding, acceptable
@@ -107,7 +108,7 @@ def _fields(request: web.Request) -> dict[str, str]:
 
 
 def _filename(request: web.Request) -> str | None:
-    asked = request.query.getall("filename", [])
+    asked = values_of(read_query(request), "filename")
     if not asked:
         return None
     safe = safe_filename(asked[0])

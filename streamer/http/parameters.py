@@ -4,6 +4,9 @@ Both are brought to one form, a list of texts under each name, and then to one m
 `lifetime_value__gte=100` and `{"filters": {"lifetime_value_min": 100}}` are the same condition. Where query and body
 say different things of the same, the query wins. Whatever is not understood is refused by its name: a filter that is
 silently dropped exports the wrong rows.
+
+JSON's null is "not given" for a general parameter. For a condition it is refused, because a variable that happens to be
+empty must not become an export of every row.
 """
 
 import json
@@ -51,6 +54,7 @@ class Given:
     name: str
     values: tuple[str, ...]
     listed: bool  # as a JSON list, whose items are not split at commas
+    null: bool = False  # whether JSON's null was the value or an item; it is not in `values`
 
     def one(self) -> str:
         if self.listed:
@@ -73,22 +77,30 @@ class Given:
             raise BadParameter(self.name, str(error)) from error
 
 
-def read_spec(query: Iterable[tuple[str, str]], body: bytes, catalog: Catalog) -> ExportSpec:
-    """The export that a request asks for. Raises BadParameter and BadBody."""
-    from_query, from_body = _of_query(query), _of_body(body)
-    dataset = _dataset(from_query.get("dataset") or from_body.get("dataset"), catalog)
-    asked = {**_by_meaning(from_body, dataset), **_by_meaning(from_query, dataset)}
-    conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
-    general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
-    _check_required(conditions, dataset)
-    return ExportSpec(
-        dataset=dataset.name,
-        columns=_columns(general.get("columns"), dataset),
-        conditions=tuple(_condition(dataset, meaning, given) for meaning, given in conditions.items()),
-        order=_order(general.get("order_by"), dataset),
-        limit=_limit(general.get("limit")),
-        dialect=_dialect(general),
-    )
+class Parameters:
+    """The parameters of a request, from its query and its body. Every method raises BadParameter."""
+
+    def __init__(self, query: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Raises BadBody, too."""
+        self._of_query, self._of_body = _of_query(query), _of_body(body)
+
+    def dataset(self, catalog: Catalog) -> Dataset:
+        return _dataset(self._of_query.get("dataset") or self._of_body.get("dataset"), catalog)
+
+    def spec(self, dataset: Dataset) -> ExportSpec:
+        """The export that is asked for."""
+        asked = {**_by_meaning(self._of_body, dataset), **_by_meaning(self._of_query, dataset)}
+        conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
+        general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
+        _check_required(conditions, dataset)
+        return ExportSpec(
+            dataset=dataset.name,
+            columns=_columns(general.get("columns"), dataset),
+            conditions=tuple(_condition(dataset, meaning, given) for meaning, given in conditions.items()),
+            order=_order(general.get("order_by"), dataset),
+            limit=_limit(general.get("limit")),
+            dialect=_dialect(general),
+        )
 
 
 def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
@@ -101,20 +113,20 @@ def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
 def _of_body(body: bytes) -> dict[str, Given]:
     if not body.strip():
         return {}
-    members = _given(_json_object(body))
-    filters = members.pop("filters", {})
-    if not isinstance(filters, dict):
+    members = _without_nulls(_json_object(body))
+    filters = members.pop("filters", None)
+    if not isinstance(filters, dict | None):
         raise BadParameter("filters", "must be a JSON object")
-    filters = _given(filters)
+    filters = _without_nulls(filters or {})
     if repeated := members.keys() & filters.keys():
         raise BadParameter(min(repeated), "is given both in filters and beside it")
     every = {**members, **filters}
     return {name: _of_member(name, value) for name, value in every.items()}
 
 
-def _given(members: dict[str, Any]) -> dict[str, Any]:
-    """null is as good as nothing."""
-    return {name: value for name, value in members.items() if value is not None}
+def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
+    """A general parameter that is null is not given."""
+    return {name: value for name, value in members.items() if value is not None or name not in GENERAL}
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -142,9 +154,9 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _of_member(name: str, value: Any) -> Given:
-    if isinstance(value, list):
-        return Given(name, tuple(_scalar(name, item) for item in value), listed=True)
-    return Given(name, (_scalar(name, value),), listed=False)
+    items = value if isinstance(value, list) else [value]
+    texts = tuple(_scalar(name, item) for item in items if item is not None)
+    return Given(name, texts, listed=isinstance(value, list), null=len(texts) < len(items))
 
 
 def _scalar(name: str, value: Any) -> str:
@@ -169,6 +181,8 @@ def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[str | Mean
         meaning = _meaning(name, dataset)
         if meaning in found:
             raise BadParameter(name, f"means the same as {found[meaning].name}, which is given too")
+        if parameter.null:
+            raise BadParameter(name, _instead_of_null(meaning))
         found[meaning] = parameter
     return found
 
@@ -184,6 +198,12 @@ def _meaning(name: str, dataset: Dataset) -> str | Meaning:
         f"unknown parameter; allowed are {', '.join(GENERAL)} and the columns of {dataset.name}: "
         f"{listed(dataset.columns)}, each also with an operator such as __gte behind it",
     )
+
+
+def _instead_of_null(meaning: str | Meaning) -> str:
+    if isinstance(meaning, str):
+        return "must not have null in it"
+    return f"must not be null or have null in it; {meaning[0]}__isnull=true asks for the rows where it is NULL"
 
 
 def _check_required(conditions: Mapping[Meaning, Given], dataset: Dataset) -> None:

@@ -16,13 +16,12 @@ from contextlib import contextmanager, suppress
 from aiohttp import web
 
 from streamer.errors import Unavailable
-from streamer.http.room import LEAST_SHARE, held_for, limit_waiting, writable_at
+from streamer.http.room import LEAST_SHARE, buffer_for, held_for, limit_waiting, writable_at
 
 ALONE = 2  # downloads at once that are no crowd
 POOL = 5632 * 1024  # bytes that a crowd may hold beyond its least shares
 PART = 22  # one may hold a 22nd of what the others leave
 MOST_SHARE = 256 * 1024  # bytes that one may hold
-SEGMENT = 32 * 1024  # bytes that the kernel takes into the smallest buffer, if it is empty
 ROOMY = 768 * 1024  # bytes of a buffer that is left to the kernel, at first
 SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size they were given
 
@@ -44,7 +43,7 @@ class Share:
         self._buffer = 0  # bytes, as the kernel was told; 0 if it was not
 
     def room(self, connection: socket.socket) -> int:
-        """Bytes that may be given to the client, as things were at the last look.
+        """Bytes that may be given to the client, and that its socket takes at once, as things were at the last look.
 
         0 while more than a quarter waits; then epoll calls the socket writable when it is no more. A crowd that is
         woken for every few kilobytes would keep the server from sending.
@@ -54,8 +53,7 @@ class Share:
         if self._held > few:
             self._limit_waiting(connection, writable_at(few))
             return 0
-        if limit > SEGMENT:
-            self._limit_waiting(connection, MOST_SHARE)
+        self._limit_waiting(connection, buffer_for(limit))
         return limit - self._held
 
     def look(self, connection: socket.socket) -> None:

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 LEAST_SHARE = 8 * 1024  # bytes that may wait in any connection
 TURNS = 16  # in one round of the event loop
 SO_MEMINFO = 55  # asm-generic/socket.h, Linux 4.12
-QUEUED = struct.Struct("=20xI12x")  # SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h
+MEMINFO = struct.Struct("=12xI4xI12x")  # SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h
 
 Look = Callable[[socket.socket], None]
 
@@ -110,8 +110,28 @@ ROOM = web.AppKey("room", Room)
 
 def held_for(connection: socket.socket) -> int:
     """Bytes of memory that the kernel keeps until the client has acknowledged what is in them."""
-    found: int = QUEUED.unpack(connection.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, QUEUED.size))[0]
-    return found
+    return _memory_of(connection)[1]
+
+
+def fits_in(connection: socket.socket) -> int:
+    """Bytes that the socket takes at once; 0 while epoll does not call it writable."""
+    size, held = _memory_of(connection)
+    return (size - held) * 2 // 3 if size >= writable_at(held) else 0
+
+
+def buffer_for(size: int) -> int:
+    """The size of a buffer that takes so many bytes at once.
+
+    For each segment the kernel counts some 800 bytes beside those that are in it, and to a client with a small window
+    it makes segments of 2 kB.
+    """
+    return -(-size * 3 // 2)
+
+
+def _memory_of(connection: socket.socket) -> tuple[int, int]:
+    """The size of its send buffer, and how much of that is in use."""
+    size, held = MEMINFO.unpack(connection.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size))
+    return size, held
 
 
 def writable_at(held: int) -> int:

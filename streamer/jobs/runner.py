@@ -23,7 +23,7 @@ from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
 from streamer.source.database import PAUSES, say_waiting
-from streamer.source.rows import Source
+from streamer.source.rows import Rows, Source
 from streamer.spool.spool import Sealed
 
 log = logging.getLogger(__name__)
@@ -83,17 +83,19 @@ class Runner:
         if sealed.rows != total:
             raise ExportFailure(f"{sealed.rows} records were written for {total} rows")
         live.spool.kept = True
-        if not await self._complete(live, sealed, truncated=rows.truncated):
+        if not await self._complete(live, sealed, rows):
             live.spool.kept = False
             raise ExportFailure(ENDED_ELSEWHERE)
         live.spool.seal()
         log.info("export %s completed: %d rows, %d bytes", live.id, sealed.rows, sealed.length)
 
-    async def _complete(self, live: LiveExport, sealed: Sealed, *, truncated: bool) -> bool:
+    async def _complete(self, live: LiveExport, sealed: Sealed, rows: Rows) -> bool:
         """False if somebody else has ended the export."""
         return await self._written(
             live,
-            lambda: self._store.complete(live.id, sealed, live.rows_per_second(), truncated=truncated),
+            lambda: self._store.complete(
+                *(live.id, sealed, live.rows_per_second()), truncated=rows.truncated, snapshot_at=rows.snapshot_at
+            ),
             lambda row: row.state is State.COMPLETED and row.sha256 == sealed.sha256,
             retrying=_persistently(live),
         )

@@ -136,11 +136,12 @@ class Store:
         return await self._one("release", export_id, self._owner, percentage)
 
     async def complete(
-        self, export_id: UUID, sealed: Sealed, rows_per_second: int, *, truncated: bool
+        self, export_id: UUID, sealed: Sealed, rows_per_second: int, *, truncated: bool, snapshot_at: datetime
     ) -> Export | None:
         """processing → completed; None if the export was cancelled meanwhile."""
         return await self._one(
-            "complete", export_id, self._owner, sealed.rows, sealed.length, sealed.sha256, rows_per_second, truncated
+            *("complete", export_id, self._owner, sealed.rows, sealed.length, sealed.sha256),
+            *(rows_per_second, truncated, snapshot_at),
         )
 
     async def fail(self, export_id: UUID, reason: str, percentage: float) -> Export | None:

@@ -13,7 +13,8 @@ from streamer.model import Dialect
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_NULL = 64  # characters
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of what a spreadsheet takes for a formula
+# Of what a spreadsheet takes for a formula, or may after it has trimmed it (OWASP, "CSV Injection").
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 SLICE = 64 * 1024  # bytes that are split at a time: a field of nothing but quotes has many pieces
 END_OF_DATA = "\\."
 
@@ -21,7 +22,7 @@ END_OF_DATA = "\\."
 def check_character(text: str) -> str:
     """Returns `text` if it can be a delimiter or a quote; raises ValueError with a sentence otherwise."""
     if len(text) != 1 or not text.isascii() or text == "\0":
-        raise ValueError(f"must be exactly one ASCII character, not {text[:40]!a}")
+        raise ValueError(f"must be exactly one ASCII character, or the word tab, not {text[:40]!a}")
     if text in "\r\n":
         raise ValueError("must not be a line break")
     return text

@@ -5,11 +5,15 @@ may be filled anew while requests run: a dataset is a frozen value, so whoever h
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from streamer.errors import StartError
 from streamer.model import Condition, Operator, Order
+
+log = logging.getLogger(__name__)
 
 PG_CATALOG = "pg_catalog"
 EQUALITY = (Operator.EQ, Operator.NE)
@@ -26,7 +30,8 @@ class Column:
     characters.
 
     `category` is its typcategory; `compared` says whether a value can be equal to a literal, `ordered` whether the type
-    has an order, and `operators_in` in which schema the operators for both are.
+    has an order, and `operators_in` in which schema the operators for both are. `searched` says whether LIKE works with
+    the collation of the column.
     """
 
     name: str
@@ -36,13 +41,14 @@ class Column:
     category: str = "U"
     compared: bool = True
     ordered: bool = True
+    searched: bool = True
     operators_in: str = PG_CATALOG
 
     @property
     def operators(self) -> tuple[Operator, ...]:
         """Those that a condition on this column may have."""
         comparable = (*EQUALITY, *(COMPARISONS if self.ordered else ())) if self.compared else ()
-        return (*comparable, *(SEARCHES if self.category == STRINGS else ()), Operator.ISNULL)
+        return (*comparable, *(SEARCHES if self.category == STRINGS and self.searched else ()), Operator.ISNULL)
 
     @property
     def textual(self) -> bool:
@@ -91,13 +97,17 @@ class Dataset:
 
 
 class Catalog(Mapping[str, Dataset]):
-    """The datasets by their public names. `read` gives them anew."""
+    """The datasets by their public names. `read` gives them anew; `is_current` asks the database about one of them."""
 
     def __init__(
-        self, datasets: Mapping[str, Dataset], read: Callable[[], Awaitable[Mapping[str, Dataset]]] | None = None
+        self,
+        datasets: Mapping[str, Dataset],
+        read: Callable[[], Awaitable[Mapping[str, Dataset]]] | None = None,
+        is_current: Callable[[Dataset], Awaitable[bool]] | None = None,
     ) -> None:
         self._datasets = dict(datasets)
         self._read = read
+        self._is_current = is_current
         self._rereading = asyncio.Lock()
 
     def __getitem__(self, name: str) -> Dataset:
@@ -108,6 +118,17 @@ class Catalog(Mapping[str, Dataset]):
 
     def __len__(self) -> int:
         return len(self._datasets)
+
+    async def refresh(self, name: str) -> None:
+        """Has everything read again if the relation of a dataset has changed, so that a request is read as of now."""
+        dataset = self._datasets.get(name)
+        if dataset is None or self._is_current is None or await self._is_current(dataset):
+            return
+        log.info("the catalog is read again: the relation of %s has changed", name)
+        try:
+            await self.reread(outdated=dataset)
+        except StartError as reason:
+            log.warning("the catalog stays as it was: %s", reason)
 
     async def reread(self, outdated: Dataset | None = None) -> None:
         """Takes the place of what was there in one step, or leaves it. Raises StartError, as at the start.

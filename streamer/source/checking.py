@@ -1,7 +1,10 @@
-"""Does PostgreSQL read a text as a value of a type that values.py does not know? Asked before any job exists.
+"""Does PostgreSQL read a text of which values.py is not certain? Asked before any job exists.
 
 The planner is asked for the condition itself, in a session as that of the export: what the type's input function
 refuses there would fail the job, and its message is the one that says why. Nothing is read from the relation.
+
+A text with a character that the encoding of the database lacks would fail the job, too, whatever it is for: a value, a
+part of one, or what stands for NULL.
 """
 
 import asyncio
@@ -17,10 +20,10 @@ from streamer.source.database import Connection, Pool, one_line
 from streamer.source.plan import explain
 from streamer.source.query import compose_condition
 from streamer.source.snapshot import open_snapshot
-from streamer.source.values import is_read_here
+from streamer.source.values import is_certain
 
 TIMEOUT = 5.0  # seconds for an answer
-WITHOUT_A_TYPE = (Operator.ISNULL, Operator.CONTAINS, Operator.STARTSWITH)  # their values are no values of the type
+SEARCHES = (Operator.CONTAINS, Operator.STARTSWITH)  # their values are parts of texts, whatever the type
 DATA_EXCEPTION = "22"  # the class of what input functions say (PostgreSQL documentation, appendix A)
 ITS_OWN_SYNTAX = ("42601", "42602")  # of a type that is a small language: jsonpath, tsquery
 UNANSWERED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
@@ -34,6 +37,10 @@ class WrongValueError(Exception):
         self.condition = condition
 
 
+class WrongNullError(Exception):
+    """PostgreSQL cannot write what stands for NULL; the sentence is its own."""
+
+
 class ValueCheck:
     """Asks on connections beside those of the exports."""
 
@@ -41,18 +48,20 @@ class ValueCheck:
         self._pool = pool
         self._role = role
 
-    async def check(self, dataset: Dataset, conditions: Iterable[Condition]) -> None:
-        """Raises WrongValueError, and Unavailable if the database does not answer.
+    async def check(self, dataset: Dataset, conditions: Iterable[Condition], null: str) -> None:
+        """`null` is what stands for NULL. Raises WrongValueError, WrongNullError, and Unavailable if the
+        database does not answer.
 
         What it says of anything but a value, it says again of the export, whose failure that is.
         """
         asked = [condition for condition in conditions if _is_asked(dataset, condition)]
-        if not asked:
+        if not asked and null.isascii():
             return
         try:
             with suppress(asyncpg.SyntaxOrAccessError):
                 async with asyncio.timeout(TIMEOUT), open_snapshot(self._pool, role=self._role) as snapshot:
                     await check_values(snapshot.connection, dataset, asked)
+                    await _check_null(snapshot.connection, null)
         except UNANSWERED as error:
             raise Unavailable("the database cannot be asked at the moment") from error
 
@@ -69,8 +78,19 @@ async def check_values(connection: Connection, dataset: Dataset, conditions: Ite
                 raise WrongValueError(condition, one_line(error.args[0])) from error
 
 
+async def _check_null(connection: Connection, null: str) -> None:
+    try:
+        await connection.fetchval("SELECT $1::pg_catalog.text", null)
+    except asyncpg.DataError as error:
+        raise WrongNullError(one_line(error.args[0])) from error
+
+
 def _is_asked(dataset: Dataset, condition: Condition) -> bool:
-    return condition.operator not in WITHOUT_A_TYPE and not is_read_here(dataset.known[condition.column])
+    if condition.operator is Operator.ISNULL:
+        return False
+    if condition.operator in SEARCHES:
+        return not all(value.isascii() for value in condition.values)
+    return not all(is_certain(dataset.known[condition.column], value) for value in condition.values)
 
 
 def _is_of_a_value(error: asyncpg.PostgresError) -> bool:

@@ -1,19 +1,27 @@
 """Connection pools, and the patience to wait for a database that comes up late.
 
-What time can heal (nobody listens yet, the server is starting) is waited for. What it cannot heal (a wrong password, a
-database that does not exist) ends the start at once.
+What time can heal (nobody listens yet, the server is starting, no host is a primary yet) is waited for. What it cannot
+heal (a wrong password, a database that does not exist, a certificate that is not accepted) ends the start at once.
+
+Several hosts are tried one by one, each with its own time: the driver would give one time to all of them, which a host
+that is switched off uses up alone, and would send the password that a password file has for one of them to the others.
 """
 
 import logging
+import random
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeAlias
+from itertools import product
+from typing import Any, TypeAlias
 
 import asyncpg
 import tenacity
 
 from streamer.errors import StartError
+from streamer.source import tls
+from streamer.source.conninfo import ConnectionParameters, from_url
+from streamer.source.hosts import Address
 from streamer.source.metering import MeteredConnection
 
 log = logging.getLogger(__name__)
@@ -29,6 +37,7 @@ UNREACHABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.TargetServerAttributeNotMatched,
 )
 LOST = (
     *UNREACHABLE,
@@ -41,15 +50,19 @@ LOST = (
 """How a database that was there, and may be again, is seen by a statement."""
 
 
-async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int = sys.maxsize) -> Pool:
-    """A pool of at most `size` connections to `url`, waiting up to `wait` seconds for the database to answer.
+async def connect(
+    database: str | ConnectionParameters, *, name: str, size: int, wait: float, row_limit: int = sys.maxsize
+) -> Pool:
+    """A pool of at most `size` connections to `database`, waiting up to `wait` seconds for it to answer.
 
-    A row of more than about `row_limit` bytes ends its connection. Raises StartError with one line that never shows a
-    password.
+    `database` may be a URL, and `name` is the setting that messages name. A row of more than about `row_limit` bytes
+    ends its connection. Raises StartError with one line that never shows a password.
     """
+    parameters = from_url(database, name) if isinstance(database, str) else database
+    connect_one = _connecting(parameters, wait)
     try:
         async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(UNREACHABLE),
+            retry=tenacity.retry_if_exception(_may_be_over_soon),
             stop=tenacity.stop_after_delay(wait),
             wait=PAUSES,
             before_sleep=say_waiting(log, name),
@@ -57,40 +70,96 @@ async def connect(url: str, *, name: str, size: int, wait: float, row_limit: int
         ):
             with attempt:
                 pool = await asyncpg.create_pool(
-                    url,
+                    connect=connect_one,
                     min_size=0,  # the pool would restore a minimum by itself, and log each failure with a traceback
                     max_size=size,
-                    timeout=min(CONNECT_TIMEOUT, max(wait, 1.0)),
-                    command_timeout=None,  # it would cover a whole COPY, the time in the sink included
                     max_inactive_connection_lifetime=300.0,
-                    # A pooler may give each transaction another session, where the name of a prepared statement may be
-                    # that of another client's: its rows would come instead of ours.
-                    statement_cache_size=0,
-                    server_settings={"application_name": "streamer"},
                     connection_class=MeteredConnection,
                     init=_limited_to(row_limit),
                 )
                 async with pool.acquire():
                     return pool
     except UNREACHABLE as error:
+        if tls.no_time_heals(error):
+            raise StartError(f"{name}: {tls.explained(error, parameters)}") from error
         raise StartError(f"{name}: no answer from the database within {wait:g} s: {one_line(error)}") from error
     except asyncpg.PostgresError as error:
         raise StartError(f"{name}: {one_line(error)}") from error
     except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
         # What the driver says of it may hold a part of it, and so of the password.
-        raise StartError(f"{name}: is not a URL of a PostgreSQL database that can be understood") from error
+        raise StartError(f"{name}: is not understood by the driver") from error
     raise AssertionError("tenacity either returns an attempt or raises")
+
+
+def _may_be_over_soon(error: BaseException) -> bool:
+    return isinstance(error, UNREACHABLE) and not tls.no_time_heals(error)
+
+
+def _connecting(parameters: ConnectionParameters, wait: float) -> Callable[..., Awaitable[Any]]:
+    """What a pool calls for a new connection: the first host that answers, and is of the kind that is wanted.
+
+    Raises StartError where a file cannot be read, now.
+    """
+    arguments = _driver_arguments(parameters, wait)
+
+    async def connect_one(*_: object, **of_the_pool: Any) -> Any:
+        failure: Exception | None = None
+        for target, address in _candidates(parameters):
+            host, port = address
+            chosen = {**of_the_pool, **arguments, "host": host, "port": port, "target_session_attrs": target}
+            try:
+                return await asyncpg.connect(**chosen)
+            except UNREACHABLE as error:
+                failure = error
+                if address.is_socket and isinstance(error, OSError) and error.filename is None:
+                    error.filename = str(address)  # which asyncio leaves out
+        assert failure is not None  # there is one host at least
+        raise failure
+
+    return connect_one
+
+
+def _candidates(parameters: ConnectionParameters) -> Iterator[tuple[str, Address]]:
+    """In the order in which they are tried."""
+    hosts = list(parameters.addresses)
+    if parameters.balanced:
+        random.shuffle(hosts)
+    wanted = parameters.target_session_attrs
+    return product(("standby", "any") if wanted == "prefer-standby" else (wanted,), hosts)
+
+
+def _driver_arguments(parameters: ConnectionParameters, wait: float) -> Mapping[str, Any]:
+    """Raises StartError."""
+    return {
+        **tls.driver_arguments(parameters),
+        "user": parameters.user,
+        "password": parameters.password,
+        "database": parameters.database,
+        "passfile": parameters.passfile,
+        "krbsrvname": parameters.krbsrvname,
+        "gsslib": parameters.gsslib,
+        "timeout": min(parameters.connect_timeout or CONNECT_TIMEOUT, max(wait, 1.0)),
+        "command_timeout": None,  # it would cover a whole COPY, the time in the sink included
+        # A pooler may give each transaction another session, where the name of a prepared statement may be that of
+        # another client's: its rows would come instead of ours.
+        "statement_cache_size": 0,
+        "server_settings": {"application_name": "streamer", **parameters.server_settings},
+    }
 
 
 class Connections:
     """The connections to the source, shared by all exports, which use them as `role`.
 
     Each of `leads` exports at once has one that is its own. What the pool has beyond these is given to those who ask
-    first, up to `helpers` for one export: nobody ever waits for a second connection.
+    first, up to `helpers` for one export: nobody ever waits for a second connection. `beside` has connections to the
+    same database for short questions, which no export holds.
     """
 
-    def __init__(self, pool: Pool, *, leads: int, helpers: int, role: str | None = None) -> None:
+    def __init__(
+        self, pool: Pool, *, leads: int, helpers: int, role: str | None = None, beside: "Pool | None" = None
+    ) -> None:
         self.pool = pool
+        self.beside = beside or pool
         self.role = role
         self.helpers = helpers
         self._spare = pool.get_max_size() - leads

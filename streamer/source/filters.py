@@ -5,12 +5,12 @@ wrong is a ValueError with a sentence, and who asked puts the name before it.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
 
 from streamer.errors import shown
 from streamer.model import Condition, Operator, Order
 from streamer.source.catalog import Column
-from streamer.source.values import is_date, read_text, read_truth, read_value
+from streamer.source.moments import is_date, next_day
+from streamer.source.values import read_text, read_truth, read_value
 
 MOST_VALUES = 1000  # of one condition
 SUFFIXES = {
@@ -97,6 +97,8 @@ def _read(column: Column, operator: Operator, text: str) -> str:
         case Operator.ISNULL:
             return read_truth(text)
         case Operator.CONTAINS | Operator.STARTSWITH:
+            if not text:
+                raise ValueError("must not be empty: every text has that in it")
             return read_text(text)
         case _:
             return read_value(column, text)
@@ -105,8 +107,4 @@ def _read(column: Column, operator: Operator, text: str) -> str:
 def _through(column: Column, day: str) -> Condition:
     """Up to a day means to the end of that day."""
     read_value(column, day)
-    try:
-        morrow = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
-    except OverflowError:
-        raise ValueError("must be a day before 9999-12-31") from None
-    return Condition(column=column.name, operator=Operator.LT, values=(read_value(column, morrow),))
+    return Condition(column=column.name, operator=Operator.LT, values=(read_value(column, next_day(day)),))

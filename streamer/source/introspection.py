@@ -9,9 +9,11 @@ A dataset is called as its entry is written; one that a pattern finds, as SQL wr
 quotes but those it needs, so that no two are called the same. The file of datasets (offers.py) can give other names.
 
 Which operators a type has is read from its default operator classes, and for arrays and composite types from those of
-what is in them: it is what the parser itself goes by (lookup_type_cache in src/backend/utils/cache/typcache.c).
+what is in them: it is what the parser itself goes by (lookup_type_cache in src/backend/utils/cache/typcache.c). LIKE is
+offered unless the collation of the column is nondeterministic, which LIKE refuses before PostgreSQL 18.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -25,9 +27,10 @@ from streamer.errors import StartError
 from streamer.model import Condition
 from streamer.source.catalog import Catalog, Column, Dataset, Locker
 from streamer.source.checking import WrongValueError, check_values
-from streamer.source.consistency import SHAPE
-from streamer.source.database import Connection, Pool, one_line
+from streamer.source.consistency import SHAPE, SHAPE_NOW
+from streamer.source.database import LOST, Connection, Pool, one_line
 from streamer.source.filters import listed, meaning_of, read_condition, read_order
+from streamer.source.names import quote_relation
 from streamer.source.offers import SETTING as FILE
 from streamer.source.offers import Offer, read_offers, texts_of
 from streamer.source.query import LIKE_WILDCARDS
@@ -36,6 +39,8 @@ from streamer.source.snapshot import open_snapshot
 
 log = logging.getLogger(__name__)
 
+MAX_READINGS = 5  # of the catalog, one after the other, where relations are replaced meanwhile
+CURRENT_TIMEOUT = 2.0  # seconds for an answer; the export itself finds out, too
 QUOTED = r'"(?:[^"]|"")*"'
 PATTERN = re.compile(rf'\s*({QUOTED}|[^".*\s]+)\s*\.\s*([^".\s]*)\s*')
 
@@ -67,18 +72,32 @@ MATCHING = f"""{RELATION} n.nspname = $1 AND c.relname LIKE $2 AND NOT c.relispa
     ORDER BY c.relname
 """
 
+# SQL over pg_class sees the snapshot; to_regclass, has_column_privilege and pg_identify_object see what is current.
+NEWER = """
+    SELECT named.identity IS NOT NULL
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1))
+    FROM pg_catalog.pg_identify_object('pg_catalog.pg_class'::regclass, pg_catalog.to_regclass($1), 0) named
+"""
+CHANGED = """
+    SELECT pg_catalog.min(pg_catalog.format('%I.%I', n.nspname, c.relname))
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = ANY ($1::oid[])
+      AND (pg_catalog.pg_identify_object('pg_catalog.pg_class'::regclass, c.oid, 0)).identity
+          IS DISTINCT FROM pg_catalog.format('%I.%I', n.nspname, c.relname)
+"""
+
 # A domain is filtered as the type at its bottom, and its length is that of the first type on the way that has one. Of a
 # relation of which the role may read some columns, those are all there are.
 COLUMNS = """
     WITH RECURSIVE types AS (
-        SELECT a.attrelid, a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.atttypid AS type,
-               a.atttypmod AS length
+        SELECT a.attrelid, a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.attcollation,
+               a.atttypid AS type, a.atttypmod AS length
         FROM pg_attribute a
         WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
           AND (has_column_privilege(a.attrelid, a.attnum, 'SELECT')
                OR NOT has_any_column_privilege(a.attrelid, 'SELECT'))
       UNION ALL
-        SELECT attrelid, types.attnum, attname, declared, modifier, t.typbasetype,
+        SELECT attrelid, types.attnum, attname, declared, modifier, attcollation, t.typbasetype,
                CASE WHEN types.length = -1 THEN t.typtypmod ELSE types.length END
         FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype = 'd'
     ),
@@ -129,13 +148,18 @@ COLUMNS = """
            t.typcategory::text AS category,
            wholes.compared AND t.typtype <> 'c' AS compared,  -- the literal of a row would have no type
            wholes.ordered,
+           coalesce(l.collisdeterministic, true) OR current_setting('server_version_num')::int >= 180000 AS searched,
            coalesce(known.schema, 'pg_catalog') AS operators_in
     FROM types JOIN pg_type t ON t.oid = types.type AND t.typtype <> 'd'
     JOIN pg_namespace n ON n.oid = t.typnamespace
     JOIN wholes ON wholes.whole = t.oid
+    LEFT JOIN pg_collation l ON l.oid = types.attcollation
     LEFT JOIN known ON known.part = t.oid
     ORDER BY attrelid, attnum
 """
+
+# What stays when a column is renamed.
+NUMBERS = "SELECT attname, attnum FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped"
 
 Columns = Mapping[str, Column]
 
@@ -150,7 +174,12 @@ async def read_catalog(
     """
     once = Restrictions()
     datasets = await _Reading(pool, names, file, role, once, strict=True).datasets()
-    return Catalog(datasets, _Reading(pool, names, file, role, once, strict=False).datasets)
+    reading = _Reading(pool, names, file, role, once, strict=False)
+    return Catalog(datasets, reading.datasets, reading.is_current)
+
+
+class _ChangedError(Exception):
+    """What the snapshot sees of a relation is not what functions of the catalog say of it."""
 
 
 class _Reading:
@@ -173,25 +202,42 @@ class _Reading:
 
     async def datasets(self) -> Mapping[str, Dataset]:
         offers = read_offers(self._file)
+        setting = "DATASET_ROLE" if self._role else "DATASETS"
+        for _ in range(MAX_READINGS):
+            try:
+                async with open_snapshot(self._pool, role=self._role) as snapshot:
+                    return await self._datasets(snapshot.connection, offers)
+            except _ChangedError as change:
+                log.info("the catalog is read once more: %s", change)
+            except asyncpg.PostgresError as error:
+                raise StartError(f"{setting}: {one_line(error)}") from error
+        raise StartError(f"{setting}: tables are being replaced again and again; try once more")
+
+    async def is_current(self, dataset: Dataset) -> bool:
+        """Whether the relation has the columns that it had when it was read; yes where the database does not answer."""
+        relation = quote_relation(dataset.schema, dataset.relation)
         try:
-            async with open_snapshot(self._pool, role=self._role) as snapshot:
-                return await self._datasets(snapshot.connection, offers)
-        except asyncpg.PostgresError as error:
-            raise StartError(f"{'DATASET_ROLE' if self._role else 'DATASETS'}: {one_line(error)}") from error
+            async with asyncio.timeout(CURRENT_TIMEOUT):
+                shape: int | None = await self._pool.fetchval(SHAPE_NOW, relation, self._role)
+        except asyncpg.PostgresError as error:  # such as a schema that may not be used any more
+            return isinstance(error, LOST)
+        except LOST:
+            return True
+        return shape == dataset.shape
 
     async def _datasets(self, connection: Connection, offers: Mapping[str, Offer]) -> Mapping[str, Dataset]:
         allowed = await self._allowed(connection)
         offered = await self._offered(connection, offers, {relation["oid"] for relation in allowed.values()})
         columns = await _columns(connection, [relation["oid"] for relation in allowed.values()])
+        await _check_unchanged(connection, columns)
         plain = await self._plain(connection, offers, allowed, offered)
         datasets = {name: _dataset(name, relation, columns[relation["oid"]]) for name, relation in plain.items()}
         for name, relation in offered.items():
             if name in datasets:
                 raise StartError(f"{FILE}: datasets.{name}: DATASETS has another relation of this name")
             async with self._part(connection):
-                datasets[name] = await _refined(
-                    connection, _dataset(name, relation, columns[relation["oid"]]), offers[name]
-                )
+                dataset = _dataset(name, relation, columns[relation["oid"]])
+                datasets[name] = await _refined(connection, dataset, offers[name], self._once)
         return datasets
 
     async def _allowed(self, connection: Connection) -> dict[str, asyncpg.Record]:
@@ -258,9 +304,17 @@ def _relation_of(name: str, offer: Offer) -> str:
     return offer.relation or name
 
 
+async def _check_unchanged(connection: Connection, relations: Iterable[int]) -> None:
+    """Raises _ChangedError if a relation was dropped or renamed since the snapshot was taken."""
+    if changed := await connection.fetchval(CHANGED, list(relations)):
+        raise _ChangedError(f"{changed} was replaced")
+
+
 async def _named(connection: Connection, name: str, setting: str) -> asyncpg.Record:
     try:
         relation = await connection.fetchrow(NAMED, name)
+        if relation is None and await connection.fetchval(NEWER, name):
+            raise _ChangedError(f"{name} was replaced")
     except asyncpg.PostgresError as error:
         raise StartError(f"{setting}: {name!r} cannot be looked up: {one_line(error)}") from error
     if relation is None:
@@ -304,10 +358,16 @@ def _dataset(name: str, relation: asyncpg.Record, columns: Columns) -> Dataset:
     )
 
 
-async def _refined(connection: Connection, dataset: Dataset, offer: Offer) -> Dataset:
-    """The dataset as its offer wants it. Raises StartError."""
+async def _refined(connection: Connection, dataset: Dataset, offer: Offer, once: Restrictions) -> Dataset:
+    """The dataset as its offer wants it, without the columns that it once has hidden. Raises StartError."""
     place = f"{FILE}: datasets.{dataset.name}"
     offered = _offered_columns(dataset.columns, offer, place)
+    numbers = {row["attname"]: row["attnum"] for row in await connection.fetch(NUMBERS, dataset.oid)}
+    for name in once.still_hidden(dataset.name, dataset.oid, offer, numbers, list(offered)):
+        log.warning("not offered: the column %s of %s: %s has hidden it under another name", name, dataset.name, FILE)
+        del offered[name]
+    if not offered:
+        raise StartError(f"{place}: no column is left")
     _check_named(offer.required, offered, f"{place}.required")
     try:
         order = tuple(read_order(text, dataset.columns) for text in offer.order)
@@ -330,16 +390,13 @@ async def _refined(connection: Connection, dataset: Dataset, offer: Offer) -> Da
     return refined
 
 
-def _offered_columns(columns: Columns, offer: Offer, place: str) -> Columns:
+def _offered_columns(columns: Columns, offer: Offer, place: str) -> dict[str, Column]:
     if offer.columns is not None and offer.hidden:
         raise StartError(f"{place}: columns says which are offered, hidden which are not; say one of them")
     _check_named(offer.columns or (), columns, f"{place}.columns")
     _check_named(offer.hidden, columns, f"{place}.hidden")
     wanted = (name for name in columns if name not in offer.hidden) if offer.columns is None else offer.columns
-    offered = {name: columns[name] for name in wanted}
-    if not offered:
-        raise StartError(f"{place}: no column is left")
-    return offered
+    return {name: columns[name] for name in wanted}
 
 
 def _check_named(names: Iterable[str], columns: Columns, place: str) -> None:

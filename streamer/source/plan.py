@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamer.source.catalog import Dataset
-from streamer.source.consistency import Scan
 from streamer.source.database import Connection
 from streamer.source.names import quote_relation
 from streamer.source.pages import Heap
@@ -38,33 +37,29 @@ HEAPS = """
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`expected` rows; `scans` are all scans of relations in the plan.
-
-    `heaps` are those that are scanned sequentially, in order; None if anything but sequential scans is planned.
-    """
+    """`expected` rows; `scans` are the relations scanned in order, None if anything but sequential scans is planned."""
 
     expected: int
-    scans: tuple[Scan, ...]
-    heaps: tuple[Scan, ...] | None
+    scans: tuple[tuple[str, str], ...] | None
 
 
 async def explain(connection: Connection, query: Query) -> Plan:
     answer = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {query.sql}")
     root = json.loads(answer)[0]["Plan"]
     try:
-        heaps = tuple(_heaps(root))
+        scans = tuple(_scans(root))
     except _OtherPlanError:
-        heaps = None
-    return Plan(int(root["Plan Rows"]), tuple(_scans(root)), heaps)
+        scans = None
+    return Plan(int(root["Plan Rows"]), scans)
 
 
 async def heaps_of(connection: Connection, dataset: Dataset, plan: Plan) -> list[Heap] | None:
     """The heaps to read block by block instead; None if the query cannot be read so."""
-    if not dataset.plain or plan.heaps is None:
+    if not dataset.plain or plan.scans is None:
         return None
-    schemas, names = [heap.schema for heap in plan.heaps], [heap.relation for heap in plan.heaps]
+    schemas, names = [schema for schema, _ in plan.scans], [name for _, name in plan.scans]
     rows = await connection.fetch(HEAPS, schemas, names, quote_relation(dataset.schema, dataset.relation))
-    if len(rows) < len(plan.heaps) or not all(row["readable"] for row in rows):
+    if len(rows) < len(plan.scans) or not all(row["readable"] for row in rows):
         return None
     return [Heap(row["schema"], row["name"], row["oid"], row["blocks"]) for row in rows]
 
@@ -73,26 +68,14 @@ class _OtherPlanError(Exception):
     pass
 
 
-def _scans(node: dict[str, Any]) -> Iterator[Scan]:
-    """Every scan of a relation, wherever in the plan."""
-    if "Relation Name" in node:
-        yield _scan(node)
-    for child in node.get("Plans", []):
-        yield from _scans(child)
-
-
-def _heaps(node: dict[str, Any]) -> Iterator[Scan]:
+def _scans(node: dict[str, Any]) -> Iterator[tuple[str, str]]:
     match node["Node Type"], node.get("Plans", []):
         case "Seq Scan", []:
-            yield _scan(node)
+            yield node["Schema"], node["Relation Name"]
         case "Result", [] if node.get("One-Time Filter") == "false":
             return  # no partition can have such a row
         case "Append", children:
             for child in children:
-                yield from _heaps(child)
+                yield from _scans(child)
         case _:
             raise _OtherPlanError
-
-
-def _scan(node: dict[str, Any]) -> Scan:
-    return Scan(alias=node["Alias"], schema=node["Schema"], relation=node["Relation Name"])

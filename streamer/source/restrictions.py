@@ -7,6 +7,9 @@ was restricted once is not offered as it is. The same holds for what a pattern f
 inheritance tree, because its rows are rows of the restricted one. A partition that is detached becomes a table like any
 other, so what is below is remembered, too.
 
+Columns are remembered by their numbers, for the same reason: after `ALTER TABLE a RENAME card TO old` and a new column
+`card`, the file hides the new one, and `old` stays hidden.
+
 Only the operator takes that back: by an entry for the relation in the file, or by removing the entry that was there, if
 what it named is still the same relation. A process that starts has nothing to remember.
 """
@@ -14,6 +17,7 @@ what it named is still the same relation. A process that starts has nothing to r
 from collections.abc import Collection, Mapping
 
 from streamer.source.database import Connection
+from streamer.source.offers import Offer
 
 BELOW = """
     WITH RECURSIVE family (root, member) AS (
@@ -35,10 +39,24 @@ class Restrictions:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}  # of the restricted relations, as the file had them
         self._below: set[tuple[int, int]] = set()  # a restricted relation, and one below it
+        self._hidden: dict[tuple[str, int], tuple[Offer, frozenset[int]]] = {}  # by dataset and relation: attnums
 
     def closes(self, relation: int, *, by_pattern: bool) -> bool:
         """Whether it is not offered as it is. What is below a restricted relation may be offered by its own name."""
         return relation in self._names or (by_pattern and any(member == relation for _, member in self._below))
+
+    def still_hidden(
+        self, dataset: str, relation: int, offer: Offer, numbers: Mapping[str, int], offered: Collection[str]
+    ) -> set[str]:
+        """Of the columns `offered` by name those that the same entry of the file has hidden under another name.
+
+        `numbers` are the numbers (attnum) of all columns of the relation.
+        """
+        before, numbers_before = self._hidden.get((dataset, relation), (offer, frozenset[int]()))
+        hidden = {number for name, number in numbers.items() if name not in offered}
+        hidden |= numbers_before if before == offer else set()
+        self._hidden[dataset, relation] = offer, frozenset(hidden)
+        return {name for name in offered if numbers[name] in hidden}
 
     async def note(self, connection: Connection, restricted: Mapping[int, str], named: Collection[str]) -> None:
         """The file restricts these relations now, by their names in it; `named` are all that it restricts."""

@@ -6,6 +6,7 @@ Here the catalog, the snapshot, the query and the cursor meet, and here the data
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -16,7 +17,7 @@ from streamer.model import Dialect, ExportSpec
 from streamer.protocol.dialect import first_records, prologue
 from streamer.source.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.catalog import Catalog, Dataset
-from streamer.source.consistency import OutdatedCatalogError, SourceChanged, compare, guard, is_of_a_guard
+from streamer.source.consistency import GIVE_WAY, OutdatedCatalogError, SourceChanged, compare, guard, is_of_a_guard
 from streamer.source.copying import CopyCursor
 from streamer.source.cursor import Cursor, Sink
 from streamer.source.database import LOST, Connection, Connections, one_line
@@ -24,7 +25,7 @@ from streamer.source.fetching import FetchCursor
 from streamer.source.pages import Heap
 from streamer.source.plan import Plan, explain, heaps_of
 from streamer.source.query import Query, compose, most_rows
-from streamer.source.snapshot import GIVE_WAY, open_snapshot
+from streamer.source.snapshot import LockRefusedError, open_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +119,16 @@ class Source:
 
     async def _begin(self, stack: AsyncExitStack, spec: ExportSpec) -> Rows:
         """Takes snapshots until one agrees with the catalog and with its locks; few are ever needed."""
-        dataset, doubtful = self._dataset(spec), frozenset[str]()
+        dataset = self._dataset(spec)
         for _ in range(MAX_SNAPSHOTS):
             try:
-                return await self._open(stack, dataset, spec, doubtful)
+                return await self._open(stack, dataset, spec)
+            except LockRefusedError as refusal:
+                log.info("%s is read without a lock of its own: %s", dataset.name, one_line(refusal.__cause__))
+                await stack.aclose()
+                dataset = replace(dataset, locker=None)
             except SourceChanged as change:
                 log.info("a newer snapshot is taken: %s", change)
-                doubtful = frozenset(change.doubtful)
                 await stack.aclose()
             except SCHEMA_CHANGED as error:
                 await stack.aclose()
@@ -137,8 +141,8 @@ class Source:
             raise ExportFailure(f"the dataset {spec.dataset!r} is no longer offered")
         return dataset
 
-    async def _open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec, doubtful: frozenset[str]) -> Rows:
-        """Raises SourceChanged if the snapshot does not agree with its locks; what is `doubtful` is known already."""
+    async def _open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec) -> Rows:
+        """Raises SourceChanged if the snapshot does not agree with its locks."""
         snapshot = await stack.enter_async_context(
             open_snapshot(self._connections.pool, role=self._connections.role, dataset=dataset, lock_timeout=GIVE_WAY)
         )
@@ -148,7 +152,7 @@ class Source:
         if self._choice is CursorChoice.BLOCKS and query.unordered:
             await snapshot.connection.execute(WITHOUT_INDEXES)
         plan = await explain(snapshot.connection, query)
-        held = await compare(snapshot.connection, dataset, plan.scans, doubtful=doubtful)
+        held = await compare(snapshot.connection, self._connections.beside, dataset, snapshot.locked)
         assert snapshot.taken_at is not None  # it is this session's own
         return Rows(
             snapshot_at=snapshot.taken_at,
@@ -168,7 +172,8 @@ class Source:
             await self._catalog.reread(outdated=known)
         except StartError as reason:
             log.warning("the catalog stays as it was: %s", reason)
-        if not isinstance(error, OutdatedCatalogError) and self._catalog.get(spec.dataset) in (known, None):
+        found = self._catalog.get(spec.dataset)
+        if not isinstance(error, OutdatedCatalogError) and (found is None or _same(found, known)):
             raise error
         return self._dataset(spec)
 
@@ -202,6 +207,11 @@ class Source:
 
     def _worth_two(self, heaps: Sequence[Heap]) -> bool:
         return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
+
+
+def _same(found: Dataset, known: Dataset) -> bool:
+    """Whether a query of the one is a query of the other; they may be locked differently."""
+    return replace(found, locker=None) == replace(known, locker=None)
 
 
 # That a dataset is not what the catalog knows: its relation, its columns, its kind, or what may be read of it.

@@ -22,7 +22,7 @@ another connection.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,7 @@ from functools import lru_cache
 import asyncpg
 
 from streamer.source.catalog import Dataset, Locker
-from streamer.source.consistency import SHAPE_BY_OID
+from streamer.source.consistency import HELD, SHAPE_BY_OID
 from streamer.source.database import Connection, Pool
 from streamer.source.names import quote_identifier, quote_relation
 
@@ -60,7 +60,6 @@ SETTINGS = {
     "jit": "off",
 }
 LATER_SETTINGS = {17: {"transaction_timeout": "0"}}  # by the version that has them first
-GIVE_WAY = "800ms"  # how long an export waits for a lock: less than deadlock_timeout, which is 1 s by default
 OPENING = 10.0  # seconds for the answers that a session begins with; a network may swallow them
 CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be rolled back
 # A transaction by its session and its start: a process number alone may be another's by now.
@@ -73,7 +72,8 @@ TAKE = "SELECT pg_catalog.set_config('streamer.snapshot_at', pg_catalog.clock_ti
 # A session that opens another's snapshot has no such moment of its own.
 TAKEN = f"""
     SELECT nullif(pg_catalog.current_setting('streamer.snapshot_at', true), '')::pg_catalog.timestamptz AS taken_at,
-        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_OID} AS shape
+        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_OID} AS shape,
+        ARRAY({HELD}) AS locked
 """
 # Which start of which server a snapshot is of, and which transactions it sees.
 IDENTITY = """pg_catalog.concat_ws(
@@ -91,6 +91,10 @@ class SnapshotGoneError(asyncpg.InterfaceError):  # type: ignore[misc]
     """Nobody can see any more what an export began to see."""
 
 
+class LockRefusedError(Exception):
+    """A relation may be read and not be locked: a view, whose owner may read some columns of a table below it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
     """A snapshot that others can open as long as its own transaction is open."""
@@ -104,7 +108,7 @@ class Snapshot:
     """An open transaction, and the moment it sees.
 
     `taken_at` is None if the snapshot is another session's. `shape` is that of the dataset's relation as the snapshot
-    sees it, None if there is none: see consistency.py.
+    sees it, None if there is none, and `locked` are the oids of what was locked before: see consistency.py.
     """
 
     connection: Connection
@@ -112,6 +116,7 @@ class Snapshot:
     began_at: datetime
     process: int  # of the server
     shape: int | None
+    locked: Sequence[int]
 
 
 @asynccontextmanager
@@ -140,7 +145,7 @@ async def open_snapshot(
                     await _import(connection, exported)
                 version = connection.get_server_version().major
                 opening = _opening(version, role, dataset, lock_timeout, own=exported is None)
-                await connection.execute("; ".join(opening))
+                await _execute(connection, "; ".join(opening), locks=dataset is not None and dataset.locker is not None)
                 row = await connection.fetchrow(TAKEN, dataset.oid if dataset else None)
                 snapshot = Snapshot(connection, **row)
             yield snapshot
@@ -178,6 +183,16 @@ async def _import(connection: Connection, exported: Exported) -> None:
         raise SnapshotGoneError("the transaction that exported the snapshot has ended") from error
     if await connection.fetchval(f"SELECT {IDENTITY}") != exported.identity:
         raise SnapshotGoneError("another server has a snapshot of the same name")
+
+
+async def _execute(connection: Connection, opening: str, *, locks: bool) -> None:
+    """Raises LockRefusedError for want of a privilege if the message `locks` a relation."""
+    try:
+        await connection.execute(opening)
+    except asyncpg.InsufficientPrivilegeError as error:
+        if not locks:
+            raise
+        raise LockRefusedError from error
 
 
 def _opening(version: int, role: str | None, dataset: Dataset | None, lock_timeout: str, *, own: bool) -> Iterator[str]:

@@ -1,43 +1,57 @@
 """Does a text read as a value of a column's type? Answered before any job exists.
 
-Each reader returns the text that goes to PostgreSQL as a quoted literal, or raises ValueError with what is allowed.
-They accept a part of what PostgreSQL accepts, never more, so that a value which passes here cannot fail there. For the
-many types that have no reader here PostgreSQL itself is asked: see checking.py.
+Each reader returns the text that goes to PostgreSQL as a quoted literal, and whether PostgreSQL reads that without
+doubt. Where it is in doubt (`infinity`, a year BC, a number beyond a double, a letter that the encoding of the database
+may not have), and for the many types that have no reader here, PostgreSQL itself is asked: see checking.py. What no
+value of the type looks like is a ValueError with what is allowed.
 """
 
 import math
 import re
 import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 from streamer.errors import shown
+from streamer.source import moments
 from streamer.source.catalog import Column
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
-DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-TIME = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?"
-MOMENT = re.compile(f"{DATE.pattern}([T ]{TIME})?")
+# PostgreSQL writes an exponent out: three digits of it are as many as a list of a thousand values may have.
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?0{0,9}[0-9]{1,3})?")
+NOT_FINITE = re.compile(r"nan|[+-]?inf(inity)?", re.IGNORECASE)
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 LONGEST_NUMBER = 400  # characters; a double written out in full has 309 digits before its point
-BOOLEANS = {"true": "true", "false": "false"}
+TRUTHS = {"true": "true", "false": "false"}
+BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), "true"),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), "false"),
+}
 
-Reader = Callable[[Column, str], str]
+
+class Value(NamedTuple):
+    """`certain` means that PostgreSQL need not be asked."""
+
+    text: str
+    certain: bool = True
+
+
+Reader = Callable[[Column, str], Value]
 
 
 def read_value(column: Column, text: str) -> str:
     """`text` as a value of `column`. Raises ValueError with a sentence that says what is allowed."""
     reader = READERS.get(column.type)
-    return read_text(text) if reader is None else reader(column, text)
+    return read_text(text) if reader is None else reader(column, text).text
 
 
-def is_read_here(column: Column) -> bool:
-    """Whether `read_value` knows the type, so that PostgreSQL need not be asked."""
-    return column.type in READERS
+def is_certain(column: Column, value: str) -> bool:
+    """Whether PostgreSQL need not be asked about what `read_value` has returned."""
+    reader = READERS.get(column.type)
+    return reader is not None and reader(column, value).certain
 
 
 def read_text(text: str) -> str:
@@ -49,79 +63,72 @@ def read_text(text: str) -> str:
 
 def read_truth(text: str) -> str:
     """`true` or `false`. Raises ValueError."""
-    if text.lower() not in BOOLEANS:
+    if text.lower() not in TRUTHS:
         raise ValueError(f"must be true or false, not '{shown(text)}'")
-    return BOOLEANS[text.lower()]
+    return TRUTHS[text.lower()]
 
 
-def is_date(text: str) -> bool:
-    """Whether a moment is given as a day without a time."""
-    return DATE.fullmatch(text) is not None
-
-
-def _integer(bits: int, column: Column, text: str) -> str:
+def _integer(bits: int, column: Column, text: str) -> Value:
     limit = 1 << (bits - 1)
     if not INTEGER.fullmatch(text) or not -limit <= int(text) < limit:
         raise ValueError(f"must be a whole number from {-limit} to {limit - 1}, not '{shown(text)}'")
-    return text
+    return Value(text)
 
 
-def _number(column: Column, text: str) -> str:
-    if len(text) > LONGEST_NUMBER or not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
-        raise ValueError(f"must be a finite decimal number, not '{shown(text)}'")
-    return text
+def _number(column: Column, text: str) -> Value:
+    if NOT_FINITE.fullmatch(text):
+        return Value(text, certain=False)
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"must be a decimal number, not '{shown(text)}'")
+    return Value(text, certain=len(text) <= LONGEST_NUMBER and math.isfinite(float(text)))
 
 
-def _float(largest: float, smallest: float, column: Column, text: str) -> str:
+def _float(largest: float, smallest: float, column: Column, text: str) -> Value:
     """PostgreSQL refuses what a float can only hold as infinity or as zero."""
-    value = abs(float(_number(column, text)))
-    if value > largest or (value < smallest and Decimal(text)):
-        raise ValueError(f"must be a number of the size that {column.declared} can hold, not '{shown(text)}'")
-    return text
+    number = _number(column, text)
+    if not number.certain:
+        return number
+    size = abs(float(text))
+    return Value(text, certain=size <= largest and (size >= smallest or not Decimal(text)))
 
 
-def _text(column: Column, text: str) -> str:
+def _text(column: Column, text: str) -> Value:
+    """The database may have an encoding that lacks some of its characters."""
     if column.length is not None and len(text) > column.length:
         raise ValueError(f"must have at most {column.length} characters, not {len(text)}")
-    return read_text(text)
+    return Value(read_text(text), certain=text.isascii())
 
 
-def _boolean(column: Column, text: str) -> str:
-    return read_truth(text)
+def _boolean(column: Column, text: str) -> Value:
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"must be true or false, not '{shown(text)}'")
+    return Value(BOOLEANS[text.lower()])
 
 
-def _day(column: Column, text: str) -> str:
+def _day(column: Column, text: str) -> Value:
     try:
-        return date.fromisoformat(_of_form(DATE, text)).isoformat()
+        day = moments.read_day(text)
     except ValueError:
         raise ValueError(f"must be a date such as 2024-12-31, not '{shown(text)}'") from None
+    return Value(day, moments.is_plain(day))
 
 
-def _moment(zoned: bool, column: Column, text: str) -> str:
+def _moment(zoned: bool, column: Column, text: str) -> Value:
     try:
-        moment = datetime.fromisoformat(_of_form(MOMENT, text))
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        moment = moment.astimezone(UTC)
-    except (ValueError, OverflowError):
+        moment = moments.read_moment(text, zoned=zoned)
+    except ValueError:
+        hint = "; in a URL a + is written as %2B" if moments.lacks_plus(text) else ""
         raise ValueError(
-            f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not '{shown(text)}'"
+            f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not '{shown(text)}'{hint}"
         ) from None
-    return moment.isoformat() if zoned else moment.replace(tzinfo=None).isoformat()
+    return Value(moment, moments.is_plain(moment))
 
 
-def _of_form(form: re.Pattern[str], text: str) -> str:
-    """Python reads more forms than PostgreSQL does, and more than `is_date` knows."""
-    if not form.fullmatch(text):
-        raise ValueError(text)
-    return text
-
-
-def _uuid(column: Column, text: str) -> str:
+def _uuid(column: Column, text: str) -> Value:
     bare = text[1:-1] if text.startswith("{") and text.endswith("}") else text
     if not UUID_TEXT.fullmatch(bare):
         raise ValueError(f"must be a UUID, not '{shown(text)}'")
-    return str(UUID(bare))
+    return Value(str(UUID(bare)))
 
 
 def _encodable(text: str) -> bool:

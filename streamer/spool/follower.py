@@ -20,6 +20,14 @@ class Extent(NamedTuple):
     offset: int
     length: int
 
+    def first(self, length: int) -> "Extent":
+        """Its first bytes, at most so many."""
+        return Extent(self.offset, min(self.length, length))
+
+    def after(self, length: int) -> "Extent":
+        """What is left of it behind so many bytes."""
+        return Extent(self.offset + length, self.length - length)
+
 
 class TruncatedError(Exception):
     """The spool ended before its end: what was read is a part of nothing."""

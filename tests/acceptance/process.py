@@ -65,12 +65,16 @@ class Process:
 
 @asynccontextmanager
 async def streamer(
-    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, started_by: Sequence[str] = ()
+    *arguments: str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    started_by: Sequence[str] = (),
+    command: Sequence[str | Path] = (STREAMER,),
 ) -> AsyncIterator[Process]:
     """Runs the command in `folder` with nothing in its environment but this; kills it at the end if it still runs."""
     running = await asyncio.create_subprocess_exec(
         *started_by,
-        STREAMER,
+        *command,
         *arguments,
         cwd=folder,
         env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": TREE, **(environment or {})},

@@ -69,6 +69,14 @@ class Relay:
         await _carry(reader, writer)
 
 
+class ClosingRelay(Relay):
+    """Makes a close of every reset, as the relay does by which Docker publishes a port."""
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await super()._answer(reader, writer)
+
+
 class BreakingRelay(Relay):
     """Resets each of the first `breaks` connections after `least` to `most` bytes of the answer."""
 

@@ -142,13 +142,66 @@ async def test_standard_output_gets_all_of_it(held: Held, folder: Path) -> None:
     assert names(folder) == set()
 
 
+@pytest.mark.parametrize(
+    ("command", "begun"),
+    [
+        ("pull DOWNLOAD -o - > /dev/full", 0),
+        ("pull DOWNLOAD -o x.csv --json > /dev/full", 0),
+        ("pull DOWNLOAD -o - >&-", 0),
+        ("export --server SERVER -o - >&-", 0),
+        ("export --server SERVER -o x.csv --json > /dev/full", 1),
+        ("ls --server SERVER > /dev/full", 0),
+        ("status DOWNLOAD --json >&-", 0),
+        ("cancel DOWNLOAD > /dev/full", 0),
+    ],
+)
+async def test_a_standard_output_that_takes_nothing_is_one_sentence(folder: Path, command: str, begun: int) -> None:
+    async with pretending(b"id\n" + b"1\n" * 100_000) as pretender:
+        command = command.replace("DOWNLOAD", pretender.download).replace("SERVER", pretender.url)
+        reason = " is closed" if "&" in command else ": No space left on device"
+        assert await by_shell(folder, f"{STREAMER} {command}") == (1, f"streamer: standard output{reason}\n")
+        assert len(pretender.keys) == begun
+
+
+@pytest.mark.parametrize("stream", ["2> /dev/full", "2>&-"])
+async def test_a_standard_error_that_takes_nothing_leaves_the_exit_status(folder: Path, stream: str) -> None:
+    async with pretending(b"id\n1\n") as pretender:
+        assert await by_shell(folder, f"{STREAMER} pull {pretender.download} -o x.csv {stream}") == (0, "")
+        assert content_of(folder / "x.csv") == b"id\n1\n"
+        pretender.state = "failed"
+        assert await by_shell(folder, f"{STREAMER} pull {pretender.download} -o y.csv {stream}") == (3, "")
+
+
+async def test_a_name_that_no_file_can_have_is_one_sentence(folder: Path) -> None:
+    async with pretending(b"id\n1\n") as pretender:
+        for verb, name in ((f"pull {pretender.download}", "x" * 300), (f"export --server {pretender.url}", "x" * 252)):
+            status, said = await by_shell(folder, f"{STREAMER} {verb} -o {name}")
+            assert (status, len(said.splitlines())) == (1, 1), said
+            assert said.startswith("streamer: xxx")
+            assert said.endswith(": File name too long\n")
+        assert pretender.keys == []
+        assert names(folder) == set()
+
+
+async def test_a_folder_and_a_link_are_where_an_export_is_saved(folder: Path) -> None:
+    (folder / "into").mkdir()
+    (folder / "link.csv").symlink_to("into/real.csv")
+    async with pretending(b"id\n1\n") as pretender:
+        for output in ("into", "link.csv"):
+            await run(folder, "export", "--server", pretender.url, "-o", output)
+        default = f"export_{pretender.id}.csv"
+    assert names(folder / "into") == {default, "real.csv"}
+    assert content_of(folder / "into" / default) == content_of(folder / "link.csv") == b"id\n1\n"
+    assert names(folder) == {"into", "link.csv"}
+
+
 async def test_a_reader_that_leaves_ends_it_without_a_word(held: Held, folder: Path) -> None:
     script = f"{STREAMER} pull {(await held.completed(LARGE)).url} -o - | head -c 10 > begin; exit ${{PIPESTATUS[0]}}"
     process = await asyncio.create_subprocess_exec(
         *("bash", "-c", script), cwd=folder, env=environment(folder), stderr=asyncio.subprocess.PIPE
     )
     _, said = await process.communicate()
-    assert (process.returncode, said) == (1, b"")
+    assert (process.returncode, said) == (141, b"")
     assert content_of(folder / "begin") == WHOLE[:10]
 
 
@@ -243,12 +296,32 @@ async def test_without_rich_there_is_a_sentence(folder: Path) -> None:
         ("pull", "x", "-o", "-", "--json"),
         ("pull", "x", "-o", "-", "--connections", "2"),
         ("export", "--where", "country_code"),
+        *(("export", "--set", f"{name}=x") for name in ("dataset", "columns", "filters", "where")),
         ("ls", "--status", "done"),
     ],
 )
 async def test_wrong_usage_is_2(folder: Path, arguments: Sequence[str]) -> None:
     process = await run(folder, *arguments, exit_status=2)
     assert process.stderr[0].startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--where", "id__lte="), "streamer: id__lte: must be a whole number"),
+        (("--where", "text__contains="), "streamer: text__contains: must not be empty"),
+        (("--columns", ""), "streamer: columns: must not be empty"),
+        (("--set", "limit="), "streamer: limit: must be a whole number of rows"),
+        (("--set", "delimiter=\\t"), "streamer: delimiter: must be exactly one ASCII character, or the word tab"),
+    ],
+)
+async def test_an_export_for_which_a_variable_is_empty_is_refused(
+    held: Held, folder: Path, arguments: Sequence[str], reason: str
+) -> None:
+    place = {"STREAMER_URL": held.url}
+    process = await run(folder, "export", "--dataset", LARGE.name, *arguments, exit_status=1, place=place)
+    assert sentence(process).startswith(reason)
+    assert names(folder) == set()
 
 
 async def test_ctrl_c_leaves_a_part_that_the_next_run_goes_on_with(held: Held, folder: Path) -> None:
@@ -416,6 +489,16 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def environment(folder: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": TREE}
+
+
+async def by_shell(folder: Path, command: str) -> tuple[int, str]:
+    """The exit status, and what is said on standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", command), cwd=folder, env=environment(folder), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
 
 
 async def began(session: aiohttp.ClientSession, url: str, count: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import asyncpg
@@ -94,6 +95,34 @@ async def test_a_database_that_does_not_exist_is_one_line_at_once(tmp_path: Path
     assert complaint.startswith("streamer: DATABASE_URL: ")
     assert "no_such_database" in complaint
     assert clock() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("DB_HOST", "db:5432"), ("DB_HOST", "db,"), ("DB_PORT", "1,2"), ("DB_PORT", "port")]
+)
+async def test_a_wrong_part_of_the_database_is_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
+    environment = {"DB_HOST": "db", "DB_PASSWORD": "secret", "DATABASE_WAIT": "60s", name: text}
+    complaint = await complaint_of_serve(tmp_path, **environment)
+    assert complaint.startswith(f"streamer: {name}: Expected ")
+    assert ("DB_PORT" in complaint) == (":" in text or name == "DB_PORT")
+    assert "secret" not in complaint
+
+
+async def test_a_database_may_be_named_by_its_parts_and_the_rest_by_variables_of_libpq(
+    tmp_path: Path, database: str
+) -> None:
+    folder = parse_qs(urlsplit(database).query).get("host", [""])[0]
+    if not folder:
+        pytest.skip("this server is not reached by a socket")
+    async with connected(database) as connection:
+        await connection.execute("CREATE TABLE things (id int)")
+    parts = {"DB_HOST": folder, "DB_NAME": urlsplit(database).path.removeprefix("/"), "PGGSSENCMODE": "prefer"}
+    environment = {**parts, "API_PORT": "0", "DATASETS": "things"}
+    async with streamer("serve", folder=tmp_path, environment=environment) as process:
+        await process.url()
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code() == 0
+    assert sum("DB_HOST: without effect: gssencmode" in line for line in process.stderr) == 1
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])

@@ -4,24 +4,21 @@ The primary and its standby are two embedded servers. The process is the real on
 the standby as SOURCE_DATABASE_URL. A standby may end a query to go on with its recovery: that ends the export, visibly.
 """
 
-import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import asyncpg
 import pytest
 
-from streamer.embedded import embedded_postgres, psql
 from tests.acceptance.process import streamer
-from tests.conftest import connected, folder_for_postgres
+from tests.conftest import connected
 from tests.exporting import create, sha256, until
 from tests.integration.sources import copied, plain_session
+from tests.restarting import BASEBACKUP
+from tests.standby import Pair, paired
 
-BASEBACKUP = psql().with_name("pg_basebackup")
 ROWS = 40_000  # of 650 bytes, in 3,300 blocks or so
 FEW_BLOCKS = 256  # a smaller table is read on one connection
 GATE = 1  # the advisory lock that holds an export of the view `gated`
@@ -46,46 +43,10 @@ AT_THE_GATE = f"SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' 
 pytestmark = pytest.mark.skipif(not BASEBACKUP.exists(), reason="the embedded PostgreSQL comes without pg_basebackup")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The URLs of a primary and of its standby."""
-
-    primary: str
-    standby: str
-
-    async def caught_up(self) -> None:
-        """Waits until the standby has replayed all that the primary has written."""
-        async with connected(self.primary) as primary, connected(self.standby) as standby:
-            written = await primary.fetchval("SELECT pg_current_wal_lsn()::text")
-
-            async def replayed() -> bool:
-                return bool(await standby.fetchval("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", written))
-
-            await until(replayed, "the standby has caught up")
-
-
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    with folder_for_postgres() as folder, embedded_postgres(folder / "primary") as primary:
-        owner = (folder / "primary").stat().st_uid  # not ours if we are root
-        subprocess.run([psql(), "-q", "-v", "ON_ERROR_STOP=1", primary, "-c", MADE], check=True)
-        copy = folder / "standby"
-        back_up(primary, copy, owner)
-        with embedded_postgres(copy) as standby:
-            yield Pair(primary, standby)
-
-
-def back_up(primary: str, copy: Path, owner: int) -> None:
-    """A standby's folder, as its administrator makes it."""
-    copy.mkdir(mode=0o700)
-    os.chown(copy, owner, -1)
-    command = BASEBACKUP, "-d", primary, "-D", copy, "--checkpoint=fast", "--no-sync"
-    subprocess.run(command, check=True, user=owner, cwd="/")
-    for lock in copy.glob(".s.PGSQL.*.lock"):  # the primary's, whose socket is in its folder too
-        lock.unlink()
-    (copy / "standby.signal").touch()
-    with (copy / "postgresql.conf").open("a") as configuration:
-        configuration.write(f"primary_conninfo = '{primary}'\n")
+    with paired(MADE) as found:
+        yield found
 
 
 @asynccontextmanager

@@ -1,10 +1,11 @@
 """Many followers: throughput against nginx, and what each of them costs.
 
-    python -m tests.bench.bench_followers [--runs 5]
+    python -m tests.bench.bench_followers [--runs 5] [--live 1 200 1000] [--rows 200000]
 
 Throughput is that of 1,000 connections that download one sealed export of some 64 MB as fast as they can, by wrk, from
 ours and from nginx with sendfile in turn; medians, with the least and the most. CPU is that of the server process, user
 and system: for each GB of those downloads, and for each follower of an export that is live, at 1 to 1,000 followers.
+With `--live` only the latter is measured, at so many followers; `--rows` is the size of the export that is live.
 The database is the benchmarks' own, as it is left by the last of them; its users must be at least 740,000.
 """
 
@@ -15,7 +16,10 @@ import re
 import statistics
 import subprocess
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -74,35 +78,46 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} .. {max(values):.2f})"
 
 
-async def live_cost(server: Confined, session: aiohttp.ClientSession, followers: int) -> tuple[float, float]:
-    """Seconds of the server's CPU for an export that so many follow while it is written, and GB that went out."""
-    before = server.cpu()
-    export = await create(session, server.url, id__lte=str(LIVE_ROWS))
+class Live(NamedTuple):
+    """`cost` in seconds of the server's CPU, `size` in GB that went out, `seconds` from POST to the last one's end."""
+
+    cost: float
+    size: float
+    seconds: float
+
+
+async def follow_live(server: Confined, session: aiohttp.ClientSession, followers: int, rows: int) -> Live:
+    """An export that so many follow while it is written."""
+    before, begun = server.cpu(), time.perf_counter()
+    export = await create(session, server.url, id__lte=str(rows))
     found = []
     if followers:
         async with crowd(server, [Order(path=export.path) for _ in range(followers)]) as running:
             found = await running.ended()
     await export.until("completed")
-    cost = server.cpu() - before
+    cost, seconds = server.cpu() - before, time.perf_counter() - begun
     if found:
         compare(server.spool / export.file_name, found)
     await export.delete()
-    return cost, sum(one.size for one in found) / 1e9
+    return Live(cost, sum(one.size for one in found) / 1e9, seconds)
 
 
-async def compare_costs(server: Confined, session: aiohttp.ClientSession, runs: int) -> None:
-    alone = statistics.median([(await live_cost(server, session, 0))[0] for _ in range(runs)])
-    print(f"\nCPU of the server for a live export of {LIVE_ROWS:,} rows: {alone:.3f} s without followers")
-    for followers in FOLLOWERS:
-        costs = [await live_cost(server, session, followers) for _ in range(runs)]
-        more = statistics.median(cost for cost, _ in costs) - alone
+async def compare_costs(
+    server: Confined, session: aiohttp.ClientSession, runs: int, crowds: Sequence[int], rows: int
+) -> None:
+    alone = statistics.median([(await follow_live(server, session, 0, rows)).cost for _ in range(runs)])
+    print(f"\nCPU of the server for a live export of {rows:,} rows: {alone:.3f} s without followers")
+    for followers in crowds:
+        found = [await follow_live(server, session, followers, rows) for _ in range(runs)]
+        more = statistics.median(live.cost for live in found) - alone
+        rate = spread([live.size / live.seconds for live in found])
         print(
             f"{followers:5} followers: {more:8.3f} s more, {1000 * more / followers:7.2f} ms each, "
-            f"{more / costs[0][1]:.3f} s for a GB"
+            f"{more / found[0].size:.3f} s for a GB; {rate} GB a second in all"
         )
 
 
-async def main(runs: int) -> None:
+async def main(runs: int, live: Sequence[int] | None, rows: int) -> None:
     with database() as url, tempfile.TemporaryDirectory(dir=ROOT / "spool") as name:
         spool = Path(name)
         store = f"streamer_bench_{uuid4().hex[:8]}"
@@ -114,11 +129,12 @@ async def main(runs: int) -> None:
                     aiohttp.ClientSession() as session,
                 ):
                     print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}")
-                    export = await create(session, server.url, id__lte=str(ROWS))
-                    await export.until("completed")
-                    with patch.object(bench_download, "NGINX", NGINX), bench_download.nginx(spool) as peer:
-                        await asyncio.to_thread(compare_throughput, server, export, peer, runs)
-                    await compare_costs(server, session, runs)
+                    if live is None:
+                        export = await create(session, server.url, id__lte=str(ROWS))
+                        await export.until("completed")
+                        with patch.object(bench_download, "NGINX", NGINX), bench_download.nginx(spool) as peer:
+                            await asyncio.to_thread(compare_throughput, server, export, peer, runs)
+                    await compare_costs(server, session, runs, live or FOLLOWERS, rows)
                     print(f"\nload after: {os.getloadavg()[0]:.2f}; {server.used().rss / 1e6:.1f} MB at the most")
             finally:
                 await connection.execute(f"DROP DATABASE {store} WITH (FORCE)")
@@ -127,4 +143,7 @@ async def main(runs: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    asyncio.run(main(parser.parse_args().runs))
+    parser.add_argument("--live", type=int, nargs="+", metavar="FOLLOWERS")
+    parser.add_argument("--rows", type=int, default=LIVE_ROWS)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.runs, arguments.live, arguments.rows))

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +31,7 @@ class Pretender:
         self.keys: list[str | None] = []
         self.ranges: list[str | None] = []
         self.authorizations: set[str | None] = set()
+        self.lists: list[dict[str, str]] = []  # the queries of what was listed, three pages of it
 
     @property
     def download(self) -> str:
@@ -79,6 +81,10 @@ class Pretender:
         if self.statuses:
             return await self.statuses.pop(0)(request)
         return web.json_response({"exportId": str(self.id), "status": self.state}, status=202)
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        self.lists.append(dict(request.query))
+        return web.json_response({"exports": [self.status()], "nextCursor": "next" if len(self.lists) < 3 else None})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         self.state = "cancelled"
@@ -133,21 +139,22 @@ def breaks_after(pretender: Pretender, count: int) -> Answer:
 
 
 @asynccontextmanager
-async def pretending(content: bytes) -> AsyncIterator[Pretender]:
+async def pretending(content: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Pretender]:
     pretender = Pretender(content)
     app = web.Application()
     app.add_routes(
         [
             web.get("/exports/{id}/status", pretender.answer_status),
             web.get("/exports/{id}/download", pretender.answer_download),
+            web.get("/exports", pretender.list),
             web.post("/exports/csv", pretender.create),
             web.post("/exports/{id}/cancel", pretender.cancel),
         ]
     )
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)  # what never ends is cancelled
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         pretender.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield pretender

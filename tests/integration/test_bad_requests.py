@@ -13,8 +13,10 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.conftest import Server, connected
+from streamer.config import Names
+from tests.conftest import Serve, Server, connected
 from tests.exporting import create, read_problem
+from tests.rawhttp import ask, connection
 
 ROUTES = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
 
@@ -39,9 +41,7 @@ QUERIES = {
     "quote_is_a_line_feed": ("quoteChar", "\n", "quoteChar"),
     "quote_beyond_ascii": ("quoteChar", "«", "quoteChar"),
     "ltv_is_no_number": ("min_ltv", "abc", "min_ltv"),
-    "ltv_is_nan": ("min_ltv", "NaN", "min_ltv"),
-    "ltv_is_infinite": ("min_ltv", "Infinity", "min_ltv"),
-    "ltv_is_beyond_a_double": ("min_ltv", "1e400", "min_ltv"),
+    "ltv_has_thousands_of_digits": ("min_ltv", "1e4000", "min_ltv"),
     "ltv_is_empty": ("min_ltv", "", "min_ltv"),
     "ltv_is_sql": ("min_ltv", "0 OR 1=1", "min_ltv"),
     "ltv_in_arabic_digits": ("min_ltv", "١٢", "min_ltv"),
@@ -100,10 +100,18 @@ BODIES: dict[str, tuple[Any, str | None]] = {
     "country_of_three_letters_in_filters": ({"filters": {"country_code": "USA"}}, "country_code"),
     "countries_as_an_empty_list": ({"filters": {"country_code": []}}, "country_code"),
     "ltv_as_true": ({"min_ltv": True}, "min_ltv"),
-    "ltv_beyond_a_double": ({"filters": {"lifetime_value_min": 10**400}}, "lifetime_value_min"),
+    "ltv_of_thousands_of_digits": ({"filters": {"lifetime_value_min": "1e4000"}}, "lifetime_value_min"),
     "a_list": (["id"], None),
     "a_text": ("id", None),
     "null": (None, None),
+    "null_for_a_condition": ({"country_code": None}, "country_code"),
+    "null_for_a_filter": ({"filters": {"country_code": None}}, "country_code"),
+    "null_in_the_list_of_a_filter": ({"filters": {"country_code": ["US", None]}}, "country_code"),
+    "null_for_the_lower_bound": ({"min_ltv": None}, "min_ltv"),
+    "null_for_isnull": ({"name__isnull": None}, "name__isnull"),
+    "nothing_to_search_for": ({"name__contains": ""}, "name__contains"),
+    "an_unknown_member_that_is_null": ({"nonsense": None}, "nonsense"),
+    "utf_16_surrogate": ({"name": "\ud800"}, "name"),
 }
 
 BROKEN_JSON = {
@@ -114,6 +122,10 @@ BROKEN_JSON = {
     "infinity": b'{"min_ltv": -Infinity}',
     "a_name_twice": b'{"min_ltv": 1, "min_ltv": 2}',
     "not_utf_8": b'{"country_code": "\xff\xfe"}',
+    "latin_1": b'{"name": "M\xfcller"}',
+    "a_surrogate_in_utf_8": b'{"name": "\xed\xa0\x80"}',
+    "a_byte_order_mark": b'\xef\xbb\xbf{"columns": "id"}',
+    "utf_16": '{"columns": "id"}'.encode("utf-16"),
     "form_fields": b"columns=id&country_code=US",
     "too_deep": b'{"columns": ' + b"[" * 15_000 + b"]" * 15_000 + b"}",
     "nul": b"\0",
@@ -199,12 +211,82 @@ async def test_a_body_that_is_too_large_is_413(server: Server, session: aiohttp.
         await refuse(session, server, body=b'{"columns": "id"}' + b" " * 100_000, parameter=None, status=413)
 
 
-async def test_a_query_that_is_not_utf_8_is_refused(server: Server, session: aiohttp.ClientSession) -> None:
+# query → the parameter that the answer names. Decoded with replacement, each would be another value or name.
+NOT_UTF_8 = {
+    "name__ne=M%FCller": "name__ne",
+    "name=%C3": "name",
+    "name__contains=%C0%AF": "name__contains",
+    "name__in=a,%ED%A0%80": "name__in",
+    "name=a&name=%ff%fe%fd": "name",
+    "email%FC=a": "email%FC",
+    "null=%FC": "null",
+    "dataset=users%FC": "dataset",
+    "filename=M%FCller.csv": "filename",
+    "name__ne=100%": "name__ne",
+    "name__ne=%ZZ": "name__ne",
+    "name__ne=%u00fc": "name__ne",
+}
+
+
+@pytest.mark.parametrize(("query", "parameter"), NOT_UTF_8.items(), ids=NOT_UTF_8)
+async def test_a_query_that_is_not_utf_8_or_malformed_is_refused_by_its_name(
+    server: Server, session: aiohttp.ClientSession, query: str, parameter: str
+) -> None:
+    async with nothing_remains(server):
+        for method, path in (*ROUTES, ("HEAD", "/exports/csv")):
+            answer = await ask(server.url, method, f"{path}?{query}")
+            assert answer.status == 400, (method, path)
+            assert method == "HEAD" or answer.json()["parameter"] == parameter
+
+
+@pytest.mark.parametrize(
+    ("target", "parameter"),
+    [
+        ("/exports?status=failed%FC", "status"),
+        ("/exports?cursor=%FC", "cursor"),
+        ("/exports?limit=1%FC", "limit"),
+        ("/exports?%FC=1", "%FC"),
+        ("/exports/00000000-0000-0000-0000-000000000000/download?live=%FC", "live"),
+        ("/exports/00000000-0000-0000-0000-000000000000/download?filename=%C3", "filename"),
+        ("/exports/00000000-0000-0000-0000-000000000000/download?filename=100%", "filename"),
+    ],
+)
+async def test_every_route_reads_its_query_strictly(server: Server, target: str, parameter: str) -> None:
+    answer = await ask(server.url, "GET", target)
+    assert (answer.status, answer.json()["parameter"]) == (400, parameter)
+
+
+@pytest.mark.parametrize("target", ["?name=C#", "?name__ne=a#b"])
+async def test_a_fragment_in_a_target_is_refused_because_something_is_lost_there(server: Server, target: str) -> None:
     async with nothing_remains(server):
         for method, path in ROUTES:
-            url = URL(f"{server.url}{path}?country_code=%ff%fe%fd", encoded=True)
-            async with session.request(method, url) as response:
-                assert (await read_problem(response, 400))["parameter"] == "country_code"
+            answer = await ask(server.url, method, path + target)
+            assert (answer.status, "%23" in answer.json()["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("target", [b"?name=M\xfcller", b"?name=M\xc3\xbcller"])
+async def test_a_target_that_is_not_ascii_is_refused(server: Server, target: bytes) -> None:
+    async with nothing_remains(server), connection(server.url) as plain:
+        plain.writer.write(b"POST /exports/csv" + target + b" HTTP/1.1\r\nHost: streamer.example\r\n\r\n")
+        assert (await plain.answer("POST")).status == 400
+
+
+async def test_a_dataset_is_found_by_its_own_name_alone(serve: Serve, database: str) -> None:
+    """aiohttp reads `%FC`, which is no UTF-8, and `%25FC` as the same name."""
+    async with connected(database) as plain:
+        await plain.execute('CREATE TABLE "%FC" (n int); CREATE TABLE "Größe" (n int); CREATE TABLE "\ufffd" (n int)')
+    server = await serve(source_database_url=database, datasets=Names(('"%FC"', '"Größe"', '"\ufffd"')))
+    for target, status in (
+        ("%22%25FC%22", 200), ("%22%FC%22", 404), ("%FC", 404), ("%22%EF%BF%BD%22", 200), ("%22%C3%22", 404),
+        ("%22Gr%C3%B6%C3%9Fe%22", 200), ("%22Gr%F6%DFe%22", 404), ("%22Gr%C3%B6%C3%9Fe%22%ZZ", 404), ("%", 404),
+    ):  # fmt: skip
+        answer = await ask(server.url, "GET", f"/datasets/{target}")
+        assert answer.status == status, target
+
+
+async def test_a_replacement_character_that_was_sent_is_a_character(server: Server) -> None:
+    answer = await ask(server.url, "GET", "/exports/csv?columns=id&name=%EF%BF%BD")
+    assert (answer.status, answer.body) == (200, b"id\n")
 
 
 async def test_head_of_a_bad_request_is_refused_too(server: Server, session: aiohttp.ClientSession) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from threading import Event
 
@@ -22,6 +24,7 @@ from streamer.client import (
     Patience,
     Refused,
     Replaced,
+    Saved,
     VerificationFailed,
     Watcher,
     export_to,
@@ -68,6 +71,11 @@ def read(path: Path) -> bytes | None:
 
 def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
 
 
 def names(target: Path) -> set[str]:
@@ -274,6 +282,14 @@ async def test_the_time_is_over_also_while_it_waits(client: Client, pretender: P
     assert part(target).exists()
 
 
+async def test_the_time_of_a_blocking_export_is_also_that_of_its_creation(pretender: Pretender, target: Path) -> None:
+    pretender.statuses = [says(429, headers={"Retry-After": "999999999"})]
+    begin = time.monotonic()
+    with pytest.raises(GaveUp, match=r"not done within 0\.2 s"):
+        await asyncio.to_thread(export_to, target, url=pretender.url, max_time=0.2)
+    assert time.monotonic() - begin < 5
+
+
 async def test_after_the_last_try_it_gives_up(client: Client, pretender: Pretender, target: Path) -> None:
     pretender.downloads = [says(502)] * QUICK.tries
     with pytest.raises(GaveUp, match="502 Bad Gateway; gave up after 3 tries"):
@@ -307,6 +323,48 @@ async def test_a_file_that_is_this_export_is_done_and_any_other_is_in_the_way(
         await client.get(pretender.id).save(target)
     await client.get(pretender.id).save(target, force=True)
     assert read(target) == CONTENT
+
+
+async def test_a_pull_that_another_one_has_overtaken_is_done_and_leaves_no_part(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """The file comes by another way while this one downloads; at its end it is this very export, or another file."""
+
+    def overtaking(content: bytes) -> Answer:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            write(target, content)
+            return pretender.honest(request)
+
+        return answer
+
+    pretender.downloads = [overtaking(CONTENT[::-1])]
+    with pytest.raises(LocalFileError, match="is there already"):
+        await client.get(pretender.id).save(target)
+    assert read(part(target)) == CONTENT
+    assert read(target) == CONTENT[::-1]
+    remove(target, part(target), note(target))
+    pretender.downloads = [overtaking(CONTENT)]
+    saved = await client.get(pretender.id).save(target)
+    assert (saved.bytes, saved.already_there) == (len(CONTENT), len(CONTENT))
+    assert names(target) == {target.name}
+
+
+async def test_pulls_of_one_file_one_after_the_other_download_once(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """The second one has seen no file, and gets the lock when the first one is done."""
+    other: list[Saved] = []
+
+    async def finish_another(request: web.Request) -> web.StreamResponse:
+        async with Client(pretender.url, patience=QUICK) as second:
+            other.append(await second.get(pretender.id).save(target))
+        return web.json_response(pretender.status())
+
+    pretender.statuses = [finish_another]
+    saved = await client.get(pretender.id).save(target)
+    assert (saved.path, saved.sha256) == (other[0].path, other[0].sha256)
+    assert len(pretender.ranges) == 1
+    assert names(target) == {target.name}
 
 
 async def test_a_part_of_which_nothing_is_known_is_left_alone(
@@ -466,6 +524,57 @@ async def test_the_library_against_the_real_server(
             await export.save(tmp_path / "gone.csv")
         with pytest.raises(Refused, match="nope"):
             await client.export(where={"nope": 1})
+
+
+async def test_python_values_ask_for_what_they_are(server: Server) -> None:
+    asked: list[tuple[dict[str, object], dict[str, object]]] = [
+        ({"signup_date__lt": datetime(2024, 1, 1)}, {"signup_date__lt": "2024-01-01T00:00:00Z"}),
+        ({"signup_date_to": date(2024, 1, 1)}, {"signup_date_to": "2024-01-01"}),
+        (
+            {"signup_date__gte": datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=5)))},
+            {"signup_date__gte": "2023-12-31T19:00:00Z"},
+        ),
+        ({"lifetime_value__lte": Decimal("10.50")}, {"lifetime_value__lte": "10.50"}),
+        ({"lifetime_value__lt": float("nan")}, {"lifetime_value__isnull": "false"}),
+        ({"country_code": {"US"}}, {"country_code": "US"}),
+        ({"id": (n for n in range(5))}, {"id": ["0", "1", "2", "3", "4"]}),
+    ]
+    async with Client(server.url) as client:
+        for values, texts in asked:
+            both = [await client.export(where=where, columns="id") for where in (values, texts)]
+            found = [b"".join([chunk async for chunk in export.stream()]) for export in both]
+            assert found[0] == found[1], values
+            assert found[0].count(b"\n") > 1, values
+
+
+async def test_an_empty_variable_exports_nothing(server: Server, target: Path) -> None:
+    wrong: list[tuple[dict[str, object], type[Exception]]] = [
+        ({"where": {"country_code": None}}, ValueError),
+        ({"where": {"country_code": []}}, Refused),
+        ({"where": {"country_code": ""}}, Refused),
+        ({"where": {"country_code": iter(())}}, Refused),
+        ({"where": ""}, TypeError),
+        ({"country_code": None, "where": {}}, Refused),
+        ({"columns": []}, Refused),
+        ({"columns": ""}, Refused),
+        ({"where": {"id": 1}, "filters": {"country_code": "US"}}, TypeError),
+    ]
+    async with Client(server.url) as client:
+        for arguments, error in wrong:
+            with pytest.raises(error):
+                await client.export(**arguments)  # type: ignore[arg-type]
+            with pytest.raises(error):
+                await asyncio.to_thread(export_to, target, url=server.url, **arguments)  # type: ignore[arg-type]
+        assert [found async for found in client.exports()] == []
+    assert read(target) is None
+
+
+@pytest.mark.parametrize("status", ["failed", ["failed"], iter(["failed"])], ids=["text", "list", "iterator"])
+async def test_every_page_of_a_list_is_of_the_states_asked(
+    client: Client, pretender: Pretender, status: Iterable[str]
+) -> None:
+    assert len([found async for found in client.exports(status=status)]) == 3
+    assert [query["status"] for query in pretender.lists] == ["failed"] * 3
 
 
 async def test_export_to_is_one_call(server: Server, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from streamer.http.parameters import read_spec
 from streamer.source.rows import CursorChoice
+from tests.asking import read_spec
 from tests.conftest import connected
 from tests.integration.sources import (
     Plain,
@@ -32,8 +32,8 @@ from tests.integration.sources import (
 )
 
 TEXTS = [
-    "plain", "", " ", "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=", "'=1", "a=1", "NULL", "null", "\\N",
-    "-", "\\.",
+    "plain", "", " ", "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\n", "=", "'=1", "a=1", "NULL",
+    "null", "\\N", "-", "\\.",
     ",", '"', "'", "''", "'\"", "a\nb", "a\r\nb", "é", "=é", "\U0001f600", "\ufeff", "tab\there", "1,5", "; |",
 ]  # fmt: skip
 COLUMNS = {
@@ -117,7 +117,7 @@ async def in_other_words(plain: Plain, dialect: dict[str, str], columns: Sequenc
     for name in columns:
         text = f"CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"
         if name in TEXTUAL and (excel or dialect.get("escapeFormulas") == "true"):
-            expressions.append(f"regexp_replace({text}, '^[=+@\\t\\r-]', '''\\&')")
+            expressions.append(f"regexp_replace({text}, '^[=+@\\t\\r\\n-]', '''\\&')")
         elif name in MOMENTS and dialect.get("timestamps") == "iso8601":
             form = r"^(\d{4,}-\d\d-\d\d) ([0-9:.]+)(?:\+00)?$"
             expressions.append(f"regexp_replace({text}, '{form}', '\\1T\\2{MOMENTS[name]}')")
@@ -222,7 +222,7 @@ def _changed(dialect: dict[str, str]) -> Any:
         if value is None:
             return None
         if name in TEXTUAL and dialect.get("profile") == "excel":
-            return "'" + value if value[:1] in tuple("=+-@\t\r") else value
+            return "'" + value if value[:1] in tuple("=+-@\t\r\n") else value
         if name in MOMENTS and dialect.get("timestamps") == "iso8601":
             return re.sub(r"^(\d{4,}-\d\d-\d\d) ([0-9:.]+)(?:\+00)?$", rf"\1T\2{MOMENTS[name]}", value)
         return value

@@ -25,7 +25,7 @@ from tests.conftest import Configure, Gated, Serve, Server, connected, files_and
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
-from tests.rawhttp import Connection, connection
+from tests.rawhttp import Body, End, connection
 
 FINAL_CHUNK = b"0\r\n\r\n"
 SOON = 10.0  # seconds for the end of a server that has nobody to wait for
@@ -49,13 +49,13 @@ async def following(export: RemoteExport, *, rows: int = 100) -> AsyncIterator[a
 
 
 @asynccontextmanager
-async def stuck(export: RemoteExport) -> AsyncIterator[Connection]:
+async def stuck(export: RemoteExport) -> AsyncIterator[Body]:
     """A follower that has read the headers, then nothing, through buffers that are small on its side."""
     async with connection(export.server, receive=4096) as wire:
         await wire.send("GET", export.path, {"Connection": "close"})
-        head, _ = await wire.begin()
+        head, body = await wire.begin()
         assert (head.status, head["Transfer-Encoding"]) == (200, "chunked")
-        yield wire
+        yield body
 
 
 async def assert_broken(response: aiohttp.ClientResponse) -> None:
@@ -64,10 +64,9 @@ async def assert_broken(response: aiohttp.ClientResponse) -> None:
         await asyncio.wait_for(response.read(), PATIENCE)
 
 
-async def assert_reset(wire: Connection) -> None:
-    """The connection is reset within a chunk: an end by FIN there would pass for a whole body with some clients."""
-    assert not (await wire.rest()).endswith(FINAL_CHUNK)
-    assert wire.reset
+async def assert_closed(body: Body) -> None:
+    """The connection is closed between two chunks: within one that would pass for a whole body with some clients."""
+    assert await body.finish() is End.CLOSED
 
 
 async def gone(export: RemoteExport, status: int) -> str:
@@ -97,7 +96,7 @@ async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
         await gates.nobody_works()
         await assert_broken(behind)
         await assert_broken(level)
-        await assert_reset(still)
+        await assert_closed(still)
         rest = await by_hand.rest()
         assert rest.endswith(b"\r\n")  # at the end of a chunk, where wget knows to come back for the rest
         assert not rest.endswith(FINAL_CHUNK)
@@ -350,7 +349,7 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
         await gates.reached("gated", 90_000)
         await gates.open("gated", 90_000)
         await assert_broken(follower)
-        await assert_reset(still)
+        await assert_closed(still)
         status = await export.status()  # whoever sees the break finds the reason
     assert (status["status"], status["error"]) == ("failed", "PostgreSQL: division by zero")
     assert status["progress"]["percentage"] < 100
@@ -360,16 +359,17 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
 
 
 @pytest.mark.usefixtures("patient_headers")
-async def test_a_statement_that_the_database_refuses_is_a_409_and_not_a_body(
+async def test_a_relation_that_is_gone_is_refused_before_there_is_an_export(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
     server = await serve(**gates.settings)
     await gates.connection.execute("DROP VIEW gated")
-    export = await create(session, server.url, dataset="gated")
-    assert "does not exist" in await gone(export, 409)
-    async with session.get(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
-        assert "there is no dataset 'gated'" in (await read_problem(response, 400))["detail"]  # it is known by now
+    for method in ("POST", "GET"):
+        async with session.request(method, f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
+            assert "there is no dataset 'gated'" in (await read_problem(response, 400))["detail"]
+    async with session.get(f"{server.url}/exports") as response:
+        assert (await response.json())["exports"] == []
     await server.holds()
 
 
@@ -410,7 +410,7 @@ async def test_a_killed_backend_fails_an_export_that_was_served_and_the_next_one
         backend = await gates.reached("gated", 90_000)
         assert await gates.connection.fetchval("SELECT pg_terminate_backend($1)", backend)
         await assert_broken(follower)
-        await assert_reset(still)
+        await assert_closed(still)
     status = await export.status()
     assert (status["status"], status["attempts"]) == ("failed", 1)
     assert "connection" in status["error"]
@@ -502,7 +502,7 @@ async def test_a_server_that_stops_breaks_the_followers_and_leaves_what_nobody_h
         assert asyncio.get_running_loop().time() - stopping < SOON
         for broken in (behind, level, waiting):
             await assert_broken(broken)
-        await assert_reset(still)
+        await assert_closed(still)
     assert files_and_locks(settings.export_storage_path) == set()
     await gates.nobody_works()
     rows = {str(row["id"]): row for row in await gates.connection.fetch("SELECT * FROM streamer.exports")}

@@ -18,17 +18,19 @@ from urllib.parse import parse_qs, quote, urlsplit
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
 from streamer.config import Names
-from streamer.http.parameters import GENERAL, read_spec
+from streamer.http.parameters import GENERAL
 from streamer.model import Operator
 from streamer.source.filters import SUFFIXES
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import CursorChoice
+from tests.asking import read_spec
 from tests.conftest import Serve, Server, connected
 from tests.integration.sources import (
     Opened,
@@ -174,7 +176,7 @@ def filters(draw: st.DrawFn) -> Filter:
         null = draw(st.booleans())
         return Filter(column + kind, (as_asked(null),), lambda row: (row[column] is None) is null)
     if kind in ("__contains", "__startswith"):
-        part = draw(st.text("aAb%_\\é' ", max_size=2))
+        part = draw(st.text("aAb%_\\é' ", min_size=1, max_size=2))
         found = str.__contains__ if kind == "__contains" else str.startswith
         return Filter(column + kind, (part,), lambda row: row[column] is not None and bool(found(row[column], part)))
     if kind in COMPARED:
@@ -354,6 +356,43 @@ async def test_operators_of_an_extension_outside_of_the_search_path_are_found(da
                 assert exported.body.decode().split() == ["w", *wanted], asked
 
 
+LIKE_NEEDS_DETERMINISM = 180000  # before this version of PostgreSQL
+
+
+async def test_a_search_is_offered_exactly_where_the_collation_allows_it(
+    database: str, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    async with plain_session(database) as plain:
+        version = int(await plain.fetchval("SHOW server_version_num"))
+        try:
+            await plain.execute(
+                "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+            )
+        except asyncpg.FeatureNotSupportedError:
+            pytest.skip("this server has no ICU")
+        await plain.execute(
+            "CREATE DOMAIN blind_word AS text COLLATE blind;"
+            'CREATE TABLE words (usual text, blind text COLLATE blind, word blind_word, c blind_word COLLATE "C");'
+            "INSERT INTO words VALUES ('Anna', 'Anna', 'Anna', 'Anna')"
+        )
+    server = await serve(source_database_url=database, datasets=Names(("words",)))
+    async with session.get(f"{server.url}/datasets/words") as response:
+        offered = {column["name"]: column["parameters"] for column in (await response.json())["columns"]}
+    for name in ("usual", "blind", "word", "c"):
+        allowed = name in ("usual", "c") or version >= LIKE_NEEDS_DETERMINISM
+        for asked, text in ((f"{name}__contains", "nn"), (f"{name}__startswith", "An")):
+            assert (asked in offered[name]) is allowed
+            query = {"dataset": "words", "columns": "c", asked: text}
+            async with session.get(f"{server.url}/exports/csv", params=query) as response:
+                if allowed:
+                    assert await response.text() == "c\nAnna\n", asked
+                else:
+                    assert (response.status, (await response.json())["parameter"]) == (400, asked)
+        query = {"dataset": "words", "columns": "c", name: "anna", "profile": "excel", "bom": "false"}
+        async with session.get(f"{server.url}/exports/csv", params=query) as response:
+            assert await response.text() == ("c\nAnna\n" if name in ("blind", "word") else "c\n")
+
+
 # Attacks
 
 
@@ -388,9 +427,11 @@ INTENDED = [
     r"SET LOCAL \w+ = \?(?:; SET LOCAL \w+ = \?)*(?:; LOCK TABLE \"i\"\.\"i\" IN ACCESS SHARE MODE)?"
     r"; SELECT pg_catalog.set_config\(\?, pg_catalog.clock_timestamp\(\)::pg_catalog.text, true\)",
     r"SELECT nullif\(pg_catalog.current_setting\(\?, true\), \?\)::pg_catalog.timestamptz AS taken_at, .*",
+    r"SELECT pg_catalog.hashtextextended\(.*? FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass\(\$\?\)",
     r"-- Every relation that this session has locked, .*",
     r"-- Of every relation that this session has locked.*",
     r"SELECT pg_catalog.array_agg\(pg_catalog.quote_literal\(value\) ORDER BY place\) FROM pg_catalog.unnest.*",
+    r"SELECT \$\?::pg_catalog.text",
     rf"EXPLAIN \(VERBOSE, FORMAT JSON\) {QUERY}",
     rf"COPY \({QUERY}\) TO STDOUT \(FORMAT \?(?:, \w+ \?)*\)",
     r"SELECT n.nspname AS schema, c.relname AS name, c.oid, \(pg_relation_size.*",

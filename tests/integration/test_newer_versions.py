@@ -17,6 +17,7 @@ import pytest
 from streamer.client import Client, ExportGone
 from streamer.errors import StartError
 from streamer.http.status import UNREADABLE
+from streamer.jobs import queue
 from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.jobs.store import _migrations
 from streamer.model import SPEC_VERSION, ExportSpec
@@ -213,8 +214,9 @@ async def test_a_key_of_a_newer_version_is_another_requests(
 
 @pytest.mark.usefixtures("attentive")
 async def test_a_request_that_becomes_unreadable_in_the_queue_is_left_to_a_server_that_can_read_it(
-    gated: Gated, gates: Gates, rows: Rows, session: aiohttp.ClientSession
+    gated: Gated, gates: Gates, rows: Rows, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(queue, "RENEWAL", timedelta(seconds=0.3))  # orphans are looked for as often
     server, running = await gated(1, max_concurrent_exports=1)
     await gates.reached("gated", 1)
     queued = await create(session, server.url, dataset="gated")

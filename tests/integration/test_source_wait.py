@@ -11,11 +11,12 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Names
+from streamer.embedded import embedded_postgres
 from streamer.http import download
 from streamer.server import serving
 from tests.conftest import Configure, Serve, Server, at_database, connected
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
-from tests.restarting import OwnPostgres, own_postgres
+from tests.restarting import BASEBACKUP, OwnPostgres, back_up, own_postgres
 
 pytestmark = pytest.mark.xdist_group("own postgres")  # which is started once
 EXPORTS = 12
@@ -127,6 +128,27 @@ async def test_an_export_fails_once_it_has_waited_long_enough(
         await source.start()
     await server.holds()
     await all_whole([await create(session, server.url, dataset="numbers")])
+
+
+@pytest.mark.skipif(not BASEBACKUP.exists(), reason="the embedded PostgreSQL comes without pg_basebackup")
+async def test_exports_wait_for_a_failover_to_another_host(serve: Serve, session: aiohttp.ClientSession) -> None:
+    with own_postgres() as primary:
+        async with connected(primary.url) as connection:
+            await connection.execute("CREATE TABLE numbers AS SELECT n FROM generate_series(1, 1000) n")
+        copy = primary.files.with_name("standby")
+        back_up(primary.url, copy, primary.files.stat().st_uid)
+        with embedded_postgres(copy) as standby:
+            hosts = f"{primary.files},{copy}"
+            url = f"postgresql://postgres@/postgres?host={hosts}&target_session_attrs=primary"
+            server = await serve(source_database_url=url, datasets=Names(("numbers",)))
+            await all_whole([await create(session, server.url, dataset="numbers")])
+            await primary.stop()
+            exports = await many(session, server)
+            for export in exports:
+                await waits_for(export, "source")
+            async with connected(standby) as connection:
+                await connection.execute("SELECT pg_promote()")
+            await all_whole(exports)
 
 
 async def test_a_role_with_fewer_connections_than_exports_at_once_only_makes_them_wait(

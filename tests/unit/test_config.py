@@ -1,7 +1,6 @@
 """Settings from the environment: what each may be, and the one line a user reads when it is something else."""
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -42,8 +41,10 @@ def test_url_alone_gives_the_defaults() -> None:
 
 
 def test_source_is_the_same_database_unless_it_is_set() -> None:
-    assert read().source_database_url == URL
-    assert read(SOURCE_DATABASE_URL="postgresql://elsewhere/").source_database_url == "postgresql://elsewhere/"
+    assert read().source_database() == read().database()
+    found = read(SOURCE_DATABASE_URL="postgresql://elsewhere/").source_database()
+    assert found.addresses == (("elsewhere", 5432),)
+    assert found.setting == "SOURCE_DATABASE_URL"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_empty_value_counts_as_unset(variable: str) -> None:
 
 
 def test_empty_source_url_counts_as_unset() -> None:
-    assert read(SOURCE_DATABASE_URL="").source_database_url == URL
+    assert read(SOURCE_DATABASE_URL="").source_database() == read().database()
 
 
 @pytest.mark.parametrize("environment", [{}, {"DATABASE_URL": ""}, {"DB_HOST": ""}, {"DB_NAME": "exports"}])
@@ -184,37 +185,35 @@ def test_missing_database_is_one_line_that_names_both_ways(environment: dict[str
     assert str(refused.value).isprintable()
 
 
-def test_host_alone_gives_a_url_with_the_usual_rest() -> None:
+def test_host_alone_gives_the_usual_rest() -> None:
     found = read_settings({"DB_HOST": "db"})
-    assert found.database_url == "postgresql://postgres:@db:5432/postgres"
-    assert found.source_database_url == found.database_url
-
-
-def test_host_and_companions_give_the_url() -> None:
-    environment = {
-        "DATABASE_URL": "",
-        "DB_HOST": "db.internal",
-        "DB_PORT": "6432",
-        "DB_USER": "exporter",
-        "DB_PASSWORD": "p@ss:w/rd?#% é",
-        "DB_NAME": "my data",
-    }
-    found = read_settings(environment)
-    assert found.database_url == ("postgresql://exporter:p%40ss%3Aw%2Frd%3F%23%25%20%C3%A9@db.internal:6432/my%20data")
+    database = found.database()
+    assert database.addresses == (("db", 5432),)
+    assert (database.user, database.password, database.database) == ("postgres", None, "postgres")
+    assert database.setting == "DB_HOST"
+    assert found.source_database() == database
 
 
 def test_url_wins_over_host() -> None:
-    assert read(DB_HOST="db", DB_PASSWORD="secret").database_url == URL
+    assert read(DB_HOST="db", DB_PASSWORD="secret").database() == read().database()
+
+
+def test_companions_of_a_host_that_is_not_used_are_not_read() -> None:
+    assert read(DB_HOST="db:1", DB_PORT="many").database() == read().database()
 
 
 @settings(max_examples=100, deadline=None)
-@given(*[st.text(st.sampled_from("@:/?#[]%&=+ '\\") | st.characters(codec="utf-8"), min_size=1)] * 3)
-def test_any_user_password_and_name_come_back_out_of_the_url(user: str, password: str, name: str) -> None:
-    found = read_settings({"DB_HOST": "db", "DB_USER": user, "DB_PASSWORD": password, "DB_NAME": name})
-    parts = urlsplit(found.database_url)
-    assert (parts.hostname, parts.port) == ("db", 5432)
-    assert (unquote(parts.username or ""), unquote(parts.password or "")) == (user, password)
-    assert unquote(parts.path.removeprefix("/")) == name
+@given(*[st.text(st.sampled_from("@:/?#[]%&=+, '\\") | st.characters(codec="utf-8", min_codepoint=1), min_size=1)] * 3)
+def test_any_user_password_and_name_are_handed_on_as_they_are(user: str, password: str, name: str) -> None:
+    found = read_settings({"DB_HOST": "db", "DB_USER": user, "DB_PASSWORD": password, "DB_NAME": name}).database()
+    assert (found.user, found.password, found.database) == (user, password, name)
+    assert found.addresses == (("db", 5432),)
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "SOURCE_DATABASE_URL"])
+def test_a_url_that_is_refused_is_named_by_its_setting(variable: str) -> None:
+    with pytest.raises(StartError, match=f"^{variable}: sslmode: Expected disable, allow"):
+        read(**{variable: "postgresql://db/exports?sslmode=perhaps"})
 
 
 def test_variables_of_others_are_not_read() -> None:

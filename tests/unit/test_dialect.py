@@ -238,9 +238,10 @@ def test_before_the_rows_stand_a_mark_and_names_or_either_or_nothing(dialect: Di
 
 
 def test_names_that_a_spreadsheet_would_take_for_formulas_are_escaped_as_values_are() -> None:
-    names = ["a", "=1+1", "+b", "-c", "@d", "\te", "f=", "'g"]
-    assert prologue(Dialect(escape_formulas=True), names) == b"a,'=1+1,'+b,'-c,'@d,'\te,f=,'g\n"
-    assert prologue(Dialect(), names) == b"a,=1+1,+b,-c,@d,\te,f=,'g\n"
+    names = ["a", "=1+1", "+b", "-c", "@d", "\te", "f=", "'g", "\n=h", "\r=i"]
+    escaped = b"a,'=1+1,'+b,'-c,'@d,'\te,f=,'g,\"'\n=h\",\"'\r=i\"\n"
+    assert prologue(Dialect(escape_formulas=True), names) == escaped
+    assert prologue(Dialect(), names) == b'a,=1+1,+b,-c,@d,\te,f=,\'g,"\n=h","\r=i"\n'
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

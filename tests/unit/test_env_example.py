@@ -13,27 +13,24 @@ EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 URL = "postgresql://nobody@nowhere/none"
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
-DATABASE_PARTS = {"DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME"}
 OF_COMPOSE = {"SEED_ROWS", "STOP_GRACE_PERIOD"}
 OF_THE_IMAGE = {"API_HOST", "API_PORT", "EXPORT_STORAGE_PATH"}  # inside of a container they are always the same
 VALUES = dict(re.findall(r"^([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
-SETTINGS = {name: text for name, text in VALUES.items() if name not in DATABASE_PARTS | OF_COMPOSE}
+SETTINGS = {name: text for name, text in VALUES.items() if name not in OF_COMPOSE}
 
 
 def test_every_setting_is_in_the_example_and_no_other() -> None:
-    assert VALUES.keys() == FIELDS.keys() | DATABASE_PARTS | OF_COMPOSE
+    assert VALUES.keys() == FIELDS.keys() | OF_COMPOSE
 
 
 def test_values_of_the_example_are_the_defaults() -> None:
     assert read_settings({**SETTINGS, "DATABASE_URL": URL}) == read_settings({"DATABASE_URL": URL})
-    parts = {name: VALUES[name] for name in DATABASE_PARTS}
-    assert read_settings({**parts, "DB_HOST": "db"}) == read_settings({"DB_HOST": "db"})
+    assert read_settings({**SETTINGS, "DB_HOST": "db"}) == read_settings({"DB_HOST": "db"})
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS.keys() | DATABASE_PARTS))
+@pytest.mark.parametrize("name", sorted(FIELDS))
 def test_a_value_is_empty_only_where_there_is_no_default(name: str) -> None:
-    has_default = name in FIELDS and FIELDS[name].default not in {None, msgspec.NODEFAULT}
-    assert bool(VALUES[name]) == (has_default or name in {"DB_PORT", "DB_USER", "DB_NAME"})
+    assert bool(VALUES[name]) == (FIELDS[name].default not in {None, ""})
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))

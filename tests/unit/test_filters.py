@@ -81,7 +81,9 @@ def test_parameters_of_a_column_are_names_that_mean_its_operators() -> None:
         (NUMBER, Operator.NE, ["x"], "must be a whole number from"),
         (TEXT, Operator.ISNULL, ["yes"], "must be true or false, not 'yes'"),
         (TEXT, Operator.CONTAINS, ["\0"], "must be valid Unicode text without NUL"),
-        (AT, Operator.LTE, ["9999-12-31"], "must be a day before 9999-12-31"),
+        (TEXT, Operator.CONTAINS, [""], "must not be empty: every text has that in it"),
+        (TEXT, Operator.STARTSWITH, [""], "must not be empty: every text has that in it"),
+        (AT, Operator.LTE, ["0000-12-31"], "must be a date or a time such as 2024-12-31"),
     ],
 )
 def test_a_wrong_condition_is_a_sentence(column: Column, operator: Operator, texts: list[str], sentence: str) -> None:

@@ -49,15 +49,16 @@ async def append(part: PartialFile, chunks: Sequence[bytes]) -> None:
     await part.appended()
 
 
-def test_chunks_that_are_appended_are_in_order(part: PartialFile) -> None:
-    async def append_all() -> None:
+def test_chunks_that_are_appended_are_in_order(tmp_path: Path) -> None:
+    async def append_all(part: PartialFile) -> None:
         await append(part, CHUNKS)
         await part.finish(force=False)
 
-    asyncio.run(append_all())
+    with begun(tmp_path / "x.csv") as part:
+        asyncio.run(append_all(part))
     assert part.target.read_bytes() == b"".join(CHUNKS)
     assert part.sha256 == hashlib.sha256(b"".join(CHUNKS)).hexdigest()
-    assert [path.name for path in part.target.parent.iterdir()] == ["x.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
 
 @pytest.mark.parametrize("taken", [0, 10, 29])
@@ -66,15 +67,15 @@ def test_nothing_is_written_behind_a_write_that_failed(
 ) -> None:
     """The second of three chunks: of it the disk takes a part, and says then that it is full; and then it is not."""
     answers = [30, taken]
-    real = os.pwrite
+    real = os.write
 
-    def pwrite(fd: int, content: memoryview, position: int) -> int:
+    def write(fd: int, content: memoryview) -> int:
         if not answers:
             monkeypatch.undo()
             raise OSError(28, "No space left on device")
-        return real(fd, content[: answers.pop(0)], position)
+        return real(fd, content[: answers.pop(0)])
 
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "write", write)
     with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: No space left on device"):
         asyncio.run(append(part, CHUNKS))
     assert part.path.read_bytes() == b"".join(CHUNKS)[: 30 + taken]
@@ -145,7 +146,7 @@ def test_pieces_are_hashed_up_to_the_first_gap_while_others_come(part: PartialFi
 def test_a_part_without_a_byte_leaves_nothing(tmp_path: Path) -> None:
     with PartialFile(tmp_path / "x.csv") as part:
         part.begin(ADDRESS, STATUS, force=False)
-        assert len(list(tmp_path.iterdir())) == 2
+        assert len(list(tmp_path.iterdir())) == 3
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """How long a client tries: drawn waits, the server's own word, and an end."""
 
 import pytest
+from tenacity import RetryCallState
 
 from streamer.client.errors import GaveUp, Refused, Transient
 from streamer.client.patience import Patience
@@ -12,9 +13,11 @@ LONGEST = 0.01  # seconds
 class Waits(Watcher):
     def __init__(self) -> None:
         self.seen: list[float] = []
+        self.reasons: list[str] = []
 
     def waiting(self, reason: str, seconds: float) -> None:
         self.seen.append(seconds)
+        self.reasons.append(reason)
 
 
 async def fails(waits: Waits, *failures: Exception, tries: int = 5) -> str:
@@ -46,6 +49,19 @@ async def test_nobody_is_asked_before_the_time_that_he_names() -> None:
     waits = Waits()
     await fails(waits, Transient("busy", retry_after=0.05))
     assert 0.05 <= waits.seen[0] <= 0.05 + LONGEST
+
+
+@pytest.mark.parametrize("named", [601.0, 86_400.0, 999_999_999.0, 2.5e11])
+def test_a_time_that_is_too_far_away_is_limited_and_said(named: float) -> None:
+    waits = Waits()
+    retrying = Patience(longest=LONGEST).retrying(waits)
+    state = RetryCallState(retrying, None, (), {})
+    state.set_exception((Transient, Transient("busy", retry_after=named), None))
+    state.upcoming_sleep = retrying.wait(state)
+    assert retrying.before_sleep
+    retrying.before_sleep(state)
+    assert 600.0 <= waits.seen[0] <= 600.0 + LONGEST
+    assert waits.reasons == [f"busy; Retry-After names {named:.0f} s, and 600 s is the limit"]
 
 
 async def test_anything_else_is_raised_at_once() -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import pytest_asyncio
 
-from streamer.http.room import LEAST_SHARE, TURNS, Room, held_for, limit_waiting, writable_at
+from streamer.http.room import LEAST_SHARE, TURNS, Room, fits_in, held_for, limit_waiting, writable_at
 
 PATIENCE = 30.0  # seconds
 
@@ -148,3 +148,18 @@ async def test_others_come_in_between_however_many_wait_for_their_turns(room: Ro
     for sender in senders:
         sender.cancel()
     await asyncio.wait_for(asyncio.gather(*senders, return_exceptions=True), PATIENCE)
+
+
+@pytest.mark.parametrize("size", [LEAST_SHARE, 16 * LEAST_SHARE, 96 * LEAST_SHARE])
+def test_what_fits_in_a_socket_is_taken_at_once(size: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            connection.setblocking(False)
+            limit_waiting(connection, size)
+            pieces = 0
+            while room := fits_in(connection):
+                assert connection.send(bytes(room)) == room
+                pieces += 1
+            assert pieces > 0
+            assert size < writable_at(held_for(connection))

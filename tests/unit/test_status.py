@@ -11,12 +11,12 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from streamer.http.parameters import read_spec
 from streamer.http.status import UNREADABLE, entity_tag, links, representation
 from streamer.jobs.live import LiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
 from streamer.spool.spool import Spool
+from tests.asking import read_spec
 
 ID = UUID("12345678-1234-4678-9234-567812345678")
 CATALOG = Catalog(

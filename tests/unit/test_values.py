@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.source.catalog import Column
-from streamer.source.values import READERS, is_date, is_read_here, read_value
+from streamer.source.moments import is_date, next_day
+from streamer.source.values import READERS, is_certain, read_value
 
 EXAMPLES = 100
 LONE_SURROGATE = "\ud800"
@@ -87,6 +88,24 @@ def test_refused_integer_is_told_the_bounds_of_its_type() -> None:
 )
 def test_finite_number_stays_as_written(type_name: str, text: str) -> None:
     assert read_value(column(type_name), text) == text
+    assert is_certain(column(type_name), text)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "text"),
+    [
+        *((name, text) for name in ("numeric", "float4", "float8") for text in ("NaN", "nan", "Infinity", "-inf")),
+        *((name, text) for name in ("numeric", "float4", "float8") for text in ("1e400", "-1e999", "9" * 310)),
+        ("numeric", "0" * 401),
+        ("float4", "3.4028235e+38"),  # as PostgreSQL prints the largest one
+        ("float4", "1e-45"),  # and the smallest
+        ("float4", "1e39"),
+        ("float8", "1e-400"),
+    ],
+)
+def test_number_beyond_what_is_certain_is_left_to_postgresql(type_name: str, text: str) -> None:
+    assert read_value(column(type_name), text) == text
+    assert not is_certain(column(type_name), text)
 
 
 @pytest.mark.parametrize("type_name", ["numeric", "float4", "float8"])
@@ -97,15 +116,9 @@ def test_finite_number_stays_as_written(type_name: str, text: str) -> None:
         " ",
         " 1",
         "1\n",
-        "NaN",
-        "nan",
-        "Infinity",
-        "-inf",
-        "1e400",
-        "-1e400",
-        "1e99999",
-        "9" * 310,
-        "0" * 401,
+        "1e99999",  # it would have so many digits
+        "infinit",
+        "nano",
         "\uff11",
         "\u0661.5",
         "1_000",
@@ -120,8 +133,8 @@ def test_finite_number_stays_as_written(type_name: str, text: str) -> None:
         LONE_SURROGATE,
     ],
 )
-def test_text_that_is_no_finite_number_is_refused(type_name: str, text: str) -> None:
-    with pytest.raises(ValueError, match="must be a finite decimal number"):
+def test_text_that_is_no_number_is_refused(type_name: str, text: str) -> None:
+    with pytest.raises(ValueError, match="must be a decimal number"):
         read_value(column(type_name), text)
 
 
@@ -139,7 +152,9 @@ def test_text_that_is_no_finite_number_is_refused(type_name: str, text: str) -> 
     ],
 )
 def test_text_within_its_length_stays_as_written(type_name: str, length: int | None, text: str) -> None:
+    """The encoding of the database may lack what is not ASCII: then PostgreSQL is asked."""
     assert read_value(column(type_name, length), text) == text
+    assert is_certain(column(type_name, length), text) is text.isascii()
 
 
 @pytest.mark.parametrize(
@@ -159,13 +174,17 @@ def test_text_the_column_cannot_hold_is_refused(type_name: str, length: int | No
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("true", "true"), ("false", "false"), ("TRUE", "true"), ("False", "false")]
+    ("text", "value"),
+    [
+        *((text, "true") for text in ("true", "TRUE", "t", "yes", "Y", "on", "1")),
+        *((text, "false") for text in ("false", "False", "f", "F", "no", "n", "off", "0")),
+    ],
 )
-def test_boolean_is_read_in_any_case(text: str, value: str) -> None:
+def test_boolean_is_read_as_postgresql_does_in_any_case(text: str, value: str) -> None:
     assert read_value(column("bool"), text) == value
 
 
-@pytest.mark.parametrize("text", ["", "t", "1", "0", "yes", "on", " true", "true\n", "null", LONE_SURROGATE])
+@pytest.mark.parametrize("text", ["", "2", "o", "tr", "00", "si", " true", "true\n", "null", LONE_SURROGATE])
 def test_text_that_is_no_boolean_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be true or false"):
         read_value(column("bool"), text)
@@ -177,6 +196,15 @@ def test_text_that_is_no_boolean_is_refused(text: str) -> None:
 )
 def test_date_is_a_day_of_the_calendar(text: str, value: str) -> None:
     assert read_value(column("date"), text) == value
+    assert is_certain(column("date"), value)
+
+
+@pytest.mark.parametrize(
+    "text", ["infinity", "-infinity", "0044-03-15 BC", "0001-02-29 BC", "10000-01-01", "5874897-12-31"]
+)
+def test_date_beyond_the_calendar_of_python_is_left_to_postgresql(text: str) -> None:
+    assert read_value(column("date"), text) == text
+    assert not is_certain(column("date"), text)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +215,17 @@ def test_date_is_a_day_of_the_calendar(text: str, value: str) -> None:
         "2024-13-01",
         "2024-00-10",
         "0000-01-01",
-        "10000-01-01",
+        "0000-01-01 BC",
+        "0002-02-29 BC",
+        "12023-02-29",
+        "12345678-01-01",
         "-0001-01-01",
         "2024-1-1",
         "2024-01-01 ",
         "2024-01-01T00:00",
         "01.02.2024",
         "\uff12024-01-01",
-        "infinity",
+        "+infinity",
         "today",
         "2024-01-01\0",
         LONE_SURROGATE,
@@ -217,12 +248,45 @@ def test_text_that_is_no_day_is_refused(text: str) -> None:
         ("2024-12-31T01:00+05:30", "2024-12-30T19:30:00+00:00", "2024-12-30T19:30:00"),
         ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00", "0001-01-01T00:00:00"),
         ("0001-01-01T05:00:00+05:00", "0001-01-01T00:00:00+00:00", "0001-01-01T00:00:00"),
+        ("2024-12-31t23:59:59z", "2024-12-31T23:59:59+00:00", "2024-12-31T23:59:59"),
+        ("2024-12-31 23:59:59+00", "2024-12-31T23:59:59+00:00", "2024-12-31T23:59:59"),
+        ("2024-12-31T23:59:59.1234560Z", "2024-12-31T23:59:59.123456+00:00", "2024-12-31T23:59:59.123456"),
+        ("2024-12-31T23:59:59.000000000Z", "2024-12-31T23:59:59+00:00", "2024-12-31T23:59:59"),
+        ("0001-12-31T23:00:00-02:00 BC", "0001-01-01T01:00:00+00:00", "0001-01-01T01:00:00"),
+        ("1890-01-01T00:53:28+00:53:28", "1890-01-01T00:00:00+00:00", "1890-01-01T00:00:00"),
         ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999999"),
     ],
 )
 def test_moment_is_brought_to_utc(text: str, zoned: str, plain: str) -> None:
-    assert read_value(column("timestamptz"), text) == zoned
-    assert read_value(column("timestamp"), text) == plain
+    for type_name, value in (("timestamptz", zoned), ("timestamp", plain)):
+        assert read_value(column(type_name), text) == value
+        assert read_value(column(type_name), value) == value
+        assert is_certain(column(type_name), value)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "zone", "era"),
+    [
+        ("infinity", "infinity", "", ""),
+        ("-Infinity", "-infinity", "", ""),
+        ("2024-12-31T23:59:59.1234567Z", "2024-12-31T23:59:59.1234567", "+00:00", ""),  # .NET
+        ("2024-12-31T23:59:59.123456789-01:00", "2025-01-01T00:59:59.123456789", "+00:00", ""),  # Go, Java
+        ("12024-01-01 00:00:00+00", "12024-01-01T00:00:00", "+00:00", ""),
+        ("12024-02-29", "12024-02-29T00:00:00", "+00:00", ""),
+        ("0044-03-15 12:00:00+00 BC", "0044-03-15T12:00:00", "+00:00", " BC"),
+        ("0001-02-29 BC", "0001-02-29T00:00:00", "+00:00", " BC"),
+        ("4714-11-24 00:00:00+00 BC", "4714-11-24T00:00:00", "+00:00", " BC"),
+        ("0001-01-01T00:00:00+05:00", "0001-12-31T19:00:00", "+00:00", " BC"),
+        ("9999-12-31T23:59:59-00:01", "10000-01-01T00:00:59", "+00:00", ""),
+    ],
+)
+def test_moment_beyond_what_is_certain_is_brought_to_utc_and_left_to_postgresql(
+    text: str, plain: str, zone: str, era: str
+) -> None:
+    for type_name, value in (("timestamptz", plain + zone + era), ("timestamp", plain + era)):
+        assert read_value(column(type_name), text) == value
+        assert read_value(column(type_name), value) == value
+        assert not is_certain(column(type_name), value)
 
 
 @pytest.fixture
@@ -240,6 +304,21 @@ def test_moment_without_a_zone_is_utc_wherever_the_server_stands(five_hours_west
     assert read_value(column("timestamp"), "2024-12-31T10:00") == "2024-12-31T10:00:00"
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("2024-12-31 23:59:59 00", True),
+        ("2024-12-31T23:59:59.5 02:00", True),
+        ("2024-12-31 00", False),
+        ("today now", False),
+    ],
+)
+def test_zone_that_lost_its_plus_sign_is_told_how_to_write_it(text: str, *, lost: bool) -> None:
+    with pytest.raises(ValueError, match="must be a date or a time") as refused:
+        read_value(column("timestamptz"), text)
+    assert str(refused.value).endswith("; in a URL a + is written as %2B") is lost
+
+
 @pytest.mark.parametrize("type_name", ["timestamp", "timestamptz"])
 @pytest.mark.parametrize(
     "text",
@@ -251,12 +330,15 @@ def test_moment_without_a_zone_is_utc_wherever_the_server_stands(five_hours_west
         "2024-12-31T23:59:60",
         "2024-12-31T12:00+24:00",
         "2024-12-31T23:59:59 02:00",  # a plus sign that the query string turned into a space
-        "0001-01-01T00:00:00+05:00",  # in UTC this is a day before the calendar
-        "9999-12-31T23:59:59-00:01",  # and this one a day after it
+        "2024-12-31T12:00+05:60",
+        "2024-12-31 BCE",
+        "2024-12-31 BC 10:00",
         "0000-01-01",
-        "10000-01-01",
-        "infinity",
+        "0001-02-29T00:00",
+        "12345678-01-01",
         "now",
+        "31.12.2024",
+        "12/31/2024",
         "1704067200",
         "\uff12024-01-01",
         "2024-12-31T\u0661\u0662:00",
@@ -301,7 +383,7 @@ def test_text_that_is_no_uuid_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("type_name", ["jsonb", "_int4", "interval", "bytea", "kinds.int4"])
 def test_value_of_another_type_is_left_to_postgresql_if_it_is_text(type_name: str) -> None:
-    assert not is_read_here(column(type_name))
+    assert not is_certain(column(type_name), "whatever")
     assert read_value(column(type_name), "whatever, \u00e9") == "whatever, \u00e9"
     for text in ("a\0b", LONE_SURROGATE):
         with pytest.raises(ValueError, match="valid Unicode text without NUL"):
@@ -313,6 +395,9 @@ def test_value_of_another_type_is_left_to_postgresql_if_it_is_text(type_name: st
     [
         ("2024-12-31", True),
         ("0001-01-01", True),
+        ("0044-03-15 BC", True),
+        ("12024-01-01", True),
+        ("infinity", False),
         ("2024-12-31T00:00", False),
         ("2024-12-31 ", False),
         ("2024-12-31\n", False),
@@ -386,6 +471,27 @@ def test_any_moment_stays_the_moment_it_is(moment: datetime, zone: timezone | No
     value = read_value(column("timestamptz"), given_moment.isoformat())
     assert datetime.fromisoformat(value) == moment.replace(tzinfo=zone or UTC)
     assert value.endswith("+00:00")
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.dates(max_value=date(9999, 12, 30)))
+def test_day_after_any_day_is_the_next(day: date) -> None:
+    assert next_day(day.isoformat()) == (day + timedelta(days=1)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("day", "morrow"),
+    [
+        ("9999-12-31", "10000-01-01"),
+        ("0044-02-28 BC", "0044-03-01 BC"),
+        ("0045-02-28 BC", "0045-02-29 BC"),
+        ("0001-12-31 BC", "0001-01-01"),
+        ("12399-12-31", "12400-01-01"),
+        ("12400-02-28", "12400-02-29"),
+    ],
+)
+def test_day_after_a_day_beyond_the_calendar_of_python(day: str, morrow: str) -> None:
+    assert next_day(day) == morrow
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

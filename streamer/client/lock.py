@@ -1,0 +1,73 @@
+"""One writer for each part, by a lock on a file beside it that the system gives back when the process ends.
+
+The lock is not on the part itself: Windows renames no file that is open, so the part is closed before its rename, and
+the lock must be held across that. The lock file is removed by its holder. On POSIX systems another pull may have opened
+it by then, so a lock counts only if its file still has its name; on Windows nothing that is open can be removed.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_to_lock(file: IO[bytes]) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError:  # EACCES: another process has it
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_to_lock(file: IO[bytes]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+class FileLock:
+    """A lock by the file `path`, which is there while the lock is held."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        """False if another process, or another lock of this one, has it. Raises OSError."""
+        while self._file is None:
+            file = self._path.open("ab")
+            try:
+                if not _try_to_lock(file):
+                    return False
+                if self._is_named(file):
+                    self._file = file
+            finally:
+                if self._file is None:
+                    file.close()
+        return True
+
+    def release(self) -> None:
+        if self._file is None:
+            return
+        if sys.platform != "win32":
+            self._remove()
+        self._file.close()
+        self._file = None
+        if sys.platform == "win32":
+            self._remove()
+
+    def _is_named(self, file: IO[bytes]) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            self._path.unlink()

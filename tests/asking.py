@@ -1,0 +1,13 @@
+"""A request as the server reads it, without the server."""
+
+from collections.abc import Iterable
+
+from streamer.http.parameters import Parameters
+from streamer.model import ExportSpec
+from streamer.source.catalog import Catalog
+
+
+def read_spec(query: Iterable[tuple[str, str]], body: bytes, catalog: Catalog) -> ExportSpec:
+    """The export that query and body ask for. Raises BadParameter and BadBody."""
+    parameters = Parameters(query, body)
+    return parameters.spec(parameters.dataset(catalog))

@@ -1,0 +1,131 @@
+"""The client at servers that redirect: what was asked is asked of the right one, once, or not at all.
+
+Two real servers: one redirects whatever it is told to, the other one is a streamer and writes down what it is asked.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from streamer.client import Client, Patience, Refused
+from tests.integration.pretender import Pretender, pretending
+
+CONTENT = b"id\n" + b"1\n" * 40_000
+KEY = "secret"
+ONCE = Patience(tries=2, longest=0.01, silence=5.0)
+
+
+@dataclass
+class Gateway:
+    """Answers every request by a redirection to the same path at `to`, with `status`."""
+
+    to: str
+    url: str = ""
+    status: int = 302
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append((request.method, request.path, request.headers.get("Authorization")))
+        return web.Response(status=self.status, headers={"Location": self.to + request.path_qs})
+
+
+@pytest.fixture
+async def pretender() -> AsyncIterator[Pretender]:
+    async with pretending(CONTENT) as pretender:
+        yield pretender
+
+
+@pytest.fixture
+async def gateway(pretender: Pretender) -> AsyncIterator[Gateway]:
+    gateway = Gateway(pretender.url)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", gateway.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        gateway.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield gateway
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirected_post_exports_nothing_and_the_new_address_is_named(
+    gateway: Gateway, pretender: Pretender, status: int
+) -> None:
+    gateway.status = status
+    async with Client(gateway.url, KEY, patience=ONCE) as client:
+        with pytest.raises(Refused, match=f"redirects to {pretender.url}/exports/csv, and a POST is not sent there"):
+            await client.export(where={"country_code": "US"})
+    assert gateway.asked == [("POST", "/exports/csv", f"Bearer {KEY}")]
+    assert (pretender.keys, pretender.authorizations) == ([], set())
+
+
+@pytest.mark.parametrize("verb", ["cancel", "delete"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307])
+async def test_a_redirected_cancel_or_delete_is_no_question(
+    gateway: Gateway, pretender: Pretender, verb: str, status: int
+) -> None:
+    gateway.status = status
+    async with Client(gateway.url, patience=ONCE) as client:
+        with pytest.raises(Refused, match="use that address"):
+            await getattr(client.get(pretender.id), verb)()
+    assert pretender.state == "completed"
+    assert len(gateway.asked) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_download_is_followed_elsewhere_without_the_key(
+    gateway: Gateway, pretender: Pretender, status: int, tmp_path: Path
+) -> None:
+    gateway.status = status
+    async with Client(gateway.url, KEY, patience=ONCE) as client:
+        await client.get(pretender.id).save(tmp_path / "users.csv")
+    assert (tmp_path / "users.csv").read_bytes() == CONTENT
+    assert {key for _, _, key in gateway.asked} == {f"Bearer {KEY}"}
+    assert pretender.authorizations == {None}
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_a_post_that_is_moved_within_the_server_is_sent_as_it_was(status: int) -> None:
+    sent = []
+
+    async def moved(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, headers={"Location": "/v2/exports"})
+
+    async def create(request: web.Request) -> web.StreamResponse:
+        sent.append((await request.json(), request.headers["Authorization"], request.headers["Idempotency-Key"]))
+        return web.json_response({"exportId": "00000000-0000-0000-0000-000000000000"}, status=202)
+
+    app = web.Application()
+    app.add_routes([web.post("/exports/csv", moved), web.post("/v2/exports", create)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with Client(f"http://127.0.0.1:{runner.addresses[0][1]}", KEY, patience=ONCE) as client:
+            await client.export(where={"id": 1})
+    finally:
+        await runner.cleanup()
+    [(body, key, _)] = sent
+    assert (body, key) == ({"dataset": "users", "filters": {"id": 1}}, f"Bearer {KEY}")
+
+
+async def test_a_circle_is_left(gateway: Gateway, pretender: Pretender) -> None:
+    gateway.to = gateway.url
+    async with Client(gateway.url, patience=ONCE) as client:
+        with pytest.raises(Refused, match="redirects again and again"):
+            await client.get(pretender.id).status()
+    assert len(gateway.asked) == 10
+
+
+async def test_the_key_of_one_server_is_not_sent_to_the_export_of_another(
+    gateway: Gateway, pretender: Pretender
+) -> None:
+    async with Client(gateway.url, KEY, patience=ONCE) as client:
+        await client.get(pretender.download).status()
+    assert (gateway.asked, pretender.authorizations) == ([], {None})

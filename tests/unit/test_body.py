@@ -1,0 +1,124 @@
+"""Python's values as the body of a request: what a user means, or a sentence that says why not."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
+from ipaddress import ip_address, ip_network
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from streamer.client.body import request_body
+
+NAN = float("nan")
+
+
+class Tier(StrEnum):
+    FREE = "free"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class Since(Enum):
+    START = date(2024, 1, 1)
+
+
+class Array:
+    """As numpy's arrays and scalars and pandas' series are, in the one thing that is asked of them."""
+
+    def __init__(self, inside: Any) -> None:
+        self._inside = inside
+
+    def __repr__(self) -> str:
+        return f"Array({self._inside!r})"
+
+    def tolist(self) -> Any:
+        return self._inside
+
+
+VALUES = [
+    ("US", "US"), ("", ""), (True, True), (0, 0), (10**30, 10**30), (1.5, 1.5), (NAN, "nan"), (float("-inf"), "-inf"),
+    (Decimal("0.10"), "0.10"), (Decimal("NaN"), "NaN"), (date(2024, 2, 29), "2024-02-29"), (time(12, 30), "12:30:00"),
+    (datetime(2024, 2, 29, 12), "2024-02-29T12:00:00"),
+    (datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=UTC), "2024-02-29T12:00:00.000005+00:00"),
+    (datetime(2024, 2, 29, tzinfo=timezone(timedelta(hours=-5))), "2024-02-29T00:00:00-05:00"),
+    (timedelta(days=-1, hours=2, microseconds=3), "-1 days 7200 seconds 3 microseconds"),
+    (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    (ip_address("::1"), "::1"), (ip_network("10.0.0.0/8"), "10.0.0.0/8"),
+    (Tier.FREE, "free"), (Level.HIGH, 3), (Since.START, "2024-01-01"),
+    (["US", "DE"], ["US", "DE"]), (("US",), ["US"]), (frozenset({"US"}), ["US"]), ({1: "a"}.keys(), [1]),
+    (range(3), [0, 1, 2]), ([], []), ([date(2024, 1, 1), Tier.FREE, NAN], ["2024-01-01", "free", "nan"]),
+    (Array(3), 3), (Array([1, 2]), [1, 2]), ([Array(1), Array(date(2024, 1, 1))], [1, "2024-01-01"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "sent"), VALUES, ids=[repr(value) for value, _ in VALUES])
+def test_value_of_a_condition_is_what_its_user_means(value: Any, sent: Any) -> None:
+    body = request_body("users", None, {"c": value}, {})
+    assert body == {"dataset": "users", "filters": {"c": sent}}
+    assert json.loads(json.dumps(body, allow_nan=False)) == body
+
+
+def test_generator_is_a_list() -> None:
+    assert request_body("users", None, {"c": (n * n for n in range(3))}, {})["filters"] == {"c": [0, 1, 4]}
+
+
+WITHOUT_TEXT: list[tuple[Any, type[Exception], str]] = [
+    (None, ValueError, r"^where\['c'\] is None: COLUMN__isnull=True asks for the rows where it is NULL$"),
+    (["US", None], ValueError, r"^where\['c'\] is None"),
+    (Array(None), ValueError, r"^where\['c'\] is None"),
+    (b"US", TypeError, r"^where\['c'\] is of bytes: decode a text"),
+    (bytearray(b"US"), TypeError, "is of bytes"),
+    ({"gte": 1}, TypeError, r"^where\['c'\] has no text of its own: dict$"),
+    ([["US"]], TypeError, "has no text of its own: list"),
+    (..., TypeError, "has no text of its own: ellipsis"),
+    (Tier, TypeError, "has no text of its own: EnumType"),
+    (1j, TypeError, "has no text of its own: complex"),
+]
+
+
+@pytest.mark.parametrize(("value", "error", "sentence"), WITHOUT_TEXT, ids=[repr(row[0]) for row in WITHOUT_TEXT])
+def test_value_without_a_text_is_refused_with_a_sentence(value: Any, error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        request_body("users", None, {"c": value}, {})
+
+
+def test_everything_else_has_its_place() -> None:
+    body = request_body("events", ("id", "at"), {}, {"delimiter": ";", "header": False, "limit": None})
+    assert body == {
+        "dataset": "events", "filters": {}, "columns": ["id", "at"], "delimiter": ";", "header": False, "limit": None,
+    }  # fmt: skip
+    assert request_body("users", "id,name", None, {"order_by": ["-id"]}) == {
+        "dataset": "users", "filters": {}, "columns": "id,name", "order_by": ["-id"],
+    }  # fmt: skip
+
+
+def test_no_columns_are_not_all_of_them() -> None:
+    """The server refuses both."""
+    assert request_body("users", [], None, {})["columns"] == []
+    assert request_body("users", "", None, {})["columns"] == ""
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda: request_body("users", {"id"}, None, {}), "^columns must be in an order: a list, not a set$"),  # type: ignore[arg-type]
+        (lambda: request_body("users", None, None, {"order_by": {"id"}}), "^order_by must be in an order"),
+        (lambda: request_body("users", None, [("c", "US")], {}), "^where must be a mapping of conditions, not list$"),  # type: ignore[arg-type]
+        (lambda: request_body("users", None, "", {}), "^where must be a mapping of conditions, not str$"),  # type: ignore[arg-type]
+        (lambda: request_body("users", None, {1: "US"}, {}), "^where must have texts for names, not 1$"),  # type: ignore[dict-item]
+        (
+            lambda: request_body("users", None, {"c": 1}, {"filters": {}}),
+            "^filters: the conditions are given as where$",
+        ),
+        (lambda: request_body("users", ["id", b"x"], None, {}), "^columns is of bytes"),  # type: ignore[list-item]
+    ],
+)
+def test_what_could_drop_a_condition_or_mix_columns_is_refused(ask: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        ask()

@@ -1,0 +1,146 @@
+"""A body in chunks: the framing, and a socket that takes less than it seemed to have room for."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from aiohttp import web
+
+from streamer.http.chunked import Chunk, ChunkedLine, Read
+from streamer.http.delivery import DownloadResponse
+from streamer.http.line import READ_AHEAD
+from streamer.http.places import ALONE, Places
+from streamer.http.room import ROOM, Room
+from streamer.spool.follower import Extent
+from tests.exporting import PATIENCE
+from tests.rawhttp import Body, End, connection
+
+CONTENT = b"".join(b"%09d\n" % number for number in range(100_000))  # 1 MB
+TINY = 512  # bytes of a receive buffer: then segments are so short that they cost the sender more than they hold
+
+
+def test_what_is_left_of_a_chunk_is_what_has_not_been_sent() -> None:
+    body = b"0123456789abcdef0123"
+    whole = b"14\r\n" + body + b"\r\n"
+    for sent in range(len(whole) + 1):
+        for more in range(len(whole) - sent + 1):
+            left = Chunk.of(Extent(0, len(body))).after(sent).after(more)
+            part = body[left.body.offset : left.body.offset + left.body.length]
+            assert left.head + part + left.tail == whole[sent + more :]
+            assert left.length == len(whole) - sent - more
+
+
+@dataclass
+class Source:
+    """A file that may break."""
+
+    file: BinaryIO
+    broken: "asyncio.Future[str]"
+
+
+@dataclass
+class Sent:
+    """What became of the bodies of a server."""
+
+    partly: int = 0  # chunks that a socket did not take at once
+    lingers: list[int] = field(default_factory=list)  # before, within and behind such chunks: whether a close resets
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Watched(ChunkedLine):
+    """Notes what happens to the chunks that are not taken at once."""
+
+    sent: Sent
+
+    async def _finish(self, chunk: Chunk, read: Read) -> None:
+        self.sent.partly += 1
+        before = self._resets
+        finishing = asyncio.create_task(super()._finish(chunk, read))
+        await asyncio.sleep(0)
+        within = self._resets
+        self.sent.waiting.set()
+        try:
+            await asyncio.shield(finishing)
+        except asyncio.CancelledError:
+            finishing.cancel()
+            raise
+        self.sent.lingers += [before, within, self._resets]
+
+    @property
+    def _resets(self) -> int:
+        found: int = struct.unpack("ii", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]
+        return found
+
+
+@dataclass
+class Served:
+    url: str
+    sent: Sent
+    source: Source
+
+    @asynccontextmanager
+    async def body(self, target: str = "/") -> AsyncIterator[Body]:
+        async with connection(self.url, receive=TINY) as client:
+            await client.send("GET", target)
+            yield (await client.begin())[1]
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    """A server that sends the content once from a file and once from memory, to a crowd: its buffers are small."""
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT)
+    sent, room, places = Sent(), Room(), Places(10)
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as threads:
+        source = Source(file, asyncio.get_running_loop().create_future())
+
+        async def send(request: web.Request) -> web.StreamResponse:
+            response = DownloadResponse()
+            response.enable_chunked_encoding()
+            with places.one(request), response.body():
+                await response.begin(request)
+                with Watched(request, source) as line:
+                    line.sent = sent if request.path == "/" else Sent()
+                    await line.send(Extent(0, len(CONTENT)))
+                    await line.write(CONTENT)
+            return response
+
+        app = web.Application()
+        app[READ_AHEAD], app[ROOM] = threads, room
+        app.router.add_get("/{other:.*}", send)
+        runner = web.AppRunner(app, handler_cancellation=True)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        found = Served(f"http://127.0.0.1:{runner.addresses[0][1]}", sent, source)
+        async with AsyncExitStack() as others:
+            for _ in range(ALONE):
+                await others.enter_async_context(found.body("/other"))
+            yield found
+        await runner.cleanup()
+    room.close()
+
+
+async def test_a_chunk_that_is_not_taken_at_once_is_whole_all_the_same(served: Served) -> None:
+    """Until it is, the death of the process would reset the connection, and not afterwards."""
+    async with served.body() as body:
+        assert await body.whole() == CONTENT + CONTENT
+    assert served.sent.partly > 0
+    assert served.sent.lingers == [0, 1, 0] * served.sent.partly
+
+
+async def test_a_break_waits_for_the_end_of_a_chunk_that_was_not_taken_at_once(served: Served) -> None:
+    async with served.body() as body:
+        await asyncio.wait_for(served.sent.waiting.wait(), PATIENCE)
+        served.source.broken.set_result("broken")
+        assert await body.finish() is End.CLOSED
+    assert 0 < len(body.received) < len(CONTENT)
+    assert CONTENT.startswith(body.received)
+    assert served.sent.lingers == [0, 1, 0]

@@ -1,0 +1,75 @@
+"""Redirections as rows: what was asked, what it was answered, and what is asked next or refused."""
+
+import pytest
+from yarl import URL
+
+from streamer.client.errors import Refused
+from streamer.client.redirection import redirected
+
+HERE = "http://here.example/exports/csv"
+
+FOLLOWED = [
+    *(("GET", HERE, status, "/x", "http://here.example/x") for status in (301, 302, 303, 307, 308)),
+    ("GET", HERE, 302, "x?y=1", "http://here.example/exports/x?y=1"),
+    ("GET", HERE, 301, "https://here.example/x", "https://here.example/x"),
+    ("GET", HERE, 307, "https://there.example/x?sig=a%2Bb", "https://there.example/x?sig=a%2Bb"),
+    ("GET", HERE, 302, "//there.example/x", "http://there.example/x"),
+    ("GET", "http://u:p@here.example/x", 302, "/y", "http://u:p@here.example/y"),
+    ("GET", "http://u:p@here.example/x", 302, "http://here.example:80/y", "http://u:p@here.example:80/y"),
+    ("GET", "http://u:p@here.example/x", 302, "http://there.example/y", "http://there.example/y"),
+    *((method, HERE, status, "/x", "http://here.example/x") for method in ("POST", "DELETE") for status in (307, 308)),
+    ("POST", HERE, 308, "http://here.example:80/x", "http://here.example:80/x"),
+]
+
+
+@pytest.mark.parametrize(("method", "url", "status", "location", "new"), FOLLOWED)
+def test_redirection_to_what_asks_for_the_same_is_followed(
+    method: str, url: str, status: int, location: str, new: str
+) -> None:
+    assert redirected(method, URL(url), status, location) == URL(new)
+
+
+NOT_SENT = "is not sent there; use that address"
+REFUSED = [
+    *(
+        (method, HERE, status, location, f"redirects to {new}, and a {method} {NOT_SENT}")
+        for method in ("POST", "DELETE")
+        for status in (301, 302, 303)
+        for location, new in (("/x", "http://here.example/x"), ("https://here.example/x", "https://here.example/x"))
+    ),
+    *(
+        ("POST", HERE, status, location, f"redirects to {location}, and a POST {NOT_SENT}")
+        for status in (307, 308)
+        for location in ("https://here.example/x", "http://there.example/x", "http://here.example:8080/x")
+    ),
+    ("GET", "https://here.example/x", 302, "http://here.example/x", "redirects to http://here.example/x, which is not"),
+    ("DELETE", "https://here.example/x", 307, "http://here.example/x", "which is not encrypted"),
+    ("GET", HERE, 302, None, "redirects to nothing, which is no address"),
+    ("GET", HERE, 302, "", "redirects to nothing, which is no address"),
+    *(
+        ("GET", HERE, 302, location, "which is no address")
+        for location in (
+            "ftp://here.example/x",
+            "file:///etc/passwd",
+            "http://[::1/",
+            "http://h:99999/",
+            "javascript:1",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "url", "status", "location", "sentence"), REFUSED)
+def test_redirection_to_anything_else_is_refused_and_named(
+    method: str, url: str, status: int, location: str | None, sentence: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        redirected(method, URL(url), status, location)
+    assert sentence in str(refused.value)
+
+
+def test_sentence_of_a_refusal_has_no_password() -> None:
+    with pytest.raises(Refused) as refused:
+        redirected("POST", URL("http://u:secret@here.example/x"), 302, "http://v:hidden@here.example/y")
+    assert "secret" not in str(refused.value)
+    assert "hidden" not in str(refused.value)
