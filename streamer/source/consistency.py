@@ -79,7 +79,7 @@ async def compare(connection: Connection, beside: Pool, dataset: Dataset, before
     `before` is what was locked when the snapshot was taken; `beside` has connections to the same server. Raises
     SourceChanged and OutdatedCatalogError.
     """
-    locks = await connection.fetch(LOCKS)
+    locks = await connection.fetch(LOCKS, dataset.oid)
     held = [lock["oid"] for lock in locks]
     tables = [lock for lock in locks if lock["relkind"] not in INDEXES]
     if dataset.oid not in {table["oid"] for table in tables}:

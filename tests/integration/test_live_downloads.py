@@ -690,13 +690,14 @@ async def test_a_new_export_over_http_1_0_comes_with_a_length(held: Held) -> Non
 
 
 @pytest.mark.usefixtures("patient_headers")
-async def test_a_statement_that_the_database_refuses_is_409_with_the_reason(postgres: str, tmp_path: Path) -> None:
+async def test_a_relation_that_is_gone_is_400_and_starts_nothing(postgres: str, tmp_path: Path) -> None:
     async with scratch_database(postgres) as database, gated_server(database, tmp_path) as held:
         async with connected(database) as owner:
             await owner.execute(f"DROP VIEW {SMALL.name}")
         answer = await ask(held.url, "GET", STREAM)
-        assert answer.status == 409
-        assert f'"public.{SMALL.name}" does not exist' in answer.json()["detail"]
+        assert answer.status == 400
+        assert f"there is no dataset '{SMALL.name}'" in answer.json()["detail"]
+        assert "X-Export-Id" not in answer
 
 
 @pytest.mark.usefixtures("patient_headers")
