@@ -35,7 +35,7 @@ import pytest
 
 from streamer.config import Duration, Names, Settings, Size
 from streamer.errors import StartError
-from streamer.http import line
+from streamer.http import sized
 from streamer.jobs import queue, retention, runner, store
 from streamer.server import serving
 from streamer.spool import spool
@@ -485,7 +485,7 @@ def _unretrieved(context: dict[str, Any]) -> Iterator[str]:
 
 @pytest.fixture
 async def sweep(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sweep]:
-    monkeypatch.setattr(line, "is_cached", every_second_time_cold)
+    monkeypatch.setattr(sized, "is_cached", every_second_time_cold)
     monkeypatch.setattr(spool, "WRITE_BACK", 32 * 1024)
     monkeypatch.setattr(spool, "GATHER_LIMIT", 16 * 1024)
     monkeypatch.setattr(spool, "SPACING", 0.001)

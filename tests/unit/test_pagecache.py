@@ -228,12 +228,12 @@ async def test_what_is_written_is_sent_to_the_disk_while_the_rest_is_written(spo
     assert spool.path.read_bytes() == PAGE * (10 * BACK // len(PAGE))
 
 
-async def test_a_small_export_is_synced_once_and_at_its_end(spool: Spool, disk: Disk) -> None:
+async def test_a_small_export_is_synced_once_and_at_its_end_with_its_folder(spool: Spool, disk: Disk) -> None:
     await fill(spool, BACK // 2)
     await until(lambda: spool.frontier == BACK // 2, "all of it is published")
     assert disk.begun == 0
     await soon(spool.finish())
-    assert disk.begun == 1
+    assert disk.begun == 2
 
 
 async def test_writing_goes_on_beside_a_slow_write_back_but_not_without_end(spool: Spool, disk: Disk) -> None:
