@@ -28,6 +28,7 @@ from tests.integration.sources import (
     Opened,
     Pages,
     Plain,
+    SinkAt,
     cursors_of_views,
     entered_as,
     eventually,
@@ -467,6 +468,19 @@ async def test_timestamps_that_became_texts_and_came_back_are_written_as_what_th
         assert (await export(source, wanted)).body == b"value\n2024-01-01 00:00:00+00\n"
         await plain.execute("ALTER TABLE typed ALTER value TYPE timestamptz USING value::timestamptz")
         assert (await export(source, wanted)).body == b"value\n2024-01-01T00:00:00Z\n"
+
+
+async def test_a_schema_that_takes_the_name_of_another_between_two_pages_breaks_the_export(
+    database: str, plain: Plain
+) -> None:
+    """The rename of a schema waits for no lock on the tables in it."""
+    await plain.execute(f"CREATE SCHEMA aside; {made('aside.moved', rows=4 * ROWS)}")
+    swap = "ALTER SCHEMA aside RENAME TO gone; CREATE SCHEMA aside; CREATE TABLE aside.moved (LIKE gone.moved)"
+    async with opened(database, CursorChoice.BLOCKS, "aside.moved") as source:
+        sink = SinkAt(1, lambda: plain.execute(swap))
+        with pytest.raises(SourceBusy):
+            await source.drain(spec("aside.moved", ["n", "filling"]), sink.take)
+    await plain.execute("DROP SCHEMA gone CASCADE")
 
 
 # Who gives way, and what is said of the moment
