@@ -173,7 +173,7 @@ async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -
 async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(serve: Serve) -> None:
     """Read to the end, left in the middle, or cut off with their export; in either coding, and while they wait."""
     held = await serve(max_followers=40)
-    (places,) = [found for found in gc.get_objects() if isinstance(found, Places) and found._capacity == 40]
+    (places,) = [found for found in gc.get_objects() if type(found) is Places and found._capacity == 40]
     sealed = await held.completed(BULK)
     live = await held.export(BULK, at=1)
     async with AsyncExitStack() as stack:
