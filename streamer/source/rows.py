@@ -169,7 +169,9 @@ class Source:
         """
         log.info("the catalog is read again: %s", one_line(error))
         try:
-            await self._catalog.reread(outdated=known)
+            current = self._catalog.get(spec.dataset)
+            if current is None or _same(current, known):
+                await self._catalog.reread(outdated=current)
         except StartError as reason:
             log.warning("the catalog stays as it was: %s", reason)
         found = self._catalog.get(spec.dataset)
@@ -243,8 +245,6 @@ def opening_errors() -> Iterator[None]:
         raise SourceAway(_sentence(error)) from error
     except (asyncpg.LockNotAvailableError, *TRANSIENT) as error:
         raise SourceBusy(_sentence(error)) from error
-    except OutdatedCatalogError as error:
-        raise SourceBusy(str(error)) from error
     except asyncpg.PostgresError as error:
         raise ExportFailure(_sentence(error)) from error
 
