@@ -2,24 +2,22 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
+from streamer.durations import read_duration
 from streamer.errors import StartError
 from streamer.source.conninfo import ConnectionParameters, from_parts, from_url
 from streamer.source.rows import CursorChoice
 
-DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
 NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes is a part of it
 NO_ROLE = "none"  # SET ROLE takes it for "no role", not for the name of one
 LEAST_ROW_SIZE = 64 * 1024  # bytes
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
-UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -83,7 +81,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     gzip_streams: AtLeastOne = 32
     max_row_size: RowSize = RowSize(2 * 1024**2)
     abandon_after: Duration = Duration(60)
+    export_max_time: Timeout = Timeout(6 * 60 * 60)
+    export_max_bytes: Size | None = None
     export_ttl: Duration = Duration(24 * 60 * 60)
+    history_ttl: Timeout = Timeout(90 * 24 * 60 * 60)
     spool_max_bytes: Size | None = None
     spool_disk_reserve: Size = Size(256 * 1024**2)
     shutdown_grace: Duration = Duration(5)
@@ -124,13 +125,10 @@ def _decode(wanted: type, text: Any) -> Any:
 
 
 def _duration(text: str) -> Duration:
-    found = DURATION.fullmatch(text.strip())
-    if not found:
-        raise ValueError("Expected a duration such as 60s, 5m or 24h")
     try:
-        return Duration(timedelta(**{UNITS[found[2] or "s"]: float(found[1])}).total_seconds())
-    except OverflowError:
-        raise ValueError("Expected a duration that a calendar can hold") from None
+        return Duration(read_duration(text).total_seconds())
+    except ValueError as error:
+        raise ValueError(f"Expected {error}") from error
 
 
 def _timeout(text: str) -> Timeout:

@@ -8,9 +8,10 @@ read strictly: a field that was dropped would export other rows than were asked 
 state that is not known stays the text it is, and no rule about either is guessed.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
@@ -121,6 +122,23 @@ class ExportSpec(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What is asked of the server: the rows, and what belongs to the export beside them.
+
+    `label` is for people. `ttl` is how long the file stays once it is completed; None is the server's EXPORT_TTL.
+    """
+
+    spec: ExportSpec
+    label: str | None = None
+    ttl: timedelta | None = None
+
+
+def folded(label: str) -> str:
+    """A label, or a part of one, as labels are searched: in upper and lower case it is the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far an export is. Rows are data records, without the header; bytes are those a client can read.
 
@@ -155,6 +173,8 @@ class Export:
     truncated: bool  # a limit has cut rows
     waiting_for: str | None  # `source`, while it is unfinished
     folder: UUID | None  # in which its file lies; None before its first run, and in rows of older versions
+    label: str | None
+    ttl: timedelta | None  # None: the server's EXPORT_TTL
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -204,4 +224,6 @@ PLAIN_COLUMNS = (
     "truncated",
     "waiting_for",
     "folder",
+    "label",
+    "ttl",
 )

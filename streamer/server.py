@@ -65,9 +65,15 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         await _claim(directory, store)
         sealed = SealedExports(store, directory)
         stack.callback(sealed.close)
-        retention = Retention(store, directory, sealed, ttl=settings.export_ttl)
+        retention = Retention(store, directory, sealed, ttl=settings.export_ttl, history_ttl=settings.history_ttl)
         gate = SourceGate()
-        runner = Runner(store, _source(settings, pools, catalog), gate, source_wait=settings.source_wait)
+        runner = Runner(
+            store,
+            _source(settings, pools, catalog),
+            gate,
+            source_wait=settings.source_wait,
+            max_bytes=settings.export_max_bytes,
+        )
         queue = ExportQueue(
             store,
             runner,
@@ -180,7 +186,7 @@ def _source(settings: Settings, pools: _Pools, catalog: Catalog) -> Source:
         role=settings.dataset_role,
         beside=pools.side,
     )
-    return Source(connections, catalog, settings.export_cursor)
+    return Source(connections, catalog, settings.export_cursor, max_time=settings.export_max_time)
 
 
 def _threads(stack: AsyncExitStack, number: int | None, name: str) -> ThreadPoolExecutor:

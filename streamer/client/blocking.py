@@ -7,6 +7,7 @@ already, as in Jupyter. Ctrl-C is heard by the thread that waits, and ends the w
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,8 @@ def export_to(
     dataset: str = "users",
     columns: Sequence[str] | str | None = None,
     where: Mapping[str, Any] | None = None,
+    label: str | None = None,
+    ttl: str | float | timedelta | None = None,
     **parameters: Any,
 ) -> Saved:
     """Starts an export at the server with this URL and downloads it, as `Client.export` and `Export.save` do.
@@ -56,7 +59,9 @@ def export_to(
 
     async def work() -> Saved:
         async with Client(url, api_key) as client, within(max_time):
-            export = await client.export(dataset=dataset, columns=columns, where=where, **parameters)
+            export = await client.export(
+                dataset=dataset, columns=columns, where=where, label=label, ttl=ttl, **parameters
+            )
             return await export.save(path, force=force)
 
     return _run(work())

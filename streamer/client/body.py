@@ -19,13 +19,24 @@ PLAIN_TEXT = (Decimal, UUID, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
 def request_body(
-    dataset: str, columns: Sequence[str] | str | None, where: Mapping[str, Any] | None, parameters: Mapping[str, Any]
+    dataset: str,
+    columns: Sequence[str] | str | None,
+    where: Mapping[str, Any] | None,
+    parameters: Mapping[str, Any],
+    *,
+    label: str | None = None,
+    ttl: str | float | timedelta | None = None,
 ) -> dict[str, Any]:
-    """Raises TypeError and ValueError with a sentence that names the argument."""
+    """`ttl` is a text such as 2h, a number of seconds, or a timedelta; None is not given.
+
+    Raises TypeError and ValueError with a sentence that names the argument.
+    """
     if "filters" in parameters:
         raise TypeError("filters: the conditions are given as where")
     asked = {"dataset": dataset, "filters": _conditions({} if where is None else where)}
-    given = parameters if columns is None else {**parameters, "columns": columns}
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    optional = {"columns": columns, "label": label, "ttl": seconds}
+    given = {**parameters, **{name: value for name, value in optional.items() if value is not None}}
     return asked | {name: _parameter(name, value) for name, value in given.items()}
 
 

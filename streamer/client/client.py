@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -49,18 +50,22 @@ class Client:
         dataset: str = "users",
         columns: Sequence[str] | str | None = None,
         where: Mapping[str, Any] | None = None,
+        label: str | None = None,
+        ttl: str | float | timedelta | None = None,
         **parameters: Any,
     ) -> "Export":
         """Starts an export, once, however often the request has to be repeated.
 
         `where` has conditions as the server knows them: `{"country_code": ["US", "DE"], "lifetime_value__gte": 100}`.
         Their values may be texts, numbers, truths, dates, times (without a zone: UTC), Decimals, UUIDs, enumerations,
-        or several of these in any iterable. `parameters` are all others, such as `delimiter=";"`; None is not given.
+        or several of these in any iterable. `label` is shown by the server and can be searched for. `ttl` is how long
+        the file stays there: a text such as "2h", seconds, or a timedelta. `parameters` are all others, such as
+        `delimiter=";"`; None is not given.
 
         Raises Refused, with the server's sentence, and GaveUp; TypeError and ValueError for a value that has no text,
         such as None in `where`.
         """
-        asked = request_body(dataset, columns, where, parameters)
+        asked = request_body(dataset, columns, where, parameters, label=label, ttl=ttl)
         key = str(uuid4())  # draft-ietf-httpapi-idempotency-key-header
 
         async def create() -> Created:
@@ -75,14 +80,21 @@ class Client:
         """The export with this id, or with this URL, which must be of this server. Asks nobody. Raises Refused."""
         return self._known(address_of(str(target), self.url))
 
-    async def exports(self, *, status: Iterable[str] = (), limit: int | None = None) -> AsyncIterator[ExportStatus]:
-        """The exports of the server, newest first, at most `limit`; `status` names states, such as "completed"."""
+    async def exports(
+        self, *, status: Iterable[str] = (), label: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[ExportStatus]:
+        """The exports of the server, newest first, at most `limit`.
+
+        `status` names states, such as "completed"; `label` is a part of the label, in upper or lower case.
+        """
         states = status if isinstance(status, str) else ",".join(status)  # once: an iterator has no second time
         left, cursor = limit, None
         while left is None or left > 0:
             query = {"limit": str(min(left or LONGEST_PAGE, LONGEST_PAGE))}
             if states:
                 query["status"] = states
+            if label is not None:
+                query["label"] = label
             if cursor:
                 query["cursor"] = cursor
             page = await self._page(query)

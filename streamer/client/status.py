@@ -40,6 +40,8 @@ class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
     completed_at: datetime | None = None
     snapshot_at: datetime | None = None
     expires_at: datetime | None = None
+    label: str | None = None
+    ttl: float | None = None  # seconds; None: the server's EXPORT_TTL
     waiting_for: str | None = None  # place or source, while it has no snapshot
     dataset: str = ""
     columns: tuple[str, ...] = ()

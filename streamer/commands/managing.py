@@ -26,20 +26,24 @@ targets = click.argument("targets", metavar="URL|EXPORT_ID...", nargs=-1, requir
 
 @click.command()
 @click.option("--status", "states", multiple=True, type=click.Choice(STATES), help="Only these; may be repeated.")
+@click.option("--label", metavar="TEXT", help="Only those with this in their label, in upper or lower case.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @server_options
 @json_option
-def ls(states: tuple[str, ...], limit: int, server: str, api_key: str | None, as_json: bool) -> None:
+def ls(
+    *, states: tuple[str, ...], label: str | None, limit: int, server: str, api_key: str | None, as_json: bool
+) -> None:
     """List the exports of the server, newest first.
 
     \b
     Examples:
       streamer ls --status processing --status pending
+      streamer ls --label 'month end'
       streamer ls --limit 100 --json
     """
 
     async def work(client: "Client") -> "list[ExportStatus]":
-        return [found async for found in client.exports(status=states, limit=limit)]
+        return [found async for found in client.exports(status=states, label=label, limit=limit)]
 
     with reported(as_json=as_json):
         found = ask(server, api_key, work)

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 STDOUT = "-"
 POLL = 0.5  # seconds between two looks at a status, for the progress bar
 KEPT = 16 * 1024 * 1024  # bytes: much more than the chunks of a download that are in memory at once
-OPTIONS = {"dataset": "--dataset", "columns": "--columns", "filters": "--where", "where": "--where"}
+OPTIONS = {
+    "dataset": "--dataset",
+    "columns": "--columns",
+    "filters": "--where",
+    "where": "--where",
+    "label": "--label",
+    "ttl": "--ttl",
+}
 EXIT_STATUSES = """
 \b
 Exit status:
@@ -188,6 +195,8 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
     help="A condition; COLUMN__gte, __gt, __lte, __lt compare. Several for one column: any of them.",
 )
 @click.option("--columns", metavar="NAMES", help="Separated by commas, in this order; all by default.")
+@click.option("--label", metavar="TEXT", help="Shown by the server, and searched for by `ls --label`.")
+@click.option("--ttl", metavar="DURATION", help="How long the file stays on the server: 90, 60s, 5m, 2h or 1d.")
 @click.option("--set", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter: delimiter=tab.")
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the export on the server without asking.")
 @download_options
@@ -196,6 +205,8 @@ def export(
     dataset: str,
     conditions: tuple[str, ...],
     columns: str | None,
+    label: str | None,
+    ttl: str | None,
     parameters: tuple[str, ...],
     cancel_on_interrupt: bool,
     server: str,
@@ -213,7 +224,14 @@ def export(
     """
     wish = Wish(connections=1, **options)
     wish.check()
-    asked = {"dataset": dataset, "columns": columns, "where": _pairs(conditions), **_others(parameters)}
+    asked = {
+        "dataset": dataset,
+        "columns": columns,
+        "where": _pairs(conditions),
+        "label": label,
+        "ttl": ttl,
+        **_others(parameters),
+    }
     begun = _Begun(wish)
     with reported(as_json=wish.as_json, remedy=begun.how_to_go_on):
         wish.check_output()

@@ -1,4 +1,7 @@
-"""Exports as tables that fit into 80 columns."""
+"""Exports as tables that fit into 80 columns.
+
+Texts of others may look like the markup of rich, so they are escaped.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -6,7 +9,9 @@ from datetime import datetime
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from streamer.client import ExportStatus
 from streamer.commands.bar import rows_of
@@ -23,7 +28,7 @@ def listed(found: Iterable[ExportStatus]) -> str:
         table.add_column(name, justify="right", no_wrap=True)
     for status in found:
         rows, size = f"{status.progress.processed_rows:,}", decimal(status.progress.bytes)
-        table.add_row(str(status.export_id), _state(status), rows, size, _short(status.created_at))
+        table.add_row(_name(status), _state(status), rows, size, _short(status.created_at))
     return _drawn(Console(soft_wrap=not sys.stdout.isatty()), table)
 
 
@@ -33,7 +38,8 @@ def shown(status: ExportStatus) -> str:
     table.add_column(overflow="fold")
     rows = {
         "export": str(status.export_id),
-        "state": _state(status),
+        "label": status.label,
+        "state": str(status.state),
         "waits for": status.waiting_for,
         "error": status.error,
         "notice": status.notice,
@@ -50,7 +56,7 @@ def shown(status: ExportStatus) -> str:
     }
     for name, value in rows.items():
         if value:
-            table.add_row(name, value)
+            table.add_row(name, _state(status) if name == "state" else escape(value))
     return _drawn(Console(), table)
 
 
@@ -61,8 +67,18 @@ def _drawn(console: Console, table: Table) -> str:
     return capture.get().removesuffix("\n")
 
 
+def _name(status: ExportStatus) -> Text:
+    """The id, and in a second line the label, as much of it as is no longer than the id."""
+    name = Text(str(status.export_id))
+    if status.label:
+        label = Text(status.label, style="dim")
+        label.truncate(name.cell_len, overflow="ellipsis")
+        name.append("\n").append_text(label)
+    return name
+
+
 def _state(status: ExportStatus) -> str:
-    name = "removed" if status.removed else str(status.state)
+    name = "removed" if status.removed else escape(str(status.state))
     colour = COLOURS.get(name)
     return f"[{colour}]{name}[/]" if colour else name
 

@@ -88,15 +88,15 @@ class Downloads:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/csv`: an export, streamed in the request that asks for it. HEAD starts nothing."""
-        spec = await self._exports.read_spec(request, besides="filename")
+        wanted = await self._exports.read_request(request, besides="filename")
         asked = Asked.of_a_new_export(request)
         async with self._place(request, asked) as coding:
             if request.method == "HEAD":
-                response = DownloadResponse(headers=content_headers(header=spec.dialect.header))
+                response = DownloadResponse(headers=content_headers(header=wanted.spec.dialect.header))
                 with response.body():
                     await response.begin(request)
                 return response
-            live = await self._queue.submit(spec, abandon_after=self._abandon_after)
+            live = await self._queue.submit(wanted, abandon_after=self._abandon_after)
             assert isinstance(live, LiveExport)  # there is no key
             return await self._live(request, asked, coding, live)
 

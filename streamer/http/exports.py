@@ -14,7 +14,7 @@ from streamer.http.parameters import Parameters
 from streamer.http.status import links, parameter_of, representation
 from streamer.http.target import read_query
 from streamer.jobs.queue import ExportQueue
-from streamer.model import Export, ExportSpec, State
+from streamer.model import Export, ExportRequest, State
 from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck, WrongNullError, WrongValueError
 
@@ -61,7 +61,7 @@ class Exports:
         export = await self._queue.cancel(requested_id(request))
         return json_response({"jobId": str(export.id), "exportId": str(export.id), "status": export.state})
 
-    async def read_spec(self, request: web.Request, *, besides: str | None = None) -> ExportSpec:
+    async def read_request(self, request: web.Request, *, besides: str | None = None) -> ExportRequest:
         """The export that the request asks for, where `besides` is a parameter that somebody else reads.
 
         Raises BadParameter, BadTarget, BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
@@ -70,14 +70,14 @@ class Exports:
         parameters = Parameters(query, await self._read_body(request))
         await self._catalog.refresh(parameters.dataset(self._catalog).name)
         dataset = parameters.dataset(self._catalog)
-        spec = parameters.spec(dataset)
+        asked = parameters.request(dataset, longest=self._ttl)
         try:
-            await self._values.check(dataset, spec.conditions, spec.dialect.null)
+            await self._values.check(dataset, asked.spec.conditions, asked.spec.dialect.null)
         except WrongValueError as wrong:
             raise BadParameter(parameter_of(wrong.condition), shown(str(wrong), LONGEST_SENTENCE)) from wrong
         except WrongNullError as wrong:
             raise BadParameter("null", shown(str(wrong), LONGEST_SENTENCE)) from wrong
-        return spec
+        return asked
 
     async def _read_body(self, request: web.Request) -> bytes:
         """Raises Unavailable if too many are being read, and SlowBody."""
@@ -96,7 +96,7 @@ class Exports:
 
     async def _submit(self, request: web.Request) -> tuple[UUID, str]:
         """The new export, or the one that was begun with the same Idempotency-Key."""
-        submitted = await self._queue.submit(await self.read_spec(request), key=_idempotency_key(request))
+        submitted = await self._queue.submit(await self.read_request(request), key=_idempotency_key(request))
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
 
 

@@ -11,22 +11,26 @@ from uuid import UUID
 from aiohttp import web
 
 from streamer.errors import BadParameter, shown
+from streamer.http.parameters import check_label
 from streamer.http.target import Query, read_query, values_of
 from streamer.model import Export, Place, State
 
-PARAMETERS = ("cursor", "limit", "status")
+PARAMETERS = ("cursor", "label", "limit", "status")
 DEFAULT_LIMIT = 20  # exports
 MOST = 100  # exports
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds, and an id
 
 
-def read_page(request: web.Request) -> tuple[list[State], Place | None, int]:
-    """States (none for any), where to begin, and how many exports at most. Raises BadParameter and BadTarget."""
+def read_page(request: web.Request) -> tuple[list[State], str | None, Place | None, int]:
+    """States (none for any), a part of the label, where to begin, and how many exports at most.
+
+    Raises BadParameter and BadTarget.
+    """
     query = read_query(request)
     if unknown := sorted({name for name, _ in query} - set(PARAMETERS)):
         raise BadParameter(unknown[0], f"is not a parameter of the list; allowed are {', '.join(PARAMETERS)}")
-    return _states(query), _place(query), _limit(query)
+    return _states(query), _label(query), _place(query), _limit(query)
 
 
 def cursor(export: Export) -> str:
@@ -40,6 +44,11 @@ def _states(query: Query) -> list[State]:
         if name not in set(State):
             raise BadParameter("status", f"{shown(name)!r} is none; allowed are {', '.join(State)}")
     return [State(name) for name in named]
+
+
+def _label(query: Query) -> str | None:
+    text = _once(query, "label")
+    return None if text is None else check_label(text)
 
 
 def _place(query: Query) -> Place | None:

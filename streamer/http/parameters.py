@@ -7,16 +7,22 @@ silently dropped exports the wrong rows.
 
 JSON's null is "not given" for a general parameter. For a condition it is refused, because a variable that happens to be
 empty must not become an export of every row.
+
+A column may be called as a general parameter. By itself the name is that of the parameter; in `filters`, which are
+conditions, it is the column's.
 """
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
+from streamer.durations import read_duration, written_duration
 from streamer.errors import BadBody, BadParameter, shown
-from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
+from streamer.model import Condition, Dialect, ExportRequest, ExportSpec, Operator, Order, Timestamps
 from streamer.protocol.dialect import check_character, check_null
 from streamer.source.catalog import Catalog, Dataset
 from streamer.source.filters import OF_SEVERAL, Meaning, listed, meaning_of, read_condition, read_order
@@ -39,7 +45,12 @@ GENERAL = (
     "timestamps",
     "order_by",
     "limit",
+    "label",
+    "ttl",
 )
+LONGEST_LABEL = 100  # characters
+CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories of Unicode: control characters, lone surrogates, line separators
+DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # these have what follows read backwards
 NARROWING = set(Operator) - {Operator.NE, Operator.ISNULL}  # what a required condition may be
 PROFILES = {"excel": {"bom": True, "escape_formulas": True}}
 ROWS = re.compile(r"[0-9]{1,18}")
@@ -55,6 +66,12 @@ class Given:
     values: tuple[str, ...]
     listed: bool  # as a JSON list, whose items are not split at commas
     null: bool = False  # whether JSON's null was the value or an item; it is not in `values`
+    in_filters: bool = False  # as a member of `filters`
+
+    @property
+    def absent(self) -> bool:
+        """Whether it is JSON's null, which is not given where the parameter is a general one."""
+        return self.null and not self.listed
 
     def one(self) -> str:
         if self.listed:
@@ -85,11 +102,19 @@ class Parameters:
         self._of_query, self._of_body = _of_query(query), _of_body(body)
 
     def dataset(self, catalog: Catalog) -> Dataset:
-        return _dataset(self._of_query.get("dataset") or self._of_body.get("dataset"), catalog)
+        given = self._of_query.get("dataset") or self._of_body.get("dataset")
+        return _dataset(None if given and given.absent else given, catalog)
+
+    def request(self, dataset: Dataset, *, longest: timedelta) -> ExportRequest:
+        """The export that is asked for, whose file may stay as long as `longest`."""
+        asked = self._by_meaning(dataset)
+        return ExportRequest(
+            spec=self.spec(dataset), label=_label(asked.get("label")), ttl=_ttl(asked.get("ttl"), longest)
+        )
 
     def spec(self, dataset: Dataset) -> ExportSpec:
-        """The export that is asked for."""
-        asked = {**_by_meaning(self._of_body, dataset), **_by_meaning(self._of_query, dataset)}
+        """Its rows."""
+        asked = self._by_meaning(dataset)
         conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
         general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
         _check_required(conditions, dataset)
@@ -102,6 +127,9 @@ class Parameters:
             dialect=_dialect(general),
         )
 
+    def _by_meaning(self, dataset: Dataset) -> dict[str | Meaning, Given]:
+        return {**_by_meaning(self._of_body, dataset), **_by_meaning(self._of_query, dataset)}
+
 
 def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
     texts: dict[str, list[str]] = {}
@@ -113,20 +141,17 @@ def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
 def _of_body(body: bytes) -> dict[str, Given]:
     if not body.strip():
         return {}
-    members = _without_nulls(_json_object(body))
+    members = _json_object(body)
     filters = members.pop("filters", None)
     if not isinstance(filters, dict | None):
         raise BadParameter("filters", "must be a JSON object")
-    filters = _without_nulls(filters or {})
-    if repeated := members.keys() & filters.keys():
-        raise BadParameter(min(repeated), "is given both in filters and beside it")
-    every = {**members, **filters}
-    return {name: _of_member(name, value) for name, value in every.items()}
-
-
-def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
-    """A general parameter that is null is not given."""
-    return {name: value for name, value in members.items() if value is not None or name not in GENERAL}
+    found = {name: _of_member(name, value) for name, value in members.items()}
+    for name, value in (filters or {}).items():
+        beside = found.get(name)
+        if beside and not (beside.absent and name in GENERAL):
+            raise BadParameter(name, "is given both in filters and beside it")
+        found[name] = _of_member(name, value, in_filters=True)
+    return found
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -153,10 +178,10 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _of_member(name: str, value: Any) -> Given:
+def _of_member(name: str, value: Any, *, in_filters: bool = False) -> Given:
     items = value if isinstance(value, list) else [value]
     texts = tuple(_scalar(name, item) for item in items if item is not None)
-    return Given(name, texts, listed=isinstance(value, list), null=len(texts) < len(items))
+    return Given(name, texts, listed=isinstance(value, list), null=len(texts) < len(items), in_filters=in_filters)
 
 
 def _scalar(name: str, value: Any) -> str:
@@ -178,7 +203,9 @@ def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[str | Mean
     """By the name of a general parameter, or by the column and the operator of a condition."""
     found: dict[str | Meaning, Given] = {}
     for name, parameter in given.items():
-        meaning = _meaning(name, dataset)
+        meaning = _meaning(parameter, dataset)
+        if isinstance(meaning, str) and parameter.absent:
+            continue
         if meaning in found:
             raise BadParameter(name, f"means the same as {found[meaning].name}, which is given too")
         if parameter.null:
@@ -187,9 +214,10 @@ def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[str | Mean
     return found
 
 
-def _meaning(name: str, dataset: Dataset) -> str | Meaning:
-    """A column that is called as a general parameter can be asked for as `<column>__in`."""
-    if name in GENERAL:
+def _meaning(given: Given, dataset: Dataset) -> str | Meaning:
+    """A column that is called as a general parameter can be asked for in `filters`, or as `<column>__in`."""
+    name = given.name
+    if name in GENERAL and not (given.in_filters and name in dataset.columns):
         return name
     if meaning := meaning_of(COLUMN_ALIASES.get(name, name), dataset.columns):
         return meaning
@@ -255,6 +283,32 @@ def _limit(given: Given | None) -> int | None:
     if not ROWS.fullmatch(text):
         raise BadParameter(given.name, f"must be a whole number of rows of at most 18 digits, not '{shown(text)}'")
     return int(text)
+
+
+def _label(given: Given | None) -> str | None:
+    return None if given is None else check_label(given.one())
+
+
+def check_label(text: str) -> str:
+    """A label, or a part of one that is searched for. Raises BadParameter."""
+    if not 1 <= len(text) <= LONGEST_LABEL or not text.strip():
+        raise BadParameter("label", f"must be a text of 1 to {LONGEST_LABEL} characters")
+    if DIRECTIONS.search(text) or any(unicodedata.category(character) in CONTROLS for character in text):
+        raise BadParameter("label", "must have no control characters and no line breaks")
+    return text
+
+
+def _ttl(given: Given | None, longest: timedelta) -> timedelta | None:
+    if given is None:
+        return None
+    allowed = f"a duration such as 90, 60s, 5m or 24h, more than 0 and at most EXPORT_TTL, {written_duration(longest)}"
+    try:
+        ttl = read_duration(given.one())
+    except ValueError as error:
+        raise BadParameter(given.name, f"must be {allowed}") from error
+    if not timedelta() < ttl <= longest:
+        raise BadParameter(given.name, f"must be {allowed}")
+    return ttl
 
 
 def _dialect(given: Mapping[str, Given]) -> Dialect:

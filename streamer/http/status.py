@@ -31,6 +31,8 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
         "removedAt": _time(export.removed_at),
         "waitingFor": _waiting_for(export, live),
         "attempts": export.attempts,
+        "label": export.label,
+        "ttl": None if export.ttl is None else export.ttl.total_seconds(),
         **_request(export.spec),
         "truncated": export.truncated,
         "sha256": export.sha256.hex() if export.sha256 else None,
@@ -65,7 +67,7 @@ def _expiry(export: Export, ttl: timedelta) -> datetime | None:
     """When the file of a completed export may be removed."""
     if export.state is not State.COMPLETED or export.removed_at is not None or export.finished_at is None:
         return None
-    return export.finished_at + ttl
+    return export.finished_at + (ttl if export.ttl is None else min(ttl, export.ttl))
 
 
 def links(export_id: UUID) -> dict[str, str]:

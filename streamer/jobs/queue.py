@@ -26,7 +26,7 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
 from streamer.jobs.sealed import SealedExports, unknown_state
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
-from streamer.model import Export, ExportSpec, Place, State
+from streamer.model import Export, ExportRequest, Place, State
 from streamer.protocol.disposition import Label
 from streamer.source.database import PAUSES
 from streamer.spool.directory import SpoolDirectory
@@ -102,7 +102,7 @@ class ExportQueue:
         self._live.clear()
 
     async def submit(
-        self, spec: ExportSpec, *, key: str | None = None, abandon_after: float | None = None
+        self, request: ExportRequest, *, key: str | None = None, abandon_after: float | None = None
     ) -> LiveExport | Export:
         """Queues an export, whole even if the caller is cancelled meanwhile.
 
@@ -113,18 +113,18 @@ class ExportQueue:
         if self._stopping:
             raise Unavailable("the server is stopping")
         if key is not None and (known := await self._store.by_key(key)):
-            return _same(known, spec)
+            return _same(known, request)
         self._check_capacity()  # before a completed export is given up for this one
         await self._retention.make_room()
         self._check_capacity()
         live = self._hold(uuid4())
-        inserted = await asyncio.shield(self._spawn(self._insert(live, spec, key, abandon_after), "submit"))
+        inserted = await asyncio.shield(self._spawn(self._insert(live, request, key, abandon_after), "submit"))
         if inserted:
             return live
         assert key is not None
         known = await self._store.by_key(key)  # somebody was faster with the same key
         assert known is not None
-        return _same(known, spec)
+        return _same(known, request)
 
     def _check_capacity(self) -> None:
         if sum(live.waiting for live in self._live.values()) >= self._capacity:
@@ -139,10 +139,12 @@ class ExportQueue:
             await live.spool.end()
         return export
 
-    async def page(self, states: Sequence[State], before: Place | None, limit: int) -> tuple[list[Export], bool]:
+    async def page(
+        self, states: Sequence[State], label: str | None, before: Place | None, limit: int
+    ) -> tuple[list[Export], bool]:
         """The newest exports before a place in the list, and whether there are more. One page is read at a time."""
         async with self._listing:
-            return await self._store.page(states, before, limit)
+            return await self._store.page(states, label, before, limit)
 
     def live(self, export_id: UUID) -> LiveExport | None:
         """The export, if it is unfinished and this process runs it."""
@@ -196,10 +198,12 @@ class ExportQueue:
         self._live[export_id] = live
         return live
 
-    async def _insert(self, live: LiveExport, spec: ExportSpec, key: str | None, abandon_after: float | None) -> bool:
+    async def _insert(
+        self, live: LiveExport, request: ExportRequest, key: str | None, abandon_after: float | None
+    ) -> bool:
         """Whether the row is new."""
         try:
-            inserted = await self._store.insert(live.id, spec, key)
+            inserted = await self._store.insert(live.id, request, key)
         except BaseException:
             del self._live[live.id]
             raise
@@ -325,10 +329,10 @@ async def _all_of(tasks: Collection[asyncio.Task[Any]]) -> None:
         await asyncio.wait(tasks)
 
 
-def _same(known: Export, spec: ExportSpec) -> Export:
+def _same(known: Export, request: ExportRequest) -> Export:
     """Raises KeyReused if the key was another request's."""
     if known.spec is None:
         raise KeyReused("Idempotency-Key: it was used for a request that this version cannot read; send a new one")
-    if known.spec != spec:
+    if ExportRequest(spec=known.spec, label=known.label, ttl=known.ttl) != request:
         raise KeyReused("Idempotency-Key: it was used for another request; send a new one")
     return known

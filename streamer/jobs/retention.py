@@ -1,27 +1,32 @@
 """How long finished exports stay, and who makes room.
 
-A completed export stays for `ttl`. When room is short, because the folder has reached its limit or the disk its
-reserve, the least recently used go first. A file that is being downloaded is never removed, nor is any if all that
-could be removed would not be enough: then something else fills the disk. Only what lies in the folder of this server is
-looked after; other servers of the table may have folders of their own.
+A completed export stays for `ttl`, or for a shorter time of its own. When room is short, because the folder has reached
+its limit or the disk its reserve, the least recently used go first. A file that is being downloaded is never removed,
+nor is any if all that could be removed would not be enough: then something else fills the disk. Only what lies in the
+folder of this server is looked after; other servers of the table may have folders of their own.
 
 The row is told first and the file removed after it: a removal that is interrupted, or that the file system refuses,
 leaves a file that no client can ask for. The sweep removes it: at the start, now and then, and before an export is
 refused for lack of room. As long as a file cannot be removed, no further export is given up for room.
+
+A row outlives its file by `history_ttl`, so that a client is told what became of its export. A row whose file is still
+in the folder stays: without it, the sweep could not know that the file may go. For the same reason the rows of other
+folders are left to their servers.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
 from time import monotonic
 from typing import TypeVar
 from uuid import UUID
 
+from streamer.durations import written_duration
 from streamer.errors import ExportFailure, InsufficientStorage, TransientFailure, Unavailable
 from streamer.jobs.sealed import SealedExports
-from streamer.jobs.store import Store, UsedAt
+from streamer.jobs.store import GoneAt, Store, UsedAt
 from streamer.spool.directory import Shortage, SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -36,24 +41,25 @@ T = TypeVar("T")
 
 
 class Retention:
-    def __init__(self, store: Store, directory: SpoolDirectory, sealed: SealedExports, *, ttl: float) -> None:
+    """`ttl` and `history_ttl` are in seconds."""
+
+    def __init__(
+        self, store: Store, directory: SpoolDirectory, sealed: SealedExports, *, ttl: float, history_ttl: float
+    ) -> None:
         self._store = store
         self._directory = directory
         self._sealed = sealed
         self._ttl = timedelta(seconds=ttl)
+        self._history_ttl = timedelta(seconds=history_ttl)
         self._making_room = asyncio.Lock()
         self._settled_at = 0.0
 
     async def run(self) -> None:
-        """Removes what has expired, and what was left, for ever."""
+        """Removes what has expired, what was left, and what has been gone for long, for ever."""
         while True:
-            try:
-                await self.expire()
-                await self.sweep()
-            except Unavailable as error:
-                log.warning("expired exports could not be removed: %s: %r", error, error.__cause__)
-            except Exception:
-                log.exception("expired exports could not be removed")
+            await _attempt(self.expire, "expired exports could not be removed")
+            await _attempt(self.sweep, "files that no client can ask for could not be removed")
+            await _attempt(self.forget, "the rows of exports that are long gone could not be deleted")
             await asyncio.sleep(SWEEP_INTERVAL)
 
     async def expire(self) -> None:
@@ -70,6 +76,21 @@ class Retention:
             for export_id in garbage:
                 log.info("the file of export %s is removed: no client can ask for it", export_id)
             await self._directory.remove(*(each for each in garbage if not self._directory.is_written(each)))
+
+    async def forget(self) -> None:
+        """Deletes the rows, and with them the idempotency keys, of exports whose files went long ago."""
+        deleted = 0
+        place: GoneAt | None = None
+        while found := await self._store.gone(self._directory.id, self._history_ttl, place, BATCH):
+            place = found[-1]
+            export_ids = [export_id for _, export_id in found]
+            sizes = await self._directory.sizes(export_ids)
+            fileless = [export_id for export_id, size in zip(export_ids, sizes, strict=True) if size is None]
+            if fileless:
+                deleted += await self._store.forget(fileless)
+        if deleted:
+            age = written_duration(self._history_ttl)
+            log.info("%d exports that have been gone for more than HISTORY_TTL, %s, were forgotten", deleted, age)
 
     async def name_unknown(self) -> None:
         """Says which files have no row. They are left alone: the table may have been restored from a backup."""
@@ -175,6 +196,16 @@ class Retention:
             self._sealed.drop(export_id)
             log.info("export %s %s", export_id, why)
         return await self._directory.remove(*removed)
+
+
+async def _attempt(act: Callable[[], Awaitable[None]], failure: str) -> None:
+    """Does one of the things that are done now and then; what keeps it from that is logged as `failure`."""
+    try:
+        await act()
+    except Unavailable as error:
+        log.warning("%s: %s: %r", failure, error, error.__cause__)
+    except Exception:
+        log.exception("%s", failure)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterable[list[T]]:

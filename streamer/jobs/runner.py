@@ -22,6 +22,7 @@ from streamer.jobs.gate import SourceGate
 from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
+from streamer.source.cursor import Sink
 from streamer.source.database import PAUSES, say_waiting
 from streamer.source.rows import Rows, Source
 from streamer.spool.spool import Sealed
@@ -36,13 +37,19 @@ REPORT_INTERVAL = 0.5  # seconds between two writes of the progress
 
 
 class Runner:
-    """`source_wait` is how long an export waits for a snapshot, in seconds, before it fails."""
+    """`source_wait` is how long an export waits for a snapshot, in seconds, before it fails.
 
-    def __init__(self, store: Store, source: Source, gate: SourceGate, *, source_wait: float) -> None:
+    `max_bytes` is how large its file may be, None without a limit.
+    """
+
+    def __init__(
+        self, store: Store, source: Source, gate: SourceGate, *, source_wait: float, max_bytes: int | None = None
+    ) -> None:
         self._store = store
         self._source = source
         self._gate = gate
         self._source_wait = source_wait
+        self._max_bytes = max_bytes
 
     async def run(self, live: LiveExport, spec: ExportSpec) -> timedelta | None:
         """Runs a claimed export. If it is to be run again, returns after what time.
@@ -75,7 +82,7 @@ class Runner:
                 self._gate.answered()
                 live.begin(rows.snapshot_at, lambda: rows.expected)
                 async with self._reporting(live, rows.snapshot_at):
-                    total = await rows.drain(live.spool.append)
+                    total = await rows.drain(self._limited(live.spool.append))
         finally:
             if live.snapshot_at is not None:
                 self._gate.released()
@@ -88,6 +95,21 @@ class Runner:
             raise ExportFailure(ENDED_ELSEWHERE)
         live.spool.seal()
         log.info("export %s completed: %d rows, %d bytes", live.id, sealed.rows, sealed.length)
+
+    def _limited(self, sink: Sink) -> Sink:
+        """The sink, which refuses the first page that would make the file too large, and so never has a part of it."""
+        if self._max_bytes is None:
+            return sink
+        most, taken = self._max_bytes, 0
+
+        async def take(page: bytes | bytearray, rows: int) -> None:
+            nonlocal taken
+            taken += len(page)
+            if taken > most:
+                raise ExportFailure(f"the file would be larger than EXPORT_MAX_BYTES allows, {most:,} bytes")
+            await sink(page, rows)
+
+        return take
 
     async def _complete(self, live: LiveExport, sealed: Sealed, rows: Rows) -> bool:
         """False if somebody else has ended the export."""

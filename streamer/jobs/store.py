@@ -22,7 +22,7 @@ import asyncpg
 import tenacity
 
 from streamer.errors import StartError, Unavailable
-from streamer.model import SPEC_VERSION, Export, ExportSpec, Place, Progress, State, read_spec
+from streamer.model import SPEC_VERSION, Export, ExportRequest, Place, Progress, State, folded, read_spec
 from streamer.source.database import LOST, Connection, Pool, one_line
 from streamer.spool.spool import Sealed
 
@@ -51,6 +51,9 @@ NOT_NOW = (
 
 UsedAt = tuple[datetime, UUID]
 """A place in the order in which completed exports were used: when one was, and its id."""
+
+GoneAt = tuple[datetime, UUID]
+"""A place in the order in which files went: when one did, and the id of its export."""
 
 
 def _statements() -> dict[str, str]:
@@ -81,9 +84,13 @@ class Store:
         rows = await self._rows("identity")
         return UUID(str(rows[0]["id"]))
 
-    async def insert(self, export_id: UUID, spec: ExportSpec, key: str | None = None) -> Export | None:
+    async def insert(self, export_id: UUID, request: ExportRequest, key: str | None = None) -> Export | None:
         """None if the idempotency key is known already."""
-        return await self._one("insert", export_id, spec.to_json(), self._owner, LEASE, key, SPEC_VERSION)
+        label = request.label
+        return await self._one(
+            *("insert", export_id, request.spec.to_json(), self._owner, LEASE, key, SPEC_VERSION),
+            *(label, None if label is None else folded(label), request.ttl),
+        )
 
     async def by_key(self, key: str) -> Export | None:
         """The export that was asked for with this idempotency key."""
@@ -92,10 +99,16 @@ class Store:
     async def get(self, export_id: UUID) -> Export | None:
         return await self._one("get", export_id)
 
-    async def page(self, states: Sequence[State], before: Place | None, limit: int) -> tuple[list[Export], bool]:
-        """The newest exports, in any of `states` (or in any at all), and whether there are more."""
+    async def page(
+        self, states: Sequence[State], label: str | None, before: Place | None, limit: int
+    ) -> tuple[list[Export], bool]:
+        """The newest exports, in any of `states` (or in any at all), and whether there are more.
+
+        With `label` only those that have it in their own.
+        """
         created_at, export_id = before or (None, UUID(int=0))
-        rows = await self._rows("page", list(states), created_at, export_id, limit, PAGE_SPECS)
+        part = None if label is None else folded(label)
+        rows = await self._rows("page", list(states), created_at, export_id, limit, PAGE_SPECS, part)
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
     async def claim(self, waiting: Sequence[UUID], folder: UUID) -> Export | None:
@@ -182,7 +195,10 @@ class Store:
         await self._rows("use", export_id)
 
     async def expired(self, folder: UUID, ttl: timedelta, read: Sequence[UUID], limit: int) -> list[UUID]:
-        """Completed exports that lie in `folder` and ended more than `ttl` ago, but for those that are `read`."""
+        """Completed exports that lie in `folder` and ended more than `ttl` ago, or than their own, which is shorter.
+
+        Those that are `read` are left out.
+        """
         return [row["id"] for row in await self._rows("expired", folder, ttl, read, limit)]
 
     async def least_used(self, folder: UUID, after: UsedAt | None, read: Sequence[UUID], limit: int) -> list[UsedAt]:
@@ -190,6 +206,15 @@ class Store:
         used_at, export_id = after or (None, UUID(int=0))
         rows = await self._rows("least_used", folder, used_at, export_id, read, limit)
         return [(row["used_at"], row["id"]) for row in rows]
+
+    async def gone(self, folder: UUID, ttl: timedelta, after: GoneAt | None, limit: int) -> list[GoneAt]:
+        """Exports of `folder`, or of none, whose files went more than `ttl` ago, after a place in that order."""
+        gone_at, export_id = after or (None, UUID(int=0))
+        return [(row["gone_at"], row["id"]) for row in await self._rows("gone", folder, ttl, gone_at, export_id, limit)]
+
+    async def forget(self, export_ids: Sequence[UUID]) -> int:
+        """Deletes the rows of exports that have no file. Gives how many there were."""
+        return len(await self._rows("forget", export_ids))
 
     async def locate(self, folder: UUID, found: Sequence[UUID]) -> None:
         """Notes the folder of exports of older versions, whose files were found in it."""

@@ -25,7 +25,8 @@ from streamer.source.fetching import FetchCursor
 from streamer.source.pages import Heap
 from streamer.source.plan import Plan, explain, heaps_of
 from streamer.source.query import Query, compose, most_rows
-from streamer.source.snapshot import LockRefusedError, open_snapshot
+from streamer.source.snapshot import LockRefusedError, Snapshot, open_snapshot
+from streamer.source.timelimit import TimeLimit
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,14 @@ class Rows:
     """
 
     def __init__(
-        self, *, snapshot_at: datetime, prologue: bytes, cursor: Cursor, quote: str, limit: int | None = None
+        self,
+        *,
+        snapshot_at: datetime,
+        prologue: bytes,
+        cursor: Cursor,
+        quote: str,
+        limit: int | None,
+        time_limit: TimeLimit,
     ) -> None:
         self.snapshot_at = snapshot_at
         self.prologue = prologue
@@ -56,6 +64,7 @@ class Rows:
         self.cursor = cursor
         self._quote = quote.encode()
         self._limit = limit
+        self._time_limit = time_limit
 
     @property
     def expected(self) -> int:
@@ -65,8 +74,12 @@ class Rows:
     async def drain(self, sink: Sink) -> int:
         """Hands what stands before the rows and then every row to `sink`; returns the exact number of rows.
 
-        Raises ExportFailure with the database's reason.
+        Raises ExportFailure with the database's reason, or if that takes too long.
         """
+        async with self._time_limit.kept():
+            return await self._drain(sink)
+
+    async def _drain(self, sink: Sink) -> int:
         if self.prologue:
             await sink(self.prologue, 0)
         exported = 0
@@ -99,12 +112,20 @@ class Rows:
 
 
 class Source:
-    """The database that is exported from."""
+    """The database that is exported from. `max_time` is how long a snapshot may be held, in seconds."""
 
-    def __init__(self, connections: Connections, catalog: Catalog, choice: CursorChoice = CursorChoice.AUTO) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        catalog: Catalog,
+        choice: CursorChoice = CursorChoice.AUTO,
+        *,
+        max_time: float | None = None,
+    ) -> None:
         self._connections = connections
         self._catalog = catalog
         self._choice = choice
+        self._max_time = max_time
 
     @asynccontextmanager
     async def open(self, spec: ExportSpec) -> AsyncIterator[Rows]:
@@ -146,6 +167,11 @@ class Source:
         snapshot = await stack.enter_async_context(
             open_snapshot(self._connections.pool, role=self._connections.role, dataset=dataset, lock_timeout=GIVE_WAY)
         )
+        time_limit = TimeLimit(self._max_time)
+        async with time_limit.kept():
+            return await self._plan(snapshot, dataset, spec, time_limit)
+
+    async def _plan(self, snapshot: Snapshot, dataset: Dataset, spec: ExportSpec, time_limit: TimeLimit) -> Rows:
         if snapshot.shape != dataset.shape:
             raise OutdatedCatalogError(f"the relation of {dataset.name} has changed")
         query = await compose(snapshot.connection, dataset, spec)
@@ -160,6 +186,7 @@ class Source:
             cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect, held=held),
             quote=spec.dialect.quote,
             limit=most_rows(dataset, spec),
+            time_limit=time_limit,
         )
 
     async def _reread(self, known: Dataset, spec: ExportSpec, error: Exception) -> Dataset:

@@ -38,7 +38,7 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import ATTEMPTS, Store
-from streamer.model import TRANSITIONS, ExportSpec, State
+from streamer.model import TRANSITIONS, ExportRequest, ExportSpec, State
 from streamer.source.cursor import Sink
 from streamer.source.database import Pool, connect
 from streamer.source.rows import Source
@@ -155,7 +155,7 @@ class Server:
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
         self.sealed = SealedExports(self.store, self.directory)
-        self.retention = Retention(self.store, self.directory, self.sealed, ttl=0)
+        self.retention = Retention(self.store, self.directory, self.sealed, ttl=0, history_ttl=3600)
         gate = SourceGate()
         self.queue = ExportQueue(
             self.store,
@@ -281,7 +281,7 @@ class LifeCycle(RuleBasedStateMachine):
     async def _create(self, server: Server) -> None:
         with suppress(ClientError):
             spec = ExportSpec(dataset=f"export_{len(self.ids)}", columns=("run", "row"))
-            live = await server.queue.submit(spec)
+            live = await server.queue.submit(ExportRequest(spec=spec))
             assert isinstance(live, LiveExport)
             self.ids.append(live.id)
 

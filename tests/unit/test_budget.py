@@ -39,6 +39,8 @@ FREE = {
     "database_wait": 3600.0,
     "source_wait": 3600.0,
     "export_ttl": 3600.0,
+    "export_max_time": 3600.0,
+    "history_ttl": 3600.0,
     "spool_disk_reserve": 2 * 1024**3,
     "shutdown_grace": 30.0,
 }

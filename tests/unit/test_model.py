@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import msgspec
@@ -213,6 +213,8 @@ def test_row_becomes_an_export() -> None:
         truncated=True,
         waiting_for=None,
         folder=uuid4(),
+        label="month end",
+        ttl=timedelta(hours=2),
     )
     row = {
         "id": export.id,
@@ -237,6 +239,9 @@ def test_row_becomes_an_export() -> None:
         "truncated": True,
         "waiting_for": None,
         "folder": export.folder,
+        "label": "month end",
+        "label_folded": "month end",
+        "ttl": timedelta(hours=2),
         "owner": uuid4(),
         "lease_until": None,
     }

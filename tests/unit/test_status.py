@@ -64,6 +64,8 @@ EXPORT = Export(
     truncated=False,
     waiting_for=None,
     folder=None,
+    label=None,
+    ttl=None,
 )
 
 
@@ -100,6 +102,8 @@ def test_completed_export_in_full() -> None:
         "removedAt": None,
         "waitingFor": None,
         "attempts": 1,
+        "label": None,
+        "ttl": None,
         "dataset": "users",
         "columns": ["id", "name"],
         "query": {"delimiter": ",", "quoteChar": '"'},

@@ -1,11 +1,12 @@
--- The newest exports before a place in the list, in one of the states given, or in any. Two more limits than one: $5 is
--- for the bytes of what was asked for, because a list is put together in memory. `found` counts one beyond the page.
+-- The newest exports before a place in the list, in one of the states given, or in any, with a text ($6) in their label,
+-- if one is given. Two more limits than one: $5 is for the bytes of what was asked for, because a list is put together in memory. `found` counts one beyond the page.
 SELECT * FROM (
     SELECT *, count(*) OVER () AS found, row_number() OVER newest AS place,
         sum(length(spec)) OVER newest - length(spec) AS ahead
     FROM (
         SELECT * FROM streamer.exports
         WHERE (cardinality($1::text[]) = 0 OR state = ANY($1::text[]))
+          AND ($6::text IS NULL OR position($6 IN label_folded) > 0)
           AND (created_at, id) < (coalesce($2, 'infinity'::timestamptz), $3::uuid)
         ORDER BY created_at DESC, id DESC
         LIMIT $4 + 1

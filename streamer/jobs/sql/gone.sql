@@ -1,0 +1,22 @@
+-- Rows of this folder, and of none, whose file went more than $2 ago, oldest first, after a place in that order.
+SELECT id, gone_at FROM (
+    (
+        SELECT id, coalesce(removed_at, finished_at) AS gone_at FROM streamer.exports
+        WHERE (state IN ('failed', 'cancelled') OR state = 'completed' AND removed_at IS NOT NULL)
+          AND folder = $1 AND coalesce(removed_at, finished_at) < now() - $2::interval
+          AND (coalesce(removed_at, finished_at), id) > (coalesce($3, '-infinity'::timestamptz), $4::uuid)
+        ORDER BY coalesce(removed_at, finished_at), id
+        LIMIT $5
+    )
+    UNION ALL
+    (
+        SELECT id, coalesce(removed_at, finished_at) AS gone_at FROM streamer.exports
+        WHERE (state IN ('failed', 'cancelled') OR state = 'completed' AND removed_at IS NOT NULL)
+          AND folder IS NULL AND coalesce(removed_at, finished_at) < now() - $2::interval
+          AND (coalesce(removed_at, finished_at), id) > (coalesce($3, '-infinity'::timestamptz), $4::uuid)
+        ORDER BY coalesce(removed_at, finished_at), id
+        LIMIT $5
+    )
+) AS gone
+ORDER BY gone_at, id
+LIMIT $5
