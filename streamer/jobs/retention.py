@@ -90,7 +90,7 @@ class Retention:
                 deleted += await self._store.forget(fileless)
         if deleted:
             age = written_duration(self._history_ttl)
-            log.info("%d exports that have been gone for more than HISTORY_TTL, %s, were forgotten", deleted, age)
+            log.info("rows deleted of exports whose files went more than HISTORY_TTL, %s, ago: %d", age, deleted)
 
     async def name_unknown(self) -> None:
         """Says which files have no row. They are left alone: the table may have been restored from a backup."""

@@ -296,7 +296,7 @@ async def test_without_rich_there_is_a_sentence(folder: Path) -> None:
         ("pull", "x", "-o", "-", "--json"),
         ("pull", "x", "-o", "-", "--connections", "2"),
         ("export", "--where", "country_code"),
-        *(("export", "--set", f"{name}=x") for name in ("dataset", "columns", "filters", "where")),
+        *(("export", "--set", f"{name}=x") for name in ("dataset", "columns", "filters", "where", "label", "ttl")),
         ("ls", "--status", "done"),
     ],
 )
@@ -430,6 +430,26 @@ async def test_the_exports_of_a_server_are_listed_shown_cancelled_and_removed(he
     assert (await run(folder, "rm", identifier, place=place)).stdout == [f"{identifier} is removed"]
     unknown = await run(folder, "status", "00000000-0000-0000-0000-000000000000", exit_status=4, place=place)
     assert "there is no export" in sentence(unknown)
+
+
+async def test_an_export_is_begun_with_a_label_and_a_lifetime_and_found_by_its_label(held: Held, folder: Path) -> None:
+    place = {"STREAMER_URL": held.url, "COLUMNS": "80"}
+    label = "Month end [red]x[/] " + "and a long rest " * 5
+    options = ("--where", "id__lte=10", "--label", label, "--ttl", "2h", "-o", "x.csv", "--json")
+    process = await run(folder, "export", "--dataset", LARGE.name, *options, place=place)
+    identifier = json.loads(process.stdout[0])["exportId"]
+    await run(folder, "export", "--dataset", LARGE.name, "--where", "id__lte=10", "-o", "y.csv", place=place)
+    listed = await run(folder, "ls", "--label", "MONTH END", place=place)
+    assert [line.split()[0] for line in listed.stdout] == ["EXPORT", identifier, "Month"]
+    assert listed.stdout[2].startswith("Month end [red]x[/] ")
+    assert all(len(line) <= 80 for line in listed.stdout)
+    (found,) = json.loads((await run(folder, "ls", "--label", "month", "--json", place=place)).stdout[0])
+    assert (found["exportId"], found["label"], found["ttl"]) == (identifier, label, 7200)
+    shown = await run(folder, "status", identifier, place=place)
+    assert any(line.startswith("label") and "[red]x[/]" in line for line in shown.stdout)
+    too_long = ("export", "--dataset", LARGE.name, "--ttl", "30d", "-o", "z.csv")
+    assert "ttl: must be a duration" in sentence(await run(folder, *too_long, exit_status=1, place=place))
+    assert not (folder / "z.csv").exists()
 
 
 def test_a_terminal_of_80_columns_shows_a_bar_and_asks_what_ctrl_c_means(folder: Path) -> None:

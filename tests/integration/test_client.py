@@ -519,6 +519,11 @@ async def test_the_library_against_the_real_server(
         await other.until("completed")
         assert [str(found.export_id) async for found in client.exports()] == [other.id, str(export.id)]
         assert [found async for found in client.exports(status=["failed"])] == []
+        labelled = await client.export(where={"id__lte": 10}, label="Month end", ttl=timedelta(hours=2))
+        await labelled.save(tmp_path / "labelled.csv")
+        status = await labelled.status()
+        assert (status.label, status.ttl) == ("Month end", 7200)
+        assert [found.export_id async for found in client.exports(label="month", status=["completed"])] == [labelled.id]
         await export.delete()
         with pytest.raises(ExportGone):
             await export.save(tmp_path / "gone.csv")

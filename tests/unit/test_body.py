@@ -98,6 +98,19 @@ def test_everything_else_has_its_place() -> None:
     }  # fmt: skip
 
 
+def test_a_label_and_a_lifetime_are_members_of_their_own() -> None:
+    lifetimes: list[tuple[str | float | timedelta, str | float]] = [
+        ("2h", "2h"),
+        (90, 90),
+        (timedelta(hours=2), 7200.0),
+    ]
+    for ttl, written in lifetimes:
+        body = request_body("users", None, {"label": "a column"}, {}, label="Month end", ttl=ttl)
+        assert body == {"dataset": "users", "filters": {"label": "a column"}, "label": "Month end", "ttl": written}
+    assert request_body("users", None, None, {}, label=None, ttl=None).keys() == {"dataset", "filters"}
+    assert request_body("users", None, None, {}, label="")["label"] == ""
+
+
 def test_no_columns_are_not_all_of_them() -> None:
     """The server refuses both."""
     assert request_body("users", [], None, {})["columns"] == []

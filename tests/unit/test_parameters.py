@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.durations import read_duration
 from streamer.errors import BadBody, BadParameter, ClientError
-from streamer.http.parameters import GENERAL
-from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
+from streamer.http.parameters import GENERAL, Parameters
+from streamer.model import Condition, Dialect, ExportRequest, ExportSpec, Operator, Order, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
 from tests.asking import read_spec
 
@@ -776,6 +778,80 @@ def test_hidden_column_is_as_unknown_as_any() -> None:
     for name, text in [("email", "x"), ("email__isnull", "true"), ("columns", "email"), ("order_by", "email")]:
         with pytest.raises(BadParameter):
             read_spec([(name, text)], b"", catalog)
+
+
+def test_column_that_is_called_as_a_parameter_is_meant_in_filters() -> None:
+    """They are conditions: one that became a parameter would export every row."""
+    catalog = Catalog({"users": dataset("users", column("limit", "int4"), column("label", "text"))})
+
+    def ask(body: dict[str, Any]) -> ExportRequest:
+        parameters = Parameters([], json.dumps(body).encode())
+        return parameters.request(parameters.dataset(catalog), longest=DAY)
+
+    found = ask({"limit": 5, "label": "mine", "filters": {"header": False}})
+    assert (found.spec.limit, found.label, found.spec.dialect.header, found.spec.conditions) == (5, "mine", False, ())
+    found = ask({"limit": None, "filters": {"limit": [1, 2], "label": "x"}})
+    assert (found.spec.limit, found.label) == (None, None)
+    assert [(each.column, each.values) for each in found.spec.conditions] == [("limit", ("1", "2")), ("label", ("x",))]
+    for refused in (
+        {"filters": {"label": None}},
+        {"label": None, "filters": {"label": None}},
+        {"filters": {"limit": [None]}},
+    ):
+        with pytest.raises(BadParameter, match="__isnull=true asks for the rows where it is NULL"):
+            ask(refused)
+    for twice in ({"label": "a", "filters": {"label": "b"}}, {"label": "a", "filters": {"label": None}}):
+        with pytest.raises(BadParameter, match="is given both in filters and beside it"):
+            ask(twice)
+
+
+DAY = timedelta(days=1)
+
+
+def requested(query: str = "", body: Body = b"", *, longest: timedelta = DAY) -> ExportRequest:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    parameters = Parameters(parse_qsl(query, keep_blank_values=True), text)
+    return parameters.request(parameters.dataset(CATALOG), longest=longest)
+
+
+def test_label_and_ttl_are_not_of_the_rows() -> None:
+    found = requested("label=Month+end&ttl=2h&columns=id")
+    assert (found.label, found.ttl) == ("Month end", timedelta(hours=2))
+    assert found.spec == ask("columns=id")
+    assert requested("label=a&ttl=90", {"label": "b", "ttl": "1h"}) == requested("", {"label": "a", "ttl": 90})
+    assert requested("", {"label": None, "ttl": None}) == requested()
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "x" * 100, " a ", "5", "北京", "\U0001f469\u200d\U0001f4bb", "a\u00a0b", "<b>", "100%"]
+)
+def test_label_is_kept_as_it_is(text: str) -> None:
+    assert requested("", {"label": text}).label == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "x" * 101, "\n", "a\0b", "\x1b[31m", "\x9b", "\u2028", "\u202e", "\u2066", "\ud800"]
+)
+def test_label_that_is_empty_long_or_no_text_is_refused(text: str) -> None:
+    with pytest.raises(BadParameter) as caught:
+        requested("", {"label": text})
+    assert caught.value.parameter == "label"
+    assert caught.value.sentence.isprintable()
+
+
+@pytest.mark.parametrize("text", ["90", "60s", "5m", "24h", "1d", "0.5", "1ms", "86400", " 2h "])
+def test_ttl_is_a_duration_as_settings_are(text: str) -> None:
+    assert requested("", {"ttl": text}).ttl == read_duration(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.0000001", "-1", "25h", "86401", "9999999999d", "1e3", "soon", "PT2H", "5 m"]
+)
+def test_ttl_that_is_none_or_too_long_is_refused_with_what_is_allowed(text: str) -> None:
+    for longest, allowed in ((DAY, "1d"), (timedelta(hours=12), "12h"), (timedelta(seconds=90.5), "90.5s")):
+        with pytest.raises(BadParameter, match=f"more than 0 and at most EXPORT_TTL, {allowed}$") as caught:
+            requested("", {"ttl": text}, longest=longest)
+        assert caught.value.parameter == "ttl"
 
 
 def test_column_that_is_called_as_a_parameter_is_asked_for_with_an_operator() -> None:

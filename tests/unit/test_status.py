@@ -114,6 +114,19 @@ def test_completed_export_in_full() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("ttl", "expires"),
+    [
+        (timedelta(hours=2), "2024-05-01T14:00:02.999Z"),
+        (timedelta(milliseconds=1), "2024-05-01T12:00:03.000Z"),
+        (timedelta(hours=48), "2024-05-02T12:00:02.999Z"),  # the server keeps exports for less by now
+    ],
+)
+def test_an_export_expires_after_its_own_time_or_that_of_the_server(ttl: timedelta, expires: str) -> None:
+    found = shown(replace(EXPORT, label="Month end", ttl=ttl))
+    assert (found["label"], found["ttl"], found["expiresAt"]) == ("Month end", ttl.total_seconds(), expires)
+
+
 def test_pending_export_has_nothing_that_is_not_known_yet() -> None:
     pending = replace(
         EXPORT,

@@ -1,0 +1,32 @@
+"""Durations: what is read, and that what is written reads as the same."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.durations import MOST, read_duration, written_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("0", "0s"), ("90", "90s"), ("60s", "1m"), ("5m", "5m"), ("90m", "90m"), ("24h", "1d"), ("36h", "36h"),
+        ("7d", "7d"), ("0.5", "0.5s"), ("1ms", "0.001s"), ("1.5m", "90s"), ("1000000d", "1000000d"),
+    ],
+)  # fmt: skip
+def test_a_duration_is_written_in_the_largest_unit_that_divides_it(text: str, written: str) -> None:
+    assert written_duration(read_duration(text)) == written
+
+
+@given(st.timedeltas(timedelta(), MOST))
+def test_what_is_written_is_read_as_the_same(duration: timedelta) -> None:
+    found = read_duration(written_duration(duration))
+    assert abs(found - duration) <= duration * 1e-15 + timedelta(microseconds=1) * (duration > timedelta(days=36_500))
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1w", "1e3", ".5", "5 m", "\u0665m", "1000001d", "9" * 400])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="^a duration "):
+        read_duration(text)
