@@ -28,5 +28,5 @@ def test_what_is_written_is_read_as_the_same(duration: timedelta) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1w", "1e3", ".5", "5 m", "\u0665m", "1000001d", "9" * 400])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="^a duration "):
+    with pytest.raises(ValueError, match=r"^a duration "):
         read_duration(text)

@@ -3,7 +3,8 @@ SELECT id, gone_at FROM (
     (
         SELECT id, coalesce(removed_at, finished_at) AS gone_at FROM streamer.exports
         WHERE (state IN ('failed', 'cancelled') OR state = 'completed' AND removed_at IS NOT NULL)
-          AND folder = $1 AND coalesce(removed_at, finished_at) < now() - $2::interval
+          AND coalesce(folder, '00000000-0000-0000-0000-000000000000') = $1
+          AND coalesce(removed_at, finished_at) < now() - $2::interval
           AND (coalesce(removed_at, finished_at), id) > (coalesce($3, '-infinity'::timestamptz), $4::uuid)
         ORDER BY coalesce(removed_at, finished_at), id
         LIMIT $5
@@ -12,7 +13,8 @@ SELECT id, gone_at FROM (
     (
         SELECT id, coalesce(removed_at, finished_at) AS gone_at FROM streamer.exports
         WHERE (state IN ('failed', 'cancelled') OR state = 'completed' AND removed_at IS NOT NULL)
-          AND folder IS NULL AND coalesce(removed_at, finished_at) < now() - $2::interval
+          AND coalesce(folder, '00000000-0000-0000-0000-000000000000') = '00000000-0000-0000-0000-000000000000'
+          AND coalesce(removed_at, finished_at) < now() - $2::interval
           AND (coalesce(removed_at, finished_at), id) > (coalesce($3, '-infinity'::timestamptz), $4::uuid)
         ORDER BY coalesce(removed_at, finished_at), id
         LIMIT $5

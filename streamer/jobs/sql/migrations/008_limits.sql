@@ -12,6 +12,7 @@ CREATE INDEX exports_own_ttl ON streamer.exports (folder, ((finished_at AT TIME 
 -- A search reads only what has a label.
 CREATE INDEX exports_labelled ON streamer.exports (created_at, id) WHERE label_folded IS NOT NULL;
 
--- What has no file any more, oldest first.
-CREATE INDEX exports_gone ON streamer.exports (folder, coalesce(removed_at, finished_at), id)
+-- What has no file any more, oldest first. An index gives an order for a folder that equals, not for one that is null.
+CREATE INDEX exports_gone ON streamer.exports
+    (coalesce(folder, '00000000-0000-0000-0000-000000000000'), coalesce(removed_at, finished_at), id)
     WHERE state IN ('failed', 'cancelled') OR state = 'completed' AND removed_at IS NOT NULL;
