@@ -83,7 +83,9 @@ def _server_process() -> Iterator[None]:
     try:
         _check_platform()
         from streamer.allocator import use_one_arena  # noqa: PLC0415 - the server, which its client does without
+        from streamer.streams import open_closed_streams  # noqa: PLC0415
 
+        open_closed_streams()
         use_one_arena()
         yield
     except StartError as error:

@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
@@ -364,24 +365,33 @@ async def test_a_damaged_file_that_is_replaced_by_a_copy_of_what_was_sealed_is_s
 
 # A file system that is full
 
-LIMITS = "size=4m,nr_inodes=20"
-
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of four megabytes, and of twenty files."""
-    folder = tmp_path / "small"
+    with mounted(tmp_path / "small", "size=4m,nr_inodes=20") as folder:
+        yield folder
+
+
+@pytest.fixture
+def disk_of_64_megabytes(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "small", "size=64m") as folder:
+        yield folder
+
+
+@contextmanager
+def mounted(folder: Path, limits: str) -> Iterator[Path]:
     folder.mkdir()
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("only root can mount a file system of its own")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", LIMITS, "tmpfs", folder],
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", limits, "tmpfs", folder],
         capture_output=True,
         text=True,
         check=False,
     )
-    if mounted.returncode:
-        pytest.skip(f"this machine does not let a file system be mounted: {mounted.stderr.strip()}")
+    if done.returncode:
+        pytest.skip(f"this machine does not let a file system be mounted: {done.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -424,3 +434,47 @@ async def test_a_full_file_system_fails_the_export_and_is_507_until_there_is_roo
     assert sha256(await little.body()) == sha256(gated_csv(20_000))
     await little.until("completed")
     assert files_in(small_disk) == {little.file_name}
+
+
+async def test_a_disk_that_is_smaller_than_the_reserve_is_a_warning_at_the_start(
+    serve: Serve, session: aiohttp.ClientSession, disk_of_64_megabytes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await serve(export_storage_path=disk_of_64_megabytes)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert warning.startswith(f"EXPORT_STORAGE_PATH: the disk of {disk_of_64_megabytes} has 64 MB ")
+    assert "SPOOL_DISK_RESERVE keeps 256 MB" in warning
+    await refuse_new(session, server)
+
+
+async def test_a_disk_with_room_or_without_a_reserve_is_no_warning(
+    serve: Serve, disk_of_64_megabytes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for reserve in (0, 32 * 1024 * 1024):
+        await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(reserve))
+    (disk_of_64_megabytes / f"{uuid4()}{SUFFIX}").write_bytes(bytes(40 * 1024 * 1024))  # gives way, if it must
+    await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(32 * 1024 * 1024))
+    assert not [record for record in caplog.records if "SPOOL_DISK_RESERVE" in record.getMessage()]
+
+
+async def test_exports_that_run_at_once_cross_the_reserve_by_two_megabytes_each_at_most(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, disk_of_64_megabytes: Path
+) -> None:
+    """Together they would write 90 MB, and each of them less than it writes between two looks at the whole folder."""
+    reserve, running = 24 * 1024 * 1024, 6
+    await gates.dataset("rows", "SELECT n AS id, repeat(md5(n::text), 50) AS text FROM generate_series(1, 9500) AS n")
+    server = await serve(
+        export_storage_path=disk_of_64_megabytes,
+        spool_disk_reserve=Size(reserve),
+        max_concurrent_exports=running,
+        **gates.settings,
+    )
+    least = os.statvfs(disk_of_64_megabytes).f_bavail
+    exports = [await create(session, server.url, dataset="rows") for _ in range(running)]
+    ended: list[str] = []
+    while len(ended) < running:
+        least = min(least, os.statvfs(disk_of_64_megabytes).f_bavail)
+        statuses = [await export.status() for export in exports]
+        ended = [status["status"] for status in statuses if status["status"] in {"completed", "failed"}]
+    assert set(ended) == {"completed", "failed"}
+    assert {status["error"] for status in statuses} == {None, FULL}
+    assert least * os.statvfs(disk_of_64_megabytes).f_frsize >= reserve - running * 2 * 1024 * 1024

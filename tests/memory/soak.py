@@ -9,6 +9,7 @@ second tells of such a file, also while the soak is running.
 
 import argparse
 import asyncio
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,8 @@ def main() -> None:
     parser.add_argument("--read", type=Path, help="tell of the samples of this file, and run nothing")
     parser.add_argument("--plot", type=Path, help="an SVG")
     asked = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell has it ignored
+        signal.signal(number, signal.default_int_handler)
     moments = read(asked.read) if asked.read else _run(asked)
     print(told(moments))
     if asked.plot:

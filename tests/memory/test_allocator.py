@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.exporting import create
@@ -37,5 +36,5 @@ async def test_the_threads_of_the_server_share_one_arena(
         for export in exports:
             async with session.get(export.download, headers={"Accept-Encoding": "gzip"}) as response:
                 await response.read()
-        assert psutil.Process(server.pid).num_threads() > 5
+        assert server.threads() > 5
         assert heaps_of_threads(server.pid) == 0
