@@ -82,11 +82,11 @@ def _server_process() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server has handlers of its own
     try:
         _check_platform()
-        from streamer.allocator import use_one_arena  # noqa: PLC0415 - the server, which its client does without
+        from streamer.allocator import keep_the_heap_small  # noqa: PLC0415 - the server, which its client does without
         from streamer.streams import open_closed_streams  # noqa: PLC0415
 
         open_closed_streams()
-        use_one_arena()
+        keep_the_heap_small()
         yield
     except StartError as error:
         click.echo(f"streamer: {error}", err=True)

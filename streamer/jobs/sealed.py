@@ -62,6 +62,11 @@ class SealedExport:
     def fresh(self) -> bool:
         return monotonic() < self._fresh_until
 
+    @property
+    def open(self) -> bool:
+        """Whether it may be lent: its file is closed, or about to be, once all have given it back."""
+        return self._holders > 0
+
     def read(self, offset: int, length: int) -> bytearray | None:
         """The bytes, if that takes no waiting for the disk. None otherwise."""
         return read_if_cached(self.file.fileno(), offset, length)
@@ -108,7 +113,7 @@ class SealedExports:
             kept = self._kept.get(export_id)
             if kept is None or not kept.fresh:
                 kept = await self._looked_up_once(export_id)
-            if not kept.file.closed:  # it may have been dropped meanwhile
+            if kept.open:  # it may have been dropped meanwhile
                 return kept.lend()
 
     def trust(self, export_id: UUID) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from streamer.config import Size
 from streamer.jobs.retention import FULL
-from streamer.jobs.sealed import GONE
+from streamer.jobs.sealed import GONE, SealedExport, SealedExports
 from streamer.server import serving
 from streamer.spool.directory import SUFFIX, SpoolDirectory
 from tests.conftest import Configure, Gated, Serve, Server, files_in
@@ -306,6 +306,59 @@ async def test_a_file_of_another_time_is_hashed_once_however_many_ask_at_once(
         bodies = await asyncio.gather(*(again.body() for _ in range(8)))
     assert {sha256(body) for body in bodies} == {expected}
     assert hashed == [UUID(export.id)]
+
+
+async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_however_many_ask_at_once(
+    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve()
+    export = await create(session, server.url, columns="id")
+    expected = (await export.until("completed"))["sha256"]
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    assert sha256(await export.body()) == expected
+    looking = Held(monkeypatch)
+    bodies = [asyncio.create_task(export.body()) for _ in range(8)]
+    await looking.begun.wait()
+    for _ in range(20):  # the others come, too
+        assert (await export.status())["status"] == "completed"
+    looking.go_on.set()
+    assert {sha256(body) for body in await asyncio.gather(*bodies)} == {expected}
+    assert looking.count == 1
+
+
+async def test_what_was_looked_up_before_a_removal_is_not_given_to_who_asks_after_it(
+    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve()
+    export = await create(session, server.url, columns="id")
+    await export.until("completed")
+    looking = Held(monkeypatch)
+    early = asyncio.create_task(session.get(export.download))
+    await looking.begun.wait()
+    assert await export.delete() == 204
+    looking.go_on.set()
+    async with session.get(export.download) as late:
+        assert late.status == 410
+    async with await early as response:
+        assert response.status == 410
+
+
+class Held:
+    """The answers of the table to those who look up a completed export are held."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self.count = 0
+        real = SealedExports._look_up
+
+        async def held(sealed: SealedExports, export_id: UUID) -> SealedExport:
+            self.count += 1
+            found = await real(sealed, export_id)
+            self.begun.set()
+            await self.go_on.wait()
+            return found
+
+        monkeypatch.setattr(SealedExports, "_look_up", held)
 
 
 async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
