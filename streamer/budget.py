@@ -18,6 +18,7 @@ from streamer.http.routes import MAX_BODY
 from streamer.logs import LOG_QUEUE
 from streamer.server import SPARE_CONNECTIONS
 from streamer.source.blocks import HOLD_LIMIT
+from streamer.spool.directory import HASH_BUFFER, HASHING
 from streamer.spool.spool import GATHER_LIMIT
 
 KB, MB = 1024, 1024 * 1024
@@ -66,6 +67,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("exports: gathered and being written", 2 * GATHER_LIMIT, exports),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
         Item("large rows (MAX_ROW_SIZE), one of them put together", settings.max_row_size, connections + 1),
+        Item("files that are hashed", HASH_BUFFER, HASHING),
         Item("log lines that wait", LOG_RECORD, LOG_QUEUE),
     )
 

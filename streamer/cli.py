@@ -35,7 +35,7 @@ def serve(budget: bool) -> None:
     The database is DATABASE_URL, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME. The README lists every
     setting.
     """
-    with _one_line_on_failure():
+    with _server_process():
         from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the server, which its client does without
         from streamer.budget import table  # noqa: PLC0415
         from streamer.config import read_settings  # noqa: PLC0415
@@ -64,7 +64,7 @@ def serve(budget: bool) -> None:
 )
 def demo(rows: int, port: int, directory: Path) -> None:
     """Run the server on an embedded PostgreSQL with a table of users; Ctrl-C stops both."""
-    with _one_line_on_failure():
+    with _server_process():
         from streamer.config import LogFormat  # noqa: PLC0415 - the server, which its client does without
         from streamer.logs import logging_to_stderr  # noqa: PLC0415
 
@@ -77,10 +77,16 @@ def demo(rows: int, port: int, directory: Path) -> None:
 
 
 @contextmanager
-def _one_line_on_failure() -> Iterator[None]:
+def _server_process() -> Iterator[None]:
+    """What both verbs of the server need before it has threads; StartError ends the process with one line."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server has handlers of its own
     try:
         _check_platform()
+        from streamer.allocator import keep_the_heap_small  # noqa: PLC0415 - the server, which its client does without
+        from streamer.streams import open_closed_streams  # noqa: PLC0415
+
+        open_closed_streams()
+        keep_the_heap_small()
         yield
     except StartError as error:
         click.echo(f"streamer: {error}", err=True)

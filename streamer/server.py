@@ -16,6 +16,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from streamer.config import Settings
+from streamer.cores import cores
 from streamer.errors import StartError, Unavailable
 from streamer.http.compression import GzipStreams
 from streamer.http.listener import Listener
@@ -35,6 +36,7 @@ from streamer.source.database import Connections, Pool, connect, one_line
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
+from streamer.spool.spool import THREADS as SPOOL_THREADS
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             catalog,
             ValueCheck(pools.side, settings.dataset_role),
             sealed=sealed,
-            gzip=GzipStreams(_threads(stack, os.cpu_count(), "gzip"), settings.gzip_streams),
+            gzip=GzipStreams(_threads(stack, cores(), "gzip"), settings.gzip_streams),
             read_ahead=_threads(stack, READ_AHEAD_THREADS, "read ahead"),
             places=places,
             room=stack.enter_context(closing(Room())),
@@ -170,10 +172,11 @@ def _directory(settings: Settings, stack: AsyncExitStack) -> SpoolDirectory:
     """Raises StartError."""
     directory = SpoolDirectory(
         settings.export_storage_path,
-        _threads(stack, 2 * settings.max_concurrent_exports + 1, "spool"),
+        _threads(stack, SPOOL_THREADS * settings.max_concurrent_exports, "spool"),
         most=settings.spool_max_bytes,
         reserve=settings.spool_disk_reserve,
     )
+    stack.callback(directory.close)
     directory.prepare()
     return directory
 
@@ -189,7 +192,7 @@ def _source(settings: Settings, pools: _Pools, catalog: Catalog) -> Source:
     return Source(connections, catalog, settings.export_cursor, max_time=settings.export_max_time)
 
 
-def _threads(stack: AsyncExitStack, number: int | None, name: str) -> ThreadPoolExecutor:
+def _threads(stack: AsyncExitStack, number: int, name: str) -> ThreadPoolExecutor:
     return stack.enter_context(ThreadPoolExecutor(number, thread_name_prefix=name))
 
 

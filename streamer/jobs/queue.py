@@ -205,10 +205,10 @@ class ExportQueue:
         try:
             inserted = await self._store.insert(live.id, request, key)
         except BaseException:
-            del self._live[live.id]
+            self._live.pop(live.id, None)  # a server that stops holds nothing any more
             raise
         if inserted is None:
-            del self._live[live.id]
+            self._live.pop(live.id, None)
             return False
         live.label = Label.of(inserted)
         if abandon_after is not None:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import monotonic
@@ -40,11 +40,14 @@ class SealedExport:
 
     broken: "asyncio.Future[str] | None" = None  # all of it is there
 
-    def __init__(self, export: Export, file: BinaryIO, readers: Counter[UUID]) -> None:
+    def __init__(
+        self, export: Export, file: BinaryIO, readers: Counter[UUID], close: Callable[[BinaryIO], object]
+    ) -> None:
         self.export = export
         self.label = Label.of(export)
         self.file = file
         self._readers = readers
+        self._close = close
         self.length = export.progress.bytes
         self._fresh_until = monotonic() + FRESH
         self._holders = 1  # the shelf itself
@@ -59,6 +62,11 @@ class SealedExport:
     def fresh(self) -> bool:
         return monotonic() < self._fresh_until
 
+    @property
+    def open(self) -> bool:
+        """Whether it may be lent: its file is closed, or about to be, once all have given it back."""
+        return self._holders > 0
+
     def read(self, offset: int, length: int) -> bytearray | None:
         """The bytes, if that takes no waiting for the disk. None otherwise."""
         return read_if_cached(self.file.fileno(), offset, length)
@@ -71,7 +79,7 @@ class SealedExport:
     def give_back(self) -> None:
         self._holders -= 1
         if not self._holders:
-            self.file.close()
+            self._close(self.file)
 
     def __enter__(self) -> Self:
         return self
@@ -97,15 +105,16 @@ class SealedExports:
         self._readers: Counter[UUID] = Counter()
         self._verified: dict[UUID, Stamp] = {}
         self._verifying: dict[UUID, asyncio.Task[None]] = {}
+        self._looking_up: dict[UUID, asyncio.Task[SealedExport]] = {}
 
     async def borrow(self, export_id: UUID) -> SealedExport:
         """A completed export, to be given back. Raises what `refusal` says of any other, and NotFound."""
-        kept = self._kept.get(export_id)
-        if kept is None or not kept.fresh:
-            self.forget(export_id)
-            kept = self._keep(await self._look_up(export_id))
-        self._kept.move_to_end(export_id)
-        return kept.lend()
+        while True:
+            kept = self._kept.get(export_id)
+            if kept is None or not kept.fresh:
+                kept = await self._looked_up_once(export_id)
+            if kept.open:  # it may have been dropped meanwhile
+                return kept.lend()
 
     def trust(self, export_id: UUID) -> None:
         """The file was sealed by this very process."""
@@ -175,13 +184,36 @@ class SealedExports:
             kept.give_back()
 
     def drop(self, export_id: UUID) -> None:
-        """Its file is removed."""
+        """Its file is removed. Who asks from now on is not given what was looked up before."""
         self.forget(export_id)
+        self._looking_up.pop(export_id, None)
         self._verified.pop(export_id, None)
 
     def close(self) -> None:
+        for task in (*self._verifying.values(), *self._looking_up.values()):
+            task.cancel()
         for export_id in list(self._kept):
             self.forget(export_id)
+
+    async def _looked_up_once(self, export_id: UUID) -> SealedExport:
+        """However many ask at once. It may have been dropped since, and is closed then."""
+        looking_up = self._looking_up.get(export_id)
+        if looking_up is None:
+            looking_up = self._looking_up[export_id] = asyncio.create_task(self._look_up_and_keep(export_id))
+        return await asyncio.shield(looking_up)
+
+    async def _look_up_and_keep(self, export_id: UUID) -> SealedExport:
+        self.forget(export_id)
+        try:
+            found = await self._look_up(export_id)
+        finally:
+            wanted = self._looking_up.get(export_id) is asyncio.current_task()
+            if wanted:
+                del self._looking_up[export_id]
+        if not wanted:
+            found.give_back()
+            return found
+        return self._keep(found)
 
     async def _look_up(self, export_id: UUID) -> SealedExport:
         export = await self._store.get(export_id)
@@ -193,7 +225,7 @@ class SealedExports:
             file = self._directory.open(export_id, export.progress.bytes)
         except FileNotFoundError as error:
             raise self._missing(export) from error
-        found = SealedExport(export, file, self._readers)
+        found = SealedExport(export, file, self._readers, self._directory.close_reader)
         try:
             await self._note_used(export_id)
         except BaseException:
@@ -210,7 +242,6 @@ class SealedExports:
             log.warning("that export %s is used could not be noted: %r", export_id, error.__cause__ or error)
 
     def _keep(self, found: SealedExport) -> SealedExport:
-        self.forget(found.export.id)  # somebody may have been faster
         self._kept[found.export.id] = found
         while len(self._kept) > LIMIT:
             self.forget(next(iter(self._kept)))

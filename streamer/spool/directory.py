@@ -13,9 +13,10 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import BinaryIO, TypeVar
@@ -23,7 +24,7 @@ from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 from streamer.errors import StartError
-from streamer.spool import owners
+from streamer.spool import closing, owners
 from streamer.spool.identity import NAME, UNNAMED, Identity, establish
 from streamer.spool.spool import ASIDE, Spool
 
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 SUFFIX = ".csv"
 PROBE = ".probe"
 RECOUNT = 10.0  # seconds after which the bytes of all spools are counted anew: other servers write here, too
+
+LOOKING, REMOVING, HASHING = 2, 2, 2  # threads
+HASH_PIECE = 8 * 1024 * 1024  # bytes hashed before another file has its turn
+HASH_BUFFER = 64 * 1024  # bytes
 
 T = TypeVar("T")
 
@@ -71,11 +76,18 @@ class Stamp:
 
 
 class SpoolDirectory:
-    """`most` bytes may all spools have together, None without a limit; `reserve` bytes of the disk stay free."""
+    """`most` bytes may all spools have together, None without a limit; `reserve` bytes of the disk stay free.
+
+    The threads of `executor` write spools. Whatever else can wait for the disk has threads of its own, each kind apart:
+    no export waits for a file that is hashed or removed, and no question about room waits for either.
+    """
 
     def __init__(self, path: Path, executor: Executor, *, most: int | None = None, reserve: int = 0) -> None:
         self._path = path
         self._executor = executor
+        self._looking = ThreadPoolExecutor(LOOKING, "look")
+        self._removing = ThreadPoolExecutor(REMOVING, "remove")
+        self._hashing = ThreadPoolExecutor(HASHING, "hash")
         self._most = most
         self._reserve = reserve
         self._identity: Identity | None = None
@@ -85,6 +97,11 @@ class SpoolDirectory:
         self.written = 0  # bytes that this process has written to spools since it started
         self._counted_at: float | None = None
         self.undeletable: set[UUID] = set()
+
+    def close(self) -> None:
+        """Returns when its threads have ended what they do. Hashing must have been cancelled."""
+        for threads in (self._looking, self._removing, self._hashing):
+            threads.shutdown()
 
     def prepare(self) -> None:
         """Makes sure that spools can be written here. Raises StartError."""
@@ -96,8 +113,19 @@ class SpoolDirectory:
             for beginning in (ASIDE, UNNAMED):
                 for left in self._path.glob(f"{beginning}*"):  # by a process that was killed
                     left.unlink(missing_ok=True)
+            self._warn_of_a_small_disk()
         except OSError as error:
             raise StartError(f"EXPORT_STORAGE_PATH: cannot write to {self._path}: {error.strerror}") from error
+
+    def _warn_of_a_small_disk(self) -> None:
+        """Where exports are refused even when all that are completed have made room. Raises OSError."""
+        free, (used, _) = _free(os.statvfs(self._path)), self._scan()
+        if self._reserve and free + used <= self._reserve:
+            log.warning(
+                "EXPORT_STORAGE_PATH: the disk of %s has %d MB free, of which SPOOL_DISK_RESERVE keeps %d MB:"
+                " every export is refused (507) until there is more room or less reserve",
+                *(self._path, (free + used) >> 20, self._reserve >> 20),
+            )
 
     def claim(self, store: UUID) -> None:
         """Makes the folder that of this exports table. Raises StartError if it is another's."""
@@ -149,7 +177,14 @@ class SpoolDirectory:
 
     def create(self, export_id: UUID, keep_room: Callable[[], Awaitable[None]]) -> Spool:
         """A spool that is not open yet: it can be followed, and has no file. It asks for room while it grows."""
-        spool = Spool(self.file_of(export_id), self._executor, keep_room, self._grow)
+        spool = Spool(
+            self.file_of(export_id),
+            self._executor,
+            keep_room,
+            self._grow,
+            disk_is_short=self._disk_is_short,
+            removing=self._removing,
+        )
         self._spools[export_id] = spool
         return spool
 
@@ -157,10 +192,10 @@ class SpoolDirectory:
         """What has to be freed before another byte may be written. Raises OSError."""
         if recount or (self._most is not None and self._count_is_old()):
             await self.spools()
-        disk = await self._in_thread(self._disk)
+        disk = await self._in_thread(self._looking, self._disk)
         return Shortage(
             limit=0 if self._most is None else max(0, self._used + 1 - self._most),
-            disk=max(0, self._reserve + 1 - disk.f_bavail * disk.f_frsize),
+            disk=max(0, self._reserve + 1 - _free(disk)),
             files=1 if disk.f_files and not disk.f_favail else 0,  # some file systems have no number of files
         )
 
@@ -171,14 +206,16 @@ class SpoolDirectory:
 
     async def spools(self) -> dict[UUID, int]:
         """The sizes of all spools, in bytes, for each export that has one here. Raises OSError."""
-        self._used, spools = await self._in_thread(self._scan)
+        self._used, spools = await self._in_thread(self._looking, self._scan)
         self._counted_at = monotonic()
         self.undeletable.intersection_update(spools)  # other hands may have removed them
         return spools
 
     async def sizes(self, export_ids: Collection[UUID]) -> list[int | None]:
         """The sizes of their files, None where there is none."""
-        return await self._in_thread(lambda: [_size(self.file_of(export_id)) for export_id in export_ids])
+        return await self._in_thread(
+            self._looking, lambda: [_size(self.file_of(export_id)) for export_id in export_ids]
+        )
 
     def open(self, export_id: UUID, length: int) -> BinaryIO:
         """A file object of one's own on a sealed spool of `length` bytes.
@@ -192,20 +229,30 @@ class SpoolDirectory:
             stack.pop_all()
         return file
 
+    def close_reader(self, file: BinaryIO) -> None:
+        """Closes what `open` gave."""
+        closing.close(file, self._removing)
+
     def stamp(self, export_id: UUID) -> Stamp:
         """Raises OSError."""
         return Stamp.of(self.file_of(export_id).stat())
 
     async def sha256(self, export_id: UUID) -> bytes:
-        """The digest of what is in the file now. Raises OSError."""
-        return await self._in_thread(lambda: _sha256(self.file_of(export_id)))
+        """The digest of what is in the file now. Raises OSError.
+
+        Files that are hashed at once take turns, and a cancelled one stops at its next turn.
+        """
+        digest, offset, file = hashlib.sha256(), 0, self.file_of(export_id)
+        while read := await self._in_thread(self._hashing, partial(_hash_piece, file, offset, digest)):
+            offset += read
+        return digest.digest()
 
     async def remove(self, *export_ids: UUID) -> list[int]:
         """Removes their files; readers that have one open read it to its end. Gives the sizes of those removed.
 
         What cannot be removed is logged, and is in `undeletable`.
         """
-        removed = await self._in_thread(lambda: [self._remove(export_id) for export_id in export_ids])
+        removed = await self._in_thread(self._removing, lambda: [self._remove(export_id) for export_id in export_ids])
         sizes = [size for size in removed if size is not None]
         self._grow(-sum(sizes))
         return sizes
@@ -233,6 +280,14 @@ class SpoolDirectory:
         self.undeletable.discard(export_id)
         return size
 
+    def _disk_is_short(self) -> bool:
+        """In a thread that writes: whether the reserve is reached. Without one the disk itself says when it is full."""
+        if not self._reserve:
+            return False
+        with suppress(OSError):
+            return _free(os.statvfs(self._path)) <= self._reserve
+        return True  # who is asked for room then knows better
+
     def _disk(self) -> os.statvfs_result:
         try:
             return os.statvfs(self._path)
@@ -258,13 +313,25 @@ class SpoolDirectory:
     def _count_is_old(self) -> bool:
         return self._counted_at is None or monotonic() - self._counted_at > RECOUNT
 
-    async def _in_thread(self, act: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, act)
+    async def _in_thread(self, threads: Executor, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, act)
 
 
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _hash_piece(path: Path, offset: int, digest: "hashlib._Hash") -> int:
+    """In a thread: the bytes that were hashed, from `offset` on; 0 at the end. It has the file to itself: whoever
+    waits may leave."""
+    buffer = memoryview(bytearray(HASH_BUFFER))
+    hashed = 0
+    with path.open("rb", buffering=0) as file:
+        while hashed < HASH_PIECE and (read := os.preadv(file.fileno(), [buffer], offset + hashed)):
+            digest.update(buffer[:read])
+            hashed += read
+    return hashed
+
+
+def _free(disk: os.statvfs_result) -> int:
+    """Bytes that this process may still write."""
+    return disk.f_bavail * disk.f_frsize
 
 
 def _size(path: Path) -> int | None:

@@ -60,7 +60,7 @@ class Follower:
 
     def __exit__(self, *exc_info: object) -> None:
         if self._file is not None:
-            self._file.close()
+            self._spool.close_reader(self._file)
 
     @property
     def file(self) -> BinaryIO:

@@ -27,10 +27,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from uuid import uuid4
 
 from streamer.errors import ExportFailure
+from streamer.spool import closing
 from streamer.spool.identity import sync_folder
 from streamer.spool.wakeups import Wakeups
 
@@ -39,6 +40,7 @@ GATHER_LIMIT = 1 * 1024 * 1024  # bytes waiting for the disk before `append` wai
 ENOUGH = GATHER_LIMIT // 2  # bytes for a piece that need not wait for more
 ASIDE = ".discarded-"  # how the name of a file begins that is being removed
 WRITE_BACK = 16 * 1024 * 1024  # bytes written before they are sent on their way to the disk
+THREADS = 2  # that one spool uses at once: one writes, one syncs
 
 T = TypeVar("T")
 
@@ -56,7 +58,9 @@ class Spool:
     """One export's file, while it is written. Belongs to one event loop.
 
     `keep_room` is awaited before every `WRITE_BACK` bytes but the first, and raises ExportFailure if there is no room.
-    `grow` is told the bytes by which the file has grown, a negative number when it is removed.
+    It is also awaited before a piece is written when `disk_is_short` says so, which is asked in a thread before each.
+    `grow` is told the bytes by which the file has grown, a negative number when it is removed. Of `executor` a spool
+    uses up to `THREADS` threads at once; those of `removing` free the blocks of removed files.
     """
 
     def __init__(
@@ -65,13 +69,18 @@ class Spool:
         executor: Executor,
         keep_room: Callable[[], Awaitable[None]] | None = None,
         grow: Callable[[int], None] = lambda size: None,
+        *,
+        disk_is_short: Callable[[], bool] = lambda: False,
+        removing: Executor | None = None,
     ) -> None:
         self.path = path
         self._keep_room = keep_room
         self._grow = grow
+        self._disk_is_short = disk_is_short
         self.sealed = False
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the rest will never come
         self._executor = executor
+        self._removing = removing or executor
         self._wakeups = Wakeups()
         self._begin()
 
@@ -100,7 +109,7 @@ class Spool:
     def open(self) -> None:
         """Creates the file, in the place of one that an earlier run has left. Raises ExportFailure."""
         try:
-            self.path.unlink(missing_ok=True)
+            self._put_stale_aside()
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         except OSError as error:
             raise _cannot_write(error) from error
@@ -153,12 +162,16 @@ class Spool:
         with suppress(OSError):
             if not self.kept and self._is_ours(self.path):
                 self._remove()
-        self._close()
+        await self._close_in_thread()
 
     async def rewind(self) -> None:
         """Forgets what was written, so that the export can be run again. Nobody may have read a byte of it."""
         await self.discard()
         self._begin()
+
+    def close_reader(self, file: BinaryIO) -> None:
+        """Closes a file object on the spool."""
+        closing.close(file, self._removing)
 
     async def moved_beyond(self, offset: int) -> None:
         """Returns when the frontier is beyond `offset`, or the spool has ended."""
@@ -177,7 +190,7 @@ class Spool:
                 self._work.clear()
                 pages, rows = self._take()
                 if pages:
-                    self._publish(await self._in_thread(partial(self._write, pages)), rows)
+                    self._publish(await self._write_within_reserve(pages), rows)
                 if self.frontier - self._sent_back >= WRITE_BACK:
                     await self._send_back()
                 await self._let_pages_gather()
@@ -207,6 +220,19 @@ class Spool:
         if not self._closing:
             self._enough.clear()
         return pages, rows
+
+    async def _write_within_reserve(self, pages: list[bytes | bytearray]) -> int:
+        """Gives the bytes that were written. Raises ExportFailure."""
+        written = await self._in_thread(partial(self._write_if_room, pages))
+        if written is None:
+            if self._keep_room is not None:
+                await self._keep_room()
+            written = await self._in_thread(partial(self._write, pages))
+        return written
+
+    def _write_if_room(self, pages: list[bytes | bytearray]) -> int | None:
+        """In a thread: None if the disk is short."""
+        return None if self._disk_is_short() else self._write(pages)
 
     def _write(self, pages: list[bytes | bytearray]) -> int:
         """In a thread: the only place that touches the file and the hash while the writer runs."""
@@ -261,8 +287,7 @@ class Spool:
 
         Raises OSError.
         """
-        aside = self.path.with_name(f"{ASIDE}{uuid4()}")
-        self.path.rename(aside)
+        aside = self._rename_aside()
         try:
             if self._is_ours(aside):
                 self._grow(-self.frontier)
@@ -271,16 +296,42 @@ class Spool:
         finally:
             aside.unlink()
 
+    def _put_stale_aside(self) -> None:
+        """What an earlier run has left loses its name at once; to free its blocks takes longer. Raises OSError."""
+        if self.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with suppress(FileNotFoundError):
+            self._removing.submit(self._rename_aside().unlink)
+
+    def _rename_aside(self) -> Path:
+        """Raises OSError."""
+        aside = self.path.with_name(f"{ASIDE}{uuid4()}")
+        self.path.rename(aside)
+        return aside
+
     def _is_ours(self, path: Path) -> bool:
         """Whether the file is the one that was opened here; another server may have begun anew under the same name."""
         return self._fd is not None and os.path.samestat(os.fstat(self._fd), path.stat())
 
-    def _close(self) -> None:
-        """What matters has been said by fsync; the descriptor is gone whatever close says (close(2))."""
-        fd, self._fd = self._fd, None
+    async def _close_in_thread(self) -> None:
+        """The blocks of a removed file are freed when it is closed."""
+        loop, fd = asyncio.get_running_loop(), self._take_fd()
         if fd is not None:
-            with suppress(OSError):
-                os.close(fd)
+            await asyncio.shield(loop.run_in_executor(self._removing, _close, fd))
+
+    def _close(self) -> None:
+        if (fd := self._take_fd()) is not None:
+            _close(fd)
+
+    def _take_fd(self) -> int | None:
+        fd, self._fd = self._fd, None
+        return fd
+
+
+def _close(fd: int) -> None:
+    """What matters has been said by fsync; the descriptor is gone whatever close says (close(2))."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def _cannot_write(error: OSError) -> ExportFailure:

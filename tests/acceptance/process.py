@@ -22,6 +22,7 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.pid = process.pid
         self.stdout: list[str] = []
         self.stderr: list[str] = []
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +19,7 @@ import pytest
 
 from streamer.jobs.queue import SERVED, STOPPED
 from tests import seeds
-from tests.acceptance.process import Process, streamer
+from tests.acceptance.process import STREAMER, Process, streamer
 from tests.conftest import ROWS, at_database, connected, files_and_locks, files_in, folder_for_postgres
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
@@ -26,6 +27,7 @@ from tests.proxy import proxied
 from tests.rawhttp import connection
 
 FINAL_CHUNK = b"0\r\n\r\n"
+LONG_TO_HASH = 64 * 1024**3  # bytes, of which nearly all are a hole
 SOON = 10.0  # seconds for the end of a server that has nobody to wait for
 MADE = 60.0  # seconds for a PostgreSQL to be made and to start, or to stop
 
@@ -475,3 +477,82 @@ async def test_a_demo_of_fewer_rows_than_there_are_says_so() -> None:
         assert process.stderr[-1].startswith("streamer: ")
         assert "--rows 2000" in process.stderr[-1]
         assert postgres_processes(folder / "demo" / "postgres") == []
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+async def test_closed_standard_streams_change_nothing_but_the_log(
+    tmp_path: Path, source_url: str, database: str, closed: str
+) -> None:
+    """Nothing that is opened gets the number of a stream, where lines of the log would go into it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    settings = {"DATABASE_URL": database, "SOURCE_DATABASE_URL": source_url, "API_PORT": str(port)}
+    command = ("/bin/sh", "-c", f'exec "$0" serve {closed}', STREAMER)
+    async with (
+        streamer(folder=tmp_path, environment=settings, command=command) as process,
+        aiohttp.ClientSession() as session,
+    ):
+        url = f"http://127.0.0.1:{port}"
+
+        async def serves() -> bool:
+            with suppress(aiohttp.ClientConnectionError):
+                async with session.get(f"{url}/health") as response:
+                    return response.status == 200
+            return False
+
+        await until(serves, "a server without standard streams answers")
+        export = await create(session, url)
+        assert sha256(await export.body()) == (await export.until("completed"))["sha256"]
+        streams = await asyncio.to_thread(_standard_streams, process.pid)
+        assert all(name == "/dev/null" or name.startswith("pipe:") for name in streams), streams
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code() == 0
+
+
+def _standard_streams(pid: int) -> list[str]:
+    return [str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in range(3)]
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+async def test_a_start_that_fails_without_standard_streams_has_its_exit_status(tmp_path: Path, closed: str) -> None:
+    command = ("/bin/sh", "-c", f'exec "$0" serve {closed}', STREAMER)
+    async with streamer(folder=tmp_path, command=command) as process:
+        assert await process.exit_code() == 1
+    assert process.stdout == []
+    assert ("2>&-" in closed) == (process.stderr == [])
+
+
+async def test_a_signal_does_not_wait_for_a_file_that_is_hashed(tmp_path: Path, source_url: str, database: str) -> None:
+    """A file of another time is hashed before it is served. This one would take half a minute."""
+    async with serving_process(tmp_path, database, SOURCE_DATABASE_URL=source_url) as process:
+        async with aiohttp.ClientSession() as session:
+            export = await create(session, await process.url())
+            await export.until("completed")
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code() == 0
+    os.truncate(tmp_path / "spool" / export.file_name, LONG_TO_HASH)
+    async with connected(database) as connection:
+        await connection.execute("UPDATE streamer.exports SET bytes = $1", LONG_TO_HASH)
+    clock = asyncio.get_running_loop().time
+    async with (
+        serving_process(tmp_path, database, SOURCE_DATABASE_URL=source_url, SHUTDOWN_GRACE="0s") as process,
+        aiohttp.ClientSession() as session,
+    ):
+        again = RemoteExport(session, await process.url(), export.id)
+        asking = asyncio.create_task(again.body())
+        await _reads_a_file(process, export.file_name)
+        began = clock()
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code() == 0
+        assert clock() - began < SOON
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+
+
+async def _reads_a_file(process: Process, name: str) -> None:
+    """Returns when the process has the file open more than once: to be sent, and to be hashed."""
+
+    async def opened_twice() -> bool:
+        return sum(Path(file.path).name == name for file in psutil.Process(process.pid).open_files()) > 1
+
+    await until(opened_twice, "the file is being hashed")

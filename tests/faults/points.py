@@ -11,7 +11,6 @@ so close has one point too.
 
 import errno
 import fcntl
-import hashlib
 import os
 import sys
 import threading
@@ -66,7 +65,6 @@ CALLS: dict[str, Call] = {
     "pread": Call((errno.EIO,), partial=(When.SHORT, When.NOTHING)),
     "posix_fadvise": Call((errno.EIO, errno.EINVAL)),
     "sendfile": Call((errno.ECONNRESET, errno.EPIPE, errno.EIO), partial=(When.SHORT, When.NOTHING)),
-    "file_digest": Call((errno.EIO,)),
 }
 SQL_ERRORS: dict[str, Callable[[], Exception]] = {
     "lost": lambda: asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
@@ -145,11 +143,10 @@ def armed(faults: Faults) -> Iterator[None]:
     """While the context is open the calls go through `faults`."""
     with pytest.MonkeyPatch.context() as patch:
         for name in CALLS:
-            if name not in ("Path.open", "flock", "file_digest"):
+            if name not in ("Path.open", "flock"):
                 patch.setattr(os, name, _guarded(faults, name, getattr(os, name), target=name == "sendfile"))
         patch.setattr(Path, "open", _guarded(faults, "Path.open", Path.open))
         patch.setattr(fcntl, "flock", _guarded(faults, "flock", fcntl.flock))
-        patch.setattr(hashlib, "file_digest", _guarded(faults, "file_digest", hashlib.file_digest))
         patch.setattr(asyncpg.Connection, "fetch", _guarded_statement(faults, asyncpg.Connection.fetch))
         patch.setattr(store, "_migrate", _guarded_migration(faults, store._migrate))
         yield

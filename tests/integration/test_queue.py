@@ -6,7 +6,10 @@ from datetime import datetime, timedelta
 import aiohttp
 import pytest
 
-from tests.conftest import Gated, Serve
+from streamer.errors import Unavailable
+from streamer.jobs.store import Store
+from streamer.server import serving
+from tests.conftest import Configure, Gated, Serve
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
 
@@ -140,3 +143,32 @@ async def test_requests_that_come_at_once_do_not_overfill_the_queue(
     answers = await asyncio.gather(*(post() for _ in range(30)))
     assert sorted(answers) == [202] * 2 + [429] * 28
     assert await count_of_exports(gates) == 3
+
+
+@pytest.mark.parametrize("answer", ["no answer", "known already"])
+async def test_an_export_whose_row_is_late_when_the_server_stops_is_no_error(
+    configure: Configure,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answer: str,
+) -> None:
+    begun, stopped, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def late(*_: object) -> None:
+        begun.set()
+        await stopped.wait()
+        told.set()
+        if answer == "no answer":
+            raise Unavailable("the database does not answer")
+
+    monkeypatch.setattr(Store, "insert", late)
+    async with serving(configure()) as url:
+        asking = asyncio.create_task(session.post(f"{url}/exports/csv", headers={"Idempotency-Key": "late"}))
+        await begun.wait()
+    with pytest.raises(aiohttp.ClientError):
+        await asking
+    stopped.set()
+    await told.wait()
+    await asyncio.sleep(0)
+    assert "submit ended badly" not in caplog.text

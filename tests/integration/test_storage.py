@@ -10,15 +10,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
 
 from streamer.config import Size
 from streamer.jobs.retention import FULL
-from streamer.jobs.sealed import GONE
+from streamer.jobs.sealed import GONE, SealedExport, SealedExports
 from streamer.server import serving
 from streamer.spool.directory import SUFFIX, SpoolDirectory
 from tests.conftest import Configure, Gated, Serve, Server, files_in
@@ -307,6 +308,59 @@ async def test_a_file_of_another_time_is_hashed_once_however_many_ask_at_once(
     assert hashed == [UUID(export.id)]
 
 
+async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_however_many_ask_at_once(
+    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve()
+    export = await create(session, server.url, columns="id")
+    expected = (await export.until("completed"))["sha256"]
+    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    assert sha256(await export.body()) == expected
+    looking = Held(monkeypatch)
+    bodies = [asyncio.create_task(export.body()) for _ in range(8)]
+    await looking.begun.wait()
+    for _ in range(20):  # the others come, too
+        assert (await export.status())["status"] == "completed"
+    looking.go_on.set()
+    assert {sha256(body) for body in await asyncio.gather(*bodies)} == {expected}
+    assert looking.count == 1
+
+
+async def test_what_was_looked_up_before_a_removal_is_not_given_to_who_asks_after_it(
+    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve()
+    export = await create(session, server.url, columns="id")
+    await export.until("completed")
+    looking = Held(monkeypatch)
+    early = asyncio.create_task(session.get(export.download))
+    await looking.begun.wait()
+    assert await export.delete() == 204
+    looking.go_on.set()
+    async with session.get(export.download) as late:
+        assert late.status == 410
+    async with await early as response:
+        assert response.status == 410
+
+
+class Held:
+    """The answers of the table to those who look up a completed export are held."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self.count = 0
+        real = SealedExports._look_up
+
+        async def held(sealed: SealedExports, export_id: UUID) -> SealedExport:
+            self.count += 1
+            found = await real(sealed, export_id)
+            self.begun.set()
+            await self.go_on.wait()
+            return found
+
+        monkeypatch.setattr(SealedExports, "_look_up", held)
+
+
 async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
     serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,24 +418,33 @@ async def test_a_damaged_file_that_is_replaced_by_a_copy_of_what_was_sealed_is_s
 
 # A file system that is full
 
-LIMITS = "size=4m,nr_inodes=20"
-
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of four megabytes, and of twenty files."""
-    folder = tmp_path / "small"
+    with mounted(tmp_path / "small", "size=4m,nr_inodes=20") as folder:
+        yield folder
+
+
+@pytest.fixture
+def disk_of_64_megabytes(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "small", "size=64m") as folder:
+        yield folder
+
+
+@contextmanager
+def mounted(folder: Path, limits: str) -> Iterator[Path]:
     folder.mkdir()
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("only root can mount a file system of its own")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", LIMITS, "tmpfs", folder],
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", limits, "tmpfs", folder],
         capture_output=True,
         text=True,
         check=False,
     )
-    if mounted.returncode:
-        pytest.skip(f"this machine does not let a file system be mounted: {mounted.stderr.strip()}")
+    if done.returncode:
+        pytest.skip(f"this machine does not let a file system be mounted: {done.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -424,3 +487,47 @@ async def test_a_full_file_system_fails_the_export_and_is_507_until_there_is_roo
     assert sha256(await little.body()) == sha256(gated_csv(20_000))
     await little.until("completed")
     assert files_in(small_disk) == {little.file_name}
+
+
+async def test_a_disk_that_is_smaller_than_the_reserve_is_a_warning_at_the_start(
+    serve: Serve, session: aiohttp.ClientSession, disk_of_64_megabytes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await serve(export_storage_path=disk_of_64_megabytes)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert warning.startswith(f"EXPORT_STORAGE_PATH: the disk of {disk_of_64_megabytes} has 64 MB ")
+    assert "SPOOL_DISK_RESERVE keeps 256 MB" in warning
+    await refuse_new(session, server)
+
+
+async def test_a_disk_with_room_or_without_a_reserve_is_no_warning(
+    serve: Serve, disk_of_64_megabytes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for reserve in (0, 32 * 1024 * 1024):
+        await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(reserve))
+    (disk_of_64_megabytes / f"{uuid4()}{SUFFIX}").write_bytes(bytes(40 * 1024 * 1024))  # gives way, if it must
+    await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(32 * 1024 * 1024))
+    assert not [record for record in caplog.records if "SPOOL_DISK_RESERVE" in record.getMessage()]
+
+
+async def test_exports_that_run_at_once_cross_the_reserve_by_two_megabytes_each_at_most(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, disk_of_64_megabytes: Path
+) -> None:
+    """Together they would write 90 MB, and each of them less than it writes between two looks at the whole folder."""
+    reserve, running = 24 * 1024 * 1024, 6
+    await gates.dataset("rows", "SELECT n AS id, repeat(md5(n::text), 50) AS text FROM generate_series(1, 9500) AS n")
+    server = await serve(
+        export_storage_path=disk_of_64_megabytes,
+        spool_disk_reserve=Size(reserve),
+        max_concurrent_exports=running,
+        **gates.settings,
+    )
+    least = os.statvfs(disk_of_64_megabytes).f_bavail
+    exports = [await create(session, server.url, dataset="rows") for _ in range(running)]
+    ended: list[str] = []
+    while len(ended) < running:
+        least = min(least, os.statvfs(disk_of_64_megabytes).f_bavail)
+        statuses = [await export.status() for export in exports]
+        ended = [status["status"] for status in statuses if status["status"] in {"completed", "failed"}]
+    assert set(ended) == {"completed", "failed"}
+    assert {status["error"] for status in statuses} == {None, FULL}
+    assert least * os.statvfs(disk_of_64_megabytes).f_frsize >= reserve - running * 2 * 1024 * 1024

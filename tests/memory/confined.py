@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from tests.acceptance.process import STREAMER
 from tests.memory.cgroup import Group, Sample, memory_group
 
-MB = 1024 * 1024
+KB, MB = 1024, 1024 * 1024
 SAMPLE_INTERVAL = 0.02  # seconds
 START = 30.0  # seconds until it serves
 STOP = 30.0  # seconds until it has stopped
@@ -75,7 +75,10 @@ class Confined:
 
     def rss(self) -> int:
         """Bytes now."""
-        return self._status("VmRSS")
+        return KB * self._status("VmRSS")
+
+    def threads(self) -> int:
+        return self._status("Threads")
 
     def cpu(self) -> float:
         """Seconds until now, user and system."""
@@ -96,7 +99,7 @@ class Confined:
         return Used(
             group=self.group.name,
             peak=max(self.group.peak() or 0, self._most.usage),
-            rss=self._status("VmHWM"),
+            rss=KB * self._status("VmHWM"),
             most=self._most,
             held=self._held,
             failures=self.group.failures(),
@@ -137,9 +140,9 @@ class Confined:
                 await self._process.wait()
 
     def _status(self, name: str) -> int:
-        found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
         assert found
-        return 1024 * int(found[1])
+        return int(found[1])
 
 
 @asynccontextmanager

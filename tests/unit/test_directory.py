@@ -1,17 +1,22 @@
 """The folder of spools: names, opening what was sealed, and leaving alone what is not ours."""
 
+import asyncio
 import errno
 import fcntl
+import hashlib
+import io
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from streamer.errors import StartError
-from streamer.spool.directory import Shortage, SpoolDirectory
+from streamer.spool.directory import HASH_BUFFER, HASH_PIECE, HASHING, Shortage, SpoolDirectory
 from streamer.spool.identity import NAME, UNNAMED
 from streamer.spool.owners import PREFIX
 from streamer.spool.spool import ASIDE
@@ -287,3 +292,97 @@ def test_shortage_is_less_by_the_files_that_are_gone() -> None:
     assert Shortage(10, 11).bytes == Shortage(11, 10).bytes == 11
     assert Shortage(files=1)
     assert not Shortage()
+
+
+# Threads
+
+
+LARGE = 5 * HASH_PIECE + 1
+
+
+@pytest.mark.parametrize("size", [0, 1, HASH_BUFFER, HASH_PIECE, HASH_PIECE + 1])
+async def test_hash_is_that_of_the_whole_file(directory: SpoolDirectory, kept: UUID, size: int) -> None:
+    content = (CONTENT * (size // len(CONTENT) + 1))[:size]
+    directory.file_of(kept).write_bytes(content)
+    assert await directory.sha256(kept) == hashlib.sha256(content).digest()
+
+
+async def test_hash_of_a_file_that_is_not_there_is_an_error_of_the_system(directory: SpoolDirectory) -> None:
+    with pytest.raises(FileNotFoundError):
+        await directory.sha256(uuid4())
+
+
+async def test_small_file_does_not_wait_for_large_ones_to_be_hashed(directory: SpoolDirectory, kept: UUID) -> None:
+    large = [uuid4() for _ in range(2 * HASHING)]
+    for export_id in large:
+        directory.file_of(export_id).touch()
+        os.truncate(directory.file_of(export_id), LARGE)
+    hashing = [asyncio.create_task(directory.sha256(export_id)) for export_id in large]
+    await asyncio.sleep(0)  # they are in the line before it
+    assert await directory.sha256(kept) == hashlib.sha256(CONTENT).digest()
+    assert not any(task.done() for task in hashing)
+    digests = set(await asyncio.gather(*hashing))
+    assert digests == {hashlib.sha256(bytes(LARGE)).digest()}
+
+
+async def test_cancelled_hash_stops_and_the_threads_end(directory: SpoolDirectory, kept: UUID) -> None:
+    os.truncate(directory.file_of(kept), 1 << 40)  # a hole, which would take ten minutes
+    hashing = asyncio.create_task(directory.sha256(kept))
+    await asyncio.sleep(0.05)
+    hashing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hashing
+    await asyncio.wait_for(asyncio.to_thread(directory.close), 10)
+
+
+async def test_neither_a_removal_nor_a_hash_keeps_a_spool_or_a_question_about_room_waiting(
+    directory: SpoolDirectory, kept: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    preadv, unlink = os.preadv, os.unlink
+
+    def slow_read(*arguments: Any) -> int:
+        assert go_on.wait(20)
+        return preadv(*arguments)
+
+    def slow_unlink(*arguments: Any, **named: Any) -> None:
+        assert go_on.wait(20)
+        unlink(*arguments, **named)
+
+    monkeypatch.setattr(os, "preadv", slow_read)
+    monkeypatch.setattr(os, "unlink", slow_unlink)
+    removing = [asyncio.create_task(directory.remove(uuid4(), kept)) for _ in range(8)]
+    hashing = [asyncio.create_task(directory.sha256(kept)) for _ in range(8)]
+    await asyncio.sleep(0)
+    spool = directory.create(uuid4(), no_question)
+    spool.open()
+    await spool.append(CONTENT, 2)
+    assert (await spool.finish()).rows == 2
+    assert not await directory.shortage()
+    assert not any(task.done() for task in (*removing, *hashing))
+    go_on.set()
+    await asyncio.gather(*removing, *hashing, return_exceptions=True)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_last_close_of_a_removed_file_is_made_in_a_thread(
+    directory: SpoolDirectory, kept: UUID, removed: bool
+) -> None:
+    """That frees its blocks."""
+    file = Closing(directory.file_of(kept))
+    if removed:
+        await directory.remove(kept)
+    directory.close_reader(file)
+    directory.close()
+    assert file.closed
+    assert (file.closed_by is threading.main_thread()) is not removed
+
+
+class Closing(io.FileIO):
+    """Tells who has closed it."""
+
+    closed_by: threading.Thread | None = None
+
+    def close(self) -> None:
+        self.closed_by = self.closed_by or threading.current_thread()
+        super().close()
