@@ -33,6 +33,7 @@ import pytest
 
 import streamer
 from streamer.jobs import store
+from streamer.spool.directory import SpoolDirectory
 from tests.faults.troubles import READ_ONLY, Trouble
 
 STREAMER = str(Path(streamer.__file__).parent)
@@ -87,7 +88,6 @@ HELD = 1.0  # seconds until an answer is no longer waited for
 LOCKED, FORBIDDEN = "the table is locked", "the store is read-only"
 FILLED, BUSY = "the disk is full", "the file is busy"
 STARTING = ("sql migrations", "sql identity")  # before them there may be no table that could be locked
-COUNTING = "spool.directory:SpoolDirectory._scan"
 STATEMENTS = {text: name for name, text in store._statements().items()}
 
 
@@ -131,8 +131,9 @@ def troubles_at(point: Point) -> list[str]:
 class Faults:
     """Counts every point, and lets one of them fail.
 
-    `hand` is a session for what is done to the table from outside. `on_count` is told when the server counts its files,
-    and `on_removal` which exports were chosen to be removed, and which of them the table says are.
+    `hand` is a session for what is done to the table from outside. `shortage` tells how many bytes must go, and
+    `on_decision` is told how many did when a task of the server asked. `on_removal` is told which exports were chosen to
+    be removed, and which of them the table says are.
     """
 
     def __init__(
@@ -148,7 +149,8 @@ class Faults:
         self.trouble = Trouble(lasts)
         self.holding = asyncio.Event()  # an answer
         self.released = asyncio.Event()
-        self.on_count: Callable[[], None] = lambda: None
+        self.shortage: Callable[[], int] = lambda: 0
+        self.on_decision: Callable[[int], None] = lambda shortage: None
         self.on_removal: Callable[[Sequence[UUID], Sequence[UUID]], None] = lambda chosen, removed: None
         self._hand = hand
         self._folder = str(folder)
@@ -212,6 +214,7 @@ def armed(faults: Faults) -> Iterator[None]:
         patch.setattr(fcntl, "flock", _guarded(faults, "flock", fcntl.flock))
         patch.setattr(hashlib, "file_digest", _guarded(faults, "file_digest", hashlib.file_digest))
         patch.setattr(asyncpg.Connection, "fetch", _guarded_statement(faults, asyncpg.Connection.fetch))
+        patch.setattr(SpoolDirectory, "shortage", _observed(faults, SpoolDirectory.shortage))
         patch.setattr(store, "_migrate", _guarded_migration(faults, store._migrate))
         yield
 
@@ -223,8 +226,6 @@ def _guarded(faults: Faults, name: str, original: Callable[..., Any], target: in
         place = _place() or ("the event loop" if name == "sendfile" else None)
         if place is None or not faults.ours(arguments[target]):
             return original(*arguments, **named)
-        if place == COUNTING:
-            faults.on_count()
         fault = faults.due(Point(name, place))
         if fault is not None and fault.when is When.LASTING:
             faults.begin(fault, arguments[target])
@@ -296,6 +297,18 @@ def _guarded_statement(faults: Faults, original: Callable[..., Awaitable[Any]]) 
         raise SQL_ERRORS[fault.error]()
 
     return statement
+
+
+def _observed(faults: Faults, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The files may change while they are counted: the larger of two figures is what the server may have found."""
+
+    async def shortage(*arguments: Any, **named: Any) -> Any:
+        before = faults.shortage()
+        found = await original(*arguments, **named)
+        faults.on_decision(max(before, faults.shortage()))
+        return found
+
+    return shortage
 
 
 def _guarded_migration(faults: Faults, original: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:

@@ -127,10 +127,11 @@ class Run:
     client: Client = field(default_factory=lambda: Client(""))
     given_up: set[str] = field(default_factory=set)  # deleted, or expired
     neighbour: Client | None = None  # of the other server of the table
-    to_free: int = 0  # bytes, when the server counted its files, less what it has removed since
+    to_free: "dict[asyncio.Task[Any] | None, int]" = field(default_factory=dict)  # bytes, as a task of the server found
 
     def __post_init__(self) -> None:
-        self.faults.on_count = self.note_count
+        self.faults.shortage = lambda: self._shortage(sizes_in(self.folder))
+        self.faults.on_decision = self.note_decision
         self.faults.on_removal = self.note_removed
 
     @property
@@ -362,8 +363,8 @@ class Run:
 
     # What must hold.
 
-    def note_count(self) -> None:
-        self.to_free = self._shortage(sizes_in(self.folder))
+    def note_decision(self, shortage: int) -> None:
+        self.to_free[asyncio.current_task()] = shortage
 
     def note_removed(self, chosen: Sequence[UUID], removed: Sequence[UUID]) -> None:
         """Of what is removed for room, the files being there still: was it needed, and was it enough?"""
@@ -372,11 +373,11 @@ class Run:
         shortage = self._shortage(sizes)
         if evicted and shortage > sum(size for name, size in sizes.items() if name not in self.foreign):
             self.flaws.append(f"{evicted} were removed, and {shortage} bytes cannot be freed")
-        self.to_free = max(self.to_free, shortage)
+        task = asyncio.current_task()
         for export_id in evicted:
-            if self.to_free <= 0:
+            if self.to_free.get(task, 0) <= 0:
                 self.flaws.append(f"export {export_id} was removed without need")
-            self.to_free -= sizes.get(f"{export_id}.csv", 0)
+            self.to_free[task] = self.to_free.get(task, 0) - sizes.get(f"{export_id}.csv", 0)
 
     def _shortage(self, sizes: dict[str, int]) -> int:
         """Bytes."""
