@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -26,11 +27,12 @@ from streamer.embedded import embedded_postgres
 from streamer.server import serving
 from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.owners import PREFIX
-from tests.exporting import RemoteExport, create, until
+from tests import seeds
+from tests.exporting import RemoteExport, create, sha256, until
 from tests.gates import GATED_ROWS, Gates
 
 SEEDS = Path(__file__).parent.parent / "seeds"
-ROWS = 200_000  # of the seeded users
+ROWS = 100_000  # of the seeded users
 ALONE = ("memory", "sweep", "docker")  # markers
 
 # A machine that stands still for a moment is no fault of an example.
@@ -105,6 +107,12 @@ class Server:
             return self.files() == names
 
         await until(as_hoped, f"the spool folder holds {names}")
+
+
+@cache
+def users_sha256() -> str:
+    """Of an export of the ids of all seeded users. Computed when it is first needed, and not by every worker."""
+    return sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
 
 
 Configure = Callable[..., Settings]

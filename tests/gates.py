@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from streamer.config import Names
-from tests.exporting import until
+from tests.exporting import sha256, until
 
 HEADER = b"id,text\n"
 PUSH = 8190 - len(",\n")  # characters; with the 5 bytes that head a message in the protocol, longer than the buffer
@@ -99,9 +99,16 @@ def _gated(name: str, rows: int) -> Steps:
     return Steps(name, rows, (1, *range(GATE_EVERY, rows + 1, GATE_EVERY)))
 
 
+@cache
 def gated_csv(rows: int = GATED_ROWS) -> bytes:
     """What an export of a gated view holds."""
     return _gated("", rows).whole
+
+
+@cache
+def gated_sha256() -> str:
+    """Of a gated view with the default number of rows."""
+    return sha256(gated_csv())
 
 
 class Gates:

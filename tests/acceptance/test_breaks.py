@@ -39,7 +39,7 @@ CLIENTS: tuple[tuple[str, ...], ...] = (
     (*WGET, "--compression=auto"),
     (*WGET, "-c"),
 )
-THERE = gated_csv(ROWS)[:1000]  # what is resumed
+THERE = gated_csv(100)[:1000]  # what is resumed
 RECEIVE = 64 * 1024  # bytes of a slow client's buffer
 
 pytestmark = pytest.mark.skipif(
@@ -107,6 +107,8 @@ async def check_clients(running: Running, folder: Path, how: str, chance: random
         await running.end(how)
         async with asyncio.timeout(PATIENCE):
             codes = [await process.wait() for process in clients]
+    for (command, url), code in sorted(zip(wanted, codes, strict=True)):
+        print(how, "directly" if url == running.url else "relayed", *command, "exit", code)
     deceived = [each for each, code in zip(wanted, codes, strict=True) if code == 0]
     assert not deceived, f"{how}, at {running.url} directly: {deceived}"
 

@@ -5,28 +5,35 @@ fails, once. "Before" is a call that was never made, "after" one that was made a
 there though `open` failed, a row that is completed though the connection broke. A call without an effect has no
 "after". Only what concerns the folder, or the store's own statements, is touched.
 
+The answer to a statement may also be late: it is held until the server has stopped. A trouble of the table may begin
+with a statement, and one of the disk with a system call; such troubles last, and are real (troubles.py).
+
 EINTR is no fault of these calls: Python repeats them itself (PEP 475). A descriptor is closed whatever close(2) says,
 so close has one point too.
 """
 
+import asyncio
 import errno
 import fcntl
 import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 import streamer
 from streamer.jobs import store
+from streamer.spool.directory import SpoolDirectory
+from tests.faults.troubles import READ_ONLY, Trouble
 
 STREAMER = str(Path(streamer.__file__).parent)
 
@@ -36,6 +43,8 @@ class When(StrEnum):
     AFTER = "after"
     SHORT = "short"  # a part of what was asked for is done
     NOTHING = "nothing"  # zero bytes: the file ends here
+    LATE = "late"  # the statement is executed, and its answer comes when the server has stopped
+    LASTING = "lasting"  # a trouble begins here
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,12 @@ SQL_ERRORS: dict[str, Callable[[], Exception]] = {
     "reset": lambda: ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
     "shutdown": lambda: asyncpg.AdminShutdownError("terminating connection due to administrator command"),
     "full": lambda: asyncpg.DiskFullError("could not extend file: No space left on device"),
+    "unanswered": TimeoutError,
 }
+HELD = 1.0  # seconds until an answer is no longer waited for
+LOCKED, FORBIDDEN = "the table is locked", "the store is read-only"
+FILLED, BUSY = "the disk is full", "the file is busy"
+STARTING = ("sql migrations", "sql identity")  # before them there may be no table that could be locked
 STATEMENTS = {text: name for name, text in store._statements().items()}
 
 
@@ -98,19 +112,45 @@ class Fault:
 def faults_at(point: Point) -> list[tuple[When, str]]:
     """What may happen there, the most telling first."""
     if point.call.startswith("sql "):
-        return [(when, error) for error in SQL_ERRORS for when in (When.BEFORE, When.AFTER)]
+        return [(when, error) for error in SQL_ERRORS for when in (When.BEFORE, When.AFTER)] + [(When.LATE, "")]
     call = CALLS[point.call]
     whens = (When.BEFORE, When.AFTER) if call.lasting else (When.BEFORE,)
     found = [(when, errno.errorcode[number]) for number in call.errors for when in whens]
     return found + [(when, "") for when in call.partial]
 
 
-class Faults:
-    """Counts every point, and lets one of them fail."""
+def troubles_at(point: Point) -> list[str]:
+    """What may begin there and last."""
+    if point.call.startswith("sql "):
+        return [] if point.call in STARTING else [LOCKED, FORBIDDEN]
+    return [FILLED, BUSY] if point.call in ("unlink", "rename") else [FILLED]
 
-    def __init__(self, folder: Path, plan: Fault | None = None) -> None:
+
+class Faults:
+    """Counts every point, and lets one of them fail.
+
+    `hand` is a session for what is done to the table from outside. `shortage` tells how many bytes must go, and
+    `on_decision` is told how many did when a task of the server asked. `on_removal` is told which exports were chosen to
+    be removed, and which of them the table says are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Fault | None = None,
+        *,
+        hand: "asyncpg.Connection[asyncpg.Record]",
+        lasts: float,
+    ) -> None:
         self.counts: Counter[Point] = Counter()
         self.fired = False
+        self.trouble = Trouble(lasts)
+        self.holding = asyncio.Event()  # an answer
+        self.released = asyncio.Event()
+        self.shortage: Callable[[], int] = lambda: 0
+        self.on_decision: Callable[[int], None] = lambda shortage: None
+        self.on_removal: Callable[[Sequence[UUID], Sequence[UUID]], None] = lambda chosen, removed: None
+        self._hand = hand
         self._folder = str(folder)
         self._plan = plan
         self._lock = threading.Lock()
@@ -126,6 +166,29 @@ class Faults:
                 return None
             self.fired = True
             return plan
+
+    def begin(self, fault: Fault, target: object) -> None:
+        """A trouble of the disk."""
+        if fault.error == FILLED:
+            self.trouble.fill(Path(self._folder).parent)
+        elif isinstance(target, str | Path):
+            self.trouble.hold_file(Path(target))
+
+    async def begin_in_store(self, fault: Fault) -> None:
+        if fault.error == LOCKED:
+            await self.trouble.lock(self._hand)
+        else:
+            self.trouble.forbid_changes()
+
+    async def hold_answer(self) -> None:
+        """Raises TimeoutError, as a statement does that is no longer waited for."""
+        self.holding.set()
+        async with asyncio.timeout(HELD):
+            await self.released.wait()
+
+    def observe(self, statement: str, arguments: Sequence[Any], rows: Sequence[Any]) -> None:
+        if statement == "remove":
+            self.on_removal(arguments[0], [row["id"] for row in rows])
 
     def ours(self, target: object) -> bool:
         """Whether a path, a descriptor or a file is in the folder."""
@@ -148,6 +211,7 @@ def armed(faults: Faults) -> Iterator[None]:
         patch.setattr(Path, "open", _guarded(faults, "Path.open", Path.open))
         patch.setattr(fcntl, "flock", _guarded(faults, "flock", fcntl.flock))
         patch.setattr(asyncpg.Connection, "fetch", _guarded_statement(faults, asyncpg.Connection.fetch))
+        patch.setattr(SpoolDirectory, "shortage", _observed(faults, SpoolDirectory.shortage))
         patch.setattr(store, "_migrate", _guarded_migration(faults, store._migrate))
         yield
 
@@ -160,7 +224,9 @@ def _guarded(faults: Faults, name: str, original: Callable[..., Any], target: in
         if place is None or not faults.ours(arguments[target]):
             return original(*arguments, **named)
         fault = faults.due(Point(name, place))
-        if fault is None:
+        if fault is not None and fault.when is When.LASTING:
+            faults.begin(fault, arguments[target])
+        if fault is None or fault.when is When.LASTING:
             return original(*arguments, **named)
         if fault.when in (When.SHORT, When.NOTHING):
             return original(*_shortened(name, arguments, 0 if fault.when is When.NOTHING else 2), **named)
@@ -205,24 +271,51 @@ def _let_go(result: Any, name: str) -> None:
 
 
 def _guarded_statement(faults: Faults, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def statement(connection: object, text: str, *arguments: Any, **named: Any) -> Any:
+    async def statement(
+        connection: "asyncpg.Connection[asyncpg.Record]", text: str, *arguments: Any, **named: Any
+    ) -> Any:
         name = STATEMENTS.get(text)
-        fault = faults.due(Point(f"sql {name}", "jobs.store:Store")) if name else None
-        if fault is None:
+        if name is None:
             return await original(connection, text, *arguments, **named)
-        if fault.when is When.AFTER:
-            await original(connection, text, *arguments, **named)
+        fault = faults.due(Point(f"sql {name}", "jobs.store:Store"))
+        if fault is not None and fault.when is When.LASTING:
+            await faults.begin_in_store(fault)
+            fault = None
+        if faults.trouble.read_only:
+            await connection.execute(READ_ONLY)
+        if fault is None or fault.when is not When.BEFORE:
+            rows = await original(connection, text, *arguments, **named)
+            faults.observe(name, arguments, rows)
+        if fault is None:
+            return rows
+        if fault.when is When.LATE:
+            await faults.hold_answer()
+            return rows
         raise SQL_ERRORS[fault.error]()
 
     return statement
 
 
+def _observed(faults: Faults, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The files may change while they are counted: the larger of two figures is what the server may have found."""
+
+    async def shortage(*arguments: Any, **named: Any) -> Any:
+        before = faults.shortage()
+        found = await original(*arguments, **named)
+        faults.on_decision(max(before, faults.shortage()))
+        return found
+
+    return shortage
+
+
 def _guarded_migration(faults: Faults, original: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
     async def migrate(connection: Any) -> None:
         fault = faults.due(Point("sql migrations", "jobs.store:Store"))
-        if fault is None or fault.when is When.AFTER:
+        if fault is None or fault.when is not When.BEFORE:
             await original(connection)
-        if fault is not None:
+        if fault is not None and fault.when is When.LATE:
+            await faults.hold_answer()
+        elif fault is not None:
             raise SQL_ERRORS[fault.error]()
 
     return migrate

@@ -21,7 +21,7 @@ from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from tests import seeds
-from tests.conftest import Configure, Gated, Serve, Server, connected, files_and_locks, files_in
+from tests.conftest import ROWS, Configure, Gated, Serve, Server, connected, files_and_locks, files_in
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
@@ -166,7 +166,7 @@ async def test_cancel_while_queued_breaks_a_follower_that_has_its_headers(
 async def test_deleting_a_completed_export_removes_its_file(server: Server, session: aiohttp.ClientSession) -> None:
     export = await create(session, server.url, columns="id")
     status = await export.until("completed")
-    expected = sha256(seeds.csv_bytes(seeds.rows(200_000), ["id"]))
+    expected = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
     assert status["sha256"] == expected
     assert server.files() == {export.file_name}
     assert await export.delete() == 204
@@ -560,7 +560,7 @@ async def test_a_restart_runs_again_what_a_dead_server_left_and_touches_nothing_
     with_files = (processing, served, exhausted, alive, unknown)
     for name in {*foreign, *(f"{export_id}.csv" for export_id in with_files)}:
         (folder / name).write_bytes(b"id\n1\n")
-    expected = sha256(seeds.csv_bytes(seeds.rows(200_000), ["id"]))
+    expected = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
     async with serving(settings) as url:
         for export_id, attempts in ((processing, 3), (pending, 1)):
             again = of_server(session, url, export_id)

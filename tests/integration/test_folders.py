@@ -21,14 +21,11 @@ from streamer.jobs.sealed import ELSEWHERE
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.spool.identity import NAME
-from tests import seeds
-from tests.conftest import ROWS, Configure, Serve, Server, _create, _drop, at_database, connected, files_in
+from tests.conftest import Configure, Serve, Server, _create, _drop, at_database, connected, files_in, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
-from tests.gates import Gates, gated_csv
+from tests.gates import Gates, gated_csv, gated_sha256
 
-BODY = gated_csv()
 SPEC = ExportSpec(dataset="users", columns=("id",)).to_json()
-USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +95,7 @@ async def test_a_server_of_another_database_does_not_start_on_the_folder_and_rem
         async with serving(configure(database_url=another_database)):
             pass
     assert {path.name for path in server.spool.iterdir()} == before
-    assert sha256(await export.body()) == USERS
+    assert sha256(await export.body()) == users_sha256()
 
 
 async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(configure: Configure, gates: Gates) -> None:
@@ -139,7 +136,7 @@ async def test_a_folder_that_is_deleted_while_the_server_runs_is_made_anew(
     identity = (server.spool / NAME).read_bytes()
     shutil.rmtree(server.spool)
     export = await completed(session, server, columns="id")
-    assert sha256(await export.body()) == USERS
+    assert sha256(await export.body()) == users_sha256()
     async with session.get(lost.download) as response:
         await read_problem(response, 410)
     assert (server.spool / NAME).read_bytes() == identity
@@ -156,7 +153,7 @@ async def test_what_lies_in_the_folder_of_another_server_is_left_to_it(
     other = await serve(export_storage_path=tmp_path / "other", **gates.settings)
     theirs = await completed(session, other, dataset="gated")
     await age(gates, theirs, 20)
-    server = await serve(spool_max_bytes=Size(len(BODY)), export_ttl=Duration(3600), **gates.settings)
+    server = await serve(spool_max_bytes=Size(len(gated_csv())), export_ttl=Duration(3600), **gates.settings)
     ours, newer = [await completed(session, server, dataset="gated") for _ in range(2)]
     assert server.files() == {newer.file_name}
     async with session.get(ours.download) as response:
@@ -164,7 +161,7 @@ async def test_what_lies_in_the_folder_of_another_server_is_left_to_it(
     await age(gates, newer, 2)
     await server.holds()
     assert other.files() == {theirs.file_name}
-    assert sha256(await theirs.body()) == sha256(BODY)
+    assert sha256(await theirs.body()) == gated_sha256()
     assert (await theirs.status())["removedAt"] is None
 
 
@@ -209,15 +206,15 @@ async def test_what_a_run_has_left_is_removed_once_the_export_is_run_in_another_
     export = await create(session, there.url, dataset="gated")
     await gates.reached("gated", 50_000)
     part = here.spool / export.file_name
-    part.write_bytes(BODY[:1000])
+    part.write_bytes(gated_csv()[:1000])
     await here.holds()
     await gates.open("gated", 50_000)
     await export.until("completed")
-    part.write_bytes(BODY[:1000])
+    part.write_bytes(gated_csv()[:1000])
     await here.holds()
-    part.write_bytes(BODY)  # the administrator brings the folders together: all of it is a file like any other
+    part.write_bytes(gated_csv())  # the administrator brings the folders together: all of it is a file like any other
     await turns(session, here)
-    assert sha256(await asked_of(here, export).body()) == sha256(BODY)
+    assert sha256(await asked_of(here, export).body()) == gated_sha256()
 
 
 async def test_an_export_of_an_older_version_belongs_to_the_folder_in_which_its_file_is(
@@ -229,7 +226,7 @@ async def test_an_export_of_an_older_version_belongs_to_the_folder_in_which_its_
     await gates.connection.execute("UPDATE streamer.exports SET folder = NULL")
     await age(gates, export, 2)
     await turns(session, server)
-    assert sha256(await export.body()) == USERS
+    assert sha256(await export.body()) == users_sha256()
     await age(gates, export, 24)
     await server.holds()
 
@@ -240,5 +237,5 @@ async def test_exports_run_at_once_by_servers_with_folders_of_their_own_are_whol
     servers = [await serve(export_storage_path=tmp_path / name) for name in "ab"]
     exports = await asyncio.gather(*(completed(session, server, columns="id") for server in servers for _ in range(4)))
     for export in exports:
-        assert sha256(await export.body()) == USERS
+        assert sha256(await export.body()) == users_sha256()
     assert [len(server.files()) for server in servers] == [4, 4]

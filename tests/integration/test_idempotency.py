@@ -10,15 +10,13 @@ import pytest
 from streamer.http.exports import LONGEST_KEY
 from streamer.jobs.store import Store
 from streamer.server import serving
-from tests import seeds
-from tests.conftest import ROWS, Configure, Gated, Serve, Server
+from tests.conftest import Configure, Gated, Serve, Server, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.proxy import proxied
 from tests.rawhttp import connection
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
-USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
 FIELDS = {"Idempotency-Key": KEY}
 
 
@@ -65,7 +63,7 @@ async def test_requests_with_one_key_at_once_are_one_export(
     (export_id,) = {answer["exportId"] for answer in answers}
     assert await count(gates) == 1
     export = RemoteExport(session, server.url, export_id)
-    assert sha256(await export.body()) == (await export.until("completed"))["sha256"] == USERS
+    assert sha256(await export.body()) == (await export.until("completed"))["sha256"] == users_sha256()
     assert server.files() == {export.file_name}
 
 
@@ -79,7 +77,7 @@ async def test_the_same_key_for_another_request_is_422_and_begins_nothing(
         assert problem["type"] == "urn:streamer:problem:idempotency-key-reused"
         assert "Idempotency-Key" in problem["detail"]
     assert await count(gates) == 1
-    assert sha256(await export.body()) == USERS
+    assert sha256(await export.body()) == users_sha256()
 
 
 async def test_the_same_request_in_other_words_is_the_same_request(
@@ -127,7 +125,7 @@ async def test_a_key_is_known_after_a_restart(
     async with serving(configure()) as url:
         again = await post(session, url, columns="id")
         assert (again["exportId"], again["status"]) == (first["exportId"], "completed")
-        assert sha256(await RemoteExport(session, url, again["exportId"]).body()) == USERS
+        assert sha256(await RemoteExport(session, url, again["exportId"]).body()) == users_sha256()
     assert await count(gates) == 1
 
 
@@ -164,8 +162,8 @@ async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
     async with session.post(f"{server.url}/exports/csv", params={"columns": "id"}, headers=FIELDS) as lost:
         assert lost.status >= 500
     export = RemoteExport(session, server.url, (await post(session, server.url, columns="id"))["exportId"])
-    assert (await export.until("completed"))["sha256"] == USERS
-    assert sha256(await export.body()) == USERS
+    assert (await export.until("completed"))["sha256"] == users_sha256()
+    assert sha256(await export.body()) == users_sha256()
     assert await count(gates) == 1
 
 
@@ -185,6 +183,6 @@ async def test_a_client_that_left_before_the_answer_finds_its_export_by_the_key(
         proxy.release()
         found = await post(session, url, columns="id")
         export = RemoteExport(session, url, found["exportId"])
-        assert (await export.until("completed"))["sha256"] == USERS
-        assert sha256(await export.body()) == USERS
+        assert (await export.until("completed"))["sha256"] == users_sha256()
+        assert sha256(await export.body()) == users_sha256()
     assert await count(gates) == 1

@@ -275,11 +275,11 @@ async def test_a_connection_without_a_whole_head_is_closed(
 
 async def test_a_connection_that_asks_now_and_then_stays(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pause is far shorter than the server waits, and all of them together are longer."""
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 2.5)
+    monkeypatch.setattr(door, "IDLE_TIMEOUT", 1.5)
     async with connection(server.url) as wire:
         await healthy(wire)
         for _ in range(6):
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             await healthy(wire)
 
 
@@ -712,7 +712,7 @@ async def test_a_watch_that_suffers_no_stall_has_rests_too() -> None:
         assert silent.looks < 100
 
 
-STALLED = Duration(4)
+STALLED = Duration(2)
 
 
 @dataclass(frozen=True)
@@ -762,7 +762,7 @@ async def test_a_client_that_takes_nothing_is_disconnected_and_one_that_waits_fo
 
 
 SIP = 20_000  # bytes
-SIP_EVERY = 0.4  # seconds
+SIP_EVERY = 0.2  # seconds
 
 
 async def test_a_client_that_takes_little_at_a_time_is_not_disconnected(serve: Serve) -> None:

@@ -22,14 +22,12 @@ from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.jobs.store import _migrations
 from streamer.model import SPEC_VERSION, ExportSpec
 from streamer.server import serving
-from tests import seeds
-from tests.conftest import ROWS, Configure, Gated, Serve, Server
+from tests.conftest import Configure, Gated, Serve, Server, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.integration.sources import entered_as, made_role
 
 SPEC = json.loads(ExportSpec(dataset="users", columns=("id",)).to_json())
-USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
 KNOWN = max(number for number, _ in _migrations())
 NEWER = {
     "an unknown field": ({**SPEC, "offset": 5}, 1),
@@ -124,7 +122,7 @@ async def test_a_request_of_a_newer_version_is_shown_and_left_alone_while_others
     before = [await row.read() for row in theirs]
     ours = (await rows.add(first, SPEC)).export
     second = await serve()  # one that starts finds them, too
-    assert (await ours.until("completed"))["sha256"] == USERS
+    assert (await ours.until("completed"))["sha256"] == users_sha256()
     found = await listed(second, session)
     for row, state in zip(theirs, ("pending", "processing"), strict=True):
         status = await at(second, row.export).status()
@@ -168,7 +166,7 @@ async def test_a_completed_export_of_a_newer_version_is_downloaded_and_deleted(
             assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
             assert response.headers["Content-Disposition"] == f'attachment; filename="export_{day}.csv"'
             body = await response.read()
-    assert sha256(body) == (await after.status())["sha256"] == USERS
+    assert sha256(body) == (await after.status())["sha256"] == users_sha256()
     async with session.get(after.download, headers={"Range": "bytes=1-2,5-6"}) as response:
         assert response.status == 206
     async with session.post(f"{after.resource}/cancel") as response:
@@ -346,7 +344,7 @@ async def test_a_store_where_nothing_is_to_be_migrated_needs_no_right_to_create(
         server_as_a_role(configure, gates, *grants) as url,
         serving(configure(database_url=url, source_database_url=configure().source_database_url)) as server,
     ):
-        assert (await (await create(session, server, columns="id")).until("completed"))["sha256"] == USERS
+        assert (await (await create(session, server, columns="id")).until("completed"))["sha256"] == users_sha256()
 
 
 @pytest.mark.parametrize("grants", [[], ["USAGE ON SCHEMA streamer"]])

@@ -24,14 +24,12 @@ from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.rows import CursorChoice
 from streamer.spool.owners import PREFIX
-from tests import seeds
-from tests.conftest import ROWS, Configure, Gated, Serve, Server, connected
+from tests.conftest import Configure, Gated, Serve, Server, connected, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
-from tests.gates import Gates, gated_csv
+from tests.gates import Gates, gated_csv, gated_sha256
 from tests.proxy import proxied
 from tests.rawhttp import connection
 
-WHOLE = sha256(gated_csv())
 NOTHING_COMES = 0.2  # seconds
 LONG_ENOUGH = timedelta(seconds=3)  # a pause in which a test sees what it has to see, and acts
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
@@ -105,7 +103,7 @@ async def test_a_run_that_loses_its_connection_before_a_byte_was_served_begins_a
     assert (before["attempts"], after["attempts"], after["error"]) == (1, 2, None)
     assert after["snapshotAt"] > before["snapshotAt"]
     assert after["startedAt"] == before["startedAt"]
-    assert sha256(await export.body()) == after["sha256"] == WHOLE
+    assert sha256(await export.body()) == after["sha256"] == gated_sha256()
     assert server.files() == {export.file_name}
 
 
@@ -125,7 +123,7 @@ async def test_a_follower_that_has_no_byte_yet_is_kept_and_gets_the_second_run_w
         await gates.connection.execute("SELECT pg_terminate_backend($1)", await gates.reached("gated", 1))
         await until_row(gates, export, attempts=2)
         await gates.open("gated", 1)
-        assert sha256(await whole.read()) == WHOLE
+        assert sha256(await whole.read()) == gated_sha256()
         rest = await ranged.answer()
         assert (rest.status, rest["Content-Range"]) == (206, "bytes 1000-9007199254740991/*")
         assert sha256(rest.body) == sha256(gated_csv()[1000:])
@@ -278,7 +276,7 @@ async def test_no_byte_leaves_before_the_table_knows_that_one_does(
         assert await asyncio.wait_for(first.reader.readexactly(1), PATIENCE)
         assert (await row_of(gates, export.id))["served"]
     await gates.open("gated", 90_000)
-    assert sha256(await export.body()) == WHOLE
+    assert sha256(await export.body()) == gated_sha256()
     assert (await export.until("completed"))["attempts"] == 1
 
 
@@ -319,8 +317,8 @@ async def test_a_table_that_cannot_be_told_breaks_the_download_that_has_begun_an
         first = await follower.content.readexactly(1000)
         assert (await row_of(gates, export.id))["served"]
         await gates.open("gated", 90_000)
-        assert sha256(first + await follower.read()) == WHOLE
-    assert (await export.until("completed"))["sha256"] == WHOLE
+        assert sha256(first + await follower.read()) == gated_sha256()
+    assert (await export.until("completed"))["sha256"] == gated_sha256()
 
 
 async def test_a_download_that_begins_between_the_row_and_the_seal_is_whole(
@@ -355,8 +353,8 @@ async def test_a_database_that_restarts_is_waited_for_and_the_export_is_run_agai
         await until_said(caplog, f"export {export.id}: waiting for the database")
         await gates.open("gated", 90_000)
     status = await export.until("completed")
-    assert (status["attempts"], status["sha256"]) == (2, WHOLE)
-    assert sha256(await export.body()) == WHOLE
+    assert (status["attempts"], status["sha256"]) == (2, gated_sha256())
+    assert sha256(await export.body()) == gated_sha256()
 
 
 async def test_a_failure_that_cannot_be_written_is_written_when_the_database_is_back(
@@ -393,9 +391,9 @@ async def test_an_end_that_was_never_written_is_settled_by_the_lease(
             await gates.open("gated", 90_000)
     assert (await served.until("failed"))["error"] == SERVED
     status = await unserved.until("completed")
-    assert (status["attempts"], status["sha256"]) == (2, WHOLE)
+    assert (status["attempts"], status["sha256"]) == (2, gated_sha256())
     assert server.files() == {unserved.file_name}
-    assert sha256(await unserved.body()) == WHOLE
+    assert sha256(await unserved.body()) == gated_sha256()
 
 
 @asynccontextmanager
@@ -422,7 +420,6 @@ async def until_said(caplog: pytest.LogCaptureFixture, text: str) -> None:
 
 
 SPEC = ExportSpec(dataset="users", columns=("id",))
-USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
 
 
 @dataclass(frozen=True)
@@ -480,8 +477,8 @@ async def test_the_exports_of_a_server_whose_lock_is_free_are_settled_while_thei
         assert (await export.until("failed"))["error"] == reason
     for export in (waiting, begun):
         status = await export.until("completed")
-        assert (status["attempts"], status["sha256"]) == (2, USERS)
-        assert sha256(await export.body()) == USERS
+        assert (status["attempts"], status["sha256"]) == (2, users_sha256())
+        assert sha256(await export.body()) == users_sha256()
     assert left.server.files() == {waiting.file_name, begun.file_name}
     assert not left.lock_of(owner).exists()
 
@@ -496,7 +493,7 @@ async def test_a_server_whose_lock_is_held_is_alive_until_its_lease_runs_out(lef
         clock = await left.export(dead)
         left.lock_of(dead).touch()
         for export in (late, clock):
-            assert (await export.until("completed"))["sha256"] == USERS
+            assert (await export.until("completed"))["sha256"] == users_sha256()
         assert (await alive.status())["attempts"] == 1
         async with left.session.get(alive.download) as response:
             assert "another server" in (await read_problem(response, 503))["detail"]
@@ -504,21 +501,21 @@ async def test_a_server_whose_lock_is_held_is_alive_until_its_lease_runs_out(lef
         assert alive.file_name in left.server.files()
         assert lock.exists()
     assert (await alive.until("completed"))["attempts"] == 2
-    assert sha256(await alive.body()) == USERS
+    assert sha256(await alive.body()) == users_sha256()
 
 
 @pytest.mark.parametrize("state", ["pending", "processing"])
 async def test_a_row_of_its_own_that_a_server_does_not_know_is_found_by_its_lease(left: Left, state: str) -> None:
     """The answer to the statement that made it so was lost."""
     export = await left.export(left.running, state=state, lease="300 ms", attempts=int(state == "processing"))
-    assert (await export.until("completed"))["sha256"] == USERS
-    assert sha256(await export.body()) == USERS
+    assert (await export.until("completed"))["sha256"] == users_sha256()
+    assert sha256(await export.body()) == users_sha256()
 
 
 async def test_a_row_of_its_own_that_a_server_does_not_know_keeps_no_other_from_running(left: Left) -> None:
     await left.export(left.running, state="pending", attempts=0)
     export = await create(left.session, left.server.url, columns="id")
-    assert (await export.until("completed"))["sha256"] == USERS
+    assert (await export.until("completed"))["sha256"] == users_sha256()
 
 
 async def test_the_lease_of_a_run_and_of_a_queue_is_renewed_for_as_long_as_they_last(
@@ -537,7 +534,7 @@ async def test_the_lease_of_a_run_and_of_a_queue_is_renewed_for_as_long_as_they_
     await gates.open("gated", 50_000)
     for export in (running, waiting):
         status = await export.until("completed")
-        assert (status["attempts"], status["sha256"]) == (1, WHOLE)
+        assert (status["attempts"], status["sha256"]) == (1, gated_sha256())
 
 
 @pytest.mark.parametrize("how", ["pending", "processing"])
@@ -559,7 +556,7 @@ async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
     await until(renewed, "the lease is renewed")
     await gates.open("gated", 50_000)
     for each in (running, waiting):
-        assert sha256(await each.body()) == (await each.until("completed"))["sha256"] == WHOLE
+        assert sha256(await each.body()) == (await each.until("completed"))["sha256"] == gated_sha256()
     assert (await running.status())["attempts"] == 1
 
 

@@ -26,10 +26,9 @@ from streamer.spool.directory import SpoolDirectory
 from streamer.spool.identity import NAME
 from tests.conftest import Configure, Serve, Server, files_and_locks, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
-from tests.gates import Gates, gated_csv
+from tests.gates import Gates, gated_csv, gated_sha256
 from tests.rawhttp import Body, connection
 
-BODY = gated_csv()  # ten megabytes: more than the sockets of a client that does not read can hold
 HOUR = timedelta(hours=1)
 
 
@@ -47,7 +46,7 @@ async def view(gates: Gates) -> None:
 
 async def completed(session: aiohttp.ClientSession, server: Server) -> RemoteExport:
     export = await create(session, server.url, dataset="gated")
-    assert (await export.until("completed"))["sha256"] == sha256(BODY)
+    assert (await export.until("completed"))["sha256"] == gated_sha256()
     return export
 
 
@@ -94,7 +93,7 @@ async def test_a_completed_export_says_when_it_expires_and_is_410_afterwards(
     await assert_gone(export)
     after = await export.status()
     assert (after["status"], after["sha256"], after["expiresAt"]) == ("completed", before["sha256"], None)
-    assert sha256(await younger.body()) == sha256(BODY)
+    assert sha256(await younger.body()) == gated_sha256()
     assert await export.delete() == 204
 
 
@@ -112,7 +111,7 @@ async def test_only_a_completed_export_expires(serve: Serve, gates: Gates, sessi
         assert (await export.status())["expiresAt"] is None
     follower = asyncio.create_task(running.body())
     await gates.open("gated", 10_000)
-    assert sha256(await follower) == sha256(BODY)
+    assert sha256(await follower) == gated_sha256()
     await server.holds()
     await assert_gone(running)
 
@@ -127,7 +126,7 @@ async def test_an_expired_export_stays_for_as_long_as_somebody_reads_it(
             await age(gates, each, 2 * HOUR)
         await server.holds(export)
         assert await status_of_download(export) == 200
-        assert sha256(await body.whole()) == sha256(BODY)
+        assert sha256(await body.whole()) == gated_sha256()
     await server.holds()
     await assert_gone(export)
 
@@ -135,27 +134,27 @@ async def test_an_expired_export_stays_for_as_long_as_somebody_reads_it(
 async def test_when_room_is_short_those_go_first_that_nobody_has_asked_for_the_longest(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    server = await serve(spool_max_bytes=Size(3 * len(BODY)), **gates.settings)
+    server = await serve(spool_max_bytes=Size(3 * len(gated_csv())), **gates.settings)
     oldest, older, young = [await completed(session, server) for _ in range(3)]
     for hours, export in enumerate((young, older, oldest), start=1):
         await age(gates, export, hours * HOUR)
-    assert sha256(await oldest.body()) == sha256(BODY)  # and so it has been used the last
+    assert sha256(await oldest.body()) == gated_sha256()  # and so it has been used the last
     newest = await completed(session, server)
     assert server.files() == {export.file_name for export in (oldest, young, newest)}
     await assert_gone(older)
     for export in (oldest, young, newest):
-        assert sha256(await export.body()) == sha256(BODY)
+        assert sha256(await export.body()) == gated_sha256()
 
 
 async def test_when_all_that_could_go_is_being_read_there_is_no_room(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    server = await serve(spool_max_bytes=Size(len(BODY)), **gates.settings)
+    server = await serve(spool_max_bytes=Size(len(gated_csv())), **gates.settings)
     export = await completed(session, server)
     async with reading(export) as body:
         async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
             assert (await read_problem(response, 507))["detail"] == FULL
-        assert sha256(await body.whole()) == sha256(BODY)
+        assert sha256(await body.whole()) == gated_sha256()
 
     async def no_longer_read() -> bool:
         async with session.post(f"{server.url}/exports/csv", params={"dataset": "gated"}) as response:
@@ -170,15 +169,15 @@ async def test_nothing_is_removed_when_that_would_not_make_room(
 ) -> None:
     """Something else fills the disk, or the folder."""
     monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
-    server = await serve(spool_max_bytes=Size(4 * len(BODY)), **gates.settings)
+    server = await serve(spool_max_bytes=Size(4 * len(gated_csv())), **gates.settings)
     exports = [await completed(session, server) for _ in range(2)]
     ballast = server.spool / "ballast.csv"
-    ballast.write_bytes(bytes(4 * len(BODY)))
+    ballast.write_bytes(bytes(4 * len(gated_csv())))
     for _ in range(2):
         assert await status_of_new(session, server) == 507
     for export in exports:
-        assert sha256(await export.body()) == sha256(BODY)
-    ballast.write_bytes(bytes(len(BODY)))
+        assert sha256(await export.body()) == gated_sha256()
+    ballast.write_bytes(bytes(len(gated_csv())))
     assert await status_of_new(session, server) == 202
 
 
@@ -191,23 +190,23 @@ async def test_nothing_is_removed_for_an_export_that_is_not_taken(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
-    room = Size(3 * len(BODY))
+    room = Size(3 * len(gated_csv()))
     server = await serve(max_concurrent_exports=1, max_queued_exports=1, spool_max_bytes=room, **gates.settings)
     export = await completed(session, server)
     await gates.shut("gated", 1)
     running = await create(session, server.url, dataset="gated")
     await running.until("processing")
     await create(session, server.url, dataset="gated")
-    (server.spool / "ballast.csv").write_bytes(bytes(2 * len(BODY)))
+    (server.spool / "ballast.csv").write_bytes(bytes(2 * len(gated_csv())))
     assert await status_of_new(session, server) == 429
-    assert sha256(await export.body()) == sha256(BODY)
+    assert sha256(await export.body()) == gated_sha256()
     await gates.open("gated", 1)
 
 
 async def test_a_live_download_that_is_still_being_read_keeps_the_file_of_the_completed_export(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    server = await serve(spool_max_bytes=Size(len(BODY)), export_ttl=Duration(3600), **gates.settings)
+    server = await serve(spool_max_bytes=Size(len(gated_csv())), export_ttl=Duration(3600), **gates.settings)
     await gates.shut("gated", 90_000)
     export = await create(session, server.url, dataset="gated")
     async with reading(export) as body:
@@ -216,7 +215,7 @@ async def test_a_live_download_that_is_still_being_read_keeps_the_file_of_the_co
         await age(gates, export, 2 * HOUR)
         assert await status_of_new(session, server) == 507
         assert server.files() == {export.file_name}
-        assert sha256(await body.whole()) == sha256(BODY)
+        assert sha256(await body.whole()) == gated_sha256()
     await server.holds()
     await assert_gone(export)
 
@@ -275,7 +274,7 @@ def immutable() -> Iterator[Callable[[Path, bool], None]]:
 async def test_as_long_as_files_cannot_be_removed_no_more_than_one_export_is_given_up(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, immutable: Callable[[Path, bool], None]
 ) -> None:
-    server = await serve(spool_max_bytes=Size(3 * len(BODY)), **gates.settings)
+    server = await serve(spool_max_bytes=Size(3 * len(gated_csv())), **gates.settings)
     exports = [await completed(session, server) for _ in range(3)]
     immutable(server.spool, True)
     for _ in range(3):
@@ -283,11 +282,11 @@ async def test_as_long_as_files_cannot_be_removed_no_more_than_one_export_is_giv
             await read_problem(response, 507)
     assert [(await export.status())["removedAt"] is None for export in exports] == [False, True, True]
     for export in exports[1:]:
-        assert sha256(await export.body()) == sha256(BODY)
+        assert sha256(await export.body()) == gated_sha256()
     immutable(server.spool, False)
     assert await status_of_new(session, server) == 202
     for export in exports[1:]:
-        assert sha256(await export.body()) == sha256(BODY)
+        assert sha256(await export.body()) == gated_sha256()
 
 
 async def test_a_deleted_export_whose_file_cannot_be_removed_is_gone_and_its_file_goes_when_it_can(
@@ -308,10 +307,10 @@ async def test_an_export_that_grows_makes_room_for_itself(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", 100_000)
-    server = await serve(spool_max_bytes=Size(2 * len(BODY) - 1_000_000), **gates.settings)
+    server = await serve(spool_max_bytes=Size(2 * len(gated_csv()) - 1_000_000), **gates.settings)
     first = await completed(session, server)
     second = await create(session, server.url, dataset="gated")
-    assert sha256(await second.body()) == (await second.until("completed"))["sha256"] == sha256(BODY)
+    assert sha256(await second.body()) == (await second.until("completed"))["sha256"] == gated_sha256()
     assert server.files() == {second.file_name}
     await assert_gone(first)
 
@@ -339,7 +338,7 @@ async def test_a_sweep_that_is_interrupted_between_the_row_and_the_file_is_finis
     async with serving(settings) as url:
         assert files_in(settings.export_storage_path) == {kept.file_name}
         await assert_gone(RemoteExport(session, url, export.id))
-        assert sha256(await RemoteExport(session, url, kept.id).body()) == sha256(BODY)
+        assert sha256(await RemoteExport(session, url, kept.id).body()) == gated_sha256()
 
 
 async def test_a_sweep_goes_on_after_a_database_that_did_not_answer(
@@ -368,9 +367,9 @@ async def test_files_of_exports_that_are_not_kept_are_removed_when_a_server_star
         deleted, expired, kept = [await completed(session, server) for _ in range(3)]
         assert await deleted.delete() == 204
     await gates.connection.execute("UPDATE streamer.exports SET removed_at = now() WHERE id = $1", UUID(expired.id))
-    (settings.export_storage_path / deleted.file_name).write_bytes(BODY)
+    (settings.export_storage_path / deleted.file_name).write_bytes(gated_csv())
     assert files_and_locks(settings.export_storage_path) == {export.file_name for export in (deleted, expired, kept)}
     async with serving(settings) as url:
         assert files_in(settings.export_storage_path) == {kept.file_name}
-        assert sha256(await RemoteExport(session, url, kept.id).body()) == sha256(BODY)
+        assert sha256(await RemoteExport(session, url, kept.id).body()) == gated_sha256()
     assert files_and_locks(settings.export_storage_path) == {kept.file_name}

@@ -14,15 +14,12 @@ import pytest
 
 from streamer.errors import StartError
 from streamer.server import serving
-from tests import seeds
-from tests.conftest import ROWS, Configure, Serve, connected, files_in
+from tests.conftest import Configure, Serve, connected, files_in, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
-from tests.gates import Gates, gated_csv
+from tests.gates import Gates, gated_csv, gated_sha256
 from tests.integration.sources import entered_as, made_role
 from tests.proxy import proxied
 
-WHOLE = sha256(gated_csv())
-USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
 LEASE = timedelta(seconds=0.6)
 REFUSING = """
     CREATE TABLE IF NOT EXISTS refused (sqlstate text);
@@ -95,10 +92,10 @@ async def test_a_table_that_is_locked_for_longer_than_a_lease_is_waited_for_and_
             await gates.open("gated", 90_000)
             await completing(gates)
             await asyncio.sleep(3 * LEASE.total_seconds())
-        assert sha256(begun + await follower.read()) == WHOLE
+        assert sha256(begun + await follower.read()) == gated_sha256()
     status = await export.until("completed")
-    assert (status["sha256"], status["attempts"], status["error"]) == (WHOLE, 1, None)
-    assert sha256(await export.body()) == WHOLE
+    assert (status["sha256"], status["attempts"], status["error"]) == (gated_sha256(), 1, None)
+    assert sha256(await export.body()) == gated_sha256()
 
 
 @pytest.mark.usefixtures("short_lease")
@@ -120,8 +117,8 @@ async def test_a_table_that_takes_no_end_at_the_moment_is_told_again(
     assert (await export.status())["status"] == "processing"
     await gates.connection.execute("DELETE FROM refused")
     status = await export.until("completed")
-    assert (status["sha256"], status["attempts"]) == (USERS, 1)
-    assert sha256(await export.body()) == USERS
+    assert (status["sha256"], status["attempts"]) == (users_sha256(), 1)
+    assert sha256(await export.body()) == users_sha256()
     assert "Traceback" not in caplog.text
 
 
@@ -187,7 +184,7 @@ async def test_a_delete_that_the_table_does_not_hear_of_leaves_the_file(
     async with session.delete(export.resource) as response:
         await read_problem(response, 503)
     assert (await export.status())["removedAt"] is None
-    assert sha256(await export.body()) == USERS
+    assert sha256(await export.body()) == users_sha256()
     await gates.connection.execute("DELETE FROM refused")
     assert await export.delete() == 204
     assert (await export.status())["removedAt"] is not None
@@ -205,7 +202,7 @@ async def test_completed_exports_are_downloaded_while_the_table_takes_no_changes
     await gates.connection.execute(REFUSING + REFUSE_ALL)
     await gates.connection.execute("INSERT INTO refused VALUES ($1)", code)
     for _ in range(2):
-        assert sha256(await export.body()) == USERS
+        assert sha256(await export.body()) == users_sha256()
     async with session.post(f"{server.url}/exports/csv") as response:
         await read_problem(response, 503)
 
@@ -220,7 +217,7 @@ async def test_completed_exports_are_downloaded_while_the_table_is_locked(
     await export.until("completed")
     async with locked_table(database):
         bodies = await asyncio.gather(*(export.body() for _ in range(8)))
-    assert {sha256(body) for body in bodies} == {USERS}
+    assert {sha256(body) for body in bodies} == {users_sha256()}
 
 
 # Roles and their defaults
@@ -235,7 +232,7 @@ async def test_servers_work_whatever_the_isolation_that_is_the_default_of_the_da
     exports = await asyncio.gather(*(create(session, server.url, columns="id") for server in servers for _ in range(5)))
     for export in exports:
         status = await export.until("completed")
-        assert (status["sha256"], status["attempts"]) == (USERS, 1)
+        assert (status["sha256"], status["attempts"]) == (users_sha256(), 1)
 
 
 @pytest.mark.parametrize("grants", ["SELECT", "SELECT, INSERT"])
@@ -268,12 +265,12 @@ async def test_a_role_with_a_statement_timeout_is_503_while_the_table_is_locked_
     configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = await gates.connection.fetchval("SELECT current_database()")
-    await gates.connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '100ms'")
+    await gates.connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
     async with serving(configure()) as url:
         async with locked_table(database):
             async with session.post(f"{url}/exports/csv", params={"columns": "id"}) as response:
                 await read_problem(response, 503)
             await asyncio.sleep(LEASE.total_seconds())
         export = await create(session, url, columns="id")
-        assert (await export.until("completed"))["sha256"] == USERS
+        assert (await export.until("completed"))["sha256"] == users_sha256()
     assert "Traceback" not in caplog.text

@@ -16,13 +16,9 @@ from streamer.jobs.queue import SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.spool.owners import PREFIX
-from tests import seeds
-from tests.conftest import ROWS, Configure, Gated, Serve, files_in
+from tests.conftest import Configure, Gated, Serve, files_in, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
-from tests.gates import Gates, gated_csv
-
-WHOLE = sha256(gated_csv())
-USERS = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id"]))
+from tests.gates import Gates, gated_csv, gated_sha256
 
 
 @pytest.fixture
@@ -62,8 +58,11 @@ async def test_what_a_dead_server_has_left_is_shared_and_nothing_runs_twice(
     for export_id in exports:
         found = RemoteExport(session, servers[0].url, str(export_id))
         status = await found.until("completed")
-        assert (status["attempts"], status["sha256"]) == (2, USERS)
-        assert [sha256(await asked_of(server.url, found).body()) for server in servers] == [USERS, USERS]
+        assert (status["attempts"], status["sha256"]) == (2, users_sha256())
+        assert [sha256(await asked_of(server.url, found).body()) for server in servers] == [
+            users_sha256(),
+            users_sha256(),
+        ]
     assert servers[0].files() == {f"{export_id}.csv" for export_id in exports}
 
 
@@ -74,7 +73,7 @@ async def test_every_server_runs_its_own_exports_once(
     exports = [await create(session, servers[number % 2].url, columns="id") for number in range(12)]
     for export in exports:
         status = await export.until("completed")
-        assert (status["attempts"], status["sha256"]) == (1, USERS)
+        assert (status["attempts"], status["sha256"]) == (1, users_sha256())
     owners = Counter(row["owner"] for row in await gates.connection.fetch("SELECT owner FROM streamer.exports"))
     assert sorted(owners.values()) == [6, 6]
 
@@ -96,8 +95,8 @@ async def test_a_download_asked_of_the_other_server_waits_while_it_grows_and_is_
     await gates.open("gated", 50_000)
     for export in (running, waiting):
         other = asked_of(second.url, export)
-        assert (await other.until("completed"))["sha256"] == WHOLE
-        assert sha256(await other.body()) == sha256(await export.body()) == WHOLE
+        assert (await other.until("completed"))["sha256"] == gated_sha256()
+        assert sha256(await other.body()) == sha256(await export.body()) == gated_sha256()
         async with session.get(other.download, headers={"Range": "bytes=1000-1999"}) as response:
             assert response.status == 206
             assert sha256(await response.read()) == sha256(gated_csv()[1000:2000])
@@ -122,7 +121,7 @@ async def test_a_cancel_asked_of_the_other_server_stops_the_run_and_breaks_its_f
         assert "cancelled" in (await refused(asked_of(server.url, export), 410))["detail"]
     await first.holds()
     await gates.open("gated", 90_000)
-    assert sha256(await (await create(session, first.url, dataset="gated")).body()) == WHOLE
+    assert sha256(await (await create(session, first.url, dataset="gated")).body()) == gated_sha256()
 
 
 @pytest.mark.usefixtures("attentive")
@@ -144,7 +143,7 @@ async def test_a_cancel_asked_of_the_other_server_while_queued_makes_room_and_br
     instead = await create(session, first.url, dataset="gated")  # there is a place for it
     await gates.open("gated", 90_000)
     for export in (running, instead):
-        assert (await export.until("completed"))["sha256"] == WHOLE
+        assert (await export.until("completed"))["sha256"] == gated_sha256()
     assert (await queued.status())["startedAt"] is None
 
 
@@ -187,8 +186,8 @@ async def test_what_a_server_leaves_when_it_stops_is_run_by_the_other_at_once(
     for export in exports:
         other = asked_of(staying.url, export)
         status = await other.until("completed")
-        assert (status["attempts"], status["sha256"]) == (1, WHOLE)
-        assert sha256(await other.body()) == WHOLE
+        assert (status["attempts"], status["sha256"]) == (1, gated_sha256())
+        assert sha256(await other.body()) == gated_sha256()
     assert staying.files() == {export.file_name for export in exports}
 
 
@@ -222,9 +221,9 @@ async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_
     async with session.get(other.download) as follower:
         first = await follower.content.readexactly(1000)
         await gates.open("gated", 90_000)
-        assert sha256(first + await follower.read()) == WHOLE
-    assert (await export.until("completed"))["sha256"] == WHOLE
-    assert sha256(await export.body()) == sha256(await other.body()) == WHOLE
+        assert sha256(first + await follower.read()) == gated_sha256()
+    assert (await export.until("completed"))["sha256"] == gated_sha256()
+    assert sha256(await export.body()) == sha256(await other.body()) == gated_sha256()
     assert files_in(slow.spool) == {export.file_name}
 
 
@@ -263,4 +262,4 @@ async def test_keys_are_known_to_both_servers(serve: Serve, gates: Gates, sessio
     for server in servers:
         export = RemoteExport(session, server.url, ids[0])
         await export.until("completed")
-        assert sha256(await export.body()) == USERS
+        assert sha256(await export.body()) == users_sha256()
