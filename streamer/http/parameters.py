@@ -8,8 +8,10 @@ silently dropped exports the wrong rows.
 JSON's null is "not given" for a general parameter. For a condition it is refused, because a variable that happens to be
 empty must not become an export of every row.
 
-A column may be called as a general parameter. By itself the name is that of the parameter; in `filters`, which are
-conditions, it is the column's.
+A column may have the name of a general parameter. In `filters`, which are conditions, the name is the column's, and
+elsewhere the parameter's. `label` and `ttl` do not say which rows are exported, and are likely names of columns: to take a
+condition for one of them would export every row. So where the dataset has such a column, they are refused unless the
+body has `filters`, which shows where its conditions are.
 """
 
 import json
@@ -48,6 +50,7 @@ GENERAL = (
     "label",
     "ttl",
 )
+OF_THE_EXPORT = ("label", "ttl")  # these say nothing of its rows
 LONGEST_LABEL = 100  # characters
 CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories of Unicode: control characters, lone surrogates, line separators
 DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # these have what follows read backwards
@@ -67,6 +70,7 @@ class Given:
     listed: bool  # as a JSON list, whose items are not split at commas
     null: bool = False  # whether JSON's null was the value or an item; it is not in `values`
     in_filters: bool = False  # as a member of `filters`
+    beside_filters: bool = False  # in a body that has `filters`
 
     @property
     def absent(self) -> bool:
@@ -145,7 +149,8 @@ def _of_body(body: bytes) -> dict[str, Given]:
     filters = members.pop("filters", None)
     if not isinstance(filters, dict | None):
         raise BadParameter("filters", "must be a JSON object")
-    found = {name: _of_member(name, value) for name, value in members.items()}
+    beside_filters = filters is not None
+    found = {name: _of_member(name, value, beside_filters=beside_filters) for name, value in members.items()}
     for name, value in (filters or {}).items():
         beside = found.get(name)
         if beside and not (beside.absent and name in GENERAL):
@@ -178,10 +183,17 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _of_member(name: str, value: Any, *, in_filters: bool = False) -> Given:
+def _of_member(name: str, value: Any, *, in_filters: bool = False, beside_filters: bool = False) -> Given:
     items = value if isinstance(value, list) else [value]
     texts = tuple(_scalar(name, item) for item in items if item is not None)
-    return Given(name, texts, listed=isinstance(value, list), null=len(texts) < len(items), in_filters=in_filters)
+    return Given(
+        name,
+        texts,
+        listed=isinstance(value, list),
+        null=len(texts) < len(items),
+        in_filters=in_filters,
+        beside_filters=beside_filters,
+    )
 
 
 def _scalar(name: str, value: Any) -> str:
@@ -217,6 +229,12 @@ def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[str | Mean
 def _meaning(given: Given, dataset: Dataset) -> str | Meaning:
     """A column that is called as a general parameter can be asked for in `filters`, or as `<column>__in`."""
     name = given.name
+    if name in OF_THE_EXPORT and name in dataset.columns and not (given.in_filters or given.beside_filters):
+        raise BadParameter(
+            name,
+            f"is a column of {dataset.name}, too; {name}__in asks for rows by it, and a JSON body that has the conditions"
+            f" in filters and {name} beside it sets that of the export",
+        )
     if name in GENERAL and not (given.in_filters and name in dataset.columns):
         return name
     if meaning := meaning_of(COLUMN_ALIASES.get(name, name), dataset.columns):

@@ -245,17 +245,23 @@ async def test_columns_called_label_and_ttl_stay_in_reach(
     await run_sql(database, "CREATE TABLE goods (label text, ttl int)", "INSERT INTO goods VALUES ('a', 1), ('b', 2)")
     server = await serve(source_database_url=database, datasets=Names(("goods",)))
     bodies: dict[str, dict[str, Any]] = {
-        "label,ttl\na,1\nb,2\n": {"label": "a", "ttl": 60},
-        "label,ttl\na,1\n": {"label__in": "a", "label": "b"},
+        "label,ttl\na,1\nb,2\n": {"label": "a", "ttl": 60, "filters": {}},
+        "label,ttl\na,1\n": {"label__in": "a", "label": "b", "filters": {"ttl": 1}},
         "label,ttl\nb,2\n": {"filters": {"label": "b", "ttl": "2"}},
     }
     for expected, body in bodies.items():
         export = await create(session, server.url, body={"dataset": "goods", **body})
         assert (await export.body()).decode() == expected
         assert (await export.status())["label"] == body.get("label")
-    for refused in ({"filters": {"label": None}}, {"label": "a", "filters": {"label": "b"}}):
+    for refused in ({"filters": {"label": None}}, {"label": "a", "filters": {"label": "b"}}, {"label": "a"}):
         async with session.post(f"{server.url}/exports/csv", json={"dataset": "goods", **refused}) as response:
             assert (await read_problem(response, 400))["parameter"] == "label"
+    for name in ("label", "ttl"):  # a condition that was taken for the export's own would export every row
+        async with session.get(f"{server.url}/exports/csv", params={"dataset": "goods", name: "1"}) as response:
+            problem = await read_problem(response, 400)
+        assert problem["parameter"] == name
+        assert f"{name}__in" in problem["detail"]
+        assert "filters" in problem["detail"]
 
 
 async def test_an_export_that_is_run_again_keeps_both(

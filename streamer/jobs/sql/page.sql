@@ -1,5 +1,6 @@
 -- The newest exports before a place in the list, in one of the states given, or in any, with a text ($6) in their label,
--- if one is given. Two more limits than one: $5 is for the bytes of what was asked for, because a list is put together in memory. `found` counts one beyond the page.
+-- if one is given. $4 limits the exports, and $5 the bytes of what they ask for, because a list is put together in
+-- memory. `found` counts one beyond the page.
 SELECT * FROM (
     SELECT *, count(*) OVER () AS found, row_number() OVER newest AS place,
         sum(length(spec)) OVER newest - length(spec) AS ahead
