@@ -9,9 +9,9 @@ JSON's null is "not given" for a general parameter. For a condition it is refuse
 empty must not become an export of every row.
 
 A column may have the name of a general parameter. In `filters`, which are conditions, the name is the column's, and
-elsewhere the parameter's. `label` and `ttl` do not say which rows are exported, and are likely names of columns: to take a
-condition for one of them would export every row. So where the dataset has such a column, they are refused unless the
-body has `filters`, which shows where its conditions are.
+elsewhere the parameter's. `label` and `ttl` do not say which rows are exported, and are likely names of columns: a
+condition that was taken for one of them would export every row. So where the dataset has such a column, they are
+refused unless the body has `filters`, which shows where its conditions are.
 """
 
 import json
@@ -232,8 +232,8 @@ def _meaning(given: Given, dataset: Dataset) -> str | Meaning:
     if name in OF_THE_EXPORT and name in dataset.columns and not (given.in_filters or given.beside_filters):
         raise BadParameter(
             name,
-            f"is a column of {dataset.name}, too; {name}__in asks for rows by it, and a JSON body that has the conditions"
-            f" in filters and {name} beside it sets that of the export",
+            f"is a column of {dataset.name}, too; {name}__in asks for rows by it, and a JSON body with its conditions"
+            f" in filters, and {name} beside it, sets that of the export",
         )
     if name in GENERAL and not (given.in_filters and name in dataset.columns):
         return name
