@@ -23,10 +23,10 @@ from streamer.http.room import LEAST_SHARE, limit_waiting
 from streamer.http.stalls import StallWatch
 
 IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next
-MAX_TARGET = 16 * 1024  # bytes of a request's target
+MAX_TARGET = 64 * 1024  # bytes of a request's target: 1000 UUIDs, each with the name of its column
 MAX_FIELD = 8 * 1024  # bytes of one header field
 MAX_FIELDS = 64
-MAX_HEAD = 64 * 1024  # bytes of all of it
+MAX_HEAD = 128 * 1024  # bytes of all of it
 HEADS_LIMIT = 2 * 1024 * 1024  # bytes of all heads that are being read or answered
 READ_BUFFER = 16 * 1024  # bytes that asyncio asks of a socket at a time, and that are kept of a body nobody reads
 WRITE_BUFFER = 0  # bytes that wait in a connection before its writer waits
@@ -107,7 +107,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What could not be read as a request is told in our own form, without a trace in the log."""
         if isinstance(exc, HttpProcessingError):
-            return malformed(request, exc, target_limit=MAX_TARGET)
+            return malformed(request, exc, target_limit=MAX_TARGET, most_fields=MAX_FIELDS)
         return super().handle_error(request, status, exc, message)
 
     def _count_head(self, size: int) -> None:

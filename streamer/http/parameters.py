@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from streamer.errors import BadBody, BadParameter, shown
+from streamer.errors import BadBody, BadParameter, TooMuch, shown
 from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
 from streamer.protocol.dialect import check_character, check_null
 from streamer.source.catalog import Catalog, Dataset
@@ -42,6 +42,8 @@ GENERAL = (
 )
 NARROWING = set(Operator) - {Operator.NE, Operator.ISNULL}  # what a required condition may be
 PROFILES = {"excel": {"bom": True, "escape_formulas": True}}
+MOST_ITEMS = 10_000  # that commas separate in a body: members, columns and values together
+MOST_SPEC = 256 * 1024  # bytes of an export's columns and values as they are stored
 ROWS = re.compile(r"[0-9]{1,18}")
 
 T = TypeVar("T")
@@ -80,20 +82,20 @@ class Given:
 class Parameters:
     """The parameters of a request, from its query and its body. Every method raises BadParameter."""
 
-    def __init__(self, query: Iterable[tuple[str, str]], body: bytes) -> None:
-        """Raises BadBody, too."""
+    def __init__(self, query: Iterable[tuple[str, str]], body: bytes | bytearray) -> None:
+        """Raises BadBody and TooMuch, too."""
         self._of_query, self._of_body = _of_query(query), _of_body(body)
 
     def dataset(self, catalog: Catalog) -> Dataset:
         return _dataset(self._of_query.get("dataset") or self._of_body.get("dataset"), catalog)
 
     def spec(self, dataset: Dataset) -> ExportSpec:
-        """The export that is asked for."""
+        """The export that is asked for. Raises TooMuch."""
         asked = {**_by_meaning(self._of_body, dataset), **_by_meaning(self._of_query, dataset)}
         conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
         general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
         _check_required(conditions, dataset)
-        return ExportSpec(
+        spec = ExportSpec(
             dataset=dataset.name,
             columns=_columns(general.get("columns"), dataset),
             conditions=tuple(_condition(dataset, meaning, given) for meaning, given in conditions.items()),
@@ -101,6 +103,9 @@ class Parameters:
             limit=_limit(general.get("limit")),
             dialect=_dialect(general),
         )
+        if (size := len(spec.to_json().encode())) > MOST_SPEC:
+            raise TooMuch(f"its columns and values take {size} bytes when they are stored; at most {MOST_SPEC} may be")
+        return spec
 
 
 def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
@@ -110,9 +115,11 @@ def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
     return {name: Given(name, tuple(found), listed=False) for name, found in texts.items()}
 
 
-def _of_body(body: bytes) -> dict[str, Given]:
+def _of_body(body: bytes | bytearray) -> dict[str, Given]:
     if not body.strip():
         return {}
+    if body.count(b",") > MOST_ITEMS:
+        raise TooMuch(f"the body has more than {MOST_ITEMS} commas, and so more values than a request may have")
     members = _without_nulls(_json_object(body))
     filters = members.pop("filters", None)
     if not isinstance(filters, dict | None):
@@ -129,7 +136,7 @@ def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None or name not in GENERAL}
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes | bytearray) -> dict[str, Any]:
     """Numbers stay the text they are, so that nothing is rounded before its column's type reads it."""
     try:
         found = json.loads(

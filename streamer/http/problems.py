@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 TYPE = "urn:streamer:problem:"
 CONTENT_TYPE = "application/problem+json"
+INSTEAD = "the parameters of an export may be sent as a JSON body, by POST /exports/csv"
 TOO_MANY_FIELDS = "Too many headers received"  # aiohttp's words for it
 
 
@@ -39,15 +40,20 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         )
 
 
-def malformed(request: web.BaseRequest, error: HttpProcessingError, *, target_limit: int) -> web.Response:
+def malformed(
+    request: web.BaseRequest, error: HttpProcessingError, *, target_limit: int, most_fields: int
+) -> web.Response:
     """What aiohttp could not read as a request. The connection is closed after it."""
     status, sentence = HTTPStatus.BAD_REQUEST, "the request is not well-formed HTTP"
     if isinstance(error, LineTooLong):
-        target = error.args[1] == target_limit
-        status = HTTPStatus.REQUEST_URI_TOO_LONG if target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        sentence = f"the {'URL' if target else 'header field'} has more than {error.args[1]} bytes"
+        if error.args[1] == target_limit:
+            status, sentence = HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL has more than {target_limit} bytes; {INSTEAD}"
+        else:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            sentence = f"a header field has more than {error.args[1]} bytes"
     elif error.message == TOO_MANY_FIELDS:
-        status, sentence = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header fields"
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        sentence = f"the request has more than {most_fields} header fields"
     log.info("%s sent what is no request: %s", request.remote, sentence)
     response = _problem(request, code=_code(status), title=status.phrase, status=status, sentence=sentence)
     response.force_close()
@@ -75,11 +81,10 @@ def _of_ours(request: web.Request, error: ClientError) -> web.Response:
 
 
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
-    """What aiohttp itself refuses: no such route, a wrong method, a body that is too large."""
+    """What aiohttp itself refuses: no such route, a wrong method."""
     sentences = {
         404: f"there is nothing at {request.path}",
         405: f"{request.method} is not allowed here",
-        413: "the request body is too large",
     }
     status = HTTPStatus(error.status)
     response = _problem(

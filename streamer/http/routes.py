@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 
 from aiohttp import web
 
+from streamer.http.answers import ANSWERS, Answers, counted
 from streamer.http.compression import GzipStreams
 from streamer.http.datasets import Datasets
 from streamer.http.download import Downloads
@@ -18,7 +19,6 @@ from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck
 
 EXPORT = "/exports/{id:(?!csv$)[^{}/]+}"  # `csv` is no id, so that a wrong method at /exports/csv is 405 and not 404
-MAX_BODY = 32 * 1024  # bytes of a request
 
 
 def application(
@@ -37,9 +37,10 @@ def application(
     exports = Exports(queue, catalog, values, ttl=ttl)
     datasets = Datasets(catalog)
     downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
-    app = web.Application(middlewares=[in_turn, problems], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[in_turn, problems, counted])
     app[READ_AHEAD] = read_ahead
     app[ROOM] = room
+    app[ANSWERS] = Answers()
     app.add_routes(
         [
             web.get("/health", _health),

@@ -23,7 +23,7 @@ DEFAULTS = {
     "max_queued_exports": 100,
     "max_followers": 1000,
     "follower_stall_timeout": 60.0,
-    "gzip_streams": 32,
+    "gzip_streams": 12,
     "max_row_size": 2 * 1024 * 1024,
     "abandon_after": 60.0,
     "log_format": LogFormat.TEXT,
