@@ -6,6 +6,7 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,6 +17,9 @@ from streamer.source.rows import CursorChoice
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
 NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes is a part of it
+URL = re.compile(
+    r"https?://[^/?#@\s\\]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?", re.ASCII | re.IGNORECASE
+)
 NO_ROLE = "none"  # SET ROLE takes it for "no role", not for the name of one
 LEAST_ROW_SIZE = 64 * 1024  # bytes
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -56,6 +60,12 @@ class RowSize(Size):
     """At least what any row may need."""
 
 
+class PublicUrl(str):
+    """A URL as its clients write it, without a slash at its end."""
+
+    __slots__ = ()
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid_unknown_fields=True):
     """Each field is the environment variable of the same name in upper case."""
 
@@ -68,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     source_database_url: str = ""
     api_host: str = "127.0.0.1"
     api_port: Port = 8080
+    public_url: PublicUrl = PublicUrl("")
     database_wait: Duration = Duration(60)
     source_wait: Duration = Duration(10 * 60)
     datasets: Names = Names(("users",))
@@ -174,6 +185,20 @@ def _role(text: str) -> RoleName:
     return RoleName(text)
 
 
+def _public_url(text: str) -> PublicUrl:
+    found = URL.fullmatch(text)
+    try:
+        usable = found is not None and bool(urlsplit(text).hostname) and urlsplit(text).port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            "Expected an absolute http or https URL without a user, a query and a fragment, such as"
+            " https://example.org/exports-api"
+        )
+    return PublicUrl(text.rstrip("/"))
+
+
 READERS: Mapping[type, Callable[[str], Any]] = {
     Duration: _duration,
     Timeout: _timeout,
@@ -181,6 +206,7 @@ READERS: Mapping[type, Callable[[str], Any]] = {
     RowSize: _row_size,
     Names: _names,
     RoleName: _role,
+    PublicUrl: _public_url,
 }
 
 

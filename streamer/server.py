@@ -18,6 +18,7 @@ from aiohttp import web
 from streamer.config import Settings
 from streamer.errors import StartError, Unavailable
 from streamer.http.compression import GzipStreams
+from streamer.http.links import Links
 from streamer.http.listener import Listener
 from streamer.http.places import Places
 from streamer.http.room import Room
@@ -88,6 +89,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             read_ahead=_threads(stack, READ_AHEAD_THREADS, "read ahead"),
             places=places,
             room=stack.enter_context(closing(Room())),
+            links=Links(settings.public_url),
             abandon_after=settings.abandon_after,
             ttl=settings.export_ttl,
         )

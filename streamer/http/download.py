@@ -22,7 +22,6 @@ from streamer.http.multipart import byteranges
 from streamer.http.negotiation import (
     Asked,
     content_headers,
-    new_export_headers,
     not_modified_headers,
     representation_headers,
     validators,
@@ -226,9 +225,9 @@ class Downloads:
             async with asyncio.timeout(SOURCE_TIMEOUT):
                 await live.begun()
         except TimeoutError:
-            headers = new_export_headers(live.id) if asked.anew else {}
             raise Unavailable(
-                "the source database cannot be read at the moment; the export waits for it", headers=headers
+                "the source database cannot be read at the moment; the export waits for it",
+                headers=asked.new_export_headers(live.id),
             ) from None
 
 

@@ -11,9 +11,10 @@ import msgspec
 from aiohttp import web
 
 from streamer.errors import BadParameter, BodyTooLarge, NotFound, SlowBody, Unavailable, shown
+from streamer.http.links import LINKS, status_path
 from streamer.http.listing import cursor, read_page
 from streamer.http.parameters import Parameters
-from streamer.http.status import links, parameter_of, representation
+from streamer.http.status import parameter_of, representation
 from streamer.http.target import read_query
 from streamer.jobs.queue import ExportQueue
 from streamer.model import Export, ExportSpec, State
@@ -42,24 +43,25 @@ class Exports:
 
     async def create(self, request: web.Request) -> web.Response:
         export_id, state = await self._submit(request)
-        body = {"exportId": str(export_id), "status": state, "links": links(export_id)}
-        return json_response(body, status=202, headers={"Location": links(export_id)["self"]})
+        return _accepted(request, export_id, {"status": state, "links": request.app[LINKS].of(export_id)})
 
     async def create_job(self, request: web.Request) -> web.Response:
         export_id, state = await self._submit(request)
-        body = {"jobId": str(export_id), "exportId": str(export_id), "status": state}
-        return json_response(body, status=202, headers={"Location": links(export_id)["self"]})
+        return _accepted(request, export_id, {"jobId": str(export_id), "status": state})
 
     async def status(self, request: web.Request) -> web.Response:
         export_id = requested_id(request)
         export = await self._queue.get(export_id)
-        return json_response(representation(export, self._queue.live(export_id), ttl=self._ttl))
+        return json_response(self._representation(request, export))
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /exports`: newest first; `nextCursor` is null on the last page."""
         exports, more = await self._queue.page(*read_page(request))
-        found = [representation(export, self._queue.live(export.id), ttl=self._ttl) for export in exports]
+        found = [self._representation(request, export) for export in exports]
         return json_response({"exports": found, "nextCursor": cursor(exports[-1]) if more else None})
+
+    def _representation(self, request: web.Request, export: Export) -> dict[str, Any]:
+        return representation(export, self._queue.live(export.id), ttl=self._ttl, links=request.app[LINKS])
 
     async def delete(self, request: web.Request) -> web.Response:
         await self._queue.remove(requested_id(request))
@@ -130,6 +132,11 @@ class Exports:
         """The new export, or the one that was begun with the same Idempotency-Key."""
         submitted = await self._queue.submit(await self.read_spec(request), key=_idempotency_key(request))
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
+
+
+def _accepted(request: web.Request, export_id: UUID, members: dict[str, Any]) -> web.Response:
+    location = request.app[LINKS].reference(status_path(export_id), request_path=request.path)
+    return json_response({"exportId": str(export_id), **members}, status=202, headers={"Location": location})
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.typedefs import Handler
 
 from streamer.errors import ClientError, RangeNotSatisfiable
+from streamer.http.links import LINKS
 from streamer.protocol.ranges import unsatisfied_range
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,12 @@ def _members(code: str, title: str, status: int, sentence: str) -> dict[str, str
     return {"type": TYPE + code, "title": title, "status": status, "detail": sentence, "error": sentence}
 
 
+def _instance(request: web.BaseRequest) -> str:
+    """RFC 9457, 3.1.5. What could not be read as a request has come to no application."""
+    path = request.rel_url.raw_path
+    return request.app[LINKS].to(path) if isinstance(request, web.Request) else path
+
+
 def _problem(
     request: web.BaseRequest,
     *,
@@ -133,7 +140,7 @@ def _problem(
     sentence: str,
     parameter: str | None = None,
 ) -> web.Response:
-    members = _members(code, title, status, sentence) | {"instance": request.path}
+    members = _members(code, title, status, sentence) | {"instance": _instance(request)}
     if parameter is not None:
         members["parameter"] = parameter
     response = web.Response(status=status, body=msgspec.json.encode(members), content_type=CONTENT_TYPE)

@@ -10,6 +10,7 @@ from streamer.http.datasets import Datasets
 from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
 from streamer.http.line import READ_AHEAD
+from streamer.http.links import LINKS, Links
 from streamer.http.places import Places
 from streamer.http.problems import problems
 from streamer.http.room import ROOM, Room, in_turn
@@ -31,6 +32,7 @@ def application(
     read_ahead: Executor,
     places: Places,
     room: Room,
+    links: Links,
     abandon_after: float,
     ttl: float,
 ) -> web.Application:
@@ -40,6 +42,7 @@ def application(
     app = web.Application(middlewares=[in_turn, problems, counted])
     app[READ_AHEAD] = read_ahead
     app[ROOM] = room
+    app[LINKS] = links
     app[ANSWERS] = Answers()
     app.add_routes(
         [
