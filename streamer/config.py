@@ -38,6 +38,10 @@ class Names(tuple[str, ...]):
     """A comma-separated list of names, each as SQL has it."""
 
 
+class Hosts(tuple[str, ...]):
+    """A comma-separated list of host names and addresses."""
+
+
 class RoleName(str):
     """The name of a role, as it is: not quoted, not folded to lower case."""
 
@@ -76,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     db_password: str = ""
     db_name: str = "postgres"
     source_database_url: str = ""
-    api_host: str = "127.0.0.1"
+    api_host: Hosts = Hosts(("127.0.0.1",))
     api_port: Port = 8080
     public_url: PublicUrl = PublicUrl("")
     database_wait: Duration = Duration(60)
@@ -179,6 +183,13 @@ def _names(text: str) -> Names:
     return Names(names)
 
 
+def _hosts(text: str) -> Hosts:
+    hosts = Hosts(host.strip() for host in text.split(","))
+    if not all(hosts):
+        raise ValueError("Expected host names or addresses separated by commas, such as 127.0.0.1,::1")
+    return hosts
+
+
 def _role(text: str) -> RoleName:
     if text == NO_ROLE:
         raise ValueError("Expected the name of a role; leave it empty for the user of the connection")
@@ -205,6 +216,7 @@ READERS: Mapping[type, Callable[[str], Any]] = {
     Size: _size,
     RowSize: _row_size,
     Names: _names,
+    Hosts: _hosts,
     RoleName: _role,
     PublicUrl: _public_url,
 }

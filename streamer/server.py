@@ -249,8 +249,7 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
     )
     with _cannot_listen(settings):
         await listener.start()
-    host, port = runner.addresses[0][:2]
-    return listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return listener, listener.name
 
 
 async def _accept(listener: Listener, settings: Settings) -> None:
@@ -265,7 +264,7 @@ def _cannot_listen(settings: Settings) -> Iterator[None]:
         yield
     except OSError as error:
         raise StartError(
-            f"API_PORT: cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror}"
+            f"API_PORT: cannot listen on {error.filename}:{settings.api_port}: {error.strerror}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.typedefs import Handler
 
-from streamer.errors import ClientError, RangeNotSatisfiable
+from streamer.errors import ClientError, RangeNotSatisfiable, shown
 from streamer.http.links import LINKS
 from streamer.protocol.ranges import unsatisfied_range
 
@@ -34,7 +34,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if isinstance(error, ClientError):
             return _of_ours(request, error)
         if isinstance(error, web.HTTPException):
-            return _of_aiohttp(request, error)
+            return refused_by_aiohttp(request, error)
         log.exception("%s %s failed", request.method, request.path)
         return _problem(
             request, code="internal", title="Internal error", status=500, sentence="the server's log has the reason"
@@ -81,11 +81,12 @@ def _of_ours(request: web.Request, error: ClientError) -> web.Response:
     return response
 
 
-def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
-    """What aiohttp itself refuses: no such route, a wrong method."""
+def refused_by_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
+    """What aiohttp itself refuses: no such route, a wrong method, an expectation."""
     sentences = {
         404: f"there is nothing at {request.path}",
         405: f"{request.method} is not allowed here",
+        417: f"there is no expectation '{shown(request.headers.get('Expect', ''))}'; Expect may be 100-continue",
     }
     status = HTTPStatus(error.status)
     response = _problem(

@@ -12,7 +12,7 @@ from streamer.source.rows import CursorChoice
 
 URL = "postgresql://localhost/exports"
 DEFAULTS = {
-    "api_host": "127.0.0.1",
+    "api_host": ("127.0.0.1",),
     "api_port": 8080,
     "public_url": "",
     "database_wait": 60.0,
@@ -51,7 +51,8 @@ def test_source_is_the_same_database_unless_it_is_set() -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "value"),
     [
-        ("API_HOST", "0.0.0.0", "0.0.0.0"),
+        ("API_HOST", "0.0.0.0", ("0.0.0.0",)),
+        ("API_HOST", "127.0.0.1, ::1", ("127.0.0.1", "::1")),
         ("API_PORT", "0", 0),
         ("API_PORT", "65535", 65535),
         ("PUBLIC_URL", "https://example.org", "https://example.org"),
@@ -106,6 +107,8 @@ def test_value_is_read_as_its_setting(variable: str, text: str, value: object) -
 @pytest.mark.parametrize(
     ("variable", "text", "allowed"),
     [
+        ("API_HOST", "127.0.0.1,", "separated by commas"),
+        ("API_HOST", ",", "separated by commas"),
         ("API_PORT", "http", "int"),
         ("API_PORT", "-1", ">= 0"),
         ("API_PORT", "65536", "<= 65535"),
