@@ -254,7 +254,7 @@ async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, 
     assert shown(stale, live)["snapshotAt"] is None
     assert shown(stale, live)["progress"]["totalRows"] == 0
     spool.open()
-    live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), lambda: 50)
+    live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), b"", lambda: 50)
     await spool.append(b"1\n" * 25, 25)
     sealed = await spool.finish()
     found = shown(stale, live)
