@@ -6,6 +6,7 @@ log.
 
 import logging
 from http import HTTPStatus
+from typing import cast
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -56,7 +57,10 @@ def malformed(
         status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         sentence = f"the request has more than {most_fields} header fields"
     log.info("%s sent what is no request: %s", request.remote, sentence)
-    response = _problem(request, code=_code(status), title=status.phrase, status=status, sentence=sentence)
+    path = request.rel_url.raw_path  # it has come to no application
+    response = _problem(
+        request, code=_code(status), title=status.phrase, status=status, sentence=sentence, instance=path
+    )
     response.force_close()
     response.headers["Connection"] = "close"  # said also where the request seems to be of HTTP/1.0
     return response
@@ -126,12 +130,6 @@ def _members(code: str, title: str, status: int, sentence: str) -> dict[str, str
     return {"type": TYPE + code, "title": title, "status": status, "detail": sentence, "error": sentence}
 
 
-def _instance(request: web.BaseRequest) -> str:
-    """RFC 9457, 3.1.5. What could not be read as a request has come to no application."""
-    path = request.rel_url.raw_path
-    return request.app[LINKS].to(path) if isinstance(request, web.Request) else path
-
-
 def _problem(
     request: web.BaseRequest,
     *,
@@ -140,8 +138,12 @@ def _problem(
     status: int,
     sentence: str,
     parameter: str | None = None,
+    instance: str | None = None,
 ) -> web.Response:
-    members = _members(code, title, status, sentence) | {"instance": _instance(request)}
+    """`instance` is RFC 9457, 3.1.5; it is the URL of the request unless it is given."""
+    if instance is None:
+        instance = cast("web.Request", request).app[LINKS].to(request.rel_url.raw_path)
+    members = _members(code, title, status, sentence) | {"instance": instance}
     if parameter is not None:
         members["parameter"] = parameter
     response = web.Response(status=status, body=msgspec.json.encode(members), content_type=CONTENT_TYPE)
