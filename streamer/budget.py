@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamer.config import Settings
+from streamer.http.answers import ANSWERS_LIMIT
 from streamer.http.compression import MOST_HELD as GZIP_HELD
 from streamer.http.download import COPIED
-from streamer.http.exports import BODIES
+from streamer.http.exports import BODIES_LIMIT
 from streamer.http.listener import HEADS_LIMIT
 from streamer.http.places import most_waiting
 from streamer.http.room import LEAST_SHARE
-from streamer.http.routes import MAX_BODY
 from streamer.logs import LOG_QUEUE
 from streamer.server import SPARE_CONNECTIONS
 from streamer.source.blocks import HOLD_LIMIT
@@ -30,7 +30,8 @@ CONNECTION = 10 * KB  # without a download, also in the kernel
 SOCKET = 4 * MB  # of a client that is not in a crowd: what the kernel gives by itself (net.ipv4.tcp_wmem)
 GZIP_STATE = 352 * KB  # of ISA-L at level 1, once it is in use
 WAITING_EXPORT = 8 * KB
-PARSED = 10  # times a body's size, when it is a list of short values
+UNDERSTOOD = 3584 * KB  # beside a body as large as there may be, with as many values
+SPEC = 2 * MB  # of 1,600 columns and 1000 values, while its rows are read
 CHUNK = 512 * KB  # what the driver reads from a socket at a time, and what it makes of that
 LOG_RECORD = KB
 
@@ -58,9 +59,11 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("other connections", CONNECTION + LEAST_SHARE, SPARE_CONNECTIONS),
         Item("what waits in sockets", most_waiting(settings.max_followers, SOCKET)),
         Item("request heads", HEADS_LIMIT),
-        Item("request bodies", MAX_BODY, BODIES),
+        Item("request bodies", BODIES_LIMIT),
+        Item("a large request, while it is understood", UNDERSTOOD),
+        Item("large answers", ANSWERS_LIMIT),
         Item("exports that wait (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
-        Item("exports: what they ask for", PARSED * MAX_BODY, exports),
+        Item("exports: what they ask for", SPEC, exports),
         Item("small bodies, copied", COPIED),
         Item("gzip streams (GZIP_STREAMS)", GZIP_HELD + GZIP_STATE, settings.gzip_streams),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,6 +16,9 @@ from streamer.source.rows import CursorChoice
 
 SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
 NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes is a part of it
+URL = re.compile(
+    r"https?://[^/?#@\s\\]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?", re.ASCII | re.IGNORECASE
+)
 NO_ROLE = "none"  # SET ROLE takes it for "no role", not for the name of one
 LEAST_ROW_SIZE = 64 * 1024  # bytes
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -30,6 +34,10 @@ class LogFormat(StrEnum):
 
 class Names(tuple[str, ...]):
     """A comma-separated list of names, each as SQL has it."""
+
+
+class Hosts(tuple[str, ...]):
+    """A comma-separated list of host names and addresses."""
 
 
 class RoleName(str):
@@ -54,6 +62,12 @@ class RowSize(Size):
     """At least what any row may need."""
 
 
+class PublicUrl(str):
+    """A URL as its clients write it, without a slash at its end."""
+
+    __slots__ = ()
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid_unknown_fields=True):
     """Each field is the environment variable of the same name in upper case."""
 
@@ -64,8 +78,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     db_password: str = ""
     db_name: str = "postgres"
     source_database_url: str = ""
-    api_host: str = "127.0.0.1"
+    api_host: Hosts = Hosts(("127.0.0.1",))
     api_port: Port = 8080
+    public_url: PublicUrl = PublicUrl("")
     database_wait: Duration = Duration(60)
     source_wait: Duration = Duration(10 * 60)
     datasets: Names = Names(("users",))
@@ -78,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     max_queued_exports: AtLeastOne = 100
     max_followers: AtLeastOne = 1000
     follower_stall_timeout: Timeout = Timeout(60)
-    gzip_streams: AtLeastOne = 32
+    gzip_streams: AtLeastOne = 12
     max_row_size: RowSize = RowSize(2 * 1024**2)
     abandon_after: Duration = Duration(60)
     export_max_time: Timeout = Timeout(6 * 60 * 60)
@@ -166,10 +181,31 @@ def _names(text: str) -> Names:
     return Names(names)
 
 
+def _hosts(text: str) -> Hosts:
+    hosts = Hosts(host.strip() for host in text.split(","))
+    if not all(hosts):
+        raise ValueError("Expected host names or addresses separated by commas, such as 127.0.0.1,::1")
+    return hosts
+
+
 def _role(text: str) -> RoleName:
     if text == NO_ROLE:
         raise ValueError("Expected the name of a role; leave it empty for the user of the connection")
     return RoleName(text)
+
+
+def _public_url(text: str) -> PublicUrl:
+    found = URL.fullmatch(text)
+    try:
+        usable = found is not None and bool(urlsplit(text).hostname) and urlsplit(text).port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            "Expected an absolute http or https URL without a user, a query and a fragment, such as"
+            " https://example.org/exports-api"
+        )
+    return PublicUrl(text.rstrip("/"))
 
 
 READERS: Mapping[type, Callable[[str], Any]] = {
@@ -178,7 +214,9 @@ READERS: Mapping[type, Callable[[str], Any]] = {
     Size: _size,
     RowSize: _row_size,
     Names: _names,
+    Hosts: _hosts,
     RoleName: _role,
+    PublicUrl: _public_url,
 }
 
 

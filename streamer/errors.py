@@ -60,6 +60,14 @@ class NotAcceptable(ClientError):
     code, status, title = "not-acceptable", 406, "No acceptable content coding"
 
 
+class TooMuch(ClientError):
+    code, status, title = "too-much", 400, "The request asks for too much"
+
+
+class BodyTooLarge(ClientError):
+    code, status, title = "request-entity-too-large", 413, "The request body is too large"
+
+
 class SlowBody(ClientError):
     code, status, title = "slow-body", 408, "The request body did not come in"
 

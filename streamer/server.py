@@ -19,6 +19,7 @@ from streamer.config import Settings
 from streamer.cores import cores
 from streamer.errors import StartError, Unavailable
 from streamer.http.compression import GzipStreams
+from streamer.http.links import Links
 from streamer.http.listener import Listener
 from streamer.http.places import Places
 from streamer.http.room import Room
@@ -96,6 +97,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             read_ahead=_threads(stack, READ_AHEAD_THREADS, "read ahead"),
             places=places,
             room=stack.enter_context(closing(Room())),
+            links=Links(settings.public_url),
             abandon_after=settings.abandon_after,
             ttl=settings.export_ttl,
         )
@@ -256,8 +258,7 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
     )
     with _cannot_listen(settings):
         await listener.start()
-    host, port = runner.addresses[0][:2]
-    return listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return listener, listener.name
 
 
 async def _accept(listener: Listener, settings: Settings) -> None:
@@ -272,7 +273,7 @@ def _cannot_listen(settings: Settings) -> Iterator[None]:
         yield
     except OSError as error:
         raise StartError(
-            f"API_PORT: cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror}"
+            f"API_PORT: cannot listen on {error.filename}:{settings.api_port}: {error.strerror}"
         ) from error
 
 

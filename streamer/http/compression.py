@@ -54,6 +54,7 @@ class GzipStreams:
             if await response.begin(request):
                 with ChunkedLine(request, follower) as line:
                     stream = _Stream(self._executor, line, follower)
+                    await stream.begin(await follower.early())
                     async for extent in follower:
                         await stream.send(extent, flush=follower.caught_up)
                     await stream.end()
@@ -75,6 +76,11 @@ class _Stream:
         self._source = source
         self._line = line
         self._compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP_FORMAT)
+
+    async def begin(self, head: bytes) -> None:
+        """The first bytes, which are few, and which the client is to read at once."""
+        if head:
+            await self._line.write(self._compressor.compress(head) + self._compressor.flush(isal_zlib.Z_SYNC_FLUSH))
 
     async def send(self, extent: Extent, *, flush: bool) -> None:
         offset, stop = extent.offset, extent.offset + extent.length

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from streamer.errors import NotFound, shown
 from streamer.http.exports import json_response
+from streamer.http.links import LINKS, Links
 from streamer.http.target import read_path
 from streamer.source.catalog import Catalog, Column, Dataset
 from streamer.source.filters import parameters_of, written_order
@@ -23,7 +24,8 @@ class Datasets:
 
     async def list(self, request: web.Request) -> web.Response:
         """All of them, without their columns."""
-        return json_response({"datasets": [_summary(dataset) for dataset in self._catalog.values()]})
+        links = request.app[LINKS]
+        return json_response({"datasets": [_summary(dataset, links) for dataset in self._catalog.values()]})
 
     async def describe(self, request: web.Request) -> web.Response:
         """One of them. Raises NotFound."""
@@ -36,10 +38,10 @@ class Datasets:
             name = request.match_info["name"]
             raise NotFound(f"there is no dataset '{shown(name)}'; GET /datasets lists them")
         columns = [_column(column, required=column.name in dataset.required) for column in dataset.columns.values()]
-        return json_response({**_summary(dataset), "columns": columns})
+        return json_response({**_summary(dataset, request.app[LINKS]), "columns": columns})
 
 
-def _summary(dataset: Dataset) -> dict[str, Any]:
+def _summary(dataset: Dataset, links: Links) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "description": dataset.description,
@@ -47,8 +49,8 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
         "requiredFilters": dataset.required,
         "orderBy": written_order(dataset.order),
         "rowLimit": dataset.limit,
-        "example": _example(dataset),
-        "links": {"self": f"/datasets/{quote(dataset.name, safe='')}"},
+        "example": links.to(_example(dataset)),
+        "links": {"self": links.to(f"{PREFIX}{quote(dataset.name, safe='')}")},
     }
 
 

@@ -64,11 +64,12 @@ class DownloadResponse(web.StreamResponse):
 
 
 async def send_followed(request: web.Request, response: DownloadResponse, follower: Follower) -> None:
-    """What the follower gives, each extent in chunks as soon as it is published."""
+    """What the follower gives, each extent in chunks as soon as it is published; before them what is known already."""
     response.enable_chunked_encoding()
     with response.body():
         if await response.begin(request):
             with ChunkedLine(request, follower) as line:
+                await line.write(await follower.early())
                 async for extent in follower:
                     await line.send(extent)
 

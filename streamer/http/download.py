@@ -4,12 +4,14 @@ An unfinished export is followed. A completed one has a length, validators and r
 without a body. Both ways read as RFC 9110 has them: coding, preconditions, range, headers, body.
 
 A new export gets a moment to show its first rows or to fail: a statement that the database refuses is then an error
-with a reason, not a body that breaks.
+with a reason, not a body that breaks. After that moment the headers go out, and the line with the names of the columns
+as soon as the query runs, so that a connection is not silent while the database sorts.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 from uuid import UUID
 
 from aiohttp import web
@@ -18,11 +20,11 @@ from streamer.errors import BadBody, BadParameter, RangeNotSatisfiable, TooEarly
 from streamer.http.compression import GzipStreams
 from streamer.http.delivery import DownloadResponse, Part, length_of, send_followed, send_parts
 from streamer.http.exports import Exports, requested_id
+from streamer.http.listener import Connection
 from streamer.http.multipart import byteranges
 from streamer.http.negotiation import (
     Asked,
     content_headers,
-    new_export_headers,
     not_modified_headers,
     representation_headers,
     validators,
@@ -125,6 +127,7 @@ class Downloads:
 
     async def _live(self, request: web.Request, asked: Asked, coding: Coding, live: LiveExport) -> web.StreamResponse:
         """The live table: what is asked is answered from what is there, or waits until it is."""
+        cast("Connection", request.protocol).leave_at_eof()
         with live.followed():
             await self._first_rows(live, asked)
             if not asked.chunks:
@@ -146,14 +149,15 @@ class Downloads:
         self, request: web.Request, asked: Asked, live: LiveExport, wanted: Positions, headers: dict[str, str]
     ) -> web.StreamResponse:
         """RFC 8673: the headers wait until the first byte that was asked for exists, or the export ends short of it."""
-        await live.spool.moved_beyond(wanted.first)
-        if live.spool.ended:
-            return await self._sealed(request, asked, Coding.IDENTITY, live.id)
-        await self._served(request, live)
+        if wanted.first >= len(await live.early()):
+            await live.spool.moved_beyond(wanted.first)
+            if live.spool.ended:
+                return await self._sealed(request, asked, Coding.IDENTITY, live.id)
+            await self._served(request, live)
         headers["Content-Range"] = live_content_range(wanted)
         response = DownloadResponse(status=206, headers=headers)
         stop = None if wanted.last is None else wanted.last + 1
-        with Follower(live.spool, wanted.first, stop) as follower:
+        with Follower(live.spool, wanted.first, stop, before_first=live.serve, head=live.early) as follower:
             if stop is not None and stop <= live.spool.frontier:
                 await send_parts(request, response, follower, [Slice(wanted.first, stop)])
             else:
@@ -165,7 +169,7 @@ class Downloads:
     ) -> web.StreamResponse:
         response = DownloadResponse(headers=headers)
         send = self._gzip.send_followed if coding is Coding.GZIP else send_followed
-        with Follower(live.spool, before_first=live.serve) as follower:
+        with Follower(live.spool, before_first=live.serve, head=live.early) as follower:
             await send(request, response, follower)
         return response
 
@@ -226,9 +230,9 @@ class Downloads:
             async with asyncio.timeout(SOURCE_TIMEOUT):
                 await live.begun()
         except TimeoutError:
-            headers = new_export_headers(live.id) if asked.anew else {}
             raise Unavailable(
-                "the source database cannot be read at the moment; the export waits for it", headers=headers
+                "the source database cannot be read at the moment; the export waits for it",
+                headers=asked.new_export_headers(live.id),
             ) from None
 
 

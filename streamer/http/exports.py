@@ -1,6 +1,8 @@
 """Create, status, cancel: the exports as resources, in both dialects that clients speak."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -8,19 +10,24 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from streamer.errors import BadParameter, NotFound, SlowBody, Unavailable, shown
+from streamer.errors import BadParameter, BodyTooLarge, NotFound, SlowBody, Unavailable, shown
+from streamer.http.links import LINKS, status_path
 from streamer.http.listing import cursor, read_page
 from streamer.http.parameters import Parameters
-from streamer.http.status import links, parameter_of, representation
+from streamer.http.status import parameter_of, representation
 from streamer.http.target import read_query
 from streamer.jobs.queue import ExportQueue
 from streamer.model import Export, ExportRequest, State
 from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck, WrongNullError, WrongValueError
 
+MAX_BODY = 384 * 1024  # bytes: 1,599 long names in JSON's escapes, and 1000 UUIDs
 BODIES = 64  # that are being read at once
+BODIES_LIMIT = 768 * 1024  # bytes of all of them
+LARGE = 16 * 1024  # bytes of a request's query and body; of the larger ones one at a time is understood
 BODY_TIMEOUT = 10.0  # seconds for a body to come in
 LONGEST_KEY = 255  # characters
+TOO_LARGE = f"the request body has more than {MAX_BODY} bytes"
 LONGEST_SENTENCE = 300  # characters of what the database says, which repeats the client's value
 
 
@@ -30,28 +37,31 @@ class Exports:
         self._ttl = timedelta(seconds=ttl)
         self._catalog = catalog
         self._values = values
-        self._bodies = 0
+        self._bodies = 0  # that are being read
+        self._bodies_size = 0  # bytes of them that have come in
+        self._understanding = asyncio.Lock()  # a large request takes several times its size until it is checked
 
     async def create(self, request: web.Request) -> web.Response:
         export_id, state = await self._submit(request)
-        body = {"exportId": str(export_id), "status": state, "links": links(export_id)}
-        return json_response(body, status=202, headers={"Location": links(export_id)["self"]})
+        return _accepted(request, export_id, {"status": state, "links": request.app[LINKS].of(export_id)})
 
     async def create_job(self, request: web.Request) -> web.Response:
         export_id, state = await self._submit(request)
-        body = {"jobId": str(export_id), "exportId": str(export_id), "status": state}
-        return json_response(body, status=202, headers={"Location": links(export_id)["self"]})
+        return _accepted(request, export_id, {"jobId": str(export_id), "status": state})
 
     async def status(self, request: web.Request) -> web.Response:
         export_id = requested_id(request)
         export = await self._queue.get(export_id)
-        return json_response(representation(export, self._queue.live(export_id), ttl=self._ttl))
+        return json_response(self._representation(request, export))
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /exports`: newest first; `nextCursor` is null on the last page."""
         exports, more = await self._queue.page(*read_page(request))
-        found = [representation(export, self._queue.live(export.id), ttl=self._ttl) for export in exports]
+        found = [self._representation(request, export) for export in exports]
         return json_response({"exports": found, "nextCursor": cursor(exports[-1]) if more else None})
+
+    def _representation(self, request: web.Request, export: Export) -> dict[str, Any]:
+        return representation(export, self._queue.live(export.id), ttl=self._ttl, links=request.app[LINKS])
 
     async def delete(self, request: web.Request) -> web.Response:
         await self._queue.remove(requested_id(request))
@@ -64,10 +74,17 @@ class Exports:
     async def read_request(self, request: web.Request, *, besides: str | None = None) -> ExportRequest:
         """The export that the request asks for, where `besides` is a parameter that somebody else reads.
 
-        Raises BadParameter, BadTarget, BadBody, what `_read_body` does, and Unavailable if a value cannot be checked.
+        Raises BadParameter, BadTarget, BadBody, TooMuch, what `_read_body` does, and Unavailable if a value cannot be
+        checked.
         """
+        async with self._body(request) as body:
+            large = len(request.rel_url.raw_query_string) + len(body) > LARGE
+            async with self._understanding if large else nullcontext():
+                return await self._understood(request, body, besides)
+
+    async def _understood(self, request: web.Request, body: bytearray, besides: str | None) -> ExportRequest:
         query = [(name, text) for name, text in read_query(request) if name != besides]
-        parameters = Parameters(query, await self._read_body(request))
+        parameters = Parameters(query, body)
         await self._catalog.refresh(parameters.dataset(self._catalog).name)
         dataset = parameters.dataset(self._catalog)
         asked = parameters.request(dataset, longest=self._ttl)
@@ -79,25 +96,47 @@ class Exports:
             raise BadParameter("null", shown(str(wrong), LONGEST_SENTENCE)) from wrong
         return asked
 
-    async def _read_body(self, request: web.Request) -> bytes:
-        """Raises Unavailable if too many are being read, and SlowBody."""
+    @asynccontextmanager
+    async def _body(self, request: web.Request) -> AsyncIterator[bytearray]:
+        """Raises Unavailable if too many are being read, BodyTooLarge and SlowBody."""
+        body = bytearray()
         if not request.can_read_body:
-            return b""
+            yield body
+            return
         if self._bodies >= BODIES:
-            raise Unavailable("too many request bodies at once")
+            raise Unavailable(f"too many request bodies at once: {BODIES} are being read")
         self._bodies += 1
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                return await request.read()
-        except TimeoutError:
-            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from None
+            await self._read(request, body)
+            yield body
         finally:
             self._bodies -= 1
+            self._bodies_size -= len(body)
+
+    async def _read(self, request: web.Request, body: bytearray) -> None:
+        if (request.content_length or 0) > MAX_BODY:
+            raise BodyTooLarge(TOO_LARGE)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for piece in request.content.iter_any():
+                    body += piece
+                    self._bodies_size += len(piece)
+                    if len(body) > MAX_BODY:
+                        raise BodyTooLarge(TOO_LARGE)
+                    if self._bodies_size > BODIES_LIMIT:
+                        raise Unavailable(f"the request bodies that are being read have more than {BODIES_LIMIT} bytes")
+        except TimeoutError:
+            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from None
 
     async def _submit(self, request: web.Request) -> tuple[UUID, str]:
         """The new export, or the one that was begun with the same Idempotency-Key."""
         submitted = await self._queue.submit(await self.read_request(request), key=_idempotency_key(request))
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
+
+
+def _accepted(request: web.Request, export_id: UUID, members: dict[str, Any]) -> web.Response:
+    location = request.app[LINKS].reference(status_path(export_id), request_path=request.path)
+    return json_response({"exportId": str(export_id), **members}, status=202, headers={"Location": location})
 
 
 def _idempotency_key(request: web.Request) -> str | None:

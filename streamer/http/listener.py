@@ -10,6 +10,8 @@ and what is written waits in the kernel, not here.
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import cast
 
@@ -18,19 +20,20 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streamer.errors import Unavailable
 from streamer.http.access_log import AccessLog
-from streamer.http.problems import before_a_request, malformed
+from streamer.http.problems import before_a_request, malformed, refused_by_aiohttp
 from streamer.http.room import LEAST_SHARE, limit_waiting
 from streamer.http.stalls import StallWatch
 
 IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next
-MAX_TARGET = 16 * 1024  # bytes of a request's target
+MAX_TARGET = 64 * 1024  # bytes of a request's target: 1000 UUIDs, each with the name of its column
 MAX_FIELD = 8 * 1024  # bytes of one header field
 MAX_FIELDS = 64
-MAX_HEAD = 64 * 1024  # bytes of all of it
+MAX_HEAD = 128 * 1024  # bytes of all of it
 HEADS_LIMIT = 2 * 1024 * 1024  # bytes of all heads that are being read or answered
 READ_BUFFER = 16 * 1024  # bytes that asyncio asks of a socket at a time, and that are kept of a body nobody reads
 WRITE_BUFFER = 0  # bytes that wait in a connection before its writer waits
 UNREAD = 8 * 1024  # bytes that the kernel keeps of what a client says and nobody reads yet
+EVERY_ADDRESS = {"0.0.0.0": ("0.0.0.0",), "::": ("::", "0.0.0.0")}  # noqa: S104 - by the user's choice
 BACKLOG = 1024  # connections that the kernel keeps for us
 LINGER = 1.0  # seconds that a client has to read its refusal
 LINGERING = 256  # refusals at once; beyond these a connection is closed at once, and may miss its answer
@@ -39,7 +42,7 @@ LINGERING = 256  # refusals at once; beyond these a connection is closed at once
 class Connection(web.RequestHandler):
     """One client's connection, counted while it is open."""
 
-    __slots__ = ("_content", "_head", "_listener", "_pending", "_sizes", "_watched")
+    __slots__ = ("_content", "_follows", "_half_closed", "_head", "_listener", "_pending", "_sizes", "_watched")
 
     def __init__(self, listener: "Listener", server: web.Server) -> None:
         super().__init__(
@@ -59,6 +62,8 @@ class Connection(web.RequestHandler):
         self._pending = 0  # bytes of the one that is being read
         self._sizes: deque[int] = deque()  # of those that are being answered, or wait for it
         self._content: StreamReader | None = None  # the body that is coming in
+        self._half_closed = False  # the client sends no more, and may still read
+        self._follows = False  # what is being answered may take for ever
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -90,6 +95,40 @@ class Connection(web.RequestHandler):
         else:
             self._read(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays open: a client that sends no more reads the answers to what it has sent.
+
+        Between two requests, or in the middle of one, it has gone. So it has where the answer is a live download: a
+        client that was killed looks the same, and would be waited for until the next byte.
+        """
+        idle = self._waiter is not None and not self._waiter.done()
+        reading = self._pending > 0 or (self._content is not None and not self._content.is_eof())
+        closing = (self._close and not self._half_closed) or self._force_close  # sendfile has it read once more
+        if idle or reading or self._follows or closing:
+            return False
+        self._half_closed = True
+        self._close_after_the_last()
+        return True
+
+    def leave_at_eof(self) -> None:
+        """A client that sends no more has gone, from now on and until the answer is over."""
+        self._follows = True
+        if self._half_closed and self.transport is not None:
+            self.transport.close()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """What aiohttp refuses before any middleware is told in our own form, too."""
+        self._follows = False
+        self._close_after_the_last()
+        answer = refused_by_aiohttp(request, resp) if isinstance(resp, web.HTTPException) else resp
+        return await super().finish_response(request, answer, start_time)
+
+    def _close_after_the_last(self) -> None:
+        if self._half_closed and not self._messages:
+            self.close()
+
     def _read(self, data: bytes) -> None:
         waiting = len(self._messages)
         super().data_received(data)
@@ -107,7 +146,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What could not be read as a request is told in our own form, without a trace in the log."""
         if isinstance(exc, HttpProcessingError):
-            return malformed(request, exc, target_limit=MAX_TARGET)
+            return malformed(request, exc, target_limit=MAX_TARGET, most_fields=MAX_FIELDS)
         return super().handle_error(request, status, exc, message)
 
     def _count_head(self, size: int) -> None:
@@ -146,46 +185,62 @@ class Refusal(asyncio.Protocol):
 
 
 class Listener(web.BaseSite):
-    """Accepts connections on a TCP port, at most `limit` at once.
+    """Accepts connections on a TCP port of each host, at most `limit` at once.
+
+    `::` is every address of this machine, those of IPv4 included, whatever net.ipv6.bindv6only says.
 
     A client that takes no byte of what is sent to it for `stall_timeout` seconds is disconnected.
     """
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int, *, limit: int, stall_timeout: float) -> None:
+    def __init__(
+        self, runner: web.AppRunner, hosts: Sequence[str], port: int, *, limit: int, stall_timeout: float
+    ) -> None:
         super().__init__(runner, backlog=BACKLOG)
         self.stalls = StallWatch(stall_timeout)
         self._watching: asyncio.Task[None] | None = None
         self.open = 0
         self.heads = 0  # bytes
         self.refused = 0  # and not closed yet
-        self._host = host
+        self._hosts = tuple(dict.fromkeys(host for named in hosts for host in EVERY_ADDRESS.get(named, (named,))))
         self._port = port
+        self._servers: dict[str, asyncio.Server] = {}  # by host
         self._limit = limit
 
     @property
     def name(self) -> str:
-        return f"http://{self._host}:{self._port}"
+        """A URL that can be asked from this machine."""
+        host = "127.0.0.1" if self._hosts[0] in EVERY_ADDRESS else self._hosts[0]
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     async def start(self) -> None:
-        """Takes the port, and accepts nothing yet. Raises OSError if it cannot be had."""
+        """Takes the port, and accepts nothing yet. Raises OSError, with the host as its filename, if it cannot be had.
+
+        Port 0 is one that is free at the first host.
+        """
         await super().start()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._protocol, self._host, self._port, backlog=BACKLOG, start_serving=False
-        )
-        for listening in self._server.sockets:  # each connection inherits both, and the kernel doubles them (socket(7))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD // 2)
-            limit_waiting(listening, LEAST_SHARE)
+        for host in self._hosts:
+            with _names(host):
+                server = await asyncio.get_running_loop().create_server(
+                    self._protocol, host, self._port, backlog=BACKLOG, start_serving=False
+                )
+            self._servers[host] = server
+            self._port = self._port or server.sockets[0].getsockname()[1]
+            for listening in server.sockets:  # each connection inherits both, and the kernel doubles them (socket(7))
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD // 2)
+                limit_waiting(listening, LEAST_SHARE)
 
     async def accept(self) -> None:
-        """Raises OSError if another process listens there meanwhile."""
-        server = cast("asyncio.Server", self._server)
-        await server.start_serving()
+        """Raises OSError, as `start`, if another process listens there meanwhile."""
+        for host, server in self._servers.items():
+            with _names(host):
+                await server.start_serving()
         self._watching = asyncio.get_running_loop().create_task(self.stalls.run(), name="stall watch")
 
     async def stop(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
+        for server in self._servers.values():
+            server.close()
         await super().stop()
 
     def _protocol(self) -> asyncio.Protocol:
@@ -194,6 +249,15 @@ class Listener(web.BaseSite):
         assert self._runner.server is not None
         self.open += 1
         return Connection(self, self._runner.server)
+
+
+@contextmanager
+def _names(host: str) -> Iterator[None]:
+    """The system does not say which of several hosts it refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, host) from error
 
 
 REFUSED = before_a_request(

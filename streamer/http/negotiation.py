@@ -12,7 +12,8 @@ from uuid import UUID
 from aiohttp import HttpVersion11, web
 
 from streamer.errors import BadParameter, NotAcceptable, PreconditionFailed, Unavailable
-from streamer.http.status import entity_tag, links
+from streamer.http.links import LINKS, download_path
+from streamer.http.status import entity_tag
 from streamer.http.target import read_query, values_of
 from streamer.protocol.conditions import Validators, Verdict, evaluate, http_date, range_applies
 from streamer.protocol.disposition import Label, attachment, safe_filename
@@ -43,12 +44,12 @@ class Asked:
     filename: str | None
     at: datetime
     chunks: bool  # without them the end of the connection is the end of the body, which cannot show a failure
-    anew: bool  # in the request that begins the export
+    begun_by: web.Request | None  # the request, where it begins the export
 
     @classmethod
     def of(cls, request: web.Request) -> "Asked":
         """Of an export that is there."""
-        return cls._of(request, _fields(request), anew=False)
+        return cls._of(request, _fields(request))
 
     @classmethod
     def of_a_new_export(cls, request: web.Request) -> "Asked":
@@ -62,12 +63,12 @@ class Asked:
         if isinstance(resumed, Positions) and resumed.first > 0:
             raise BadParameter("Range", "a new export begins at its first byte; resume one at its Content-Location")
         kept = {name: value for name, value in fields.items() if name == "accept-encoding"}
-        return cls._of(request, kept, anew=True)
+        return cls._of(request, kept, begun_by=request)
 
     @classmethod
-    def _of(cls, request: web.Request, fields: Mapping[str, str], *, anew: bool) -> "Asked":
+    def _of(cls, request: web.Request, fields: Mapping[str, str], begun_by: web.Request | None = None) -> "Asked":
         chunks = request.version >= HttpVersion11
-        return cls(fields, _filename(request), datetime.now(UTC), chunks=chunks, anew=anew)
+        return cls(fields, _filename(request), datetime.now(UTC), chunks=chunks, begun_by=begun_by)
 
     def selected_of(self, length: int, validators: Validators) -> Whole | Slices | Unsatisfiable:
         """What Range and If-Range select of a sealed export of `length` bytes."""
@@ -87,6 +88,14 @@ class Asked:
         if verdict is Verdict.FAILED:
             raise PreconditionFailed("the export is not the one that If-Match or If-Unmodified-Since asks for")
         return verdict is not Verdict.NOT_MODIFIED
+
+    def new_export_headers(self, export_id: UUID) -> dict[str, str]:
+        """Where an export can be found again that began with this request."""
+        if self.begun_by is None:
+            return {}
+        links, path = self.begun_by.app[LINKS], download_path(export_id)
+        location = links.reference(path, request_path=self.begun_by.path)
+        return {"X-Export-Id": str(export_id), "Content-Location": location}
 
     def coding(self, *, gzip_available: bool) -> Coding:
         """Raises NotAcceptable, and Unavailable where only gzip is acceptable and too many streams are under way."""
@@ -136,9 +145,8 @@ def representation_headers(
         **content_headers(header=label.header),
         "Content-Disposition": attachment(asked.filename or label.filename),
         "ETag": validators.etag,
+        **asked.new_export_headers(export_id),
     }
-    if asked.anew:
-        headers.update(new_export_headers(export_id))
     if validators.last_modified is not None:
         headers["Last-Modified"] = http_date(validators.last_modified)
     if coding is Coding.GZIP:
@@ -146,11 +154,6 @@ def representation_headers(
     else:
         headers["Accept-Ranges"] = "bytes"
     return headers
-
-
-def new_export_headers(export_id: UUID) -> dict[str, str]:
-    """Where an export can be found again that began with this request."""
-    return {"X-Export-Id": str(export_id), "Content-Location": links(export_id)["download"]}
 
 
 def not_modified_headers(headers: Mapping[str, str]) -> dict[str, str]:

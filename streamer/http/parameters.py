@@ -23,7 +23,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from streamer.durations import read_duration, written_duration
-from streamer.errors import BadBody, BadParameter, shown
+from streamer.errors import BadBody, BadParameter, TooMuch, shown
 from streamer.model import Condition, Dialect, ExportRequest, ExportSpec, Operator, Order, Timestamps
 from streamer.protocol.dialect import check_character, check_null
 from streamer.source.catalog import Catalog, Dataset
@@ -56,6 +56,8 @@ CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories of Unicode: control characters
 DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # these have what follows read backwards
 NARROWING = set(Operator) - {Operator.NE, Operator.ISNULL}  # what a required condition may be
 PROFILES = {"excel": {"bom": True, "escape_formulas": True}}
+MOST_ITEMS = 10_000  # that commas separate in a body: members, columns and values together
+MOST_SPEC = 256 * 1024  # bytes of an export's columns and values as they are stored
 ROWS = re.compile(r"[0-9]{1,18}")
 
 T = TypeVar("T")
@@ -101,8 +103,8 @@ class Given:
 class Parameters:
     """The parameters of a request, from its query and its body. Every method raises BadParameter."""
 
-    def __init__(self, query: Iterable[tuple[str, str]], body: bytes) -> None:
-        """Raises BadBody, too."""
+    def __init__(self, query: Iterable[tuple[str, str]], body: bytes | bytearray) -> None:
+        """Raises BadBody and TooMuch, too."""
         self._of_query, self._of_body = _of_query(query), _of_body(body)
 
     def dataset(self, catalog: Catalog) -> Dataset:
@@ -117,12 +119,12 @@ class Parameters:
         )
 
     def spec(self, dataset: Dataset) -> ExportSpec:
-        """Its rows."""
+        """Its rows. Raises TooMuch."""
         asked = self._by_meaning(dataset)
         conditions = {meaning: given for meaning, given in asked.items() if isinstance(meaning, tuple)}
         general = {meaning: given for meaning, given in asked.items() if isinstance(meaning, str)}
         _check_required(conditions, dataset)
-        return ExportSpec(
+        spec = ExportSpec(
             dataset=dataset.name,
             columns=_columns(general.get("columns"), dataset),
             conditions=tuple(_condition(dataset, meaning, given) for meaning, given in conditions.items()),
@@ -130,6 +132,9 @@ class Parameters:
             limit=_limit(general.get("limit")),
             dialect=_dialect(general),
         )
+        if (size := len(spec.to_json().encode())) > MOST_SPEC:
+            raise TooMuch(f"its columns and values take {size} bytes when they are stored; at most {MOST_SPEC} may be")
+        return spec
 
     def _by_meaning(self, dataset: Dataset) -> dict[str | Meaning, Given]:
         return {**_by_meaning(self._of_body, dataset), **_by_meaning(self._of_query, dataset)}
@@ -142,9 +147,11 @@ def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
     return {name: Given(name, tuple(found), listed=False) for name, found in texts.items()}
 
 
-def _of_body(body: bytes) -> dict[str, Given]:
+def _of_body(body: bytes | bytearray) -> dict[str, Given]:
     if not body.strip():
         return {}
+    if body.count(b",") > MOST_ITEMS:
+        raise TooMuch(f"the body has more than {MOST_ITEMS} commas, and so more values than a request may have")
     members = _json_object(body)
     filters = members.pop("filters", None)
     if not isinstance(filters, dict | None):
@@ -159,7 +166,7 @@ def _of_body(body: bytes) -> dict[str, Given]:
     return found
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes | bytearray) -> dict[str, Any]:
     """Numbers stay the text they are, so that nothing is rounded before its column's type reads it."""
     try:
         found = json.loads(

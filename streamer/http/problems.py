@@ -6,19 +6,22 @@ log.
 
 import logging
 from http import HTTPStatus
+from typing import cast
 
 import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.typedefs import Handler
 
-from streamer.errors import ClientError, RangeNotSatisfiable
+from streamer.errors import ClientError, RangeNotSatisfiable, shown
+from streamer.http.links import LINKS
 from streamer.protocol.ranges import unsatisfied_range
 
 log = logging.getLogger(__name__)
 
 TYPE = "urn:streamer:problem:"
 CONTENT_TYPE = "application/problem+json"
+INSTEAD = "the parameters of an export may be sent as a JSON body, by POST /exports/csv"
 TOO_MANY_FIELDS = "Too many headers received"  # aiohttp's words for it
 
 
@@ -32,24 +35,32 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if isinstance(error, ClientError):
             return _of_ours(request, error)
         if isinstance(error, web.HTTPException):
-            return _of_aiohttp(request, error)
+            return refused_by_aiohttp(request, error)
         log.exception("%s %s failed", request.method, request.path)
         return _problem(
             request, code="internal", title="Internal error", status=500, sentence="the server's log has the reason"
         )
 
 
-def malformed(request: web.BaseRequest, error: HttpProcessingError, *, target_limit: int) -> web.Response:
+def malformed(
+    request: web.BaseRequest, error: HttpProcessingError, *, target_limit: int, most_fields: int
+) -> web.Response:
     """What aiohttp could not read as a request. The connection is closed after it."""
     status, sentence = HTTPStatus.BAD_REQUEST, "the request is not well-formed HTTP"
     if isinstance(error, LineTooLong):
-        target = error.args[1] == target_limit
-        status = HTTPStatus.REQUEST_URI_TOO_LONG if target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        sentence = f"the {'URL' if target else 'header field'} has more than {error.args[1]} bytes"
+        if error.args[1] == target_limit:
+            status, sentence = HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL has more than {target_limit} bytes; {INSTEAD}"
+        else:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            sentence = f"a header field has more than {error.args[1]} bytes"
     elif error.message == TOO_MANY_FIELDS:
-        status, sentence = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header fields"
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        sentence = f"the request has more than {most_fields} header fields"
     log.info("%s sent what is no request: %s", request.remote, sentence)
-    response = _problem(request, code=_code(status), title=status.phrase, status=status, sentence=sentence)
+    path = request.rel_url.raw_path  # it has come to no application
+    response = _problem(
+        request, code=_code(status), title=status.phrase, status=status, sentence=sentence, instance=path
+    )
     response.force_close()
     response.headers["Connection"] = "close"  # said also where the request seems to be of HTTP/1.0
     return response
@@ -74,12 +85,12 @@ def _of_ours(request: web.Request, error: ClientError) -> web.Response:
     return response
 
 
-def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
-    """What aiohttp itself refuses: no such route, a wrong method, a body that is too large."""
+def refused_by_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
+    """What aiohttp itself refuses: no such route, a wrong method, an expectation."""
     sentences = {
         404: f"there is nothing at {request.path}",
         405: f"{request.method} is not allowed here",
-        413: "the request body is too large",
+        417: f"there is no expectation '{shown(request.headers.get('Expect', ''))}'; Expect may be 100-continue",
     }
     status = HTTPStatus(error.status)
     response = _problem(
@@ -127,8 +138,12 @@ def _problem(
     status: int,
     sentence: str,
     parameter: str | None = None,
+    instance: str | None = None,
 ) -> web.Response:
-    members = _members(code, title, status, sentence) | {"instance": request.path}
+    """`instance` is RFC 9457, 3.1.5; it is the URL of the request unless it is given."""
+    if instance is None:
+        instance = cast("web.Request", request).app[LINKS].to(request.rel_url.raw_path)
+    members = _members(code, title, status, sentence) | {"instance": instance}
     if parameter is not None:
         members["parameter"] = parameter
     response = web.Response(status=status, body=msgspec.json.encode(members), content_type=CONTENT_TYPE)

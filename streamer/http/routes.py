@@ -4,11 +4,13 @@ from concurrent.futures import Executor
 
 from aiohttp import web
 
+from streamer.http.answers import ANSWERS, Answers, counted
 from streamer.http.compression import GzipStreams
 from streamer.http.datasets import Datasets
 from streamer.http.download import Downloads
 from streamer.http.exports import Exports, json_response
 from streamer.http.line import READ_AHEAD
+from streamer.http.links import LINKS, Links
 from streamer.http.places import Places
 from streamer.http.problems import problems
 from streamer.http.room import ROOM, Room, in_turn
@@ -18,7 +20,6 @@ from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck
 
 EXPORT = "/exports/{id:(?!csv$)[^{}/]+}"  # `csv` is no id, so that a wrong method at /exports/csv is 405 and not 404
-MAX_BODY = 32 * 1024  # bytes of a request
 
 
 def application(
@@ -31,15 +32,18 @@ def application(
     read_ahead: Executor,
     places: Places,
     room: Room,
+    links: Links,
     abandon_after: float,
     ttl: float,
 ) -> web.Application:
     exports = Exports(queue, catalog, values, ttl=ttl)
     datasets = Datasets(catalog)
     downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
-    app = web.Application(middlewares=[in_turn, problems], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[in_turn, problems, counted])
     app[READ_AHEAD] = read_ahead
     app[ROOM] = room
+    app[LINKS] = links
+    app[ANSWERS] = Answers()
     app.add_routes(
         [
             web.get("/health", _health),

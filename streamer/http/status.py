@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from streamer.http.links import Links
 from streamer.http.parameters import GENERAL
 from streamer.jobs.live import LiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
@@ -15,7 +16,7 @@ UNREADABLE = (
 )
 
 
-def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -> dict[str, Any]:
+def representation(export: Export, live: LiveExport | None, *, ttl: timedelta, links: Links) -> dict[str, Any]:
     """The row, with the progress of this moment where the export is running here."""
     progress = _at_the_moment(live, export.progress) if live and export.state is State.PROCESSING else export.progress
     return {
@@ -37,8 +38,13 @@ def representation(export: Export, live: LiveExport | None, *, ttl: timedelta) -
         "truncated": export.truncated,
         "sha256": export.sha256.hex() if export.sha256 else None,
         "etag": entity_tag(export.id),
-        "links": links(export.id) if export.removed_at is None else {"self": links(export.id)["self"]},
+        "links": _links(export, links),
     }
+
+
+def _links(export: Export, links: Links) -> dict[str, str]:
+    """A file that was removed has none."""
+    return {name: link for name, link in links.of(export.id).items() if name == "self" or export.removed_at is None}
 
 
 def _waiting_for(export: Export, live: LiveExport | None) -> str | None:
@@ -68,10 +74,6 @@ def _expiry(export: Export, ttl: timedelta) -> datetime | None:
     if export.state is not State.COMPLETED or export.removed_at is not None or export.finished_at is None:
         return None
     return export.finished_at + (ttl if export.ttl is None else min(ttl, export.ttl))
-
-
-def links(export_id: UUID) -> dict[str, str]:
-    return {"self": f"/exports/{export_id}/status", "download": f"/exports/{export_id}/download"}
 
 
 def entity_tag(export_id: UUID) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from streamer.errors import Unavailable
+from streamer.errors import ExportFailure, Unavailable
 from streamer.model import Progress
 from streamer.protocol.disposition import Label
 from streamer.spool.spool import Spool
@@ -42,6 +42,7 @@ class LiveExport:
         self.snapshot_at: datetime | None = None
         self._task: asyncio.Task[timedelta | None] | None = None
         self._expected: Callable[[], int] = int
+        self._prologue: bytes | None = None  # once a query has run
         self._started = 0.0
         self.percentage = 0.0  # the highest that was shown
         self._followers = 0
@@ -53,14 +54,22 @@ class LiveExport:
         """Queued, and not begun."""
         return self._task is None
 
-    def begin(self, snapshot_at: datetime, expected: Callable[[], int]) -> None:
-        """The query is open: time counts from here. `expected` tells the rows in all, better and better."""
+    def begin(self, snapshot_at: datetime, prologue: bytes, expected: Callable[[], int]) -> None:
+        """The query is open: time counts from here. `expected` tells the rows in all, better and better.
+
+        Raises ExportFailure if `prologue`, what stands before the rows, is not that of the run before.
+        """
         self.snapshot_at = snapshot_at
         self.waits = 0
         self._first_wait = None
-        self._begun.set()
         self._expected = expected
         self._started = asyncio.get_running_loop().time()
+        if self._prologue not in {None, prologue}:
+            raise ExportFailure(
+                "what stands before its rows has changed, and may have been downloaded; start a new one"
+            )
+        self._prologue = prologue
+        self._begun.set()
 
     @property
     def waiting_for(self) -> str | None:
@@ -79,6 +88,14 @@ class LiveExport:
         finally:
             begun.cancel()
             ended.cancel()
+
+    async def early(self) -> bytes:
+        """What stands before the rows, as soon as the query runs; nothing if a row is there by then, or the end.
+
+        It may leave before `serve`, and the export is run again all the same: every run begins with the same bytes.
+        """
+        await self.begun()
+        return b"" if self.spool.frontier or self.spool.ended else self._prologue or b""
 
     def progress(self) -> Progress:
         """Exact rows and bytes of what can be read now; the total is an estimate, never below what is there."""
@@ -100,7 +117,7 @@ class LiveExport:
 
     @property
     def served(self) -> bool:
-        """A byte has left, or is about to: this export is not run again."""
+        """A byte of a row has left, or is about to: this export is not run again."""
         return self._serving is not None
 
     async def serve(self) -> None:

@@ -80,7 +80,7 @@ class Runner:
         try:
             async with self._source.open(spec) as rows:
                 self._gate.answered()
-                live.begin(rows.snapshot_at, lambda: rows.expected)
+                live.begin(rows.snapshot_at, rows.prologue, lambda: rows.expected)
                 async with self._reporting(live, rows.snapshot_at):
                     total = await rows.drain(self._limited(live.spool.append))
         finally:

@@ -38,7 +38,8 @@ class Follower:
 
     Iterating gives the extents from `start` to `stop`, or to the end of the export if that comes first, each as soon as
     it is published, and raises TruncatedError with the reason if the spool fails. The file is there once there is an
-    extent. `before_first` is awaited before the first of them is given.
+    extent. `before_first` is awaited before the first of them is given. `head` gives the first bytes of the export
+    where they are known before anything is published.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Follower:
         stop: int | None = None,
         *,
         before_first: Callable[[], Awaitable[None]] | None = None,
+        head: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
         self._spool = spool
+        self._head = head
         self._before_first = before_first
         self._offset = start
         self._stop = sys.maxsize if stop is None else stop
@@ -82,6 +85,14 @@ class Follower:
     def caught_up(self) -> bool:
         """Whether the next extent has still to be published."""
         return self._offset >= self._spool.frontier
+
+    async def early(self) -> bytes:
+        """What is known of its bytes before there is an extent; the extents then begin behind it."""
+        if self._head is None:
+            return b""
+        piece = (await self._head())[self._offset : self._stop]
+        self._offset += len(piece)
+        return piece
 
     def __aiter__(self) -> Self:
         return self

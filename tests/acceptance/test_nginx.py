@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,10 +121,12 @@ async def proxied(
 
 
 @asynccontextmanager
-async def nginx(folder: Path, server: str) -> AsyncIterator[list[int]]:
+async def nginx(
+    folder: Path, server: str, *, block: str = BLOCK, ports: Sequence[int] = ()
+) -> AsyncIterator[Sequence[int]]:
     """Its ports, the second one for HTTP/2."""
-    ports = free_ports(2)
-    configuration = configured(folder, server, ports)
+    ports = ports or free_ports(2)
+    configuration = configured(folder, server, block, ports)
     process = await asyncio.create_subprocess_exec(
         "nginx", "-p", folder, "-e", folder / "error.log", "-c", configuration
     )
@@ -136,9 +138,9 @@ async def nginx(folder: Path, server: str) -> AsyncIterator[list[int]]:
         await process.wait()
 
 
-def configured(folder: Path, server: str, ports: list[int]) -> Path:
+def configured(folder: Path, server: str, block: str, ports: Sequence[int]) -> Path:
     listen = "listen 127.0.0.1:{}; listen 127.0.0.1:{} http2;".format(*ports)
-    block = BLOCK.replace("listen 80;", listen).replace("127.0.0.1:8080", server)
+    block = block.replace("listen 80;", listen).replace("127.0.0.1:8080", server)
     assert listen in block
     assert server in block
     user = "user root;" if os.geteuid() == 0 else ""  # who owns the folder
@@ -199,7 +201,7 @@ async def test_an_export_in_one_request_flows_and_tells_where_it_stays(proxied: 
     await proxied.gates.shut("gated", GATE)
     async with proxied.session.get(f"{proxied.url}/exports/csv?dataset=gated") as response:
         export = RemoteExport(proxied.session, proxied.url, response.headers["X-Export-Id"])
-        assert response.headers["Content-Location"] == export.path
+        assert response.headers["Content-Location"] == f"{export.id}/download"
         async with asyncio.timeout(PATIENCE):
             await response.content.readexactly(10_000)
         await proxied.let_go()

@@ -14,6 +14,7 @@ import pytest
 from yarl import URL
 
 from streamer.config import Names
+from streamer.http.exports import MAX_BODY
 from tests.conftest import Serve, Server, connected
 from tests.exporting import create, read_problem
 from tests.rawhttp import ask, connection
@@ -208,7 +209,7 @@ async def test_a_name_that_no_sentence_can_hold_is_refused_with_one(
 
 async def test_a_body_that_is_too_large_is_413(server: Server, session: aiohttp.ClientSession) -> None:
     async with nothing_remains(server):
-        await refuse(session, server, body=b'{"columns": "id"}' + b" " * 100_000, parameter=None, status=413)
+        await refuse(session, server, body=b'{"columns": "id"}' + b" " * MAX_BODY, parameter=None, status=413)
 
 
 # query → the parameter that the answer names. Decoded with replacement, each would be another value or name.

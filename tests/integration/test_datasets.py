@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 from uuid import UUID
 
 import aiohttp
@@ -575,7 +575,7 @@ async def test_a_dialect_is_told_in_the_fields_of_its_download_live_and_sealed(
     asked = {"country_code": "US", "columns": "id", "limit": "3", "header": "false", "bom": "true"}
     async with session.get(f"{server.url}/exports/csv", params=asked) as response:
         live, streamed = dict(response.headers), await response.read()
-    async with session.get(server.url + live["Content-Location"]) as response:
+    async with session.get(urljoin(f"{server.url}/exports/csv", live["Content-Location"])) as response:
         sealed, whole = dict(response.headers), await response.read()
     assert streamed == whole
     assert whole.startswith(b"\xef\xbb\xbf")

@@ -272,7 +272,7 @@ async def test_an_export_streams_in_the_request_that_asks_for_it(serve: Serve, s
         assert response.status == 200
         assert "Content-Length" not in response.headers
         export = RemoteExport(session, server.url, response.headers["X-Export-Id"])
-        assert response.headers["Content-Location"] == export.path
+        assert response.headers["Content-Location"] == f"{export.id}/download"
         assert SAVED_AS.fullmatch(response.headers["Content-Disposition"])
         expected = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id", "email"]))
         assert sha256(await response.read()) == expected

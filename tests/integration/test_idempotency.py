@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from streamer.http.exports import LONGEST_KEY
 from streamer.jobs.store import Store
@@ -27,7 +28,8 @@ async def post(
     async with session.post(f"{server}{path}", params=parameters, headers={"Idempotency-Key": key}) as response:
         assert response.status == 202, await response.text()
         found: dict[str, Any] = await response.json()
-        assert response.headers["Location"] == f"/exports/{found['exportId']}/status"
+        target = response.url.join(URL(response.headers["Location"]))
+        assert target.path == f"/exports/{found['exportId']}/status"
         return found
 
 

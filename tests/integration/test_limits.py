@@ -19,9 +19,9 @@ import pytest_asyncio
 from streamer.http import exports
 from streamer.http import listener as door
 from streamer.http.download import COPIED, ONE_WRITE
-from streamer.http.exports import BODIES
+from streamer.http.exports import BODIES, BODIES_LIMIT, MAX_BODY
+from streamer.http.parameters import MOST_SPEC
 from streamer.http.places import POOL, Places
-from streamer.http.routes import MAX_BODY
 from streamer.source.filters import MOST_VALUES
 from streamer.spool import pagecache
 from tests.held import (
@@ -272,6 +272,22 @@ async def test_one_body_more_than_can_be_read_is_told_to_come_back(held: Held) -
     await accepts_bodies(held)
 
 
+async def test_bodies_that_are_read_at_once_have_a_limit_of_bytes(held: Held) -> None:
+    await held.open()
+    large = b" " * (MAX_BODY - 1)
+    async with AsyncExitStack() as stack:
+        for _ in range(BODIES_LIMIT // MAX_BODY):
+            await stack.enter_async_context(posting(held, large, length=MAX_BODY))
+
+        async def refused() -> bool:
+            return (await posted(held, b" " * 1000)).status == 503
+
+        await eventually(refused, f"{BODIES_LIMIT} bytes of bodies are being read, and more are too")
+        is_refused(await posted(held, b" " * 1000), f"more than {BODIES_LIMIT} bytes")
+        assert await status_of(held, "POST", POST) == 202
+    await accepts_bodies(held)
+
+
 async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,7 +411,7 @@ async def test_a_download_that_is_asked_for_with_a_body_is_refused(held: Held, s
 
 
 async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held) -> None:
-    """In the budget are 64 bodies of 32 kB; these are a few of any size."""
+    """In the budget are 768 kB of bodies; these are a few of any size."""
     export = await held.export(SMALL, at=1)
     async with AsyncExitStack() as stack:
         with growth() as grown:
@@ -408,17 +424,17 @@ async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held)
     assert grown[0] < 1024 * 1024
 
 
-async def test_exports_that_wait_take_no_more_than_the_bodies_that_asked_for_them(serve: Serve) -> None:
+async def test_exports_that_wait_do_not_hold_what_they_ask_for(serve: Serve) -> None:
     held = await serve(max_concurrent_exports=1)
     await held.shut()
-    longest = MAX_BODY // MOST_VALUES - len('"",') - 1
+    longest = (MOST_SPEC - 1000) // MOST_VALUES - len('"",')
     values = [format(number, f"0{longest}x") for number in range(MOST_VALUES)]
     body = json.dumps({"text": values}, separators=(",", ":")).encode()
     assert (await posted(held, body)).status == 202
     with growth() as grown:
         for _ in range(10):
             assert (await posted(held, body)).status == 202
-    assert grown[0] < 10 * 2 * MAX_BODY
+    assert grown[0] < 10 * 64 * 1024
 
 
 class Loads:

@@ -321,7 +321,7 @@ MALFORMED = (
         414,
         f"more than {MAX_TARGET} bytes",
     ),
-    Malformed("many fields", HEALTH + MAX_FIELDS * b"X: 1\r\n" + b"\r\n", 431, "too many header fields"),
+    Malformed("many fields", HEALTH + MAX_FIELDS * b"X: 1\r\n" + b"\r\n", 431, f"more than {MAX_FIELDS} header fields"),
     Malformed("garbage", b"garbage\r\n\r\n", 400, NO_HTTP),
     Malformed("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, NO_HTTP),
     Malformed("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, NO_HTTP),

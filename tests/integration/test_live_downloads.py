@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import pytest_asyncio
@@ -596,12 +597,13 @@ async def test_a_new_export_is_streamed_and_then_found_at_its_content_location(h
         await client.send("GET", STREAM)
         head, body = await client.begin()
         export = HeldExport(held, SMALL, head["X-Export-Id"])
-        assert (head.status, head["Content-Location"], head["Transfer-Encoding"]) == (200, export.download, "chunked")
+        assert (head.status, head["Transfer-Encoding"]) == (200, "chunked")
+        assert urljoin(STREAM, head["Content-Location"]) == export.download
         check_representation(head, export)
         assert await body.grow_to(F) == SMALL.through(STEP)
         await held.open()
         assert digest_of(await body.whole()) == digest_of(SMALL.whole)
-        sealed = await client.ask("GET", head["Content-Location"])
+        sealed = await client.ask("GET", urljoin(STREAM, head["Content-Location"]))
     assert (sealed.status, sealed["ETag"]) == (200, head["ETag"])
     assert digest_of(sealed.body) == digest_of(SMALL.whole)
 
@@ -615,7 +617,7 @@ async def test_a_stream_that_its_client_left_is_resumed_at_its_content_location(
         have = await body.grow_to(F)
         client.vanish()
     async with connection(held.url) as client:
-        await client.send("GET", head["Content-Location"], {"Range": f"bytes={len(have)}-"})
+        await client.send("GET", urljoin(STREAM, head["Content-Location"]), {"Range": f"bytes={len(have)}-"})
         await held.open()
         rest = await client.answer("GET")
     assert rest.status == 206
@@ -685,7 +687,7 @@ async def test_a_new_export_over_http_1_0_comes_with_a_length(held: Held) -> Non
         await held.open()
         answer = await client.answer("GET")
     assert (answer.status, int(answer["Content-Length"])) == (200, T)
-    assert answer["Content-Location"] == f"/exports/{answer['X-Export-Id']}/download"
+    assert answer["Content-Location"] == f"{answer['X-Export-Id']}/download"
     assert digest_of(answer.body) == digest_of(SMALL.whole)
 
 

@@ -103,7 +103,7 @@ async def test_a_live_client_is_told_to_come_back_and_the_export_goes_on_waiting
                 assert "source database" in problem["detail"]
                 assert int(response.headers["Retry-After"]) > 0
                 export = RemoteExport(session, url, response.headers["X-Export-Id"])
-                assert response.headers["Content-Location"] == export.path
+                assert response.headers["Content-Location"] == f"{export.id}/download"
             async with session.get(export.download) as response:
                 await read_problem(response, 503)
             await waits_for(export, "source")

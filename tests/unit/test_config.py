@@ -12,8 +12,9 @@ from streamer.source.rows import CursorChoice
 
 URL = "postgresql://localhost/exports"
 DEFAULTS = {
-    "api_host": "127.0.0.1",
+    "api_host": ("127.0.0.1",),
     "api_port": 8080,
+    "public_url": "",
     "database_wait": 60.0,
     "datasets": ("users",),
     "export_storage_path": Path("spool"),
@@ -23,7 +24,7 @@ DEFAULTS = {
     "max_queued_exports": 100,
     "max_followers": 1000,
     "follower_stall_timeout": 60.0,
-    "gzip_streams": 32,
+    "gzip_streams": 12,
     "max_row_size": 2 * 1024 * 1024,
     "abandon_after": 60.0,
     "log_format": LogFormat.TEXT,
@@ -50,9 +51,14 @@ def test_source_is_the_same_database_unless_it_is_set() -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "value"),
     [
-        ("API_HOST", "0.0.0.0", "0.0.0.0"),
+        ("API_HOST", "0.0.0.0", ("0.0.0.0",)),
+        ("API_HOST", "127.0.0.1, ::1", ("127.0.0.1", "::1")),
         ("API_PORT", "0", 0),
         ("API_PORT", "65535", 65535),
+        ("PUBLIC_URL", "https://example.org", "https://example.org"),
+        ("PUBLIC_URL", "https://example.org/", "https://example.org"),
+        ("PUBLIC_URL", "http://[::1]:8080/exports-api//", "http://[::1]:8080/exports-api"),
+        ("PUBLIC_URL", "HTTPS://example.org:443/a%20b/c", "HTTPS://example.org:443/a%20b/c"),
         ("EXPORT_STORAGE_PATH", "/var/spool/exports", Path("/var/spool/exports")),
         ("EXPORT_CURSOR", "copy", CursorChoice.COPY),
         ("EXPORT_CURSOR", "fetch", CursorChoice.FETCH),
@@ -101,6 +107,8 @@ def test_value_is_read_as_its_setting(variable: str, text: str, value: object) -
 @pytest.mark.parametrize(
     ("variable", "text", "allowed"),
     [
+        ("API_HOST", "127.0.0.1,", "separated by commas"),
+        ("API_HOST", ",", "separated by commas"),
         ("API_PORT", "http", "int"),
         ("API_PORT", "-1", ">= 0"),
         ("API_PORT", "65536", "<= 65535"),
@@ -108,6 +116,28 @@ def test_value_is_read_as_its_setting(variable: str, text: str, value: object) -
         ("API_PORT", "9" * 400, "65535"),
         ("API_PORT", "80\n80", "int"),
         ("API_PORT", "\uff18\uff10", "int"),
+        *(
+            ("PUBLIC_URL", text, "absolute http or https URL")
+            for text in (
+                "example.org",
+                "/exports-api",
+                "//example.org",
+                "ftp://example.org",
+                "https://",
+                "https:///exports-api",
+                "https://example.org?",
+                "https://example.org/?a=b",
+                "https://example.org/#top",
+                "https://user:password@example.org/",
+                "https://example.org/a b",
+                "https://example.org/a%2",
+                "https://example.org/\u00e9",
+                "https://example.org:port/",
+                "https://example.org:99999/",
+                "https://[::1/",
+                "https://example.org\nX: y",
+            )
+        ),
         ("MAX_CONCURRENT_EXPORTS", "0", ">= 1"),
         ("MAX_CONCURRENT_EXPORTS", "many", "int"),
         ("MAX_QUEUED_EXPORTS", "0", ">= 1"),

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from streamer.errors import Unavailable
+from streamer.errors import ExportFailure, Unavailable
 from streamer.jobs.live import LiveExport
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
@@ -65,7 +65,7 @@ async def publish(live: LiveExport, rows: int, page: bytes = b"") -> None:
 
 
 async def percentages(live: LiveExport, expected: int, pages: list[int]) -> list[float]:
-    live.begin(SNAPSHOT_AT, lambda: expected)
+    live.begin(SNAPSHOT_AT, b"", lambda: expected)
     seen = []
     for rows in pages:
         await publish(live, rows)
@@ -82,7 +82,7 @@ async def test_queued_export_has_no_progress_and_a_total_of_nothing(live: LiveEx
 
 
 async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, lambda: 1000)
+    live.begin(SNAPSHOT_AT, b"", lambda: 1000)
     await publish(live, 1, page=b"id\n1\n")
     assert (live.progress().processed_rows, live.progress().bytes) == (1, 5)
     await publish(live, 249)
@@ -111,18 +111,18 @@ async def test_percentage_grows_with_the_estimate_and_stays_below_100(
 
 
 async def test_estimate_of_no_rows_shows_nothing_until_there_is_one(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, lambda: 0)
+    live.begin(SNAPSHOT_AT, b"", lambda: 0)
     assert (live.progress().total_rows, live.progress().percentage) == (0, 0.0)
 
 
 async def test_total_is_never_below_the_rows_that_are_there(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, lambda: 10)
+    live.begin(SNAPSHOT_AT, b"", lambda: 10)
     await publish(live, 25)
     assert live.progress().total_rows == 25
 
 
 async def test_whole_export_is_not_at_100_before_its_row_says_so(live: LiveExport) -> None:
-    live.begin(SNAPSHOT_AT, lambda: 100)
+    live.begin(SNAPSHOT_AT, b"", lambda: 100)
     await publish(live, 100)
     await live.spool.finish()
     live.spool.seal()
@@ -134,7 +134,7 @@ async def test_speed_counts_from_the_beginning_of_the_query(live: LiveExport, mo
     clock = Clock(asyncio.get_running_loop(), monkeypatch)
     clock.now = 0.5
     assert live.rows_per_second() == 0
-    live.begin(SNAPSHOT_AT, lambda: 1000)
+    live.begin(SNAPSHOT_AT, b"", lambda: 1000)
     assert live.rows_per_second() == 0
     await clock.advance(0.5)
     assert live.rows_per_second() == live.progress().rows_per_second == 200
@@ -387,3 +387,21 @@ async def test_table_that_did_not_say_yes_is_asked_again_by_the_next_follower(
     assert (table.asked, export.served) == (1, False)
     await export.serve()
     assert (table.asked, export.served) == (2, True)
+
+
+async def test_a_run_that_would_begin_with_other_bytes_is_refused(live: LiveExport) -> None:
+    """The bytes before the rows may have left by then."""
+    for _ in range(2):
+        live.begin(SNAPSHOT_AT, b"id\n", int)
+        assert await live.early() == b"id\n"
+        live.again()
+    with pytest.raises(ExportFailure, match="has changed"):
+        live.begin(SNAPSHOT_AT, b"id,name\n", int)
+
+
+async def test_nothing_is_early_once_there_is_a_row_or_the_end(live: LiveExport) -> None:
+    live.begin(SNAPSHOT_AT, b"id\n", int)
+    await publish(live, 1)
+    assert await live.early() == b""
+    live.spool.fail("cancelled")
+    assert await live.early() == b""

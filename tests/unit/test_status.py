@@ -11,7 +11,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from streamer.http.status import UNREADABLE, entity_tag, links, representation
+from streamer.http.links import Links
+from streamer.http.status import UNREADABLE, entity_tag, representation
 from streamer.jobs.live import LiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
 from streamer.source.catalog import Catalog, Column, Dataset
@@ -71,7 +72,7 @@ EXPORT = Export(
 
 def shown(export: Export, live: LiveExport | None = None) -> dict[str, Any]:
     """What the client reads, through JSON and back."""
-    found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live, ttl=TTL)))
+    found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live, ttl=TTL, links=Links())))
     return found
 
 
@@ -270,7 +271,7 @@ async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, 
     assert shown(stale, live)["snapshotAt"] is None
     assert shown(stale, live)["progress"]["totalRows"] == 0
     spool.open()
-    live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), lambda: 50)
+    live.begin(datetime(2024, 5, 1, 13, 0, tzinfo=UTC), b"", lambda: 50)
     await spool.append(b"1\n" * 25, 25)
     sealed = await spool.finish()
     found = shown(stale, live)
@@ -292,5 +293,5 @@ def test_export_whose_file_is_gone_says_since_when_and_has_no_link_to_it() -> No
 
 
 def test_links_and_entity_tag_are_made_of_the_id() -> None:
-    assert links(ID) == {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"}
+    assert Links().of(ID) == {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"}
     assert entity_tag(ID) == '"12345678-1234-4678-9234-567812345678"'

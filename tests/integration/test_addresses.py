@@ -1,0 +1,69 @@
+"""Where a server listens: one address, every address, or several of them."""
+
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+
+from streamer.config import Hosts
+from streamer.errors import StartError
+from streamer.server import serving
+from tests.conftest import Configure, Serve
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 on this machine")
+BOTH = {"127.0.0.1", "::1"}
+
+
+def answering(port: int | None) -> set[str]:
+    """The addresses of this machine at which somebody listens."""
+    found = set()
+    for host in BOTH if has_ipv6() else {"127.0.0.1"}:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as client:
+            if client.connect_ex((host, port)) == 0:
+                found.add(host)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "found"),
+    [
+        (("127.0.0.1",), "127.0.0.1", {"127.0.0.1"}),
+        (("0.0.0.0",), "127.0.0.1", {"127.0.0.1"}),
+        pytest.param(("::",), "127.0.0.1", BOTH, marks=needs_ipv6),
+        pytest.param(("::1",), "[::1]", {"::1"}, marks=needs_ipv6),
+        pytest.param(("::1", "127.0.0.1"), "[::1]", BOTH, marks=needs_ipv6),
+        pytest.param(("::", "0.0.0.0", "::"), "127.0.0.1", BOTH, marks=needs_ipv6),
+    ],
+    ids=str,
+)
+async def test_a_server_listens_where_it_is_told_and_says_a_url_that_can_be_asked(
+    serve: Serve, hosts: tuple[str, ...], url: str, found: set[str]
+) -> None:
+    server = await serve(api_host=Hosts(hosts))
+    parts = urlsplit(server.url)
+    assert parts.netloc == f"{url}:{parts.port}"
+    assert answering(parts.port) == found
+
+
+async def test_one_host_that_cannot_be_had_ends_the_start_and_is_named(configure: Configure) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"^API_PORT: cannot listen on 127.0.0.2:{port}: "):
+            async with serving(configure(api_host=Hosts(("127.0.0.1", "127.0.0.2")), api_port=port)):
+                pass
+        assert answering(port) == set()
+
+
+async def test_a_host_that_does_not_exist_ends_the_start_and_is_named(configure: Configure) -> None:
+    with pytest.raises(StartError, match=r"^API_PORT: cannot listen on no-host\.invalid:0: "):
+        async with serving(configure(api_host=Hosts(("127.0.0.1", "no-host.invalid")))):
+            pass

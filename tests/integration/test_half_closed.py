@@ -1,0 +1,104 @@
+"""A client that closes its sending side after its request, as `printf … | nc -N` does, and one that has gone."""
+
+import asyncio
+import re
+
+import aiohttp
+import pytest
+
+from tests.conftest import ROWS, Serve, Server
+from tests.exporting import PATIENCE, create, sha256, until
+from tests.gates import Gates
+from tests.rawhttp import Connection, End, connection, request
+
+
+async def said(wire: Connection, *requests: bytes) -> None:
+    wire.writer.write(b"".join(requests))
+    wire.writer.write_eof()
+    await wire.writer.drain()
+
+
+async def test_a_completed_export_comes_whole_and_then_the_end(server: Server, session: aiohttp.ClientSession) -> None:
+    export = await create(session, server.url)
+    digest = (await export.until("completed"))["sha256"]
+    for fields in ({}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=0-9999999"}):
+        async with connection(server.url, receive=4096) as wire:
+            await said(wire, request("GET", export.path, fields))
+            head, body = await wire.begin()
+            whole = await body.whole()
+            assert head.status == (206 if fields.get("Range") else 200)
+            assert await wire.ended()
+        if not fields:
+            assert sha256(whole) == digest
+    assert ROWS > 0
+
+
+async def test_every_request_of_it_is_answered(server: Server) -> None:
+    async with connection(server.url) as wire:
+        await said(wire, *(request("GET", path, {}) for path in ("/health", "/datasets", "/nothing")))
+        assert [(await wire.answer()).status for _ in range(3)] == [200, 200, 404]
+        assert await wire.ended()
+
+
+async def test_a_new_export_is_begun_and_told(server: Server, session: aiohttp.ClientSession) -> None:
+    body = b'{"columns": "id"}'
+    async with connection(server.url) as wire:
+        await said(wire, request("POST", "/exports/csv", {"Content-Length": str(len(body))}), body)
+        answer = await wire.answer("POST")
+        assert (answer.status, await wire.ended()) == (202, True)
+    async with session.get(f"{server.url}/exports/{answer.json()['exportId']}") as response:
+        assert (await response.json())["columns"] == ["id"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /heal", request("POST", "/exports/csv", {"Content-Length": "9"}) + b"{"])
+async def test_half_a_request_is_none(server: Server, sent: bytes) -> None:
+    async with connection(server.url) as wire:
+        await said(wire, sent)
+        assert await asyncio.wait_for(wire.rest(), PATIENCE / 4) == b""
+
+
+async def test_an_idle_connection_ends_with_its_client(server: Server) -> None:
+    async with connection(server.url) as wire:
+        assert (await wire.ask("GET", "/health")).status == 200
+        await said(wire)
+        assert await asyncio.wait_for(wire.ended(), PATIENCE / 4)
+
+
+async def test_a_follower_that_says_no_more_has_gone(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    """Otherwise the place of a client that was killed would be taken for as long as the database sorts."""
+    await gates.view("gated")
+    await gates.shut("gated", 1)
+    server = await serve(max_followers=1, **gates.settings)
+    export = await create(session, server.url, dataset="gated")
+
+    async def free() -> bool:
+        async with session.head(export.download) as response:
+            return response.status == 200
+
+    async with connection(server.url) as wire:
+        await wire.send("GET", export.path)
+        _, body = await wire.begin()
+        await said(wire)
+        assert await body.finish() is End.CLOSED
+    await until(free, "the place of a follower that has gone is free")
+    await gates.open("gated", 1)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/exports/csv"), ("GET", "/health"), ("GET", "/nothing")])
+async def test_an_unknown_expectation_is_a_problem(server: Server, method: str, path: str) -> None:
+    async with connection(server.url) as wire:
+        answer = await wire.ask(method, path, {"Expect": "a-miracle"})
+    assert (answer.status, answer["Content-Type"]) == (417, "application/problem+json")
+    assert answer.json()["detail"] == "there is no expectation 'a-miracle'; Expect may be 100-continue"
+    assert answer.json()["instance"] == path
+
+
+async def test_the_known_expectation_is_met(server: Server) -> None:
+    fields = {"Expect": "100-continue", "Content-Length": "2"}
+    async with connection(server.url) as wire:
+        await wire.send("POST", "/exports/csv", fields)
+        assert re.match(rb"HTTP/1.1 100 ", await wire.reader.readuntil(b"\r\n\r\n"))
+        wire.writer.write(b"{}")
+        assert (await wire.answer("POST")).status == 202
