@@ -129,8 +129,8 @@ def _duration(text: str) -> Duration:
         raise ValueError("Expected a duration such as 60s, 5m or 24h")
     try:
         return Duration(timedelta(**{UNITS[found[2] or "s"]: float(found[1])}).total_seconds())
-    except OverflowError:
-        raise ValueError("Expected a duration that a calendar can hold") from None
+    except OverflowError as error:
+        raise ValueError("Expected a duration that a calendar can hold") from error
 
 
 def _timeout(text: str) -> Timeout:

@@ -31,7 +31,7 @@ from streamer.jobs.store import Store
 from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck
 from streamer.source.conninfo import ConnectionParameters
-from streamer.source.database import Connections, Pool, connect, one_line
+from streamer.source.database import Connections, Pool, connect, one_line, with_causes
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
@@ -124,8 +124,7 @@ def _unavailable_ends_the_start() -> Iterator[None]:
     try:
         yield
     except Unavailable as error:
-        cause = f": {one_line(error.__cause__)}" if error.__cause__ else ""
-        raise StartError(f"DATABASE_URL: {error}{cause}") from error
+        raise StartError(f"DATABASE_URL: {with_causes(error)}") from error
     except OSError as error:
         raise StartError(f"EXPORT_STORAGE_PATH: {one_line(error)}") from error
 

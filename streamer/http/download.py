@@ -225,11 +225,11 @@ class Downloads:
         try:
             async with asyncio.timeout(SOURCE_TIMEOUT):
                 await live.begun()
-        except TimeoutError:
+        except TimeoutError as error:
             headers = new_export_headers(live.id) if asked.anew else {}
             raise Unavailable(
                 "the source database cannot be read at the moment; the export waits for it", headers=headers
-            ) from None
+            ) from error
 
 
 def _in_memory(sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray | None:

@@ -89,8 +89,8 @@ class Exports:
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 return await request.read()
-        except TimeoutError:
-            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from None
+        except TimeoutError as error:
+            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from error
         finally:
             self._bodies -= 1
 

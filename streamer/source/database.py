@@ -187,7 +187,8 @@ def say_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallSt
 
     def say(retry: tenacity.RetryCallState) -> None:
         error = retry.outcome.exception() if retry.outcome else None
-        to.warning("%s: waiting for the database: %s", name, one_line(error))
+        assert error is not None  # only a failure is tried again
+        to.warning("%s: waiting for the database: %s", name, with_causes(error))
 
     return say
 
@@ -195,3 +196,15 @@ def say_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallSt
 def one_line(error: BaseException | None) -> str:
     """An error's message without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def with_causes(error: BaseException) -> str:
+    """An error's message and those of its causes on one line, for the log; with the SQLSTATE of what has one."""
+    told = one_line(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        said = one_line(cause)
+        told += "" if said in told else f": {said}"
+        told += f" (SQLSTATE {code})" if (code := getattr(cause, "sqlstate", None)) else ""
+        cause = cause.__cause__
+    return told

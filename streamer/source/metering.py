@@ -29,13 +29,27 @@ class Meter(asyncio.Protocol):
         self._transport = transport
         self._protocol = protocol
         self._received = 0  # bytes since the last hand-over
+        self._held: list[bytes] | None = None  # what the driver is not to see yet
         transport.set_protocol(self)
 
     def handed_over(self) -> None:
         """The driver holds nothing any more but the beginning of the next row."""
         self._received = 0
 
+    def hold(self) -> None:
+        """From now on the driver is given nothing, until `let_go`: for a few turns of the event loop."""
+        if self._held is None:
+            self._held = []
+
+    def let_go(self) -> None:
+        held, self._held = self._held or [], None
+        for data in held:
+            self.data_received(data)
+
     def data_received(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held.append(data)
+            return
         self._received += len(data)
         if self.active and self._received > self.limit + CHUNK:
             self.exceeded = True
@@ -47,6 +61,7 @@ class Meter(asyncio.Protocol):
         return self._protocol.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._held = None
         self._protocol.connection_lost(error)
 
     def pause_writing(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import shutil
 import signal
 import socket
@@ -373,6 +374,29 @@ async def test_a_disk_that_takes_no_more_fails_the_export_and_the_server_goes_on
         process.signal(signal.SIGTERM)
         assert await process.exit_code() == 0
     assert export.file_name not in files_in(tmp_path / "spool")
+
+
+CANCELS = 30
+
+
+@pytest.mark.parametrize(("cursor", "connections"), [("copy", "1"), ("blocks", "2"), ("fetch", "1")])
+async def test_exports_that_are_cancelled_at_any_moment_leave_no_complaint_in_the_log(
+    tmp_path: Path, source_url: str, database: str, session: aiohttp.ClientSession, cursor: str, connections: str
+) -> None:
+    settings = {"SOURCE_DATABASE_URL": source_url, "EXPORT_CURSOR": cursor, "EXPORT_CONNECTIONS": connections}
+    moments = random.Random(cursor)
+    async with serving_process(tmp_path, database, SHUTDOWN_GRACE="0s", **settings) as process:
+        url = await process.url()
+        for _ in range(CANCELS):
+            export = await create(session, url)
+            await asyncio.sleep(moments.uniform(0, 0.25))  # an export of all rows takes as long, or longer
+            assert await export.delete() == 204
+        for _ in range(2):
+            await create(session, url)
+        await asyncio.sleep(moments.uniform(0, 0.25))
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code(within=SOON) == 0
+    assert [line for line in process.stderr if " INFO " not in line] == []
 
 
 async def test_the_log_is_json_where_that_is_asked_for(tmp_path: Path, source_url: str, database: str) -> None:
