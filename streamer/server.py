@@ -5,7 +5,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
@@ -141,9 +140,8 @@ class _Pools:
 async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
     """Raises StartError."""
 
-    async def pool(database: ConnectionParameters, size: int, *, row_limit: int = sys.maxsize) -> Pool:
-        name, wait = database.setting, settings.database_wait
-        connected = await connect(database, name=name, size=size, wait=wait, row_limit=row_limit)
+    async def pool(database: ConnectionParameters, size: int, **options: Any) -> Pool:
+        connected = await connect(database, name=database.setting, size=size, wait=settings.database_wait, **options)
         stack.push_async_callback(_close, connected)
         return connected
 
@@ -153,9 +151,9 @@ async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
             log.info("%s: %s", database.setting, remark)
     exporting = settings.max_concurrent_exports * settings.export_connections
     return _Pools(
-        store=await pool(store, STORE_CONNECTIONS),
+        store=await pool(store, STORE_CONNECTIONS, resets=False),
         source=await pool(source, exporting, row_limit=settings.max_row_size),
-        side=await pool(source, SIDE_CONNECTIONS),
+        side=await pool(source, SIDE_CONNECTIONS, resets=False),
     )
 
 

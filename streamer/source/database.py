@@ -51,12 +51,19 @@ LOST = (
 
 
 async def connect(
-    database: str | ConnectionParameters, *, name: str, size: int, wait: float, row_limit: int = sys.maxsize
+    database: str | ConnectionParameters,
+    *,
+    name: str,
+    size: int,
+    wait: float,
+    row_limit: int = sys.maxsize,
+    resets: bool = True,
 ) -> Pool:
     """A pool of at most `size` connections to `database`, waiting up to `wait` seconds for it to answer.
 
     `database` may be a URL, and `name` is the setting that messages name. A row of more than about `row_limit` bytes
-    ends its connection. Raises StartError with one line that never shows a password.
+    ends its connection. Without `resets` a session is not put back after use: for statements that leave nothing in it.
+    Raises StartError with one line that never shows a password.
     """
     parameters = from_url(database, name) if isinstance(database, str) else database
     connect_one = _connecting(parameters, wait)
@@ -75,7 +82,7 @@ async def connect(
                     max_size=size,
                     max_inactive_connection_lifetime=300.0,
                     connection_class=MeteredConnection,
-                    init=_limited_to(row_limit),
+                    init=_prepared(row_limit, resets=resets),
                 )
                 async with pool.acquire():
                     return pool
@@ -175,11 +182,12 @@ class Connections:
             self._spare += granted
 
 
-def _limited_to(row_limit: int) -> Callable[[Connection], Awaitable[None]]:
-    async def limit(connection: Connection) -> None:
+def _prepared(row_limit: int, *, resets: bool) -> Callable[[Connection], Awaitable[None]]:
+    async def prepare(connection: Connection) -> None:
         connection.meter.limit = row_limit
+        connection.resets = resets
 
-    return limit
+    return prepare
 
 
 def say_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallState], None]:

@@ -318,7 +318,8 @@ async def test_a_second_signal_leaves_at_once(
             process.signal(number)
             await process.said("stopping")
             process.signal(number)
-            assert await process.exit_code() == (1 if number is signal.SIGINT else -number)
+            assert await process.exit_code() == (130 if number is signal.SIGINT else -number)
+            assert process.stdout == []
             with pytest.raises(aiohttp.ClientPayloadError):
                 await follower.read()
 
@@ -476,8 +477,31 @@ async def test_a_signal_while_the_demo_fills_its_table_stops_postgres_too(number
         async with demo_process(folder, rows=10_000_000) as process:
             await until(filling, "the first rows are in the table", within=MADE)
             process.signal(number)
-            await process.exit_code(within=MADE)
+            assert await process.exit_code(within=MADE) == 128 + number
             assert postgres_processes(data) == []
+        assert not any("Aborted" in line or "Traceback" in line for line in process.stderr)
+
+
+MOMENTS = ["lock", "postgres/PG_VERSION", "postgres/postmaster.pid"]  # of the demo's folder, as they come
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_ctrl_c_ends_the_demo_without_a_complaint_while_postgres_starts(moment: str, presses: int) -> None:
+    with folder_for_postgres() as folder:
+        begun = folder / "demo" / moment
+
+        async def reached() -> bool:
+            return begun.exists()
+
+        async with demo_process(folder, rows=10_000_000) as process:
+            await until(reached, f"{begun} is there", within=MADE)
+            for _ in range(presses):
+                process.signal(signal.SIGINT, group=True)
+                await asyncio.sleep(0.05)
+            assert await process.exit_code(within=MADE) == 130
+            assert postgres_processes(folder / "demo" / "postgres") == []
+        assert [line for line in process.stdout + process.stderr if "Seeding" not in line] == []
 
 
 @asynccontextmanager
