@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from streamer.commands import managing, pulling
+from streamer.commands.interrupts import INTERRUPTED
 from streamer.errors import StartError
 
 
@@ -46,6 +47,7 @@ def serve(budget: bool) -> None:
         if budget:
             click.echo(table(memory_budget(settings)))
             return
+        _raise_on_interrupt()
         with logging_to_stderr(settings.log_format):
             asyncio.run(serve_until_stopped(settings, announce=lambda url: None, hangup_rereads=True))
 
@@ -72,14 +74,17 @@ def demo(rows: int, port: int, directory: Path) -> None:
             from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an extra of their own
         except ImportError as error:
             raise StartError(f"the demo needs the packages of streamer[demo]: {error}") from error
+        _raise_on_interrupt()
         with logging_to_stderr(LogFormat.TEXT):
             run_demo(rows=rows, port=port, directory=directory)
 
 
 @contextmanager
 def _server_process() -> Iterator[None]:
-    """What both verbs of the server need before it has threads; StartError ends the process with one line."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server has handlers of its own
+    """What both verbs of the server need before it has threads; StartError ends the process with one line.
+
+    Ctrl-C ends the command without a word, where the server does not take it for its stop.
+    """
     try:
         _check_platform()
         from streamer.allocator import keep_the_heap_small  # noqa: PLC0415 - the server, which its client does without
@@ -88,9 +93,16 @@ def _server_process() -> Iterator[None]:
         open_closed_streams()
         keep_the_heap_small()
         yield
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except StartError as error:
         click.echo(f"streamer: {error}", err=True)
         sys.exit(1)
+
+
+def _raise_on_interrupt() -> None:
+    """Once all is imported: an import that is interrupted is half done. The server has handlers of its own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _check_platform() -> None:

@@ -55,8 +55,8 @@ def _alone(directory: Path) -> Iterator[None]:
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartError(f"another demo is running in {directory}; choose one with --directory") from None
+        except BlockingIOError as error:
+            raise StartError(f"another demo is running in {directory}; choose one with --directory") from error
         yield
 
 

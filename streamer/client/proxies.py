@@ -50,7 +50,7 @@ def _usable(proxy: str) -> str:
     try:
         parts = urlsplit(proxy)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
+    except ValueError:  # which may quote a part of the password
         raise Refused("the proxy that the environment names is no URL, such as http://HOST:PORT") from None
     if not usable:
         raise Refused(

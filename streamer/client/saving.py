@@ -1,7 +1,7 @@
 """From an export to a verified file: resume, download, verify, and only then the name that was asked for."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,12 +154,15 @@ class _Pieces:
         self._remote.watcher.received(already_there)
         most = min(max(length // (PIECES_EACH * self._connections), LEAST_PIECE), LARGEST_PIECE)
         wanted = missing(list(part.pieces), length, most)
+        failed: Sequence[Exception] = ()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._connections):
                     group.create_task(self._fetch(wanted))
         except ExceptionGroup as failures:
-            raise _worst(failures.exceptions) from None
+            failed = failures.exceptions
+        if failed:
+            raise _worst(failed)
         await part.hash_what_is_there(self._remote.watcher)
         return already_there
 

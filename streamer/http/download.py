@@ -229,11 +229,11 @@ class Downloads:
         try:
             async with asyncio.timeout(SOURCE_TIMEOUT):
                 await live.begun()
-        except TimeoutError:
+        except TimeoutError as error:
             raise Unavailable(
                 "the source database cannot be read at the moment; the export waits for it",
                 headers=asked.new_export_headers(live.id),
-            ) from None
+            ) from error
 
 
 def _in_memory(sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray | None:

@@ -125,8 +125,8 @@ class Exports:
                         raise BodyTooLarge(TOO_LARGE)
                     if self._bodies_size > BODIES_LIMIT:
                         raise Unavailable(f"the request bodies that are being read have more than {BODIES_LIMIT} bytes")
-        except TimeoutError:
-            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from None
+        except TimeoutError as error:
+            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from error
 
     async def _submit(self, request: web.Request) -> tuple[UUID, str]:
         """The new export, or the one that was begun with the same Idempotency-Key."""

@@ -52,8 +52,8 @@ def decode(text: str) -> str:
         raise ValueError("a % must be followed by two hexadecimal digits; a % itself is written as %25")
     try:
         return unquote_to_bytes(text).decode()
-    except UnicodeError:
-        raise ValueError("must be UTF-8 in percent-encoding") from None
+    except UnicodeError as error:
+        raise ValueError("must be UTF-8 in percent-encoding") from error
 
 
 def _decoded(name: str, text: str) -> str:

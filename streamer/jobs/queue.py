@@ -28,7 +28,7 @@ from streamer.jobs.sealed import SealedExports, unknown_state
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportRequest, Place, State
 from streamer.protocol.disposition import Label
-from streamer.source.database import PAUSES
+from streamer.source.database import PAUSES, with_causes
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class ExportQueue:
                     await self._take_over()
                 self._directory.restore()
             except Unavailable as error:
-                log.warning("the leases could not be renewed: %s: %r", error, error.__cause__)
+                log.warning("the leases could not be renewed: %s", with_causes(error))
             except Exception:
                 log.exception("the leases could not be renewed")
             if self._waiting() and self._permits.locked():

@@ -23,7 +23,7 @@ from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
 from streamer.source.cursor import Sink
-from streamer.source.database import PAUSES, say_waiting
+from streamer.source.database import PAUSES, say_waiting, with_causes
 from streamer.source.rows import Rows, Source
 from streamer.spool.spool import Sealed
 
@@ -128,18 +128,21 @@ class Runner:
         After `source_wait` it fails. None if it has ended.
         """
         if isinstance(failure, SourceAway):
-            self._gate.went_away(str(failure))
+            self._gate.went_away(with_causes(failure))
         else:
             self._gate.answered()
         waited = live.waited(self._gate.away_since)
         if waited >= self._source_wait:
-            await self._fail(live, SourceWait(f"no snapshot could be taken for {waited:.0f} s: {failure}"), failure)
+            over = SourceWait(f"no snapshot could be taken for {waited:.0f} s: {failure}")
+            over.__cause__ = failure.__cause__
+            await self._fail(live, over)
             return None
         delay = timedelta() if self._gate.away else timedelta(seconds=_pause(live.waits))
         if live.served or not await self._requeued(live, lambda: self._store.wait_for_source(live.id, delay)):
             await self._fail(live, failure)
             return None
-        log.log(logging.DEBUG if live.waits else logging.INFO, "export %s waits for the source: %s", live.id, failure)
+        why = with_causes(failure)
+        log.log(logging.DEBUG if live.waits else logging.INFO, "export %s waits for the source: %s", live.id, why)
         live.wait_for_source()
         return delay
 
@@ -161,7 +164,7 @@ class Runner:
         delay = FIRST_DELAY * (1 << (live.attempts - 1))
         if not await self._requeued(live, lambda: self._store.run_again(live.id, delay, live.percentage)):
             return None
-        log.warning("export %s is run again in %s: %s", live.id, delay, failure, exc_info=failure.__cause__)
+        log.warning("export %s is run again in %s: %s", live.id, delay, with_causes(failure))
         live.again()
         return delay
 
@@ -185,9 +188,12 @@ class Runner:
                 return found is not None and as_wanted(found)
         raise AssertionError("tenacity either returns an attempt or raises")
 
-    async def _fail(self, live: LiveExport, failure: ExportFailure, cause: Exception | None = None) -> None:
-        """The row first: a client whose download breaks finds the reason in the status."""
-        log.warning("export %s failed: %s", live.id, failure, exc_info=cause or failure.__cause__)
+    async def _fail(self, live: LiveExport, failure: ExportFailure, unexpected: Exception | None = None) -> None:
+        """The row first: a client whose download breaks finds the reason in the status.
+
+        The log shows where something `unexpected` happened.
+        """
+        log.warning("export %s failed: %s", live.id, with_causes(failure), exc_info=unexpected)
         try:
             async for attempt in _patiently(live):
                 with attempt:
@@ -212,7 +218,7 @@ class Runner:
                 if await self._store.note_progress(live.id, snapshot_at, live.progress()) is None:
                     live.give_up(ENDED_ELSEWHERE)
             except Unavailable as error:
-                log.warning("export %s: its progress could not be written: %s", live.id, error)
+                log.warning("export %s: its progress could not be written: %s", live.id, with_causes(error))
             except Exception:
                 log.exception("export %s: its progress could not be written", live.id)
             await asyncio.sleep(REPORT_INTERVAL)

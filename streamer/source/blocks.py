@@ -74,6 +74,7 @@ class BlockCursor:
     async def drain(self, sink: Sink) -> int:
         exported = await export_snapshot(self._lead)
         in_order = InOrder(sink, self._hold_limit)
+        failed: Sequence[BaseException] = ()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_on_lead(in_order))
@@ -81,7 +82,9 @@ class BlockCursor:
                     group.create_task(self._help(exported, in_order)) for _ in range(self._connections.helpers)
                 )
         except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the others were cancelled because of it
+            failed = failures.exceptions
+        if failed:
+            raise failed[0]  # the others were cancelled because of it
         if not (self._pages.exhausted and in_order.settled):
             raise ExportFailure("not every page of the table was read")
         return in_order.rows
@@ -96,24 +99,25 @@ class BlockCursor:
     async def _help(self, exported: Exported, in_order: InOrder) -> None:
         """Reads on one connection more, if one is to be had: never waits for one, and does without one."""
         with self._connections.one_more() as granted:
-            page, losses = None, 0
+            page, losses, loss = None, 0, None
             while granted:
                 try:
                     async with open_snapshot(self._connections.pool, exported, role=self._connections.role) as snapshot:
                         await self._lock(snapshot.connection)
                         while page := page or self._take():
                             await self._read(snapshot.connection, page, in_order)
-                            page, losses = None, 0
+                            page, losses, loss = None, 0, None
                 except (*REPLACED, asyncpg.PostgresError) as error:
                     if in_order.failure is not None:
                         raise
-                    log.warning("a connection that was to help an export is lost: %r", error)
+                    if page is None or isinstance(error, REPLACED):
+                        log.warning("a connection that was to help an export is lost: %r", error)
                     if page is None:
                         return
                     if losses == RECONNECTS or isinstance(error, SnapshotGoneError) or not isinstance(error, REPLACED):
-                        raise
+                        raise _cause_of_all(loss, error)  # noqa: B904 - the one may be the cause of the other
                     await asyncio.sleep(FIRST_PAUSE * 2**losses)
-                    losses += 1
+                    losses, loss = losses + 1, loss or error
                 else:
                     return
 
@@ -149,3 +153,16 @@ class BlockCursor:
             raise ExportFailure(f"a page of the table has {rows} rows, and {page.rows} records were taken")
         self._pages.learn(page)
         await in_order.finish(page)
+
+
+def _cause_of_all(loss: Exception | None, error: Exception) -> Exception:
+    """What ended a helper that had lost its connection first: why it cannot come back, because of that loss.
+
+    A snapshot that is gone is a consequence of the loss.
+    """
+    if loss is None:
+        return error
+    if isinstance(error, SnapshotGoneError):
+        return loss
+    error.__cause__ = error.__cause__ or loss
+    return error

@@ -185,7 +185,7 @@ def from_url(url: str, setting: str) -> ConnectionParameters:
     try:
         given = _read_url(url)
     except ValueError as error:
-        raise StartError(f"{setting}: {error}") from None
+        raise StartError(f"{setting}: {error}") from error
     values = {name: _Value(text, f"{setting}: {name}") for name, text in given.items() if text}
     return _parameters(setting, _from_environment() | _from_service(values) | values)
 
@@ -230,8 +230,8 @@ def _read_host_and_port(text: str) -> tuple[str, str]:
     if port:
         try:
             read_port(port)
-        except ValueError:
-            raise ValueError(f"The port is not a number from 1 to 65535; {ESCAPED}") from None
+        except ValueError as error:
+            raise ValueError(f"The port is not a number from 1 to 65535; {ESCAPED}") from error
     return _decode(name if address is None else address), port
 
 
@@ -262,7 +262,7 @@ def _decode(text: str) -> str:
         raise ValueError(f"A % is written as %25; {ESCAPED}")
     try:
         return unquote_to_bytes(text.encode()).decode()
-    except UnicodeError:
+    except UnicodeError:  # which quotes what may be the password
         raise ValueError("Expected UTF-8") from None
 
 
@@ -281,8 +281,12 @@ def _from_service(values: dict[str, _Value]) -> dict[str, _Value]:
         with Path(path).open(encoding="utf-8") as lines:
             file.read_file(lines)
         section = file[service.text]
-    except (OSError, configparser.Error, UnicodeError, KeyError):
-        raise service.refused(f"cannot be found in {path}") from None
+    except (FileNotFoundError, KeyError) as error:
+        raise service.refused(f"cannot be found in {path}") from error
+    except OSError as error:
+        raise service.refused(f"{path} cannot be read: {error.strerror}") from error
+    except (configparser.Error, UnicodeError):  # which quotes lines, and so passwords
+        raise service.refused(f"{path} is not a service file") from None
     pairs = (_spelled(name, text) for name, text in section.items())
     return {name: _Value(text, f"{service.label}: {name}") for name, text in pairs if text}
 
@@ -353,7 +357,7 @@ def _understood(value: _Value, read: Callable[[str], T]) -> T:
     try:
         return read(value.text)
     except ValueError as error:
-        raise value.refused(str(error)) from None
+        raise value.refused(str(error)) from error
 
 
 def _seconds(value: _Value | None) -> float | None:

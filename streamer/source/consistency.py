@@ -18,14 +18,18 @@ opened, a name may belong to another relation by now. PostgreSQL does not detect
 What functions read is not covered, because no plan shows it, nor what a foreign server holds.
 """
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Coroutine, Sequence
 from importlib.resources import files
+from typing import Any, TypeVar
 
 import asyncpg
 
 from streamer.source.catalog import Dataset
 from streamer.source.database import Connection, Pool
 from streamer.source.names import quote_relation
+
+T = TypeVar("T")
 
 
 def shape(user: str) -> str:
@@ -85,10 +89,22 @@ async def compare(connection: Connection, beside: Pool, dataset: Dataset, before
     if dataset.oid not in {table["oid"] for table in tables}:
         raise OutdatedCatalogError(f"{dataset.name} is another relation")
     if any(table["parent"] is not False or table["oid"] not in before for table in tables):
-        seen = await connection.fetchval(DEFINITIONS, held)
-        if seen != await beside.fetchval(DEFINITIONS, held, timeout=ANSWER):
+        seen, now = await _both(
+            connection.fetchval(DEFINITIONS, held), beside.fetchval(DEFINITIONS, held, timeout=ANSWER)
+        )
+        if seen != now:
             raise SourceChanged(f"what {dataset.name} reads was changed")
     return held
+
+
+async def _both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, T]) -> tuple[T, T]:
+    """The answers to two questions on two connections that are asked at once; none is left without its answer."""
+    beside = asyncio.create_task(other)
+    try:
+        return await one, await beside
+    finally:
+        beside.cancel()
+        await asyncio.wait({beside})
 
 
 def guard(held: Sequence[int]) -> str:

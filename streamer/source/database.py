@@ -51,12 +51,19 @@ LOST = (
 
 
 async def connect(
-    database: str | ConnectionParameters, *, name: str, size: int, wait: float, row_limit: int = sys.maxsize
+    database: str | ConnectionParameters,
+    *,
+    name: str,
+    size: int,
+    wait: float,
+    row_limit: int = sys.maxsize,
+    resets: bool = True,
 ) -> Pool:
     """A pool of at most `size` connections to `database`, waiting up to `wait` seconds for it to answer.
 
     `database` may be a URL, and `name` is the setting that messages name. A row of more than about `row_limit` bytes
-    ends its connection. Raises StartError with one line that never shows a password.
+    ends its connection. Without `resets` a session is not put back after use: for statements that leave nothing in it.
+    Raises StartError with one line that never shows a password.
     """
     parameters = from_url(database, name) if isinstance(database, str) else database
     connect_one = _connecting(parameters, wait)
@@ -75,7 +82,7 @@ async def connect(
                     max_size=size,
                     max_inactive_connection_lifetime=300.0,
                     connection_class=MeteredConnection,
-                    init=_limited_to(row_limit),
+                    init=_prepared(row_limit, resets=resets),
                 )
                 async with pool.acquire():
                     return pool
@@ -175,11 +182,12 @@ class Connections:
             self._spare += granted
 
 
-def _limited_to(row_limit: int) -> Callable[[Connection], Awaitable[None]]:
-    async def limit(connection: Connection) -> None:
+def _prepared(row_limit: int, *, resets: bool) -> Callable[[Connection], Awaitable[None]]:
+    async def prepare(connection: Connection) -> None:
         connection.meter.limit = row_limit
+        connection.resets = resets
 
-    return limit
+    return prepare
 
 
 def say_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallState], None]:
@@ -187,7 +195,8 @@ def say_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallSt
 
     def say(retry: tenacity.RetryCallState) -> None:
         error = retry.outcome.exception() if retry.outcome else None
-        to.warning("%s: waiting for the database: %s", name, one_line(error))
+        assert error is not None  # only a failure is tried again
+        to.warning("%s: waiting for the database: %s", name, with_causes(error))
 
     return say
 
@@ -195,3 +204,15 @@ def say_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallSt
 def one_line(error: BaseException | None) -> str:
     """An error's message without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def with_causes(error: BaseException) -> str:
+    """An error's message and those of its causes on one line, for the log; with the SQLSTATE of what has one."""
+    told = one_line(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        said = one_line(cause)
+        told += "" if said in told else f": {said}"
+        told += f" (SQLSTATE {code})" if (code := getattr(cause, "sqlstate", None)) else ""
+        cause = cause.__cause__
+    return told

@@ -83,10 +83,10 @@ def _check_folder(folder: str) -> str:
 def _check_ipv6(host: str) -> str:
     try:
         ipaddress.IPv6Address(host)
-    except ValueError:
+    except ValueError as error:
         if WITH_PORT.fullmatch(host):
-            raise ValueError("Expected a host without its port, which DB_PORT or port= says") from None
-        raise ValueError(WANTED + "; an IPv6 address has no brackets") from None
+            raise ValueError("Expected a host without its port, which DB_PORT or port= says") from error
+        raise ValueError(WANTED + "; an IPv6 address has no brackets") from error
     return host
 
 

@@ -35,7 +35,7 @@ from streamer.source.offers import SETTING as FILE
 from streamer.source.offers import Offer, read_offers, texts_of
 from streamer.source.query import LIKE_WILDCARDS
 from streamer.source.restrictions import Restrictions
-from streamer.source.snapshot import open_snapshot
+from streamer.source.snapshot import open_snapshot, savepoint
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ class _Reading:
     async def _part(self, connection: Connection) -> AsyncIterator[None]:
         """Where the reading is not strict, a part of it that fails is left out."""
         try:
-            async with connection.transaction():
+            async with savepoint(connection):
                 yield
         except StartError as error:
             if self._strict:

@@ -29,13 +29,27 @@ class Meter(asyncio.Protocol):
         self._transport = transport
         self._protocol = protocol
         self._received = 0  # bytes since the last hand-over
+        self._held: list[bytes] | None = None  # what the driver is not to see yet
         transport.set_protocol(self)
 
     def handed_over(self) -> None:
         """The driver holds nothing any more but the beginning of the next row."""
         self._received = 0
 
+    def hold(self) -> None:
+        """From now on the driver is given nothing, until `let_go`: for a few turns of the event loop."""
+        if self._held is None:
+            self._held = []
+
+    def let_go(self) -> None:
+        held, self._held = self._held or [], None
+        for data in held:
+            self.data_received(data)
+
     def data_received(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held.append(data)
+            return
         self._received += len(data)
         if self.active and self._received > self.limit + CHUNK:
             self.exceeded = True
@@ -47,6 +61,7 @@ class Meter(asyncio.Protocol):
         return self._protocol.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._held = None
         self._protocol.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -57,13 +72,21 @@ class Meter(asyncio.Protocol):
 
 
 class MeteredConnection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection with a meter on what comes in."""
+    """A connection with a meter on what comes in.
 
-    __slots__ = ("meter",)
+    Without `resets` nothing of the session is put back, which takes a round trip: where no statement leaves anything.
+    """
+
+    __slots__ = ("meter", "resets")
 
     def __init__(self, protocol: Any, transport: Any, *configuration: Any) -> None:
         super().__init__(protocol, transport, *configuration)
         self.meter = Meter(transport, protocol)
+        self.resets = True
+
+    def get_reset_query(self) -> str:
+        """What the pool has executed before another one gets the connection."""
+        return str(super().get_reset_query()) if self.resets else ""
 
 
 @contextmanager

@@ -37,9 +37,13 @@ HEAPS = """
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`expected` rows; `scans` are the relations scanned in order, None if anything but sequential scans is planned."""
+    """`expected` rows; `scans` are the relations scanned in order, None if anything but sequential scans is planned.
+
+    `cost` is that of all rows, in blocks that are read in sequence unless the server counts otherwise.
+    """
 
     expected: int
+    cost: float
     scans: tuple[tuple[str, str], ...] | None
 
 
@@ -50,7 +54,7 @@ async def explain(connection: Connection, query: Query) -> Plan:
         scans = tuple(_scans(root))
     except _OtherPlanError:
         scans = None
-    return Plan(int(root["Plan Rows"]), scans)
+    return Plan(int(root["Plan Rows"]), root["Total Cost"], scans)
 
 
 async def heaps_of(connection: Connection, dataset: Dataset, plan: Plan) -> list[Heap] | None:

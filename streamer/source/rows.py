@@ -224,7 +224,7 @@ class Source:
         guarded = query.guarded(guard(held))
         if self._choice is CursorChoice.FETCH:
             return FetchCursor(connection, guarded, dialect, expected=plan.expected)
-        if self._choice is not CursorChoice.COPY and query.unordered:
+        if query.unordered and (self._choice is CursorChoice.BLOCKS or self._may_be_worth_two(plan)):
             heaps = await heaps_of(connection, dataset, plan)
             if heaps is not None and (self._choice is CursorChoice.BLOCKS or self._worth_two(heaps)):
                 return BlockCursor(connection, self._connections, query, dialect, heaps, planned=plan.expected)
@@ -234,8 +234,12 @@ class Source:
                 )
         return CopyCursor(connection, guarded, dialect, expected=plan.expected)
 
+    def _may_be_worth_two(self, plan: Plan) -> bool:
+        """Told by the plan alone: of a small table the sizes are not asked for."""
+        return self._choice is CursorChoice.AUTO and self._connections.helpers > 0 and plan.cost >= FEW_BLOCKS
+
     def _worth_two(self, heaps: Sequence[Heap]) -> bool:
-        return self._connections.helpers > 0 and sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
+        return sum(heap.blocks for heap in heaps) >= FEW_BLOCKS
 
 
 def _same(found: Dataset, known: Dataset) -> bool:

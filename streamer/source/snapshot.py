@@ -6,8 +6,8 @@ is asked of the source on behalf of a client is asked here: no way around the ro
 
 A snapshot must not be older than the locks on what it reads: to an older one, a table that was truncated and filled
 again is empty (PostgreSQL documentation, 13.6). The first SELECT fixes the snapshot, utility statements do not. So a
-session begins with SET LOCAL and LOCK TABLE, and takes its snapshot once the lock is held. What cannot be locked, and
-what is locked only by the plan, is compared afterwards: see consistency.py.
+session begins with one message: BEGIN, SET LOCAL, LOCK TABLE, and the SELECT that takes the snapshot once the lock is
+held. What cannot be locked, and what is locked only by the plan, is compared afterwards: see consistency.py.
 
 An export gives way: it waits for a lock for less than `deadlock_timeout`, so that PostgreSQL never ends a migration to
 resolve a deadlock with an export.
@@ -59,6 +59,7 @@ SETTINGS = {
     # Compiling a plan costs more than the first rows.
     "jit": "off",
 }
+BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 LATER_SETTINGS = {17: {"transaction_timeout": "0"}}  # by the version that has them first
 OPENING = 10.0  # seconds for the answers that a session begins with; a network may swallow them
 CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be rolled back
@@ -137,21 +138,21 @@ async def open_snapshot(
     connection = await pool.acquire()
     snapshot, clean = None, True
     try:
-        transaction = connection.transaction(isolation="repeatable_read", readonly=True)
-        await _begin(connection, transaction)
         try:
             async with asyncio.timeout(OPENING):
-                if exported is not None:
-                    await _import(connection, exported)
                 version = connection.get_server_version().major
-                opening = _opening(version, role, dataset, lock_timeout, own=exported is None)
-                await _execute(connection, "; ".join(opening), locks=dataset is not None and dataset.locker is not None)
+                opening = "; ".join(_opening(version, role, dataset, lock_timeout, own=exported is None))
+                if exported is None:
+                    opening = f"{BEGIN}; {opening}"
+                else:
+                    await _import(connection, exported)
+                await _execute(connection, opening, locks=dataset is not None and dataset.locker is not None)
                 row = await connection.fetchrow(TAKEN, dataset.oid if dataset else None)
                 snapshot = Snapshot(connection, **row)
             yield snapshot
         finally:
             clean = False  # unless what follows is allowed to say otherwise
-            clean = await _rolled_back(connection, transaction)
+            clean = await _rolled_back(connection)
     finally:
         with suppress(Exception):  # it drops a connection that it cannot take back
             await pool.release(connection, timeout=CLEAN_UP)
@@ -165,20 +166,21 @@ async def export_snapshot(connection: Connection) -> Exported:
     return Exported(row["name"], row["identity"])
 
 
-async def _begin(connection: Connection, transaction: asyncpg.transaction.Transaction) -> None:
-    """Where that fails the connection is dropped: it may be in a pooler's queue, or nobody knows whether it began."""
+@asynccontextmanager
+async def savepoint(connection: Connection) -> AsyncIterator[None]:
+    """What fails while the context is open does not end the transaction of a snapshot."""
+    await connection.execute("SAVEPOINT part")
     try:
-        async with asyncio.timeout(OPENING):
-            await transaction.start()
-    except BaseException:
-        with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
-            connection.terminate()
+        yield
+    except Exception:
+        await connection.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
         raise
+    await connection.execute("RELEASE SAVEPOINT part")
 
 
 async def _import(connection: Connection, exported: Exported) -> None:
     try:
-        await connection.execute(f"SET TRANSACTION SNAPSHOT '{exported.name}'")
+        await connection.execute(f"{BEGIN}; SET TRANSACTION SNAPSHOT '{exported.name}'")
     except NO_SUCH_SNAPSHOT as error:
         raise SnapshotGoneError("the transaction that exported the snapshot has ended") from error
     if await connection.fetchval(f"SELECT {IDENTITY}") != exported.identity:
@@ -196,7 +198,7 @@ async def _execute(connection: Connection, opening: str, *, locks: bool) -> None
 
 
 def _opening(version: int, role: str | None, dataset: Dataset | None, lock_timeout: str, *, own: bool) -> Iterator[str]:
-    """What a session begins with, in one message: no statement before TAKE fixes a snapshot.
+    """What a session begins with, after BEGIN in the same message: no statement before TAKE fixes a snapshot.
 
     The time limits come first, because the lock may have to be waited for.
     """
@@ -222,11 +224,14 @@ def _settings(version: int) -> str:
     return "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in known.items())
 
 
-async def _rolled_back(connection: Connection, transaction: asyncpg.transaction.Transaction) -> bool:
-    """Whether the transaction has ended in the server; if not, the connection is dropped."""
+async def _rolled_back(connection: Connection) -> bool:
+    """Whether the transaction has ended in the server; if not, the connection is dropped.
+
+    It may not have begun, as in the queue of a pooler; then there is nothing to roll back.
+    """
     try:
         async with asyncio.timeout(CLEAN_UP):
-            await transaction.rollback()
+            await connection.execute("ROLLBACK")
     except Exception as error:
         log.warning("dropped a connection that could not be rolled back: %r", error)
         with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself

@@ -108,19 +108,19 @@ def _boolean(column: Column, text: str) -> Value:
 def _day(column: Column, text: str) -> Value:
     try:
         day = moments.read_day(text)
-    except ValueError:
-        raise ValueError(f"must be a date such as 2024-12-31, not '{shown(text)}'") from None
+    except ValueError as error:
+        raise ValueError(f"must be a date such as 2024-12-31, not '{shown(text)}'") from error
     return Value(day, moments.is_plain(day))
 
 
 def _moment(zoned: bool, column: Column, text: str) -> Value:
     try:
         moment = moments.read_moment(text, zoned=zoned)
-    except ValueError:
+    except ValueError as error:
         hint = "; in a URL a + is written as %2B" if moments.lacks_plus(text) else ""
         raise ValueError(
             f"must be a date or a time such as 2024-12-31 or 2024-12-31T23:59:59Z, not '{shown(text)}'{hint}"
-        ) from None
+        ) from error
     return Value(moment, moments.is_plain(moment))
 
 

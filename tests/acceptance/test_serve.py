@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import pytest
 
 from streamer.jobs.queue import SERVED, STOPPED
 from tests import seeds
-from tests.acceptance.process import STREAMER, Process, streamer
+from tests.acceptance.process import LOG_LINE, STREAMER, Process, streamer
 from tests.conftest import ROWS, at_database, connected, files_and_locks, files_in, folder_for_postgres
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
@@ -319,7 +320,8 @@ async def test_a_second_signal_leaves_at_once(
             process.signal(number)
             await process.said("stopping")
             process.signal(number)
-            assert await process.exit_code() == (1 if number is signal.SIGINT else -number)
+            assert await process.exit_code() == (130 if number is signal.SIGINT else -number)
+            assert process.stdout == []
             with pytest.raises(aiohttp.ClientPayloadError):
                 await follower.read()
 
@@ -375,6 +377,36 @@ async def test_a_disk_that_takes_no_more_fails_the_export_and_the_server_goes_on
         process.signal(signal.SIGTERM)
         assert await process.exit_code() == 0
     assert export.file_name not in files_in(tmp_path / "spool")
+
+
+CANCELS = 30
+
+
+@pytest.mark.parametrize(
+    ("cursor", "connections"), [("copy", 1), ("copy", 2), ("blocks", 1), ("blocks", 2), ("fetch", 1)]
+)
+async def test_exports_that_are_cancelled_at_any_moment_leave_no_error_in_the_log(
+    tmp_path: Path, source_url: str, database: str, session: aiohttp.ClientSession, *, cursor: str, connections: int
+) -> None:
+    settings = {
+        "SOURCE_DATABASE_URL": source_url,
+        "EXPORT_CURSOR": cursor,
+        "EXPORT_CONNECTIONS": str(connections),
+        "SHUTDOWN_GRACE": "0s",
+    }
+    moments = random.Random(f"{cursor} {connections}")
+    async with serving_process(tmp_path, database, **settings) as process:
+        url = await process.url()
+        for _ in range(CANCELS):
+            export = await create(session, url)
+            await asyncio.sleep(moments.uniform(0, 0.25))  # an export of all rows takes as long, or longer
+            assert await export.delete() == 204
+        for _ in range(2):
+            await create(session, url)
+        await asyncio.sleep(moments.uniform(0, 0.25))
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code(within=SOON) == 0
+    assert [line for line in process.stderr if not LOG_LINE.match(line)] == []  # an ERROR is none, nor a traceback
 
 
 async def test_the_log_is_json_where_that_is_asked_for(tmp_path: Path, source_url: str, database: str) -> None:
@@ -447,8 +479,31 @@ async def test_a_signal_while_the_demo_fills_its_table_stops_postgres_too(number
         async with demo_process(folder, rows=10_000_000) as process:
             await until(filling, "the first rows are in the table", within=MADE)
             process.signal(number)
-            await process.exit_code(within=MADE)
+            assert await process.exit_code(within=MADE) == 128 + number
             assert postgres_processes(data) == []
+        assert not any("Aborted" in line or "Traceback" in line for line in process.stderr)
+
+
+MOMENTS = ["lock", "postgres/PG_VERSION", "postgres/postmaster.pid"]  # of the demo's folder, as they come
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_ctrl_c_ends_the_demo_without_a_complaint_while_postgres_starts(moment: str, presses: int) -> None:
+    with folder_for_postgres() as folder:
+        begun = folder / "demo" / moment
+
+        async def reached() -> bool:
+            return begun.exists()
+
+        async with demo_process(folder, rows=10_000_000) as process:
+            await until(reached, f"{begun} is there", within=MADE)
+            for _ in range(presses):
+                process.signal(signal.SIGINT, group=True)
+                await asyncio.sleep(0.05)
+            assert await process.exit_code(within=MADE) == 130
+            assert postgres_processes(folder / "demo" / "postgres") == []
+        assert [line for line in process.stdout + process.stderr if "Seeding" not in line] == []
 
 
 @asynccontextmanager

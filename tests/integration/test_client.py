@@ -1,6 +1,7 @@
 """The client against servers that do what ours never does: lie, refuse, replace a file. And a few of its own rules."""
 
 import asyncio
+import errno
 import json
 import random
 import time
@@ -30,6 +31,7 @@ from streamer.client import (
     export_to,
     pull,
 )
+from streamer.client.partial import PartialFile
 from streamer.client.saving import LEAST_PIECE
 from tests.conftest import Server
 from tests.exporting import create, until
@@ -422,6 +424,22 @@ async def test_pieces_are_gone_on_with_by_any_number_of_connections(
     assert saved.already_there == 120_000
     assert read(target) == CONTENT
     assert names(target) == {"users.csv"}
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+async def test_a_full_disk_is_told_with_its_cause(
+    client: Client, pretender: Pretender, target: Path, monkeypatch: pytest.MonkeyPatch, connections: int
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(part: PartialFile, position: int, chunk: bytes) -> None:
+        raise full
+
+    monkeypatch.setattr("streamer.client.saving.LEAST_PIECE", 40_000)
+    monkeypatch.setattr(PartialFile, "_write", refuse)
+    with pytest.raises(LocalFileError, match=r"users\.csv.*: No space left on device$") as told:
+        await client.get(pretender.id).save(target, connections=connections)
+    assert told.value.__cause__ is full
 
 
 async def test_a_part_from_its_beginning_is_gone_on_with_in_pieces(

@@ -1,6 +1,6 @@
 """What a URL or the DB_ settings say of a database: rows of (input, parameters) and of (input, sentence)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,25 @@ def test_a_service_says_what_the_url_does_not(monkeypatch: pytest.MonkeyPatch, t
     assert (found.addresses, found.user, found.password) == ((("x", 5432),), "v", "p%w")
     assert read("postgresql://u@h?service=ours").addresses == (("h", 5432),)
     assert read("postgresql://u@h?service=ours").user == "u"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+        (lambda path: path.write_text(f"password={SECRET}\n", encoding="utf-8"), "is not a service file"),
+        (lambda path: path.write_text("[theirs]\n", encoding="utf-8"), "cannot be found in"),
+    ],
+    ids=["unreadable", "damaged", "another"],
+)
+def test_a_service_file_that_does_not_serve_is_refused_for_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    make(tmp_path / "services")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    complaint = refusal("postgresql://h?service=ours")
+    assert said in complaint
+    assert SECRET not in complaint
 
 
 def test_a_service_is_refused_by_its_parameter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

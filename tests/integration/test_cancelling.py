@@ -1,0 +1,62 @@
+"""A COPY that is cancelled in the very moment in which rows arrive.
+
+The driver sets a future when rows have come, and a task that waits for it goes on in the next turn of the event loop. A
+cancellation between the two, before or after, must reach the server all the same.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from streamer.source.metering import Meter
+from streamer.source.rows import CursorChoice
+from tests.integration.sources import Pages, Plain, assert_all_usable, assert_nothing_runs, opened, spec
+
+ROWS = "CREATE TABLE long AS SELECT n, repeat('x', 100) AS words FROM generate_series(1, 200000) n"
+ARRIVALS = range(2, 12)  # of data on a connection that copies, counted from the first
+
+Cancel = Callable[[], object]
+
+
+def cancelling(patch: pytest.MonkeyPatch, arrival: int, when: str, cancel: Cancel) -> None:
+    """Cancels before or after the driver is given what has arrived, or in the turn that follows."""
+    deliver, arrived = Meter.data_received, 0
+
+    def data_received(meter: Meter, data: bytes) -> None:
+        nonlocal arrived
+        arrived += meter.active
+        due = arrived == arrival and meter.active
+        if due and when == "before":
+            cancel()
+        deliver(meter, data)
+        if due and when == "after":
+            cancel()
+        if due and when == "next":
+            asyncio.get_running_loop().call_soon(cancel)
+
+    patch.setattr(Meter, "data_received", data_received)
+
+
+@pytest.mark.parametrize("choice", [CursorChoice.COPY, CursorChoice.BLOCKS])
+@pytest.mark.parametrize("when", ["before", "after", "next"])
+async def test_a_cancelled_copy_ends_in_the_server_and_its_connection_is_kept(
+    database: str,
+    plain: Plain,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    choice: CursorChoice,
+    when: str,
+) -> None:
+    await plain.execute(ROWS)
+    async with opened(database, choice, "long") as source:
+        for arrival in ARRIVALS:
+            export = asyncio.create_task(source.drain(spec("long", ["n", "words"]), Pages().take))
+            with monkeypatch.context() as patch:
+                cancelling(patch, arrival, when, export.cancel)
+                await asyncio.wait({export})
+            assert export.cancelled()
+            await assert_nothing_runs(plain)
+        await assert_all_usable(source.pool)
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []
