@@ -1,9 +1,11 @@
 """The folder of spools: names, opening what was sealed, and leaving alone what is not ours."""
 
+import asyncio
 import errno
 import fcntl
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -287,3 +289,30 @@ def test_shortage_is_less_by_the_files_that_are_gone() -> None:
     assert Shortage(10, 11).bytes == Shortage(11, 10).bytes == 11
     assert Shortage(files=1)
     assert not Shortage()
+
+
+async def test_what_is_removed_while_the_files_are_counted_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, removed = threading.Event(), threading.Event()
+    scan = SpoolDirectory._scan
+
+    def scan_slowly(directory: SpoolDirectory) -> tuple[int, dict[UUID, int]]:
+        found = scan(directory)
+        counted.set()
+        assert removed.wait(10)
+        return found
+
+    monkeypatch.setattr(SpoolDirectory, "_scan", scan_slowly)
+    with ThreadPoolExecutor(2) as executor:
+        directory = SpoolDirectory(tmp_path, executor, most=2 * len(CONTENT))
+        going, staying = uuid4(), uuid4()
+        for export_id in (going, staying):
+            directory.file_of(export_id).write_bytes(CONTENT)
+        counting = asyncio.create_task(directory.spools())
+        assert await asyncio.to_thread(counted.wait, 10)
+        assert await directory.remove(going) == [len(CONTENT)]
+        removed.set()
+        await counting
+        assert directory.used == len(CONTENT)
+        assert not await directory.shortage()
