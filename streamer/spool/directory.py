@@ -94,6 +94,7 @@ class SpoolDirectory:
         self._relock: Callable[[], None] | None = None
         self._spools: WeakValueDictionary[UUID, Spool] = WeakValueDictionary()
         self._used = 0  # bytes
+        self._freed = 0  # bytes that this process has removed since it started
         self.written = 0  # bytes that this process has written to spools since it started
         self._counted_at: float | None = None
         self.undeletable: set[UUID] = set()
@@ -206,7 +207,10 @@ class SpoolDirectory:
 
     async def spools(self) -> dict[UUID, int]:
         """The sizes of all spools, in bytes, for each export that has one here. Raises OSError."""
-        self._used, spools = await self._in_thread(self._looking, self._scan)
+        freed = self._freed
+        used, spools = await self._in_thread(self._looking, self._scan)
+        # The scan may have counted what was removed meanwhile. A figure that is too high would evict without need.
+        self._used = max(0, used - (self._freed - freed))
         self._counted_at = monotonic()
         self.undeletable.intersection_update(spools)  # other hands may have removed them
         return spools
@@ -308,6 +312,7 @@ class SpoolDirectory:
 
     def _grow(self, size: int) -> None:
         self._used = max(0, self._used + size)
+        self._freed += max(0, -size)
         self.written += max(0, size)
 
     def _count_is_old(self) -> bool:

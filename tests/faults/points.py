@@ -130,8 +130,8 @@ class Faults:
     """Counts every point, and lets one of them fail.
 
     `hand` is a session for what is done to the table from outside. `shortage` tells how many bytes must go, and
-    `on_decision` is told how many did when a task of the server asked. `on_removal` is told which exports were chosen to
-    be removed, and which of them the table says are.
+    `on_decision` is told how many did when a task of the server asked. `on_removal` is told which exports were chosen
+    to be removed, and which of them the table says are.
     """
 
     def __init__(

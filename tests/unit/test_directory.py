@@ -294,6 +294,33 @@ def test_shortage_is_less_by_the_files_that_are_gone() -> None:
     assert not Shortage()
 
 
+async def test_what_is_removed_while_the_files_are_counted_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, removed = threading.Event(), threading.Event()
+    scan = SpoolDirectory._scan
+
+    def scan_slowly(directory: SpoolDirectory) -> tuple[int, dict[UUID, int]]:
+        found = scan(directory)
+        counted.set()
+        assert removed.wait(10)
+        return found
+
+    monkeypatch.setattr(SpoolDirectory, "_scan", scan_slowly)
+    with ThreadPoolExecutor(2) as executor:
+        directory = SpoolDirectory(tmp_path, executor, most=2 * len(CONTENT))
+        going, staying = uuid4(), uuid4()
+        for export_id in (going, staying):
+            directory.file_of(export_id).write_bytes(CONTENT)
+        counting = asyncio.create_task(directory.spools())
+        assert await asyncio.to_thread(counted.wait, 10)
+        assert await directory.remove(going) == [len(CONTENT)]
+        removed.set()
+        await counting
+        assert directory.used == len(CONTENT)
+        assert not await directory.shortage()
+
+
 # Threads
 
 
