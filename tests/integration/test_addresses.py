@@ -43,7 +43,7 @@ def answering(port: int | None) -> set[str]:
         pytest.param(("::1", "127.0.0.1"), "[::1]", BOTH, marks=needs_ipv6),
         pytest.param(("::", "0.0.0.0", "::"), "127.0.0.1", BOTH, marks=needs_ipv6),
     ],
-    ids=str,
+    ids=lambda value: ",".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 async def test_a_server_listens_where_it_is_told_and_says_a_url_that_can_be_asked(
     serve: Serve, hosts: tuple[str, ...], url: str, found: set[str]
