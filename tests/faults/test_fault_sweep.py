@@ -307,7 +307,8 @@ class Run:
             await self.download(expired)
 
     async def works(self, *, strictly: bool = True) -> None:
-        """A new export, whole."""
+        """A new export, whole, once no trouble lasts."""
+        await self.faults.trouble.over()
         export = await self.create(last=800)
         answer = await self.download(export)
         state = await self.final(export)
