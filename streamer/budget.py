@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamer.config import Settings
-from streamer.http.answers import ANSWERS_LIMIT
-from streamer.http.compression import MOST_HELD as GZIP_HELD
-from streamer.http.download import COPIED
-from streamer.http.exports import BODIES_LIMIT
-from streamer.http.listener import HEADS_LIMIT
-from streamer.http.places import most_waiting
-from streamer.http.room import LEAST_SHARE
+from streamer.http.api.exports import BODIES_LIMIT
+from streamer.http.download.compression import MOST_HELD as GZIP_HELD
+from streamer.http.download.downloads import COPIED
+from streamer.http.net.answers import ANSWERS_LIMIT
+from streamer.http.net.listener import HEADS_LIMIT
+from streamer.http.net.places import most_waiting
+from streamer.http.net.room import LEAST_SHARE
 from streamer.logs import LOG_QUEUE
 from streamer.server import SPARE_CONNECTIONS
-from streamer.source.blocks import HOLD_LIMIT
+from streamer.source.cursors.blocks import HOLD_LIMIT
 from streamer.spool.directory import HASH_BUFFER, HASHING
 from streamer.spool.spool import GATHER_LIMIT
 

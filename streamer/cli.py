@@ -87,8 +87,8 @@ def _server_process() -> Iterator[None]:
     """
     try:
         _check_platform()
-        from streamer.allocator import keep_the_heap_small  # noqa: PLC0415 - the server, which its client does without
-        from streamer.streams import open_closed_streams  # noqa: PLC0415
+        from streamer.process.allocator import keep_the_heap_small  # noqa: PLC0415 - the server, which its client does without
+        from streamer.process.streams import open_closed_streams  # noqa: PLC0415
 
         open_closed_streams()
         keep_the_heap_small()

@@ -11,8 +11,8 @@ import msgspec
 
 from streamer.durations import read_duration
 from streamer.errors import StartError
-from streamer.source.conninfo import ConnectionParameters, from_parts, from_url
-from streamer.source.rows import CursorChoice
+from streamer.postgres.conninfo import ConnectionParameters, from_parts, from_url
+from streamer.source.source import CursorChoice
 
 SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
 NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes is a part of it

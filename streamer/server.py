@@ -15,13 +15,12 @@ from uuid import uuid4
 from aiohttp import web
 
 from streamer.config import Settings
-from streamer.cores import cores
 from streamer.errors import StartError, Unavailable
-from streamer.http.compression import GzipStreams
+from streamer.http.download.compression import GzipStreams
 from streamer.http.links import Links
-from streamer.http.listener import Listener
-from streamer.http.places import Places
-from streamer.http.room import Room
+from streamer.http.net.listener import Listener
+from streamer.http.net.places import Places
+from streamer.http.net.room import Room
 from streamer.http.routes import application
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.queue import ExportQueue
@@ -29,12 +28,14 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
-from streamer.source.catalog import Catalog
-from streamer.source.checking import ValueCheck
-from streamer.source.conninfo import ConnectionParameters
-from streamer.source.database import Connections, Pool, connect, one_line, with_causes
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import Source
+from streamer.postgres.conninfo import ConnectionParameters
+from streamer.postgres.pool import Pool, connect, one_line, with_causes
+from streamer.process.cores import cores
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.catalog.checking import ValueCheck
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.session.connections import Connections
+from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.spool import THREADS as SPOOL_THREADS
 

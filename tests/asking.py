@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from streamer.http.parameters import Parameters
+from streamer.http.api.parameters import Parameters
 from streamer.model import ExportSpec
-from streamer.source.catalog import Catalog
+from streamer.source.catalog.catalog import Catalog
 
 
 def read_spec(query: Iterable[tuple[str, str]], body: bytes, catalog: Catalog) -> ExportSpec:

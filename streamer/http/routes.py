@@ -4,20 +4,20 @@ from concurrent.futures import Executor
 
 from aiohttp import web
 
-from streamer.http.answers import ANSWERS, Answers, counted
-from streamer.http.compression import GzipStreams
-from streamer.http.datasets import Datasets
-from streamer.http.download import Downloads
-from streamer.http.exports import Exports, json_response
-from streamer.http.line import READ_AHEAD
+from streamer.http.api.datasets import Datasets
+from streamer.http.api.exports import Exports, json_response
+from streamer.http.download.compression import GzipStreams
+from streamer.http.download.downloads import Downloads
 from streamer.http.links import LINKS, Links
-from streamer.http.places import Places
+from streamer.http.net.answers import ANSWERS, Answers, counted
+from streamer.http.net.line import READ_AHEAD
+from streamer.http.net.places import Places
+from streamer.http.net.room import ROOM, Room, in_turn
 from streamer.http.problems import problems
-from streamer.http.room import ROOM, Room, in_turn
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.sealed import SealedExports
-from streamer.source.catalog import Catalog
-from streamer.source.checking import ValueCheck
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.catalog.checking import ValueCheck
 
 EXPORT = "/exports/{id:(?!csv$)[^{}/]+}"  # `csv` is no id, so that a wrong method at /exports/csv is 405 and not 404
 

@@ -27,8 +27,8 @@ from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
 from streamer.jobs.sealed import SealedExports, unknown_state
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportRequest, Place, State
+from streamer.postgres.pool import PAUSES, with_causes
 from streamer.protocol.disposition import Label
-from streamer.source.database import PAUSES, with_causes
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)

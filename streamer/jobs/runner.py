@@ -22,9 +22,9 @@ from streamer.jobs.gate import SourceGate
 from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
-from streamer.source.cursor import Sink
-from streamer.source.database import PAUSES, say_waiting, with_causes
-from streamer.source.rows import Rows, Source
+from streamer.postgres.pool import PAUSES, say_waiting, with_causes
+from streamer.source.cursors.cursor import Sink
+from streamer.source.source import Rows, Source
 from streamer.spool.spool import Sealed
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ import tenacity
 
 from streamer.errors import StartError, Unavailable
 from streamer.model import SPEC_VERSION, Export, ExportRequest, Place, Progress, State, folded, read_spec
-from streamer.source.database import LOST, Connection, Pool, one_line
+from streamer.postgres.pool import LOST, Connection, Pool, one_line
 from streamer.spool.spool import Sealed
 
 SQL = files("streamer.jobs").joinpath("sql")

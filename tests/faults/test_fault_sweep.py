@@ -40,7 +40,7 @@ import pytest
 
 from streamer.config import Duration, Names, Settings, Size
 from streamer.errors import StartError
-from streamer.http import sized
+from streamer.http.net import sized
 from streamer.jobs import queue, retention, runner, store
 from streamer.server import serving
 from streamer.spool import spool

@@ -20,8 +20,8 @@ import asyncpg
 from streamer.config import Duration, Names, RoleName, Settings, Size
 from streamer.errors import ExportFailure
 from streamer.server import serving
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import CursorChoice
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.source import CursorChoice
 from tests.exporting import RemoteExport, sha256, until
 from tests.faults import ledger
 from tests.faults.ledger import Asked, Begun, Judge, LedgerWriter

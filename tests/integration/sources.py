@@ -18,11 +18,12 @@ import asyncpg
 import pytest
 
 from streamer.model import Condition, Dialect, ExportSpec
-from streamer.source.catalog import Catalog
-from streamer.source.cursor import Sink
-from streamer.source.database import Connections, Pool, connect
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import CursorChoice, Source
+from streamer.postgres.pool import Pool, connect
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.cursors.cursor import Sink
+from streamer.source.session.connections import Connections
+from streamer.source.source import CursorChoice, Source
 from tests.conftest import at_database, connected
 
 CURSORS = (CursorChoice.BLOCKS, CursorChoice.COPY, CursorChoice.FETCH)

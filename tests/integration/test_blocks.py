@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, ExportSpec, Operator
-from streamer.source import blocks
-from streamer.source.blocks import SCAN_BLOCKS, BlockCursor
-from streamer.source.copying import CopyCursor
-from streamer.source.cursor import Sink
-from streamer.source.database import Connections
-from streamer.source.introspection import read_catalog
-from streamer.source.pages import InOrder, Page, PagePlan
-from streamer.source.query import Query
-from streamer.source.rows import CursorChoice, Source
-from streamer.source.snapshot import SnapshotGoneError, export_snapshot, open_snapshot
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.cursors import blocks
+from streamer.source.cursors.blocks import SCAN_BLOCKS, BlockCursor
+from streamer.source.cursors.copy import CopyCursor
+from streamer.source.cursors.cursor import Sink
+from streamer.source.cursors.pages import InOrder, Page, PagePlan
+from streamer.source.query.query import Query
+from streamer.source.session.connections import Connections
+from streamer.source.session.snapshot import SnapshotGoneError, export_snapshot, open_snapshot
+from streamer.source.source import CursorChoice, Source
 from tests.conftest import connected
 from tests.integration.sources import (
     HELPERS,
@@ -137,9 +137,9 @@ Cut = Callable[..., None]
 
 def cut_pages(patch: pytest.MonkeyPatch, *, first_blocks: int = 4, target: int = 16 * KB, hold: int = 64 * KB) -> None:
     """How exports cut and hold pages; by default so that a small table is taken for a large one, and has many."""
-    patch.setattr("streamer.source.rows.FEW_BLOCKS", 1)
-    patch.setattr("streamer.source.pages.FIRST_BLOCKS", first_blocks)
-    patch.setattr("streamer.source.rows.BlockCursor", partial(BlockCursor, page_target=target, hold_limit=hold))
+    patch.setattr("streamer.source.source.FEW_BLOCKS", 1)
+    patch.setattr("streamer.source.cursors.pages.FIRST_BLOCKS", first_blocks)
+    patch.setattr("streamer.source.source.BlockCursor", partial(BlockCursor, page_target=target, hold_limit=hold))
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def wide_pages(cut: Cut) -> None:
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as ever, in a fraction of the time."""
     monkeypatch.setattr(blocks, "FIRST_PAUSE", blocks.FIRST_PAUSE / 8)
-    monkeypatch.setattr("streamer.source.snapshot.CLEAN_UP", 0.25)
+    monkeypatch.setattr("streamer.source.session.snapshot.CLEAN_UP", 0.25)
 
 
 @pytest.fixture

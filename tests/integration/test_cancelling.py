@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from streamer.source.metering import Meter
-from streamer.source.rows import CursorChoice
+from streamer.postgres.metering import Meter
+from streamer.source.source import CursorChoice
 from tests.integration.sources import Pages, Plain, assert_all_usable, assert_nothing_runs, opened, spec
 
 ROWS = "CREATE TABLE long AS SELECT n, repeat('x', 100) AS words FROM generate_series(1, 200000) n"

@@ -13,8 +13,8 @@ import pytest
 
 from streamer.config import read_settings
 from streamer.errors import StartError
-from streamer.source.conninfo import ConnectionParameters
-from streamer.source.database import connect
+from streamer.postgres.conninfo import ConnectionParameters
+from streamer.postgres.pool import connect
 from tests.integration.tlsfront import make_certificate, tls_front
 from tests.ports import free_port
 from tests.proxy import proxied

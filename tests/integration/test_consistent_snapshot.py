@@ -19,8 +19,8 @@ import pytest
 from streamer.config import Names
 from streamer.errors import ExportFailure, SourceBusy, SourceWait
 from streamer.model import Dialect, ExportSpec, Timestamps
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import CursorChoice
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.source import CursorChoice
 from tests.conftest import Serve, connected
 from tests.exporting import create
 from tests.integration.sources import (
@@ -176,7 +176,7 @@ async def test_a_snapshot_that_waited_for_its_lock_is_the_only_one(
     database: str, plain: Plain, meanwhile: Meanwhile, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The lock spares a second snapshot: the reload commits while the first has not been taken."""
-    caplog.set_level(logging.INFO, "streamer.source.rows")
+    caplog.set_level(logging.INFO, "streamer.source.source")
     await plain.execute(made("reloaded", rows=10))
     async with opened(database, CursorChoice.COPY, "reloaded") as source:
         await meanwhile.exported(source, spec("reloaded", ["n"]), "TRUNCATE reloaded", filled("reloaded"))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, Operator
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import CursorChoice
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.source import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, connected
 from tests.integration.sources import (

@@ -19,11 +19,11 @@ import pytest
 from streamer.config import Names
 from streamer.embedded import psql
 from streamer.errors import ExportFailure, StartError
-from streamer.source.catalog import Catalog
-from streamer.source.copying import copy
-from streamer.source.database import Connection
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import CursorChoice
+from streamer.postgres.pool import Connection
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.cursors.copy import copy
+from streamer.source.source import CursorChoice
 from tests.acceptance.process import streamer
 from tests.conftest import Serve, connected
 from tests.exporting import create, read_problem, until
@@ -518,7 +518,7 @@ async def test_an_export_of_blocks_is_of_the_role_on_every_connection(
         await asyncio.wait_for(two_read.wait(), WAIT)
         return await copy(connection, *arguments)
 
-    monkeypatch.setattr("streamer.source.blocks.copy", by_two)
+    monkeypatch.setattr("streamer.source.cursors.blocks.copy", by_two)
     async with made_role(plain) as role, pooled(database) as pool:
         await plain.execute(
             f"GRANT SELECT ON guarded TO {role};"

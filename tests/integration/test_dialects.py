@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from streamer.source.rows import CursorChoice
+from streamer.source.source import CursorChoice
 from tests.asking import read_spec
 from tests.conftest import connected
 from tests.integration.sources import (

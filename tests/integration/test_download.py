@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamer.source.rows import CursorChoice
+from streamer.source.source import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, Gated, Serve, Server
 from tests.exporting import SAVED_AS, RemoteExport, create, sha256, until

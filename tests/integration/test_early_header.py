@@ -10,9 +10,9 @@ import zlib
 import aiohttp
 import pytest
 
-from streamer.http import download
+from streamer.formats.dialect import prologue
+from streamer.http.download import downloads as download
 from streamer.model import Dialect
-from streamer.protocol.dialect import prologue
 from tests.conftest import Serve, Server
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import HEADER, Gates, gated_csv

@@ -7,7 +7,7 @@ import pytest
 
 from streamer.config import Names
 from streamer.errors import ExportFailure
-from streamer.source.rows import CursorChoice
+from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create, read_problem
 from tests.integration.sources import every_cursor, made_database, opened, run_sql, spec

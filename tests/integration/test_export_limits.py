@@ -16,8 +16,8 @@ import pytest
 
 from streamer.config import Names, Size, Timeout
 from streamer.errors import ExportFailure
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import CursorChoice, Source
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.source import CursorChoice, Source
 from tests.conftest import Serve, Server
 from tests.exporting import RemoteExport, create, until
 from tests.integration.sources import (

@@ -19,7 +19,7 @@ from streamer.client import Client
 from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
-from streamer.source.rows import CursorChoice
+from streamer.source.source import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, Configure, Gated, Serve, Server, connected, files_and_locks, files_in
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
@@ -36,7 +36,7 @@ both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoic
 @pytest.fixture
 def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The headers of a download wait for the first row, or for an end without one, however long that takes."""
-    monkeypatch.setattr("streamer.http.download.FIRST_ROWS", PATIENCE)
+    monkeypatch.setattr("streamer.http.download.downloads.FIRST_ROWS", PATIENCE)
 
 
 @asynccontextmanager

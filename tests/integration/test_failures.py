@@ -9,7 +9,7 @@ import pytest
 
 from streamer.config import Names
 from streamer.jobs.store import ATTEMPTS
-from streamer.source.rows import CursorChoice
+from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
 from tests.integration.sources import Plain, acting, every_cursor, made_role
@@ -44,7 +44,7 @@ async def role(plain: Plain) -> AsyncIterator[str]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tables are read by several connections, and what is tried again is so at once."""
     cut_pages(monkeypatch)
-    monkeypatch.setattr("streamer.source.blocks.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("streamer.source.cursors.blocks.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(milliseconds=10))
 
 
@@ -155,7 +155,7 @@ async def test_an_internal_error_is_told_with_its_place_in_the_log(
     def break_down(*arguments: object) -> None:
         raise RuntimeError("the reason")
 
-    monkeypatch.setattr("streamer.source.rows.prologue", break_down)
+    monkeypatch.setattr("streamer.source.source.prologue", break_down)
     server = await serve()
     export = await create(session, server.url)
     assert (await export.until("failed"))["error"] == "an internal error, which the server's log describes"

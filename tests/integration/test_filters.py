@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from streamer.config import Names
-from streamer.http.parameters import GENERAL
+from streamer.http.api.parameters import GENERAL
 from streamer.model import Operator
-from streamer.source.filters import SUFFIXES
-from streamer.source.introspection import read_catalog
-from streamer.source.rows import CursorChoice
+from streamer.source.catalog.filters import SUFFIXES
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.source import CursorChoice
 from tests.asking import read_spec
 from tests.conftest import Serve, Server, connected
 from tests.integration.sources import (
@@ -529,7 +529,7 @@ async def harmless(response: aiohttp.ClientResponse) -> None:
 async def test_a_value_that_cannot_be_checked_in_time_is_503_and_begins_nothing(
     database: str, serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.source.checking.TIMEOUT", 0.3)
+    monkeypatch.setattr("streamer.source.catalog.checking.TIMEOUT", 0.3)
     await run_sql(database, VICTIMS)
     server = await serve(source_database_url=database, datasets=Names(("victims",)))
     async with connected(database) as connection, connection.transaction():

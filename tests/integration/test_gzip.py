@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from streamer.http.room import Room
+from streamer.http.net.room import Room
 from tests.exporting import SAVED_AS
 from tests.gates import Steps
 from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from streamer.http.exports import LONGEST_KEY
+from streamer.http.api.exports import LONGEST_KEY
 from streamer.jobs.store import Store
 from streamer.server import serving
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256

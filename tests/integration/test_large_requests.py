@@ -16,12 +16,12 @@ import pytest_asyncio
 
 from streamer.budget import UNDERSTOOD
 from streamer.config import Names, Settings
-from streamer.http.answers import ANSWERS_LIMIT
-from streamer.http.exports import MAX_BODY
-from streamer.http.listener import MAX_TARGET
-from streamer.http.parameters import MOST_ITEMS, MOST_SPEC, Parameters
+from streamer.http.api.exports import MAX_BODY
+from streamer.http.api.parameters import MOST_ITEMS, MOST_SPEC, Parameters
+from streamer.http.net.answers import ANSWERS_LIMIT
+from streamer.http.net.listener import MAX_TARGET
 from streamer.server import serving
-from streamer.source.filters import MOST_VALUES
+from streamer.source.catalog.filters import MOST_VALUES
 from tests.conftest import Server, connected
 from tests.exporting import RemoteExport, sha256
 from tests.held import scratch_database

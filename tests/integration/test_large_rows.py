@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from streamer.config import Size
 from streamer.errors import ExportFailure
-from streamer.source.metering import CHUNK, Meter, metered
-from streamer.source.rows import CursorChoice
+from streamer.postgres.metering import CHUNK, Meter, metered
+from streamer.source.source import CursorChoice
 from tests.conftest import connected
 from tests.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
 from tests.integration.sources import assert_same_bytes, copied, every_cursor, plain_session

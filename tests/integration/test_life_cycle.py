@@ -39,9 +39,9 @@ from streamer.jobs.runner import Runner
 from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import ATTEMPTS, Store
 from streamer.model import TRANSITIONS, ExportRequest, ExportSpec, State
-from streamer.source.cursor import Sink
-from streamer.source.database import Pool, connect
-from streamer.source.rows import Source
+from streamer.postgres.pool import Pool, connect
+from streamer.source.cursors.cursor import Sink
+from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.owners import PREFIX

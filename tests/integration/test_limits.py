@@ -16,13 +16,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import pytest
 import pytest_asyncio
 
-from streamer.http import exports
-from streamer.http import listener as door
-from streamer.http.download import COPIED, ONE_WRITE
-from streamer.http.exports import BODIES, BODIES_LIMIT, MAX_BODY
-from streamer.http.parameters import MOST_SPEC
-from streamer.http.places import POOL, Places
-from streamer.source.filters import MOST_VALUES
+from streamer.http.api import exports
+from streamer.http.api.exports import BODIES, BODIES_LIMIT, MAX_BODY
+from streamer.http.api.parameters import MOST_SPEC
+from streamer.http.download.downloads import COPIED, ONE_WRITE
+from streamer.http.net import listener as door
+from streamer.http.net.places import POOL, Places
+from streamer.source.catalog.filters import MOST_VALUES
 from streamer.spool import pagecache
 from tests.held import (
     BULK,
@@ -454,7 +454,7 @@ class Loads:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     loads = Loads()
-    monkeypatch.setattr("streamer.http.line.load", loads.load)
+    monkeypatch.setattr("streamer.http.net.line.load", loads.load)
     yield loads
     loads.open.set()
 

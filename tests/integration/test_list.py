@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamer.http.listing import MOST
+from streamer.http.api.listing import MOST
 from tests.conftest import Serve, Server
 from tests.exporting import RemoteExport, create, read_problem
 from tests.gates import Gates

@@ -22,10 +22,10 @@ import pytest
 import pytest_asyncio
 
 from streamer.config import Duration
-from streamer.http import listener as door
-from streamer.http.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
-from streamer.http.room import LEAST_SHARE
-from streamer.http.stalls import StallWatch
+from streamer.http.net import listener as door
+from streamer.http.net.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
+from streamer.http.net.room import LEAST_SHARE
+from streamer.http.net.stalls import StallWatch
 from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import Body, Connection, End, Fields, ask, connection, request
 

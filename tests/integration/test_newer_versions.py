@@ -16,7 +16,7 @@ import pytest
 
 from streamer.client import Client, ExportGone
 from streamer.errors import StartError
-from streamer.http.status import UNREADABLE
+from streamer.http.api.status import UNREADABLE
 from streamer.jobs import queue
 from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.jobs.store import _migrations

@@ -22,7 +22,7 @@ import pytest
 from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
-from streamer.source.rows import CursorChoice
+from streamer.source.source import CursorChoice
 from streamer.spool.owners import PREFIX
 from tests.conftest import Configure, Gated, Serve, Server, connected, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
@@ -44,7 +44,7 @@ WAITS_TO_SERVE = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> timedelta:
     """A second attempt comes after this time, and the headers of a download nearly at once."""
     delay = timedelta(seconds=0.1)
-    monkeypatch.setattr("streamer.http.download.FIRST_ROWS", 0.05)
+    monkeypatch.setattr("streamer.http.download.downloads.FIRST_ROWS", 0.05)
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", delay)
     return delay
 

@@ -11,9 +11,9 @@ import pytest
 
 from streamer.config import Names
 from streamer.errors import StartError
-from streamer.source.catalog import Catalog
-from streamer.source.database import Pool
-from streamer.source.introspection import read_catalog
+from streamer.postgres.pool import Pool
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.catalog.introspection import read_catalog
 from tests.conftest import Serve
 from tests.exporting import read_problem
 from tests.integration.sources import Plain, pooled

@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from streamer.config import Names
-from streamer.source.checking import ValueCheck
-from streamer.source.rows import CursorChoice
+from streamer.source.catalog.checking import ValueCheck
+from streamer.source.source import CursorChoice
 from tests.asking import read_spec
 from tests.conftest import Serve
 from tests.exporting import create, read_problem

@@ -20,15 +20,16 @@ import pytest
 
 from streamer.errors import ExportFailure, StartError
 from streamer.model import Condition, Operator
-from streamer.source import database as database_module
-from streamer.source import snapshot
-from streamer.source.blocks import BlockCursor
-from streamer.source.catalog import Column
-from streamer.source.copying import CopyCursor
-from streamer.source.database import Connections, Pool, connect
-from streamer.source.introspection import read_catalog
-from streamer.source.pages import FIRST_BLOCKS, InOrder, Page
-from streamer.source.rows import CursorChoice, Source
+from streamer.postgres import pool as database_module
+from streamer.postgres.pool import Pool, connect
+from streamer.source.catalog.introspection import read_catalog
+from streamer.source.cursors.blocks import BlockCursor
+from streamer.source.cursors.copy import CopyCursor
+from streamer.source.cursors.pages import FIRST_BLOCKS, InOrder, Page
+from streamer.source.dataset import Column
+from streamer.source.session import snapshot
+from streamer.source.session.connections import Connections
+from streamer.source.source import CursorChoice, Source
 from tests.conftest import at_database, connected
 from tests.integration.sources import (
     ACTING,

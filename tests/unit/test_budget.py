@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from streamer.budget import FOLLOWER, MB, SOCKET, Item, budget, table, total
 from streamer.cli import main
 from streamer.config import Settings, read_settings
-from streamer.http.places import most_waiting
+from streamer.http.net.places import most_waiting
 
 CONTAINER = 150 * 1024 * 1024  # bytes
 NOBODY = "postgresql://127.0.0.1:1/nobody-listens-here"

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import pytest
 
 from streamer.errors import StartError
-from streamer.source.catalog import Catalog, Column, Dataset
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.dataset import Column, Dataset
 
 
 def dataset(name: str, *columns: str) -> Dataset:

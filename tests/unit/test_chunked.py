@@ -13,11 +13,11 @@ from typing import BinaryIO
 import pytest
 from aiohttp import web
 
-from streamer.http.chunked import Chunk, ChunkedLine, Read
-from streamer.http.delivery import DownloadResponse
-from streamer.http.line import READ_AHEAD
-from streamer.http.places import ALONE, Places
-from streamer.http.room import ROOM, Room
+from streamer.http.download.delivery import DownloadResponse
+from streamer.http.net.chunked import Chunk, ChunkedLine, Read
+from streamer.http.net.line import READ_AHEAD
+from streamer.http.net.places import ALONE, Places
+from streamer.http.net.room import ROOM, Room
 from streamer.spool.follower import Extent
 from tests.exporting import PATIENCE
 from tests.rawhttp import Body, End, connection

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from streamer.config import LogFormat, Settings, read_settings
 from streamer.errors import StartError
-from streamer.source.rows import CursorChoice
+from streamer.source.source import CursorChoice
 
 URL = "postgresql://localhost/exports"
 DEFAULTS = {

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamer.errors import StartError
-from streamer.source.conninfo import VARIABLES, ConnectionParameters, from_parts, from_url
+from streamer.postgres.conninfo import VARIABLES, ConnectionParameters, from_parts, from_url
 
 SECRET = "hunter2"
 SOCKETS = (("/var/run/postgresql", 5432), ("/tmp", 5432))

@@ -10,12 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from streamer.cores import cores
+from streamer.process.cores import cores
 
 MANY = set(range(64))
 CPU_1 = Path("/sys/fs/cgroup/cpu")
 ENTER = 'echo $$ > "$0" && exec "$@"'
-ASK = "from streamer.cores import cores; print(cores())"
+ASK = "from streamer.process.cores import cores; print(cores())"
 
 
 class Machine:

@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.formats.dialect import check_character, check_null, prologue
+from streamer.formats.records import RecordWriter, count_records, first_records
 from streamer.model import Dialect
-from streamer.protocol.dialect import (
-    RecordWriter,
-    check_character,
-    check_null,
-    count_records,
-    first_records,
-    prologue,
-)
 
 CHARACTERS = [chr(code) for code in range(1, 128) if chr(code) not in "\r\n"]
 EXAMPLES = 150

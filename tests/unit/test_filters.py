@@ -3,8 +3,8 @@
 import pytest
 
 from streamer.model import Condition, Operator, Order
-from streamer.source.catalog import Column
-from streamer.source.filters import MOST_VALUES, listed, meaning_of, parameters_of, read_condition, read_order
+from streamer.source.catalog.filters import MOST_VALUES, listed, meaning_of, parameters_of, read_condition, read_order
+from streamer.source.dataset import Column
 
 TEXT = Column(name="words", declared="text", type="text", length=None, category="S")
 NUMBER = Column(name="n", declared="integer", type="int4", length=None, category="N")

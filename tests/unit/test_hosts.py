@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamer.source.hosts import Address, addresses, read_hosts, read_ports
+from streamer.postgres.hosts import Address, addresses, read_hosts, read_ports
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from streamer.budget import LOG_RECORD
-from streamer.http.access_log import AccessLog
+from streamer.http.net.access_log import AccessLog
 from streamer.logs import LOG_QUEUE, DroppingQueueHandler
 from tests.acceptance.process import killed
 from tests.conftest import connected

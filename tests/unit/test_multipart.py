@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamer.http.delivery import Part, length_of
-from streamer.http.multipart import byteranges
+from streamer.http.download.delivery import Part, length_of
+from streamer.http.download.multipart import byteranges
 from streamer.protocol.ranges import Slice, Slices, select
 
 CSV = "text/csv; charset=utf-8; header=present"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import StartError
-from streamer.source.offers import Offer, read_offers, texts_of
+from streamer.source.catalog.configuration import Offer, read_offers, texts_of
 
 
 def read(folder: Path, text: str | bytes) -> dict[str, Offer]:

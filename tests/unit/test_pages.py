@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.source.pages import FIRST_BLOCKS, MOST_BLOCKS, Heap, InOrder, Page, PagePlan
-from streamer.source.query import Query
+from streamer.source.cursors.pages import FIRST_BLOCKS, MOST_BLOCKS, InOrder, Page, PagePlan
+from streamer.source.query.plan import Heap
+from streamer.source.query.query import Query
 
 QUERY = Query(columns=('"id"',), relation='"public"."users"', where="")
 LIMIT = 64  # bytes

@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from streamer.errors import Unavailable
-from streamer.http.places import ALONE, MOST_SHARE, PART, POOL, SHARE, Places, Pool, Share, most_waiting
-from streamer.http.room import LEAST_SHARE, buffer_for, held_for, limit_waiting
+from streamer.http.net.places import ALONE, MOST_SHARE, PART, POOL, SHARE, Places, Pool, Share, most_waiting
+from streamer.http.net.room import LEAST_SHARE, buffer_for, held_for, limit_waiting
 
 PACKETS = 8 * 1024  # bytes that the kernel may add to what it is given
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, ExportSpec, Operator, Order
-from streamer.source.catalog import Column, Dataset
-from streamer.source.database import Connection
-from streamer.source.names import quote_identifier
-from streamer.source.query import QUOTE_LITERALS, Query, compose
+from streamer.postgres.pool import Connection
+from streamer.postgres.quoting import quote_identifier
+from streamer.source.dataset import Column, Dataset
+from streamer.source.query.query import QUOTE_LITERALS, Query, compose
 
 
 def columns_of(*names: str) -> dict[str, Column]:

@@ -7,7 +7,7 @@ import msgspec
 
 from streamer.budget import budget, table
 from streamer.config import Settings, read_settings
-from streamer.source.offers import read_offers
+from streamer.source.catalog.configuration import read_offers
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import pytest_asyncio
 
-from streamer.http.room import LEAST_SHARE, TURNS, Room, fits_in, held_for, limit_waiting, writable_at
+from streamer.http.net.room import LEAST_SHARE, TURNS, Room, fits_in, held_for, limit_waiting, writable_at
 
 PATIENCE = 30.0  # seconds
 

@@ -11,11 +11,12 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from streamer.http.api.status import UNREADABLE, entity_tag, representation
 from streamer.http.links import Links
-from streamer.http.status import UNREADABLE, entity_tag, representation
 from streamer.jobs.live import LiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
-from streamer.source.catalog import Catalog, Column, Dataset
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.dataset import Column, Dataset
 from streamer.spool.spool import Spool
 from tests.asking import read_spec
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.source.catalog import Column
-from streamer.source.moments import is_date, next_day
-from streamer.source.values import READERS, is_certain, read_value
+from streamer.source.catalog.moments import is_date, next_day
+from streamer.source.catalog.values import READERS, is_certain, read_value
+from streamer.source.dataset import Column
 
 EXAMPLES = 100
 LONE_SURROGATE = "\ud800"

@@ -1,0 +1,1 @@
+"""Resources as JSON: exports, datasets, and the parameters that ask for them."""

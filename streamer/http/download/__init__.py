@@ -1,0 +1,1 @@
+"""Downloads: content negotiation, then delivery."""

@@ -1,0 +1,1 @@
+"""Sockets: the listener, the senders of response bodies, backpressure, send timeouts."""

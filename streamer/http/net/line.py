@@ -1,0 +1,164 @@
+"""One connection while a body goes through it: from the page cache to the socket, and never past a break.
+
+What bodies of both kinds need, `sized` and `chunked`: room in the socket, the one buffer through which bytes are
+copied, a thread that loads what the page cache has not, and the cut when the source breaks.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, BinaryIO, Protocol, Self, TypeVar
+
+from aiohttp import web
+
+from streamer.http.net.places import MOST_SHARE, SHARE
+from streamer.http.net.resets import reset
+from streamer.http.net.room import LEAST_SHARE, ROOM, Look, fits_in
+from streamer.spool.follower import Extent, TruncatedError
+from streamer.spool.pagecache import load, read_into_if_cached
+
+T = TypeVar("T")
+
+SCRATCH = memoryview(bytearray(MOST_SHARE))
+LEAST_PIECE = LEAST_SHARE // 2  # bytes; of a socket that has been shut only the next write says so
+READ_AHEAD_BYTES = 1024 * 1024
+SHORTER = "the file of the export is shorter than it was"
+READ_AHEAD = web.AppKey("read ahead", Executor)
+
+
+class Readable(Protocol):
+    """What a body is read from. `broken` is done, with the reason, when the rest of the body will never come."""
+
+    @property
+    def file(self) -> BinaryIO: ...
+
+    @property
+    def broken(self) -> "asyncio.Future[str] | None": ...
+
+
+class Line:
+    """One connection while a body goes through it. Raises ConnectionResetError when the client has gone.
+
+    Bytes are copied through one buffer that all lines share, because nothing is awaited between the reading and the
+    sending.
+    """
+
+    def __init__(self, request: web.Request, source: Readable) -> None:
+        self._connection = request.transport  # the request forgets it when the server closes
+        self._read_ahead = request.app[READ_AHEAD]
+        self._writer = request.writer
+        self._share = request.get(SHARE)
+        self._room = request.app[ROOM]
+        self._source = source
+        self._broken = source.broken
+        self._sending: asyncio.Future[Any] | None = None
+
+    def __enter__(self) -> Self:
+        if self._broken:
+            self._broken.add_done_callback(self._cut)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._broken:
+            self._broken.remove_done_callback(self._cut)
+
+    async def _flushed(self) -> None:
+        """Returns when the transport has nothing left to send, such as the headers: what is given goes past it."""
+        if self._transport.get_write_buffer_size():
+            await self._until(self._writer.drain())
+
+    async def _found_room(self) -> int:
+        """Bytes that the socket takes at once, as soon as there is room for some."""
+        self._go_on()
+        room = self._room_now()
+        if not room:
+            await self._until(self._room.found(self._socket, self._look))
+            room = max(self._room_now(), LEAST_PIECE)
+        return room
+
+    def _room_now(self) -> int:
+        return self._share.room(self._socket) if self._share else min(fits_in(self._socket), len(SCRATCH))
+
+    @property
+    def _look(self) -> Look | None:
+        return self._share.look if self._share else None
+
+    async def _read(self, extent: Extent, length: int) -> memoryview:
+        """Its first bytes, in the buffer that all share: to be given before anything else is awaited."""
+        fd = self._source.file.fileno()
+        piece = SCRATCH[:length]
+        if not read_into_if_cached(fd, extent.offset, piece):
+            await self._load(fd, Extent(extent.offset, min(extent.length, READ_AHEAD_BYTES)))
+            if os.preadv(fd, [piece], extent.offset) < length:
+                raise TruncatedError(SHORTER)
+        return piece
+
+    def _give(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Gives them to the socket in one system call, and returns how many bytes it took."""
+        try:
+            return os.writev(self._socket.fileno(), pieces)
+        except BlockingIOError:
+            return 0
+
+    async def _paced(self, sent: int) -> None:
+        """After so many bytes: waits until the socket has room again, or, if it has, for the next turn."""
+        if self._share:
+            self._share.look(self._socket)
+        if not sent:
+            await self._until(self._room.found(self._socket, self._look))
+        elif self._room_now():
+            await self._until(self._room.turn())
+
+    async def _load(self, fd: int, extent: Extent) -> None:
+        """What the page cache has not would hold the event loop."""
+        await self._until(in_thread(self._read_ahead, partial(load, fd, *extent)))
+
+    async def _until(self, sending: Awaitable[T]) -> T:
+        """Its result. It ends in any case before anything is raised: a socket that is closed under a sendfile leaves
+        its descriptor in the selector."""
+        self._sending = asyncio.ensure_future(sending)
+        try:
+            result: T = await self._sending
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                self._go_on()
+            raise
+        return result
+
+    def _cut(self, _: "asyncio.Future[str]") -> None:
+        if self._sending:
+            self._sending.cancel()
+
+    def _go_on(self) -> None:
+        if self._broken and self._broken.done():
+            raise TruncatedError(self._broken.result())
+
+    def _reset(self) -> None:
+        if self._connection:
+            reset(self._connection)
+
+    @property
+    def _socket(self) -> socket.socket:
+        connection: socket.socket = self._transport.get_extra_info("socket")
+        return connection
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        if self._connection is None or self._connection.is_closing():
+            raise ConnectionResetError("the client has gone")
+        return self._connection
+
+
+async def in_thread(executor: Executor, act: Callable[[], T]) -> T:
+    """Returns or raises only when the thread has let go of what it works on."""
+    work = asyncio.get_running_loop().run_in_executor(executor, act)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.cancel()
+        await asyncio.wait({work})
+        raise

@@ -1,0 +1,1 @@
+"""What every part that talks to PostgreSQL shares: connection parameters, pools, quoting."""

@@ -1,0 +1,110 @@
+"""Conditions by the names that ask for them: `signup_date_to=2024-12-31` is a column, an operator and a value.
+
+The same names are read in requests and in the file of datasets. Nothing here knows which of the two it is: what is
+wrong is a ValueError with a sentence, and who asked puts the name before it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from streamer.errors import shown
+from streamer.model import Condition, Operator, Order
+from streamer.source.catalog.moments import is_date, next_day
+from streamer.source.catalog.values import read_text, read_truth, read_value
+from streamer.source.dataset import Column
+
+MOST_VALUES = 1000  # of one condition
+SUFFIXES = {
+    "__in": Operator.EQ,
+    "__ne": Operator.NE,
+    "__gte": Operator.GTE,
+    "__gt": Operator.GT,
+    "__lte": Operator.LTE,
+    "__lt": Operator.LT,
+    "_min": Operator.GTE,
+    "_from": Operator.GTE,
+    "_max": Operator.LTE,
+    "_to": Operator.LTE,
+    "__contains": Operator.CONTAINS,
+    "__startswith": Operator.STARTSWITH,
+    "__isnull": Operator.ISNULL,
+}
+OF_SEVERAL = (Operator.EQ, Operator.NE)  # these may have more than one value
+MOMENTS = ("timestamp", "timestamptz")
+
+Meaning = tuple[str, Operator]
+"""A column and an operator."""
+
+
+def meaning_of(name: str, columns: Mapping[str, Column]) -> Meaning | None:
+    """What a name asks of which column; None if it names none. A column's whole name goes before its suffixes."""
+    if name in columns:
+        return name, Operator.EQ
+    for suffix, operator in SUFFIXES.items():
+        if name.endswith(suffix) and (column := name.removesuffix(suffix)) in columns:
+            return column, operator
+    return None
+
+
+def read_condition(column: Column, operator: Operator, texts: Sequence[str]) -> Condition:
+    """Raises ValueError with a sentence that says what is allowed."""
+    if operator not in column.operators:
+        allowed = ", ".join(parameters_of(column))
+        raise ValueError(f"a column of type {column.declared} has no such operator; allowed are {allowed}")
+    if len(texts) > 1 and operator not in OF_SEVERAL:
+        raise ValueError("must be one value, not a list")
+    if len(texts) > MOST_VALUES:
+        raise ValueError(f"must have at most {MOST_VALUES} values, not {len(texts)}")
+    if operator is Operator.LTE and column.type in MOMENTS and is_date(texts[0]):
+        return _through(column, texts[0])
+    return Condition(
+        column=column.name, operator=operator, values=tuple(_read(column, operator, text) for text in texts)
+    )
+
+
+def read_order(text: str, columns: Mapping[str, Column]) -> Order:
+    """`column` or `-column`. Raises ValueError with a sentence that says what is allowed."""
+    descending = text not in columns and text.startswith("-")
+    name = text[1:] if descending else text
+    if name not in columns:
+        raise ValueError(
+            f"there is no column '{shown(name)}'; allowed are {listed(columns)}, each also with - before it"
+        )
+    if not columns[name].ordered:
+        raise ValueError(f"the type of {name}, {columns[name].declared}, has no order")
+    return Order(column=name, descending=descending)
+
+
+def written_order(order: Sequence[Order]) -> list[str]:
+    """As `read_order` reads it."""
+    return [f"-{by.column}" if by.descending else by.column for by in order]
+
+
+def parameters_of(column: Column) -> list[str]:
+    """The names that ask something of a column, one for each operator and `__in`."""
+    suffixes = {operator: suffix for suffix, operator in SUFFIXES.items() if suffix.startswith("__")}
+    names = [column.name if each is Operator.EQ else column.name + suffixes[each] for each in column.operators]
+    return [*names, f"{column.name}__in"] if Operator.EQ in column.operators else names
+
+
+def listed(names: Mapping[str, object], most: int = 40) -> str:
+    """For a sentence, which need not have a thousand names."""
+    shown = list(names)[:most]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _read(column: Column, operator: Operator, text: str) -> str:
+    match operator:
+        case Operator.ISNULL:
+            return read_truth(text)
+        case Operator.CONTAINS | Operator.STARTSWITH:
+            if not text:
+                raise ValueError("must not be empty: every text has that in it")
+            return read_text(text)
+        case _:
+            return read_value(column, text)
+
+
+def _through(column: Column, day: str) -> Condition:
+    """Up to a day means to the end of that day."""
+    read_value(column, day)
+    return Condition(column=column.name, operator=Operator.LT, values=(read_value(column, next_day(day)),))

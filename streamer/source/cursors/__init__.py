@@ -1,0 +1,1 @@
+"""The ways to read the rows of a query as CSV."""

@@ -1,0 +1,1 @@
+"""From an ExportSpec to SQL, and what the planner says of it."""

@@ -1,0 +1,1 @@
+"""One database session: its connection, locks, snapshot, role and settings."""
