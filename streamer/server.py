@@ -19,14 +19,14 @@ from streamer.errors import StartError, Unavailable
 from streamer.http.download.compression import GzipStreams
 from streamer.http.links import Links
 from streamer.http.net.listener import Listener
-from streamer.http.net.places import Places
-from streamer.http.net.room import Room
+from streamer.http.net.readiness import WriteReadiness
+from streamer.http.net.send_buffers import DownloadSlots
 from streamer.http.routes import application
+from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
-from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import Store
 from streamer.postgres.conninfo import ConnectionParameters
 from streamer.postgres.pool import Pool, connect, one_line, with_causes
@@ -66,7 +66,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         owner = uuid4()
         store = Store(pools.store, owner)
         await _claim(directory, store)
-        sealed = SealedExports(store, directory)
+        sealed = CompletedCache(store, directory)
         stack.callback(sealed.close)
         retention = Retention(store, directory, sealed, ttl=settings.export_ttl, history_ttl=settings.history_ttl)
         gate = SourceGate()
@@ -87,7 +87,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
         )
-        places = Places(settings.max_followers)
+        places = DownloadSlots(settings.max_followers)
         app = application(
             queue,
             catalog,
@@ -96,7 +96,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             gzip=GzipStreams(_threads(stack, cores(), "gzip"), settings.gzip_streams),
             read_ahead=_threads(stack, READ_AHEAD_THREADS, "read ahead"),
             places=places,
-            room=stack.enter_context(closing(Room())),
+            room=stack.enter_context(closing(WriteReadiness())),
             links=Links(settings.public_url),
             abandon_after=settings.abandon_after,
             ttl=settings.export_ttl,
@@ -113,7 +113,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.shutdown_grace):
                 await queue.drain()
-                await places.empty()
+                await places.wait_empty()
 
 
 async def _claim(directory: SpoolDirectory, store: Store) -> None:

@@ -26,7 +26,7 @@ from streamer.config import Duration, Settings
 from streamer.embedded import embedded_postgres
 from streamer.server import serving
 from streamer.spool.identity import NAME as IDENTITY
-from streamer.spool.owners import PREFIX
+from streamer.spool.servers import PREFIX
 from tests import seeds
 from tests.exporting import RemoteExport, create, sha256, until
 from tests.gates import GATED_ROWS, Gates

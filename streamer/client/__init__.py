@@ -25,10 +25,10 @@ from streamer.client.errors import (
     StreamerError,
     VerificationFailed,
 )
-from streamer.client.patience import Patience
+from streamer.client.progress import ProgressListener
+from streamer.client.retries import RetryPolicy
 from streamer.client.saving import Saved
 from streamer.client.status import ExportProgress, ExportStatus
-from streamer.client.watcher import Watcher
 
 __all__ = [
     "Client",
@@ -39,13 +39,13 @@ __all__ = [
     "ExportStatus",
     "GaveUp",
     "LocalFileError",
-    "Patience",
+    "ProgressListener",
     "Refused",
     "Replaced",
+    "RetryPolicy",
     "Saved",
     "StreamerError",
     "VerificationFailed",
-    "Watcher",
     "export_to",
     "pull",
 ]

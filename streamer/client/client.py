@@ -12,13 +12,13 @@ from streamer.client.address import Address, address_of, server_url
 from streamer.client.body import request_body
 from streamer.client.download import Download, Remote, new_digest, verify
 from streamer.client.errors import GaveUp, Transient
-from streamer.client.patience import Patience
+from streamer.client.progress import ProgressListener
+from streamer.client.retries import RetryPolicy
 from streamer.client.saving import Saved, check_target, save
 from streamer.client.status import Created, ExportPage, ExportStatus, read_json
-from streamer.client.watcher import Watcher
-from streamer.client.wire import Wire
+from streamer.client.transport import Transport
 
-LONGEST_PAGE = 100  # exports, which is the most a server gives at once
+MAX_PAGE = 100  # exports, which is the most a server gives at once
 
 
 class Client:
@@ -29,13 +29,13 @@ class Client:
         url: str,
         api_key: str | None = None,
         *,
-        patience: Patience = Patience(),  # noqa: B008 - it is frozen
-        watcher: Watcher | None = None,
+        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is frozen
+        watcher: ProgressListener | None = None,
     ) -> None:
         self.url = server_url(url)
         self._patience = patience
-        self._watcher = watcher or Watcher()
-        self._wire = Wire(self.url, api_key, silence=patience.silence)
+        self._watcher = watcher or ProgressListener()
+        self._wire = Transport(self.url, api_key, silence=patience.read_timeout)
 
     async def __aenter__(self) -> Self:
         await self._wire.__aenter__()
@@ -90,7 +90,7 @@ class Client:
         states = status if isinstance(status, str) else ",".join(status)  # once: an iterator has no second time
         left, cursor = limit, None
         while left is None or left > 0:
-            query = {"limit": str(min(left or LONGEST_PAGE, LONGEST_PAGE))}
+            query = {"limit": str(min(left or MAX_PAGE, MAX_PAGE))}
             if states:
                 query["status"] = states
             if label is not None:

@@ -1,9 +1,9 @@
 """The bytes of one export, from an offset to the end, over as many connections as that takes.
 
-Each connection asks for what is missing, and its answer is judged before a byte of it is given on. It breaks, is
-refused or falls silent: then the next one goes on, after a wait that `Patience` draws. The end is the end of the body
-as HTTP frames it (aiohttp raises ClientPayloadError for a body without its final chunk), and as the server confirms it;
-whether those were the right bytes is for `verify` to say.
+Each connection requests the bytes that are missing, and its response is checked before any byte of it is passed on. If
+the connection breaks, is refused or times out, the next one continues after the back-off of `RetryPolicy`. The download
+ends where HTTP's framing ends the body (aiohttp raises ClientPayloadError for a body without its final chunk) and the
+server confirms it; `verify` then checks that the bytes were the right ones.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ import aiohttp
 from streamer.client.address import Address
 from streamer.client.answers import Body, read_answer, unsatisfied_length
 from streamer.client.errors import Silence, Transient, VerificationFailed
-from streamer.client.patience import Patience
+from streamer.client.progress import ProgressListener
+from streamer.client.retries import RetryPolicy
 from streamer.client.status import ExportStatus, read_json
-from streamer.client.watcher import Watcher
-from streamer.client.wire import PIECE_BUFFER, READ_BUFFER, Wire, raise_refusal, translated
+from streamer.client.transport import PIECE_BUFFER, READ_BUFFER, Transport, raise_refusal, translated
 from streamer.protocol.ranges import Slice
 
 
@@ -38,7 +38,7 @@ def new_digest() -> Digest:
 class Remote:
     """One export, as the server tells of it."""
 
-    def __init__(self, wire: Wire, address: Address, patience: Patience, watcher: Watcher) -> None:
+    def __init__(self, wire: Transport, address: Address, patience: RetryPolicy, watcher: ProgressListener) -> None:
         self._wire = wire
         self.address = address
         self.patience = patience

@@ -30,9 +30,9 @@ from streamer.client.download import Digest, new_digest
 from streamer.client.errors import LocalFileError, Replaced
 from streamer.client.lock import FileLock
 from streamer.client.pieces import joined
+from streamer.client.progress import ProgressListener
 from streamer.client.status import ExportStatus
 from streamer.client.target import in_the_way, part_of, told, written
-from streamer.client.watcher import Watcher
 from streamer.protocol.ranges import Slice
 
 READ = 1024 * 1024  # bytes that are read at once for their hash
@@ -128,7 +128,7 @@ class PartialFile:
             if self._size() and (flaw := self._flaw(self._read_note(), None, "")):
                 raise flaw
 
-    async def hash_what_is_there(self, watcher: Watcher) -> None:
+    async def hash_what_is_there(self, watcher: ProgressListener) -> None:
         """Of a part that is written from its beginning on, or of one whose pieces are all there."""
         with self._told():
             size = self._size()

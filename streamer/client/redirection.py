@@ -12,7 +12,7 @@ from streamer.errors import shown
 
 REDIRECTIONS = frozenset({301, 302, 303, 307, 308})
 KEEP_THE_METHOD = frozenset({307, 308})
-LONGEST_ADDRESS = 200  # characters, in a sentence
+MAX_ADDRESS = 200  # characters, in a sentence
 
 
 def redirected(method: str, url: URL, status: int, location: str | None) -> URL:
@@ -33,7 +33,7 @@ def origin(url: URL) -> tuple[str, str | None, int | None]:
 
 def told(url: URL) -> str:
     """For a sentence, which has no password."""
-    return shown(str(url.with_user(None)), LONGEST_ADDRESS)
+    return shown(str(url.with_user(None)), MAX_ADDRESS)
 
 
 def _absolute(url: URL, location: str | None) -> URL:

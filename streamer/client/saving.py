@@ -15,8 +15,8 @@ from streamer.client.status import ExportStatus
 from streamer.client.target import check_place, in_the_way, told
 from streamer.protocol.ranges import Slice
 
-LEAST_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
-LARGEST_PIECE = 16 * LEAST_PIECE
+MIN_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
+MAX_PIECE = 16 * MIN_PIECE
 PIECES_EACH = 4  # at least, where the export is large enough: the connections end at about the same time
 
 
@@ -152,7 +152,7 @@ class _Pieces:
         assert part.pieces is not None
         already_there = total(part.pieces)
         self._remote.watcher.received(already_there)
-        most = min(max(length // (PIECES_EACH * self._connections), LEAST_PIECE), LARGEST_PIECE)
+        most = min(max(length // (PIECES_EACH * self._connections), MIN_PIECE), MAX_PIECE)
         wanted = missing(list(part.pieces), length, most)
         failed: Sequence[Exception] = ()
         try:

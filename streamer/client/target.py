@@ -14,7 +14,7 @@ from pathlib import Path
 from streamer.client.errors import LocalFileError
 from streamer.errors import shown
 
-LONGEST_NAME = 200  # characters of a path that a sentence shows
+MAX_NAME = 200  # characters of a path that a sentence shows
 # "Naming Files, Paths, and Namespaces" in the documentation of Windows
 RESERVED = re.compile(r'[<>:"|?*\x00-\x1f]')
 DEVICE = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])[ ]*(\.|$)", re.IGNORECASE)
@@ -84,4 +84,4 @@ def _there(path: Path) -> bool:
 
 
 def _name(path: Path) -> str:
-    return shown(str(path), LONGEST_NAME)
+    return shown(str(path), MAX_NAME)

@@ -21,16 +21,16 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from streamer.client import ExportStatus, Watcher
+from streamer.client import ExportStatus, ProgressListener
 
-LONGEST_NAME = 20  # characters
+MAX_NAME = 20  # characters
 
 
-class Bar(Watcher):
+class Bar(ProgressListener):
     """On stderr, while it is a context, once there is something to see."""
 
     def __init__(self, name: str) -> None:
-        shown = name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+        shown = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
         self._drawn = _TwoLines()
         self._task = self._drawn.add_task(shown, total=None)
         self._server_says = ""

@@ -15,7 +15,7 @@ import click
 from streamer.commands.interrupts import INTERRUPTED, interrupts
 
 if TYPE_CHECKING:
-    from streamer.client import Client, Patience, Watcher
+    from streamer.client import Client, ProgressListener, RetryPolicy
 
 DEFAULT_SERVER = "http://127.0.0.1:8080"
 READER_LEFT = 141  # as shells have it for SIGPIPE
@@ -61,18 +61,18 @@ def ask(
     api_key: str | None,
     work: "Callable[[Client], Awaitable[Result]]",
     *,
-    patience: "Patience | None" = None,
-    watcher: "Watcher | None" = None,
+    patience: "RetryPolicy | None" = None,
+    watcher: "ProgressListener | None" = None,
     max_time: float | None = None,
 ) -> Result:
     """Runs what is to be done with a client, within so many seconds."""
-    from streamer.client import Client, Patience  # noqa: PLC0415 - it takes longer than the rest of the command
+    from streamer.client import Client, RetryPolicy  # noqa: PLC0415 - it takes longer than the rest of the command
     from streamer.client.client import within  # noqa: PLC0415
 
     gc.freeze()  # what was imported stays to the end: to look through it, then and on the way, finds nothing
 
     async def connected() -> Result:
-        client = Client(server, api_key, patience=patience or Patience(tries=3), watcher=watcher)
+        client = Client(server, api_key, patience=patience or RetryPolicy(attempts=3), watcher=watcher)
         async with within(max_time), client:
             return await work(client)
 

@@ -31,7 +31,7 @@ from streamer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from streamer.client import Client, Export, Patience
+    from streamer.client import Client, Export, RetryPolicy
     from streamer.commands.bar import Bar
 
 STDOUT = "-"
@@ -76,10 +76,10 @@ class Wish:
     as_json: bool
 
     @property
-    def patience(self) -> "Patience":
-        from streamer.client import Patience  # noqa: PLC0415 - see the package
+    def patience(self) -> "RetryPolicy":
+        from streamer.client import RetryPolicy  # noqa: PLC0415 - see the package
 
-        return Patience(tries=self.retries, silence=self.timeout)
+        return RetryPolicy(attempts=self.retries, read_timeout=self.timeout)
 
     @property
     def to_stdout(self) -> bool:

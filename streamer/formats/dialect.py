@@ -13,7 +13,7 @@ from streamer.formats.records import END_OF_DATA, RecordWriter
 from streamer.model import Dialect
 
 BOM = b"\xef\xbb\xbf"
-LONGEST_NULL = 64  # characters
+MAX_NULL = 64  # characters
 # Of what a spreadsheet takes for a formula, or may after it has trimmed it (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -32,8 +32,8 @@ def check_null(text: str, delimiter: str, quote: str) -> str:
 
     The rules are those of COPY's option NULL, and one more: `\\.` alone on a line ends what COPY reads.
     """
-    if len(text) > LONGEST_NULL or not text.isprintable():
-        raise ValueError(f"must be at most {LONGEST_NULL} printable characters")
+    if len(text) > MAX_NULL or not text.isprintable():
+        raise ValueError(f"must be at most {MAX_NULL} printable characters")
     if delimiter in text or quote in text:
         raise ValueError("must not contain the delimiter or the quote")
     if text == END_OF_DATA:

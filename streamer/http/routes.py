@@ -10,12 +10,12 @@ from streamer.http.download.compression import GzipStreams
 from streamer.http.download.downloads import Downloads
 from streamer.http.links import LINKS, Links
 from streamer.http.net.answers import ANSWERS, Answers, counted
-from streamer.http.net.line import READ_AHEAD
-from streamer.http.net.places import Places
-from streamer.http.net.room import ROOM, Room, in_turn
+from streamer.http.net.body_sender import READ_AHEAD
+from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness, backpressure
+from streamer.http.net.send_buffers import DownloadSlots
 from streamer.http.problems import problems
+from streamer.jobs.completed import CompletedCache
 from streamer.jobs.queue import ExportQueue
-from streamer.jobs.sealed import SealedExports
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck
 
@@ -27,11 +27,11 @@ def application(
     catalog: Catalog,
     values: ValueCheck,
     *,
-    sealed: SealedExports,
+    sealed: CompletedCache,
     gzip: GzipStreams,
     read_ahead: Executor,
-    places: Places,
-    room: Room,
+    places: DownloadSlots,
+    room: WriteReadiness,
     links: Links,
     abandon_after: float,
     ttl: float,
@@ -39,9 +39,9 @@ def application(
     exports = Exports(queue, catalog, values, ttl=ttl)
     datasets = Datasets(catalog)
     downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
-    app = web.Application(middlewares=[in_turn, problems, counted])
+    app = web.Application(middlewares=[backpressure, problems, counted])
     app[READ_AHEAD] = read_ahead
-    app[ROOM] = room
+    app[WRITE_READINESS] = room
     app[LINKS] = links
     app[ANSWERS] = Answers()
     app.add_routes(

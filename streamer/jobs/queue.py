@@ -20,15 +20,15 @@ from uuid import UUID, uuid4
 import tenacity
 
 from streamer.errors import ClientError, KeyReused, NotFound, QueueFull, Unavailable
+from streamer.jobs.active import ActiveExport
+from streamer.jobs.completed import CompletedCache, unknown_state
 from streamer.jobs.gate import SourceGate
-from streamer.jobs.live import LiveExport
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
-from streamer.jobs.sealed import SealedExports, unknown_state
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportRequest, Place, State
 from streamer.postgres.pool import PAUSES, with_causes
-from streamer.protocol.disposition import Label
+from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ SERVED = "the server that ran this export died when a part of it had been downlo
 EXHAUSTED = f"the server that ran this export died {ATTEMPTS} times; start a new one"
 UNREADABLE = "this version cannot read what the export asks for; it is left to a server that can"
 RELEASED = "the server is stopping; the export is run by the next one"
-LEAVE = 2.0  # seconds for the table to be told how all that is left ends, when the server stops
+STOP_TIMEOUT = 2.0  # seconds for the table to be told how all that is left ends, when the server stops
 
 
 class ExportQueue:
@@ -48,7 +48,7 @@ class ExportQueue:
         store: Store,
         runner: Runner,
         directory: SpoolDirectory,
-        sealed: SealedExports,
+        sealed: CompletedCache,
         retention: Retention,
         *,
         gate: SourceGate,
@@ -63,7 +63,7 @@ class ExportQueue:
         self._gate = gate
         self._concurrency = concurrency
         self._capacity = capacity
-        self._live: dict[UUID, LiveExport] = {}
+        self._live: dict[UUID, ActiveExport] = {}
         self._permits = asyncio.Semaphore(0)
         self._claiming = asyncio.Lock()
         self._listing = asyncio.Lock()
@@ -73,7 +73,7 @@ class ExportQueue:
 
     async def start(self) -> None:
         """Settles what dead servers left, removes files that belong to no export, and begins to work."""
-        await self._take_over()
+        await self._recover_orphans()
         await self._retention.sweep()
         await self._retention.name_unknown()
         self._services = [self._spawn(self._work(), f"worker {number}") for number in range(self._concurrency)]
@@ -94,16 +94,18 @@ class ExportQueue:
         for service in services:
             service.cancel()
         with suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE):
+            async with asyncio.timeout(STOP_TIMEOUT):
                 await _all_of(services)
-                await _all_of([self._spawn(self._leave(live), f"leave {live.id}") for live in self._live.values()])
+                await _all_of(
+                    [self._spawn(self._release_or_fail(live), f"leave {live.id}") for live in self._live.values()]
+                )
         for live in self._live.values():
-            live.give_up(STOPPED)
+            live.abort(STOPPED)
         self._live.clear()
 
     async def submit(
         self, request: ExportRequest, *, key: str | None = None, abandon_after: float | None = None
-    ) -> LiveExport | Export:
+    ) -> ActiveExport | Export:
         """Queues an export, whole even if the caller is cancelled meanwhile.
 
         With an idempotency `key` that is known, it is the export that was asked for then. With `abandon_after`
@@ -117,7 +119,7 @@ class ExportQueue:
         self._check_capacity()  # before a completed export is given up for this one
         await self._retention.make_room()
         self._check_capacity()
-        live = self._hold(uuid4())
+        live = self._register(uuid4())
         inserted = await asyncio.shield(self._spawn(self._insert(live, request, key, abandon_after), "submit"))
         if inserted:
             return live
@@ -146,7 +148,7 @@ class ExportQueue:
         async with self._listing:
             return await self._store.page(states, label, before, limit)
 
-    def live(self, export_id: UUID) -> LiveExport | None:
+    def live(self, export_id: UUID) -> ActiveExport | None:
         """The export, if it is unfinished and this process runs it."""
         live = self._live.get(export_id)
         return live if live and not live.spool.ended else None
@@ -186,9 +188,9 @@ class ExportQueue:
             raise unknown_state(export)
         return export
 
-    def _hold(self, export_id: UUID) -> LiveExport:
+    def _register(self, export_id: UUID) -> ActiveExport:
         """From now on there is something to follow."""
-        live = LiveExport(
+        live = ActiveExport(
             export_id,
             self._directory.create(export_id, self._retention.keep_room),
             note_served=lambda: self._store.note_served(export_id),
@@ -199,7 +201,7 @@ class ExportQueue:
         return live
 
     async def _insert(
-        self, live: LiveExport, request: ExportRequest, key: str | None, abandon_after: float | None
+        self, live: ActiveExport, request: ExportRequest, key: str | None, abandon_after: float | None
     ) -> bool:
         """Whether the row is new."""
         try:
@@ -210,9 +212,9 @@ class ExportQueue:
         if inserted is None:
             self._live.pop(live.id, None)
             return False
-        live.label = Label.of(inserted)
+        live.content = ContentDescription.of(inserted)
         if abandon_after is not None:
-            live.leave_if_abandoned(abandon_after, lambda: self._spawn(self._cancel(live.id), "abandoned"))
+            live.cancel_if_abandoned(abandon_after, lambda: self._spawn(self._cancel(live.id), "abandoned"))
         self._permits.release()
         return True
 
@@ -229,14 +231,14 @@ class ExportQueue:
         if export is None or live is None or live.spool.ended:  # cancelled on the way
             return
         if export.spec is None:  # changed by other hands since it was queued here
-            await self._leave(live, UNREADABLE)
+            await self._release_or_fail(live, UNREADABLE)
             self._live.pop(live.id, None)
             return
         live.attempts = export.attempts
         delay = await live.run(self._spawn(self._runner.run(live, export.spec), f"export {live.id}"))
         if delay is None:
             if live.spool.sealed:
-                self._sealed.trust(live.id)
+                self._sealed.mark_verified(live.id)
             self._live.pop(live.id, None)
         else:
             asyncio.get_running_loop().call_later(delay.total_seconds(), self._permits.release)
@@ -257,9 +259,9 @@ class ExportQueue:
             await asyncio.sleep(RENEWAL.total_seconds())
             try:
                 await self._store.renew_leases(self._waiting(), self._running())
-                await self._let_go()
+                await self._drop_lost()
                 if not self._stopping:
-                    await self._take_over()
+                    await self._recover_orphans()
                 self._directory.restore()
             except Unavailable as error:
                 log.warning("the leases could not be renewed: %s", with_causes(error))
@@ -274,28 +276,28 @@ class ExportQueue:
     def _running(self) -> list[UUID]:
         return [live.id for live in self._live.values() if not live.waiting]
 
-    async def _let_go(self) -> None:
+    async def _drop_lost(self) -> None:
         """Of what waits here and has been ended, or taken over, by another server. A run finds that out by itself."""
         for export_id in await self._store.lost(self._waiting()):
             if (live := self._live.get(export_id)) and live.waiting:
                 del self._live[export_id]
-                live.give_up(ENDED_ELSEWHERE)
+                live.abort(ENDED_ELSEWHERE)
 
-    async def _take_over(self) -> None:
+    async def _recover_orphans(self) -> None:
         """Settles the exports of dead owners: runs them again, or fails them."""
         with self._directory.dead_owners() as dead:
             running = self._running()
-            for export in await self._store.settle(dead, running, served=SERVED, exhausted=EXHAUSTED):
+            for export in await self._store.fail_orphans(dead, running, served=SERVED, exhausted=EXHAUSTED):
                 log.warning("export %s failed: %s", export.id, export.error)
                 await self._directory.remove(export.id)
-            adopted = await self._store.adopt(dead, running)
+            adopted = await self._store.reclaim(dead, running)
         for export in adopted:
             log.warning("export %s is run again: its server died", export.id)
             if export.id not in self._live:
-                self._hold(export.id).label = Label.of(export)
+                self._register(export.id).content = ContentDescription.of(export)
             self._permits.release()
 
-    async def _leave(self, live: LiveExport, reason: str = RELEASED) -> None:
+    async def _release_or_fail(self, live: ActiveExport, reason: str = RELEASED) -> None:
         """By the rule for exports whose server is no more, while it still is."""
         ended = False
         try:

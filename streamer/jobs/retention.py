@@ -25,7 +25,7 @@ from uuid import UUID
 
 from streamer.durations import written_duration
 from streamer.errors import ExportFailure, InsufficientStorage, TransientFailure, Unavailable
-from streamer.jobs.sealed import SealedExports
+from streamer.jobs.completed import CompletedCache
 from streamer.jobs.store import GoneAt, Store, UsedAt
 from streamer.spool.directory import Shortage, SpoolDirectory
 
@@ -44,7 +44,7 @@ class Retention:
     """`ttl` and `history_ttl` are in seconds."""
 
     def __init__(
-        self, store: Store, directory: SpoolDirectory, sealed: SealedExports, *, ttl: float, history_ttl: float
+        self, store: Store, directory: SpoolDirectory, sealed: CompletedCache, *, ttl: float, history_ttl: float
     ) -> None:
         self._store = store
         self._directory = directory

@@ -18,8 +18,8 @@ from datetime import datetime, timedelta
 import tenacity
 
 from streamer.errors import ExportFailure, SourceAway, SourceWait, TransientFailure, Unavailable
+from streamer.jobs.active import ActiveExport
 from streamer.jobs.gate import SourceGate
-from streamer.jobs.live import LiveExport
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
 from streamer.postgres.pool import PAUSES, say_waiting, with_causes
@@ -51,7 +51,7 @@ class Runner:
         self._source_wait = source_wait
         self._max_bytes = max_bytes
 
-    async def run(self, live: LiveExport, spec: ExportSpec) -> timedelta | None:
+    async def run(self, live: ActiveExport, spec: ExportSpec) -> timedelta | None:
         """Runs a claimed export. If it is to be run again, returns after what time.
 
         Only cancellation is raised; whoever cancels has settled the row.
@@ -75,7 +75,7 @@ class Runner:
                 await live.spool.discard()
         return delay
 
-    async def _produce(self, live: LiveExport, spec: ExportSpec) -> None:
+    async def _produce(self, live: ActiveExport, spec: ExportSpec) -> None:
         live.spool.open()
         try:
             async with self._source.open(spec) as rows:
@@ -111,7 +111,7 @@ class Runner:
 
         return take
 
-    async def _complete(self, live: LiveExport, sealed: Sealed, rows: Rows) -> bool:
+    async def _complete(self, live: ActiveExport, sealed: Sealed, rows: Rows) -> bool:
         """False if somebody else has ended the export."""
         return await self._written(
             live,
@@ -122,7 +122,7 @@ class Runner:
             retrying=_persistently(live),
         )
 
-    async def _wait(self, live: LiveExport, failure: SourceWait) -> timedelta | None:
+    async def _wait(self, live: ActiveExport, failure: SourceWait) -> timedelta | None:
         """Nothing was read: the export goes back to the queue, and the others with it if the source is away.
 
         After `source_wait` it fails. None if it has ended.
@@ -146,7 +146,7 @@ class Runner:
         live.wait_for_source()
         return delay
 
-    async def _requeued(self, live: LiveExport, change: Callable[[], Awaitable[Export | None]]) -> bool:
+    async def _requeued(self, live: ActiveExport, change: Callable[[], Awaitable[Export | None]]) -> bool:
         """Whether the row says that the export is to be run again, and its spool is empty."""
         try:
             if not await self._written(live, change, lambda row: row.state is State.PENDING, retrying=_patiently(live)):
@@ -157,20 +157,20 @@ class Runner:
             return False
         return True
 
-    async def _again(self, live: LiveExport, failure: TransientFailure) -> timedelta | None:
+    async def _again(self, live: ActiveExport, failure: TransientFailure) -> timedelta | None:
         """Rule: what nobody has a byte of may be run again, under the same id, with other bytes."""
         if live.served:
             return None
         delay = FIRST_DELAY * (1 << (live.attempts - 1))
-        if not await self._requeued(live, lambda: self._store.run_again(live.id, delay, live.percentage)):
+        if not await self._requeued(live, lambda: self._store.requeue(live.id, delay, live.percentage)):
             return None
         log.warning("export %s is run again in %s: %s", live.id, delay, with_causes(failure))
-        live.again()
+        live.reset()
         return delay
 
     async def _written(
         self,
-        live: LiveExport,
+        live: ActiveExport,
         change: Callable[[], Awaitable[Export | None]],
         as_wanted: Callable[[Export], bool],
         *,
@@ -188,7 +188,7 @@ class Runner:
                 return found is not None and as_wanted(found)
         raise AssertionError("tenacity either returns an attempt or raises")
 
-    async def _fail(self, live: LiveExport, failure: ExportFailure, unexpected: Exception | None = None) -> None:
+    async def _fail(self, live: ActiveExport, failure: ExportFailure, unexpected: Exception | None = None) -> None:
         """The row first: a client whose download breaks finds the reason in the status.
 
         The log shows where something `unexpected` happened.
@@ -204,7 +204,7 @@ class Runner:
         live.spool.fail(str(failure))
 
     @asynccontextmanager
-    async def _reporting(self, live: LiveExport, snapshot_at: datetime) -> AsyncIterator[None]:
+    async def _reporting(self, live: ActiveExport, snapshot_at: datetime) -> AsyncIterator[None]:
         reporter = asyncio.create_task(self._report(live, snapshot_at), name=f"progress of {live.id}")
         try:
             yield
@@ -212,11 +212,11 @@ class Runner:
             reporter.cancel()
             await asyncio.wait({reporter})
 
-    async def _report(self, live: LiveExport, snapshot_at: datetime) -> None:
+    async def _report(self, live: ActiveExport, snapshot_at: datetime) -> None:
         while True:
             try:
                 if await self._store.note_progress(live.id, snapshot_at, live.progress()) is None:
-                    live.give_up(ENDED_ELSEWHERE)
+                    live.abort(ENDED_ELSEWHERE)
             except Unavailable as error:
                 log.warning("export %s: its progress could not be written: %s", live.id, with_causes(error))
             except Exception:
@@ -229,12 +229,12 @@ def _pause(waits: int) -> float:
     return random.uniform(0, min(FIRST_WAIT * 2 ** min(waits, 10), MAX_WAIT))  # noqa: S311 - not a secret
 
 
-def _patiently(live: LiveExport) -> tenacity.AsyncRetrying:
+def _patiently(live: ActiveExport) -> tenacity.AsyncRetrying:
     """A statement to the table is tried again for as long as the lease may last."""
     return _retrying(live, tenacity.stop_after_delay(LEASE.total_seconds()))
 
 
-def _persistently(live: LiveExport) -> tenacity.AsyncRetrying:
+def _persistently(live: ActiveExport) -> tenacity.AsyncRetrying:
     """A statement is tried again for as long as the table is not to be had; after other errors as `_patiently`."""
     lease = tenacity.stop_after_delay(LEASE.total_seconds())
     return _retrying(live, lambda state: lease(state) and not isinstance(_error_of(state), Unavailable))
@@ -244,7 +244,7 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _retrying(live: LiveExport, stop: Callable[[tenacity.RetryCallState], bool]) -> tenacity.AsyncRetrying:
+def _retrying(live: ActiveExport, stop: Callable[[tenacity.RetryCallState], bool]) -> tenacity.AsyncRetrying:
     return tenacity.AsyncRetrying(
         stop=stop, wait=PAUSES, before_sleep=say_waiting(log, f"export {live.id}"), reraise=True
     )

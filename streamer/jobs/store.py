@@ -133,7 +133,7 @@ class Store:
         """A byte is about to leave; None if the export is no longer this owner's to run."""
         return await self._one("serve", export_id, self._owner)
 
-    async def run_again(self, export_id: UUID, delay: timedelta, percentage: float) -> Export | None:
+    async def requeue(self, export_id: UUID, delay: timedelta, percentage: float) -> Export | None:
         """processing → pending, for a while; None if it may not: a byte was served, or it was the last attempt.
 
         `percentage`, here and below, is the highest that was shown of it.
@@ -175,7 +175,7 @@ class Store:
         """Those that wait here in vain: cancelled through another server, or taken over by one."""
         return [row["id"] for row in await self._rows("lost", self._owner, waiting)]
 
-    async def adopt(self, dead: Sequence[UUID], running: Sequence[UUID]) -> list[Export]:
+    async def reclaim(self, dead: Sequence[UUID], running: Sequence[UUID]) -> list[Export]:
         """Takes over the exports of dead owners that may be run again, of those that this version can read."""
         orphans = await self._rows("orphans", dead, ATTEMPTS, running, SPEC_VERSION)
         readable = [row["id"] for row in orphans if read_spec(row)]
@@ -184,7 +184,7 @@ class Store:
         rows = await self._rows("adopt", self._owner, LEASE, dead, ATTEMPTS, readable)
         return [Export.from_row(row) for row in rows]
 
-    async def settle(
+    async def fail_orphans(
         self, dead: Sequence[UUID], running: Sequence[UUID], *, served: str, exhausted: str
     ) -> list[Export]:
         """Fails those that may not, with the one reason or the other."""

@@ -21,7 +21,7 @@ from streamer.errors import StartError
 from streamer.postgres import tls
 from streamer.postgres.conninfo import ConnectionParameters, from_url
 from streamer.postgres.hosts import Address
-from streamer.postgres.metering import MeteredConnection
+from streamer.postgres.row_limit import LimitedConnection
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ async def connect(
                     min_size=0,  # the pool would restore a minimum by itself, and log each failure with a traceback
                     max_size=size,
                     max_inactive_connection_lifetime=300.0,
-                    connection_class=MeteredConnection,
+                    connection_class=LimitedConnection,
                     init=_prepared(row_limit, resets=resets),
                 )
                 async with pool.acquire():

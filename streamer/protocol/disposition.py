@@ -11,11 +11,11 @@ from streamer.model import Export, ExportSpec, Operator
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f"*/:<>?\\|\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 PERCENT_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2})")  # some browsers decode it (RFC 6266, appendix D)
-LONGEST = 200  # bytes: file systems stop at 255, and browsers add a number
-LONGEST_STEM = 150  # bytes
+MAX_NAME = 200  # bytes: file systems stop at 255, and browsers add a number
+MAX_STEM = 150  # bytes
 NO_PART_OF_A_NAME = re.compile(r"[^\w.]+")
-LONGEST_FILTER = 12  # characters; a longer value is no use in a name, and may be nobody's business
-MOST_FILTERS = 3
+MAX_FILTER = 12  # characters; a longer value is no use in a name, and may be nobody's business
+MAX_FILTERS = 3
 ATTR_CHAR = "!#$&+-.^_`|~"  # RFC 8187, 3.2.1, beside letters and digits
 
 
@@ -25,11 +25,11 @@ def safe_filename(name: str) -> str:
     Empty if nothing is left.
     """
     cleaned = UNSAFE.sub("_", name).strip(" .")
-    return cleaned.encode()[:LONGEST].decode(errors="ignore").strip(" .")
+    return cleaned.encode()[:MAX_NAME].decode(errors="ignore").strip(" .")
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class ContentDescription:
     """What a download says of an export beside its bytes. Small: an export that waits has one, and not its request."""
 
     filename: str
@@ -46,13 +46,13 @@ def default_filename(spec: ExportSpec | None, created_at: datetime) -> str:
 
     Without a spec that can be read it is `export_2026-11-21.csv`.
     """
-    stem = safe_filename("" if spec is None else _stem(spec)).encode()[:LONGEST_STEM].decode(errors="ignore")
+    stem = safe_filename("" if spec is None else _stem(spec)).encode()[:MAX_STEM].decode(errors="ignore")
     return f"{stem or 'export'}_{created_at.astimezone(UTC).date().isoformat()}.csv"
 
 
 def _stem(spec: ExportSpec) -> str:
     equal = ("-".join(each.values) for each in spec.conditions if each.operator is Operator.EQ)
-    filters = [text for text in equal if len(text) <= LONGEST_FILTER][:MOST_FILTERS]
+    filters = [text for text in equal if len(text) <= MAX_FILTER][:MAX_FILTERS]
     parts = (NO_PART_OF_A_NAME.sub("-", text).strip("-.") for text in (spec.dataset, *filters))
     return "_".join(part for part in parts if part)
 

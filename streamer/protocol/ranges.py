@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-MOST_RANGES = 8  # more than these in one request is an attack or a mistake (RFC 9110, 17.15)
+MAX_RANGES = 8  # more than these in one request is an attack or a mistake (RFC 9110, 17.15)
 OPEN_END = 9007199254740991  # RFC 8673, 3.2: 2^53-1 stands for a last position that nobody knows yet
 
 # RFC 9110, 14.1.1. White space is allowed around a member of the list (5.6.1), never inside of it.
 UNIT = re.compile(r"bytes=(.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 RANGE_SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 OWS = " \t"
-MOST_DIGITS = 4000  # Python reads a few more; a longer number is as large as it gets
+MAX_DIGITS = 4000  # Python reads a few more; a longer number is as large as it gets
 
 
 class Slice(NamedTuple):
@@ -99,13 +99,13 @@ def _magnitude(digits: str) -> tuple[int, str]:
 
 def _number(digits: str) -> int:
     length, significant = _magnitude(digits)
-    return int(significant or "0") if length <= MOST_DIGITS else 10**MOST_DIGITS
+    return int(significant or "0") if length <= MAX_DIGITS else 10**MAX_DIGITS
 
 
 def select(field: str | None, length: int) -> Whole | Slices | Unsatisfiable:
     """What a Range field selects of a representation of `length` bytes."""
     specs = parse(field)
-    if specs is None or len(specs) > MOST_RANGES:
+    if specs is None or len(specs) > MAX_RANGES:
         return Whole()
     slices = [found for spec in specs if (found := _resolve(spec, length)) is not None]
     if not slices:
@@ -152,7 +152,7 @@ def select_live(field: str | None, *, conditional: bool) -> Whole | Positions:
         return Whole()
     if conditional and specs[0].last is None:
         return Whole()
-    if specs[0].last == 10**MOST_DIGITS:
+    if specs[0].last == 10**MAX_DIGITS:
         return Whole()  # it could not be repeated as the client wrote it
     return specs[0]
 

@@ -24,7 +24,7 @@ from streamer.source.cursors.cursor import Cursor, Sink
 from streamer.source.cursors.fetch import FetchCursor
 from streamer.source.dataset import Dataset
 from streamer.source.query.plan import Heap, Plan, explain, heaps_of
-from streamer.source.query.query import Query, compose, most_rows
+from streamer.source.query.query import Query, compose, max_rows
 from streamer.source.session.connections import Connections
 from streamer.source.session.consistency import (
     GIVE_WAY,
@@ -194,7 +194,7 @@ class Source:
             prologue=prologue(spec.dialect, spec.columns),
             cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect, held=held),
             quote=spec.dialect.quote,
-            limit=most_rows(dataset, spec),
+            limit=max_rows(dataset, spec),
             time_limit=time_limit,
         )
 

@@ -24,7 +24,8 @@ from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 from streamer.errors import StartError
-from streamer.spool import closing, owners
+from streamer.spool import closing
+from streamer.spool import servers as owners
 from streamer.spool.identity import NAME, UNNAMED, Identity, establish
 from streamer.spool.spool import ASIDE, Spool
 
@@ -164,7 +165,7 @@ class SpoolDirectory:
 
     def dead_owners(self) -> AbstractContextManager[list[UUID]]:
         """The servers of this folder that have died; forgotten once the context is left well."""
-        return owners.dead_owners(self._path)
+        return owners.dead_servers(self._path)
 
     def restore(self) -> None:
         """Makes the folder anew if it was deleted while the server runs. Raises OSError."""

@@ -33,11 +33,11 @@ from uuid import uuid4
 from streamer.errors import ExportFailure
 from streamer.spool import closing
 from streamer.spool.identity import sync_folder
-from streamer.spool.wakeups import Wakeups
+from streamer.spool.notifier import Notifier
 
-SPACING = 0.005  # seconds between two small pieces, so that a fast cursor's pieces are large
+FLUSH_INTERVAL = 0.005  # seconds between two small pieces, so that a fast cursor's pieces are large
 GATHER_LIMIT = 1 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
-ENOUGH = GATHER_LIMIT // 2  # bytes for a piece that need not wait for more
+BATCH_SIZE = GATHER_LIMIT // 2  # bytes for a piece that need not wait for more
 ASIDE = ".discarded-"  # how the name of a file begins that is being removed
 WRITE_BACK = 16 * 1024 * 1024  # bytes written before they are sent on their way to the disk
 THREADS = 2  # that one spool uses at once: one writes, one syncs
@@ -81,7 +81,7 @@ class Spool:
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the rest will never come
         self._executor = executor
         self._removing = removing or executor
-        self._wakeups = Wakeups()
+        self._wakeups = Notifier()
         self._begin()
 
     def _begin(self) -> None:
@@ -94,10 +94,10 @@ class Spool:
         self._gathered_rows = 0
         self._work = asyncio.Event()  # something is gathered, or the end has come
         self._closing = False
-        self._enough = asyncio.Event()  # as much is gathered as one piece should have, or the end has come
+        self._batch_full = asyncio.Event()  # as much is gathered as one piece should have, or the end has come
         self._durable = False  # the writer's last act is an fsync
         self.kept = False  # the row decides about the file: `discard` does not remove it
-        self._sent_back = 0  # bytes that are on their way to the disk, or there
+        self._flushed = 0  # bytes that are on their way to the disk, or there
         self._write_back: asyncio.Future[None] | None = None
         self._room = asyncio.Event()  # the gathered bytes have been taken
         self._writer: asyncio.Task[None] | None = None
@@ -126,8 +126,8 @@ class Spool:
         self._gathered_rows += rows
         if self._gathered_rows or self._gathered_bytes > GATHER_LIMIT:
             self._work.set()
-        if self._gathered_bytes >= ENOUGH:
-            self._enough.set()
+        if self._gathered_bytes >= BATCH_SIZE:
+            self._batch_full.set()
         while self._gathered_bytes > GATHER_LIMIT and not self._writing_failed():
             self._room.clear()
             await self._room.wait()
@@ -191,8 +191,8 @@ class Spool:
                 pages, rows = self._take()
                 if pages:
                     self._publish(await self._write_within_reserve(pages), rows)
-                if self.frontier - self._sent_back >= WRITE_BACK:
-                    await self._send_back()
+                if self.frontier - self._flushed >= WRITE_BACK:
+                    await self._flush()
                 await self._let_pages_gather()
         finally:
             await self._end_write_back()
@@ -200,12 +200,12 @@ class Spool:
             await self._in_thread(self._sync)
             await self._in_thread(self._sync_name)
 
-    async def _send_back(self) -> None:
+    async def _flush(self) -> None:
         """Begins to bring what is written to the disk, beside the writing, once the one before has ended."""
         await self._end_write_back()
         if self._keep_room is not None:
             await self._keep_room()
-        self._sent_back = self.frontier
+        self._flushed = self.frontier
         self._write_back = asyncio.ensure_future(self._in_thread(self._sync))
 
     async def _end_write_back(self) -> None:
@@ -218,7 +218,7 @@ class Spool:
         self._gathered, self._gathered_rows, self._gathered_bytes = [], 0, 0
         self._room.set()
         if not self._closing:
-            self._enough.clear()
+            self._batch_full.clear()
         return pages, rows
 
     async def _write_within_reserve(self, pages: list[bytes | bytearray]) -> int:
@@ -262,8 +262,8 @@ class Spool:
 
     async def _let_pages_gather(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(SPACING):
-                await self._enough.wait()
+            async with asyncio.timeout(FLUSH_INTERVAL):
+                await self._batch_full.wait()
 
     def _writing_failed(self) -> bool:
         return self._writer is not None and self._writer.done()
@@ -272,7 +272,7 @@ class Spool:
         """Lets the writer finish; raises what stopped it. A cancelled caller does not cancel the writer."""
         self._closing = True
         self._work.set()
-        self._enough.set()
+        self._batch_full.set()
         if self._writer is not None:
             await asyncio.shield(self._writer)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streamer.client import Client, GaveUp, Patience
+from streamer.client import Client, GaveUp, RetryPolicy
 from tests.acceptance.relay import FaultyRelay, relaying
 from tests.gates import Steps
 
@@ -21,7 +21,7 @@ ROWS = 12_000
 BATCH = 600  # rows between two pauses
 PAUSE = 0.01  # seconds
 RUNS = 4  # behind the relay
-FLAWLESS = Patience(tries=5, longest=0.1, silence=5.0)
+FLAWLESS = RetryPolicy(attempts=5, max_backoff=0.1, read_timeout=5.0)
 SLOW = f"""
     SELECT CASE WHEN n % {BATCH} = 0 THEN slowly(n) ELSE n END AS id, repeat(md5(n::text), 3) AS text
     FROM (SELECT generate_series(1::bigint, {ROWS}) AS n) AS numbers
@@ -86,7 +86,7 @@ class Schedule:
         """One run, which may be broken off."""
         self.runs += 1
         self.gone_on += self._part.exists()
-        patience = Patience(tries=self._chance.choice((1, 2, 4, 8)), longest=0.05, silence=0.15)
+        patience = RetryPolicy(attempts=self._chance.choice((1, 2, 4, 8)), max_backoff=0.05, read_timeout=0.15)
         interrupted = self._chance.random() < 0.35
         limit = self._chance.random() * 0.3 if interrupted else None
         with suppress(GaveUp, TimeoutError):

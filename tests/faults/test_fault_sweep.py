@@ -40,7 +40,7 @@ import pytest
 
 from streamer.config import Duration, Names, Settings, Size
 from streamer.errors import StartError
-from streamer.http.net import sized
+from streamer.http.net import sized_sender as sized
 from streamer.jobs import queue, retention, runner, store
 from streamer.server import serving
 from streamer.spool import spool
@@ -626,14 +626,14 @@ async def sweep(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sized, "is_cached", every_second_time_cold)
     monkeypatch.setattr(spool, "WRITE_BACK", 32 * 1024)
     monkeypatch.setattr(spool, "GATHER_LIMIT", 16 * 1024)
-    monkeypatch.setattr(spool, "SPACING", 0.001)
+    monkeypatch.setattr(spool, "FLUSH_INTERVAL", 0.001)
     monkeypatch.setattr(runner, "FIRST_DELAY", timedelta(milliseconds=20))
     monkeypatch.setattr(runner, "REPORT_INTERVAL", 0.02)
     monkeypatch.setattr(retention, "SWEEP_INTERVAL", 0.02)
     monkeypatch.setattr(store, "LEASE", timedelta(seconds=0.6))
     monkeypatch.setattr(store, "PATIENCE", 1.0)
     monkeypatch.setattr(queue, "RENEWAL", timedelta(seconds=0.1))
-    monkeypatch.setattr(queue, "LEAVE", 0.3)
+    monkeypatch.setattr(queue, "STOP_TIMEOUT", 0.3)
     logging.disable(logging.CRITICAL)
     async with connected(database) as connection:
         await connection.execute(f"ALTER DATABASE {urlsplit(database).path[1:]} SET synchronous_commit = off")

@@ -18,7 +18,7 @@ AT_ONCE = 4  # schedules
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that an export of this size has many, and is synced while it comes."""
-    monkeypatch.setattr("streamer.client.saving.LEAST_PIECE", 50_000)
+    monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 50_000)
     monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 50_000)
 
 

@@ -23,10 +23,10 @@ from streamer.errors import ExportFailure
 from streamer.model import Condition, ExportSpec, Operator
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors import blocks
+from streamer.source.cursors.block_ranges import BlockRange, RangeSplitter, ReorderBuffer
 from streamer.source.cursors.blocks import SCAN_BLOCKS, BlockCursor
 from streamer.source.cursors.copy import CopyCursor
 from streamer.source.cursors.cursor import Sink
-from streamer.source.cursors.pages import InOrder, Page, PagePlan
 from streamer.source.query.query import Query
 from streamer.source.session.connections import Connections
 from streamer.source.session.snapshot import SnapshotGoneError, export_snapshot, open_snapshot
@@ -138,7 +138,7 @@ Cut = Callable[..., None]
 def cut_pages(patch: pytest.MonkeyPatch, *, first_blocks: int = 4, target: int = 16 * KB, hold: int = 64 * KB) -> None:
     """How exports cut and hold pages; by default so that a small table is taken for a large one, and has many."""
     patch.setattr("streamer.source.source.FEW_BLOCKS", 1)
-    patch.setattr("streamer.source.cursors.pages.FIRST_BLOCKS", first_blocks)
+    patch.setattr("streamer.source.cursors.block_ranges.FIRST_BLOCKS", first_blocks)
     patch.setattr("streamer.source.source.BlockCursor", partial(BlockCursor, page_target=target, hold_limit=hold))
 
 
@@ -167,16 +167,16 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> Sequence[InOrder]:
+def begun(monkeypatch: pytest.MonkeyPatch) -> Sequence[ReorderBuffer]:
     """What the exports of this test hold, one for each that has begun to read."""
-    seen: list[InOrder] = []
+    seen: list[ReorderBuffer] = []
 
-    class Seen(InOrder):
+    class Seen(ReorderBuffer):
         def __init__(self, sink: Sink, limit: int) -> None:
             super().__init__(sink, limit)
             seen.append(self)
 
-    monkeypatch.setattr(blocks, "InOrder", Seen)
+    monkeypatch.setattr(blocks, "ReorderBuffer", Seen)
     return seen
 
 
@@ -348,14 +348,14 @@ async def test_pages_become_small_where_the_rows_are_wide(
     database: str, plain: Plain, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(first_blocks=8, target=16 * KB, hold=MB)
-    seen: list[Page] = []
+    seen: list[BlockRange] = []
 
-    class Seen(PagePlan):
-        def learn(self, page: Page) -> None:
+    class Seen(RangeSplitter):
+        def learn(self, page: BlockRange) -> None:
             super().learn(page)
             seen.append(page)
 
-    monkeypatch.setattr(blocks, "PagePlan", Seen)
+    monkeypatch.setattr(blocks, "RangeSplitter", Seen)
     await plain.execute("CREATE TABLE shape (n int, filler text, words text)")
     await plain.execute("ALTER TABLE shape ALTER filler SET STORAGE PLAIN, ALTER words SET STORAGE EXTERNAL")
     await plain.execute(
@@ -810,14 +810,14 @@ async def test_a_helper_lost_between_two_pages_costs_no_row(
     cut(first_blocks=64, target=WIDE_PAGE, hold=64 * MB)
     between, lost = set[int](), asyncio.Event()
 
-    class StandingBetween(InOrder):
-        async def finish(self, page: Page) -> None:
+    class StandingBetween(ReorderBuffer):
+        async def finish(self, page: BlockRange) -> None:
             await super().finish(page)
             if 0 < page.number <= HELPERS:
                 between.add(page.number)
                 await lost.wait()
 
-    monkeypatch.setattr(blocks, "InOrder", StandingBetween)
+    monkeypatch.setattr(blocks, "ReorderBuffer", StandingBetween)
 
     async def lose_helpers() -> None:
         await until(lambda: len(between) == HELPERS)
@@ -1127,7 +1127,7 @@ Reach = Callable[[Act], SinkAfter]
 
 
 @pytest.fixture(params=STAGES)
-def reach(request: pytest.FixtureRequest, cut: Cut, plain: Plain, begun: Sequence[InOrder]) -> Reach:
+def reach(request: pytest.FixtureRequest, cut: Cut, plain: Plain, begun: Sequence[ReorderBuffer]) -> Reach:
     """A sink that acts when the stage is reached: `reach(act)`."""
     stage = STAGES[request.param]
     cut(first_blocks=64, target=WIDE_PAGE, hold=stage.hold_limit)
@@ -1247,8 +1247,8 @@ async def test_any_pages_any_room_and_any_helpers_give_the_same_bytes(
 ) -> None:
     most_held = 0
 
-    class Watched(InOrder):
-        async def put(self, page: Page, chunk: bytes | bytearray, rows: int) -> None:
+    class Watched(ReorderBuffer):
+        async def put(self, page: BlockRange, chunk: bytes | bytearray, rows: int) -> None:
             nonlocal most_held
             await super().put(page, chunk, rows)
             most_held = max(most_held, self.held)
@@ -1263,7 +1263,7 @@ async def test_any_pages_any_room_and_any_helpers_give_the_same_bytes(
 
     with pytest.MonkeyPatch.context() as patch:
         cut_pages(patch, first_blocks=trial.first_blocks, target=trial.target, hold=trial.hold)
-        patch.setattr(blocks, "InOrder", Watched)
+        patch.setattr(blocks, "ReorderBuffer", Watched)
         async with pooled(database, size=1 + trial.helpers) as pool:
             catalog = await read_catalog(pool, [MIXED.dataset])
             source = Source(Connections(pool, leads=1, helpers=trial.helpers), catalog, CursorChoice.BLOCKS)

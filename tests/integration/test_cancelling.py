@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streamer.postgres.metering import Meter
+from streamer.postgres.row_limit import RowSizeLimit
 from streamer.source.source import CursorChoice
 from tests.integration.sources import Pages, Plain, assert_all_usable, assert_nothing_runs, opened, spec
 
@@ -21,9 +21,9 @@ Cancel = Callable[[], object]
 
 def cancelling(patch: pytest.MonkeyPatch, arrival: int, when: str, cancel: Cancel) -> None:
     """Cancels before or after the driver is given what has arrived, or in the turn that follows."""
-    deliver, arrived = Meter.data_received, 0
+    deliver, arrived = RowSizeLimit.data_received, 0
 
-    def data_received(meter: Meter, data: bytes) -> None:
+    def data_received(meter: RowSizeLimit, data: bytes) -> None:
         nonlocal arrived
         arrived += meter.active
         due = arrived == arrival and meter.active
@@ -35,7 +35,7 @@ def cancelling(patch: pytest.MonkeyPatch, arrival: int, when: str, cancel: Cance
         if due and when == "next":
             asyncio.get_running_loop().call_soon(cancel)
 
-    patch.setattr(Meter, "data_received", data_received)
+    patch.setattr(RowSizeLimit, "data_received", data_received)
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.COPY, CursorChoice.BLOCKS])

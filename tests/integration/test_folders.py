@@ -17,7 +17,7 @@ import pytest
 
 from streamer.config import Duration, Size
 from streamer.errors import StartError
-from streamer.jobs.sealed import ELSEWHERE
+from streamer.jobs.completed import ELSEWHERE
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.spool.identity import NAME
@@ -31,7 +31,7 @@ SPEC = ExportSpec(dataset="users", columns=("id",)).to_json()
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered of an export, and sweeps and leases come every moment."""
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
     monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
 

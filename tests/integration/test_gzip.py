@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from streamer.http.net.room import Room
+from streamer.http.net.readiness import WriteReadiness
 from tests.exporting import SAVED_AS
 from tests.gates import Steps
 from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
@@ -378,7 +378,7 @@ async def until_stuck(clients: int) -> None:
     """Waits until the kernel takes no more for so many clients: one of the first may have megabytes in its socket."""
 
     async def stuck() -> bool:
-        rooms = [found for found in gc.get_objects() if type(found) is Room]
+        rooms = [found for found in gc.get_objects() if type(found) is WriteReadiness]
         return sum(not each.turn.done() for room in rooms for each in room._waiters.values()) == clients
 
     await eventually(stuck, "a client that does not read still gets more")

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from streamer.http.api.exports import LONGEST_KEY
+from streamer.http.api.exports import MAX_KEY
 from streamer.jobs.store import Store
 from streamer.server import serving
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256
@@ -101,7 +101,7 @@ async def test_another_key_and_no_key_are_other_exports(
     assert len(ids) == await count(gates) == 6
 
 
-@pytest.mark.parametrize("key", ["", "x" * (LONGEST_KEY + 1), "tab\tstop", "caf\u00e9"])
+@pytest.mark.parametrize("key", ["", "x" * (MAX_KEY + 1), "tab\tstop", "caf\u00e9"])
 async def test_a_key_that_is_none_is_400_and_begins_nothing(
     server: Server, gates: Gates, session: aiohttp.ClientSession, key: str
 ) -> None:

@@ -21,7 +21,7 @@ FEW = {"columns": "id", "id__lte": "10"}
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered of an export, and the sweep comes every moment."""
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
 
 

@@ -21,7 +21,7 @@ from streamer.http.api.parameters import MOST_ITEMS, MOST_SPEC, Parameters
 from streamer.http.net.answers import ANSWERS_LIMIT
 from streamer.http.net.listener import MAX_TARGET
 from streamer.server import serving
-from streamer.source.catalog.filters import MOST_VALUES
+from streamer.source.catalog.filters import MAX_VALUES
 from tests.conftest import Server, connected
 from tests.exporting import RemoteExport, sha256
 from tests.held import scratch_database
@@ -29,7 +29,7 @@ from tests.rawhttp import connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-IDS = [str(UUID(int=number << 64 | 0xFFFF)) for number in range(MOST_VALUES)]
+IDS = [str(UUID(int=number << 64 | 0xFFFF)) for number in range(MAX_VALUES)]
 ASCII = ["name", *(f"{number:04d}_{'x' * 58}" for number in range(1598))]
 MULTIBYTE = ["name", *(f"{number:04d}{'é' * 29}_" for number in range(1598))]  # 63 bytes each
 NAMES = {"ascii": ASCII, "multibyte": MULTIBYTE}
@@ -142,7 +142,7 @@ async def test_names_that_a_url_cannot_hold_are_sent_to_the_body(wide: Server) -
     ("body", "refused"),
     [
         (b'{"null": "%s"}' % (b"x" * MAX_BODY), (413, MAX_BODY)),
-        (json.dumps({"customer_id": [*IDS, IDS[0]]}).encode(), (400, MOST_VALUES)),
+        (json.dumps({"customer_id": [*IDS, IDS[0]]}).encode(), (400, MAX_VALUES)),
         (json.dumps({"customer_id": ["1"] * (MOST_ITEMS + 2)}).encode(), (400, MOST_ITEMS)),
         (json.dumps({"customer_id__ne": IDS, "customer_id": IDS, "name": "x" * MOST_SPEC}).encode(), (400, MOST_SPEC)),
     ],

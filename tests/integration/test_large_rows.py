@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from streamer.config import Size
 from streamer.errors import ExportFailure
-from streamer.postgres.metering import CHUNK, Meter, metered
+from streamer.postgres.row_limit import CHUNK, RowSizeLimit, limited_rows
 from streamer.source.source import CursorChoice
 from tests.conftest import connected
 from tests.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
@@ -310,7 +310,7 @@ class Metered:
 
     def __init__(self, limit: int) -> None:
         self.socket, self.driver = Socket(), Driver()
-        self.meter = Meter(self.socket, self.driver)
+        self.meter = RowSizeLimit(self.socket, self.driver)
         self.meter.limit = limit
 
     def is_closed(self) -> bool:
@@ -324,7 +324,7 @@ class Metered:
 async def test_a_meter_passes_everything_on_up_to_its_limit() -> None:
     parts = Metered(10)
     assert parts.socket.protocol is parts.meter
-    with metered(parts.connection, "a row is larger") as meter:
+    with limited_rows(parts.connection, "a row is larger") as meter:
         for piece in (b"0123", bytes(CHUNK), b"456789"):
             meter.data_received(piece)
     assert parts.driver.received == b"0123" + bytes(CHUNK) + b"456789"
@@ -340,7 +340,7 @@ async def test_a_meter_passes_everything_on_up_to_its_limit() -> None:
 async def test_a_meter_counts_anew_after_each_hand_over_and_for_each_query() -> None:
     parts = Metered(10 - CHUNK)
     for _ in range(10):
-        with metered(parts.connection, "a row is larger") as meter:
+        with limited_rows(parts.connection, "a row is larger") as meter:
             for _ in range(10):
                 meter.data_received(b"01234")
                 meter.handed_over()
@@ -351,7 +351,7 @@ async def test_a_meter_counts_anew_after_each_hand_over_and_for_each_query() -> 
 
 async def test_a_byte_more_than_a_row_and_a_chunk_ends_the_connection_and_goes_nowhere() -> None:
     parts = Metered(10)
-    with metered(parts.connection, "a row is larger") as meter:
+    with limited_rows(parts.connection, "a row is larger") as meter:
         meter.data_received(bytes(CHUNK + 10))
         meter.data_received(b"x")
     assert parts.socket.aborted
@@ -361,17 +361,17 @@ async def test_a_byte_more_than_a_row_and_a_chunk_ends_the_connection_and_goes_n
 
 async def test_only_what_a_meter_has_ended_is_called_too_large() -> None:
     parts = Metered(2048)
-    with pytest.raises(ConnectionError, match="by itself"), metered(parts.connection, "a row is larger"):
+    with pytest.raises(ConnectionError, match="by itself"), limited_rows(parts.connection, "a row is larger"):
         raise ConnectionError("by itself")
     with (
         pytest.raises(ExportFailure, match=r"^a row is larger than 2 kB, the most that MAX_ROW_SIZE allows$") as failed,
-        metered(parts.connection, "a row is larger") as meter,
+        limited_rows(parts.connection, "a row is larger") as meter,
     ):
         end_by_the_meter(meter)
     assert isinstance(failed.value.__cause__, ConnectionError)
 
 
-def end_by_the_meter(meter: Meter) -> None:
+def end_by_the_meter(meter: RowSizeLimit) -> None:
     """As the driver does, when it is told that its connection is lost."""
     meter.data_received(bytes(2048 + CHUNK + 1))
     raise ConnectionError("lost")

@@ -31,12 +31,12 @@ from hypothesis.stateful import (
 )
 
 from streamer.errors import ClientError, ExportFailure, TransientFailure
+from streamer.jobs.active import ActiveExport
+from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
-from streamer.jobs.live import LiveExport
 from streamer.jobs.queue import ExportQueue
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
-from streamer.jobs.sealed import SealedExports
 from streamer.jobs.store import ATTEMPTS, Store
 from streamer.model import TRANSITIONS, ExportRequest, ExportSpec, State
 from streamer.postgres.pool import Pool, connect
@@ -44,7 +44,7 @@ from streamer.source.cursors.cursor import Sink
 from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.follower import Follower, TruncatedError
-from streamer.spool.owners import PREFIX
+from streamer.spool.servers import PREFIX
 from tests.conftest import at_database, connected, files_and_locks, files_in
 from tests.exporting import until
 
@@ -154,7 +154,7 @@ class Server:
         self.store = MortalStore(pool, self.owner)
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
-        self.sealed = SealedExports(self.store, self.directory)
+        self.sealed = CompletedCache(self.store, self.directory)
         self.retention = Retention(self.store, self.directory, self.sealed, ttl=0, history_ttl=3600)
         gate = SourceGate()
         self.queue = ExportQueue(
@@ -201,8 +201,8 @@ class Server:
     async def look_after(self) -> None:
         """What happens every RENEWAL."""
         await self.store.renew_leases(self.queue._waiting(), self.queue._running())
-        await self.queue._let_go()
-        await self.queue._take_over()
+        await self.queue._drop_lost()
+        await self.queue._recover_orphans()
 
     def at_rest(self) -> bool:
         """Whether nothing happens here unless somebody asks for it."""
@@ -282,7 +282,7 @@ class LifeCycle(RuleBasedStateMachine):
         with suppress(ClientError):
             spec = ExportSpec(dataset=f"export_{len(self.ids)}", columns=("run", "row"))
             live = await server.queue.submit(ExportRequest(spec=spec))
-            assert isinstance(live, LiveExport)
+            assert isinstance(live, ActiveExport)
             self.ids.append(live.id)
 
     @rule(place=PLACES, order=st.sampled_from(["row", "row", "row", "end", "end", "break", "refuse"]))
@@ -311,9 +311,9 @@ class LifeCycle(RuleBasedStateMachine):
             else:
                 self._saw(export_id, await self._read_sealed(server, export_id), whole=True)
 
-    async def _follow(self, live: LiveExport) -> bytes:
+    async def _follow(self, live: ActiveExport) -> bytes:
         """As far as there is something to be read."""
-        with live.followed(), Follower(live.spool, before_first=live.serve) as follower:
+        with live.followed(), Follower(live.spool, before_first=live.ensure_served) as follower:
             read = b""
             while not follower.caught_up:
                 extent = await anext(follower)
@@ -321,8 +321,8 @@ class LifeCycle(RuleBasedStateMachine):
             return read
 
     async def _read_sealed(self, server: Server, export_id: UUID) -> bytes:
-        with await server.sealed.borrow(export_id) as sealed:
-            await server.sealed.open(sealed)
+        with await server.sealed.acquire(export_id) as sealed:
+            await server.sealed.ensure_verified(sealed)
             read = os.pread(sealed.file.fileno(), sealed.length + 1, 0)
             assert hashlib.sha256(read).digest() == sealed.export.sha256
             return read
@@ -346,7 +346,7 @@ class LifeCycle(RuleBasedStateMachine):
         assert all(export.final for export in found)
         for other in self.alive:
             if other is not server and (live := other.queue.live(export_id)) and not live.waiting:
-                live.give_up("cancelled elsewhere")  # as its next report would
+                live.abort("cancelled elsewhere")  # as its next report would
                 await live.finished()
         await self._look_after()
 
@@ -437,7 +437,7 @@ def life_cycle(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(0))
     monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))
     monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     name = f"streamer_life_{uuid4().hex[:8]}"
     database = at_database(postgres, name)
 

@@ -17,12 +17,12 @@ import pytest
 import pytest_asyncio
 
 from streamer.http.api import exports
-from streamer.http.api.exports import BODIES, BODIES_LIMIT, MAX_BODY
+from streamer.http.api.exports import BODIES_LIMIT, MAX_BODIES, MAX_BODY
 from streamer.http.api.parameters import MOST_SPEC
 from streamer.http.download.downloads import COPIED, ONE_WRITE
 from streamer.http.net import listener as door
-from streamer.http.net.places import POOL, Places
-from streamer.source.catalog.filters import MOST_VALUES
+from streamer.http.net.send_buffers import BUDGET, DownloadSlots
+from streamer.source.catalog.filters import MAX_VALUES
 from streamer.spool import pagecache
 from tests.held import (
     BULK,
@@ -173,7 +173,7 @@ async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -
 async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(serve: Serve) -> None:
     """Read to the end, left in the middle, or cut off with their export; in either coding, and while they wait."""
     held = await serve(max_followers=40)
-    (places,) = [found for found in gc.get_objects() if type(found) is Places and found._capacity == 40]
+    (places,) = [found for found in gc.get_objects() if type(found) is DownloadSlots and found._capacity == 40]
     sealed = await held.completed(BULK)
     live = await held.export(BULK, at=1)
     async with AsyncExitStack() as stack:
@@ -187,16 +187,16 @@ async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(se
                 client.vanish()
 
         async def waiting() -> bool:
-            return places.free < POOL / 2
+            return places.free_budget < BUDGET / 2
 
         await eventually(waiting, "nothing waits in the sockets of the crowd")
         await live.cancel()
         assert (await ask(held.url, "GET", sealed.download)).body == BULK.whole
 
     async def whole() -> bool:
-        return places.free == POOL
+        return places.free_budget == BUDGET
 
-    await eventually(whole, f"{POOL - places.free} bytes of the pool are lost")
+    await eventually(whole, f"{BUDGET - places.free_budget} bytes of the pool are lost")
 
 
 async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> None:
@@ -259,13 +259,13 @@ async def accepts_bodies(held: Held) -> None:
 async def test_one_body_more_than_can_be_read_is_told_to_come_back(held: Held) -> None:
     await held.open()
     async with AsyncExitStack() as stack:
-        for _ in range(BODIES):
+        for _ in range(MAX_BODIES):
             await stack.enter_async_context(posting(held, b"{", length=1000))
 
         async def refused() -> bool:
             return (await posted(held, b"{}")).status == 503
 
-        await eventually(refused, f"{BODIES} bodies are being read, and one more is too")
+        await eventually(refused, f"{MAX_BODIES} bodies are being read, and one more is too")
         is_refused(await posted(held, b"{}"), "too many request bodies")
         assert await status_of(held, "POST", POST) == 202
         assert await status_of(held, "GET", "/health") == 200
@@ -295,7 +295,7 @@ async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
     await held.open()
     before = await held.exports()
     async with AsyncExitStack() as stack:
-        slow = [await stack.enter_async_context(posting(held, b"{", length=1000)) for _ in range(BODIES)]
+        slow = [await stack.enter_async_context(posting(held, b"{", length=1000)) for _ in range(MAX_BODIES)]
         for client in slow:
             answer = await client.answer("POST")
             assert answer.status == 408
@@ -320,7 +320,7 @@ async def test_clients_that_leave_before_the_end_of_their_bodies_keep_no_others_
     await held.open()
     for _ in range(3):
         async with AsyncExitStack() as stack:
-            for _ in range(BODIES):
+            for _ in range(MAX_BODIES):
                 await stack.enter_async_context(posting(held, b"{", length=1000))
         await accepts_bodies(held)
 
@@ -427,8 +427,8 @@ async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held)
 async def test_exports_that_wait_do_not_hold_what_they_ask_for(serve: Serve) -> None:
     held = await serve(max_concurrent_exports=1)
     await held.shut()
-    longest = (MOST_SPEC - 1000) // MOST_VALUES - len('"",')
-    values = [format(number, f"0{longest}x") for number in range(MOST_VALUES)]
+    longest = (MOST_SPEC - 1000) // MAX_VALUES - len('"",')
+    values = [format(number, f"0{longest}x") for number in range(MAX_VALUES)]
     body = json.dumps({"text": values}, separators=(",", ":")).encode()
     assert (await posted(held, body)).status == 202
     with growth() as grown:
@@ -454,7 +454,7 @@ class Loads:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     loads = Loads()
-    monkeypatch.setattr("streamer.http.net.line.load", loads.load)
+    monkeypatch.setattr("streamer.http.net.body_sender.load", loads.load)
     yield loads
     loads.open.set()
 

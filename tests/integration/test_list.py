@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamer.http.api.listing import MOST
+from streamer.http.api.listing import MAX_LIMIT
 from tests.conftest import Serve, Server
 from tests.exporting import RemoteExport, create, read_problem
 from tests.gates import Gates
@@ -96,7 +96,7 @@ async def test_a_page_of_large_requests_is_shorter(server: Server, session: aioh
     ("query", "parameter"),
     [
         ("limit=0", "limit"),
-        (f"limit={MOST + 1}", "limit"),
+        (f"limit={MAX_LIMIT + 1}", "limit"),
         ("limit=x", "limit"),
         ("limit=", "limit"),
         ("limit=1&limit=2", "limit"),

@@ -24,8 +24,8 @@ import pytest_asyncio
 from streamer.config import Duration
 from streamer.http.net import listener as door
 from streamer.http.net.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
-from streamer.http.net.room import LEAST_SHARE
-from streamer.http.net.stalls import StallWatch
+from streamer.http.net.readiness import MIN_QUOTA
+from streamer.http.net.send_timeout import SendTimeout
 from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import Body, Connection, End, Fields, ask, connection, request
 
@@ -572,7 +572,7 @@ async def test_answers_that_nobody_reads_fill_a_small_buffer_only(server: Server
             return held() > 0
 
         await eventually(some, "no answer waits in the socket")
-        assert held() <= 2 * LEAST_SHARE
+        assert held() <= 2 * MIN_QUOTA
     await server.empty()
 
 
@@ -682,7 +682,7 @@ class Unread:
 
 @asynccontextmanager
 async def watching(*watched: Unread, timeout: float) -> AsyncIterator[None]:
-    watch = StallWatch(timeout)
+    watch = SendTimeout(timeout)
     for unread in watched:
         watch.add(unread.transport)
     running = asyncio.create_task(watch.run())

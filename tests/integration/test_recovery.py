@@ -23,7 +23,7 @@ from streamer.jobs.queue import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.source import CursorChoice
-from streamer.spool.owners import PREFIX
+from streamer.spool.servers import PREFIX
 from tests.conftest import Configure, Gated, Serve, Server, connected, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv, gated_sha256

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from streamer.client import Client, Patience, Refused
+from streamer.client import Client, Refused, RetryPolicy
 from tests.integration.pretender import Pretender, pretending
 
 CONTENT = b"id\n" + b"1\n" * 40_000
 KEY = "secret"
-ONCE = Patience(tries=2, longest=0.01, silence=5.0)
+ONCE = RetryPolicy(attempts=2, max_backoff=0.01, read_timeout=5.0)
 
 
 @dataclass

@@ -35,7 +35,7 @@ HOUR = timedelta(hours=1)
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered of an export, and the sweep comes every moment."""
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
 
 

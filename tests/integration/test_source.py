@@ -23,9 +23,9 @@ from streamer.model import Condition, Operator
 from streamer.postgres import pool as database_module
 from streamer.postgres.pool import Pool, connect
 from streamer.source.catalog.introspection import read_catalog
+from streamer.source.cursors.block_ranges import FIRST_BLOCKS, BlockRange, ReorderBuffer
 from streamer.source.cursors.blocks import BlockCursor
 from streamer.source.cursors.copy import CopyCursor
-from streamer.source.cursors.pages import FIRST_BLOCKS, InOrder, Page
 from streamer.source.dataset import Column
 from streamer.source.session import snapshot
 from streamer.source.session.connections import Connections
@@ -835,14 +835,14 @@ async def test_a_sink_that_has_failed_is_not_called_again(
     """It fails at a page that was held, while another connection is done with a later one."""
     gates = f"CASE WHEN n <= {PAGE_ROWS} THEN 1 WHEN n > {3 * PAGE_ROWS} THEN 2 ELSE 3 END"
     await plain.execute(acting(f"PERFORM pg_advisory_xact_lock_shared({gates})"))
-    pages, failed_at, later, finish = Pages(), 0, asyncio.Event(), InOrder.finish
+    pages, failed_at, later, finish = Pages(), 0, asyncio.Event(), ReorderBuffer.finish
 
-    async def tell_when_failing(self: InOrder, page: Page) -> None:
+    async def tell_when_failing(self: ReorderBuffer, page: BlockRange) -> None:
         if failed_at:
             later.set()
         await finish(self, page)
 
-    monkeypatch.setattr(InOrder, "finish", tell_when_failing)
+    monkeypatch.setattr(ReorderBuffer, "finish", tell_when_failing)
     async with (
         connected(database) as gate,
         opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,

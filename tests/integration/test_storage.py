@@ -19,8 +19,8 @@ import aiohttp
 import pytest
 
 from streamer.config import Size
+from streamer.jobs.completed import GONE, CompletedCache, CompletedExport
 from streamer.jobs.retention import FULL
-from streamer.jobs.sealed import GONE, SealedExport, SealedExports
 from streamer.server import serving
 from streamer.spool.directory import SUFFIX, SpoolDirectory
 from tests.conftest import Configure, Gated, Serve, Server, files_in
@@ -314,7 +314,7 @@ async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_however_many_
     server = await serve()
     export = await create(session, server.url, columns="id")
     expected = (await export.until("completed"))["sha256"]
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     assert sha256(await export.body()) == expected
     looking = Held(monkeypatch)
     bodies = [asyncio.create_task(export.body()) for _ in range(8)]
@@ -349,22 +349,22 @@ class Held:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
         self.count = 0
-        real = SealedExports._look_up
+        real = CompletedCache._look_up
 
-        async def held(sealed: SealedExports, export_id: UUID) -> SealedExport:
+        async def held(sealed: CompletedCache, export_id: UUID) -> CompletedExport:
             self.count += 1
             found = await real(sealed, export_id)
             self.begun.set()
             await self.go_on.wait()
             return found
 
-        monkeypatch.setattr(SealedExports, "_look_up", held)
+        monkeypatch.setattr(CompletedCache, "_look_up", held)
 
 
 async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
     serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     server = await serve()
     export = await create(session, server.url, columns="id")
     await export.until("completed")
@@ -377,7 +377,7 @@ async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
     serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its length is the same, and so is its inode."""
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     server = await serve()
     export, touched = [await create(session, server.url, columns="id") for _ in range(2)]
     expected = (await touched.until("completed"))["sha256"]
@@ -397,7 +397,7 @@ async def test_a_damaged_file_that_is_replaced_by_a_copy_of_what_was_sealed_is_s
     configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is served of the damaged one, which is still open, though the new one is intact."""
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 3600.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 3600.0)
     settings = configure()
     async with serving(settings) as url:
         export = await create(session, url, columns="id")

@@ -126,7 +126,7 @@ async def test_a_stop_does_not_remove_the_file_of_an_export_whose_row_says_compl
     configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to the statement that completed it is late."""
-    monkeypatch.setattr("streamer.jobs.queue.LEAVE", 0.3)
+    monkeypatch.setattr("streamer.jobs.queue.STOP_TIMEOUT", 0.3)
     await gates.view("gated", rows=1000)
     async with proxied(database) as proxy:
         settings = configure(database_url=proxy.url, **gates.settings)
@@ -195,7 +195,7 @@ async def test_a_delete_that_the_table_does_not_hear_of_leaves_the_file(
 async def test_completed_exports_are_downloaded_while_the_table_takes_no_changes_and_new_ones_are_503(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     server = await serve()
     export = await create(session, server.url, columns="id")
     await export.until("completed")
@@ -210,8 +210,8 @@ async def test_completed_exports_are_downloaded_while_the_table_takes_no_changes
 async def test_completed_exports_are_downloaded_while_the_table_is_locked(
     serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.sealed.NOTING", 0.1)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
+    monkeypatch.setattr("streamer.jobs.completed.NOTING", 0.1)
     server = await serve()
     export = await create(session, server.url, columns="id")
     await export.until("completed")

@@ -15,7 +15,7 @@ import pytest
 from streamer.jobs.queue import SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
-from streamer.spool.owners import PREFIX
+from streamer.spool.servers import PREFIX
 from tests.conftest import Configure, Gated, Serve, files_in, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv, gated_sha256
@@ -150,7 +150,7 @@ async def test_a_cancel_asked_of_the_other_server_while_queued_makes_room_and_br
 async def test_a_sealed_export_that_is_deleted_through_the_other_server_is_read_to_its_end_and_then_gone(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.sealed.FRESH", 0.1)
+    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.1)
     first, second = await serve(), await serve()
     export = await create(session, first.url)
     expected = (await export.until("completed"))["sha256"]

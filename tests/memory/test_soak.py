@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.spool.owners import PREFIX
+from streamer.spool.servers import PREFIX
 from tests.conftest import connected
 from tests.exporting import create, until
 from tests.memory.clients import compare, crowd, sha256_of

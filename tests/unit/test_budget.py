@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from streamer.budget import FOLLOWER, MB, SOCKET, Item, budget, table, total
 from streamer.cli import main
 from streamer.config import Settings, read_settings
-from streamer.http.net.places import most_waiting
+from streamer.http.net.send_buffers import max_queued_bytes
 
 CONTAINER = 150 * 1024 * 1024  # bytes
 NOBODY = "postgresql://127.0.0.1:1/nobody-listens-here"
@@ -83,7 +83,7 @@ def test_each_setting_raises_the_sum_by_what_it_counts_and_by_nothing_else(setti
 @pytest.mark.parametrize("factor", [2, 7])
 def test_more_followers_raise_the_sum_by_themselves_and_by_what_waits_for_them(factor: int) -> None:
     more = multiplied("max_followers", factor)
-    waiting = most_waiting(more.max_followers, SOCKET) - most_waiting(DEFAULTS.max_followers, SOCKET)
+    waiting = max_queued_bytes(more.max_followers, SOCKET) - max_queued_bytes(DEFAULTS.max_followers, SOCKET)
     own = FOLLOWER * (more.max_followers - DEFAULTS.max_followers)
     assert total(budget(more)) - total(budget(DEFAULTS)) == own + waiting > own > 0
 

@@ -18,7 +18,7 @@ import pytest
 from streamer.errors import StartError
 from streamer.spool.directory import HASH_BUFFER, HASH_PIECE, HASHING, Shortage, SpoolDirectory
 from streamer.spool.identity import NAME, UNNAMED
-from streamer.spool.owners import PREFIX
+from streamer.spool.servers import PREFIX
 from streamer.spool.spool import ASIDE
 
 CONTENT = b"id\n1\n2\n"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from werkzeug.http import parse_options_header
 
 from streamer.model import Condition, ExportSpec, Operator
-from streamer.protocol.disposition import LONGEST, attachment, default_filename, safe_filename
+from streamer.protocol.disposition import MAX_NAME, attachment, default_filename, safe_filename
 
 SAFE = [
     # As they are
@@ -81,12 +81,12 @@ SAFE = [
     ("\ud800.csv", "_.csv"),
     ("a\udcff\udfffb", "a__b"),
     # Long
-    ("a" * LONGEST, "a" * LONGEST),
-    ("a" * (LONGEST + 1), "a" * LONGEST),
-    ("a" * 1_000_000, "a" * LONGEST),
-    ("a" * (LONGEST - 1) + ". b", "a" * (LONGEST - 1)),  # what is cut ends neither in a dot nor in a space
+    ("a" * MAX_NAME, "a" * MAX_NAME),
+    ("a" * (MAX_NAME + 1), "a" * MAX_NAME),
+    ("a" * 1_000_000, "a" * MAX_NAME),
+    ("a" * (MAX_NAME - 1) + ". b", "a" * (MAX_NAME - 1)),  # what is cut ends neither in a dot nor in a space
     ("." * 1000 + "a", "a"),
-    (" " * 1000 + "a" * 1000 + " " * 1000, "a" * LONGEST),
+    (" " * 1000 + "a" * 1000 + " " * 1000, "a" * MAX_NAME),
 ]
 
 
@@ -141,11 +141,11 @@ HOSTILE_NAMES = st.text(max_size=300) | HOSTILE
 
 @settings(deadline=None, max_examples=500)
 @given(HOSTILE_NAMES)
-@example("a" * (LONGEST - 1) + "\U0001f600" * 10)
+@example("a" * (MAX_NAME - 1) + "\U0001f600" * 10)
 @example(". ." * 100)
 def test_any_name_becomes_a_safe_one_and_stays_it(name: str) -> None:
     safe = safe_filename(name)
-    assert len(safe) <= LONGEST
+    assert len(safe) <= MAX_NAME
     assert safe == safe.strip(" .")
     assert not set(safe) & set('/\\":*?<>|')
     assert not [each for each in safe if unicodedata.category(each) in ("Cc", "Cs")]

@@ -3,7 +3,7 @@
 import pytest
 
 from streamer.model import Condition, Operator, Order
-from streamer.source.catalog.filters import MOST_VALUES, listed, meaning_of, parameters_of, read_condition, read_order
+from streamer.source.catalog.filters import MAX_VALUES, filter_key, listed, parameters_of, read_condition, read_order
 from streamer.source.dataset import Column
 
 TEXT = Column(name="words", declared="text", type="text", length=None, category="S")
@@ -48,7 +48,7 @@ COLUMNS = {
     ],
 )
 def test_a_name_is_a_column_and_an_operator(name: str, meaning: tuple[str, Operator] | None) -> None:
-    assert meaning_of(name, COLUMNS) == meaning
+    assert filter_key(name, COLUMNS) == meaning
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_type_has_the_operators_of_its_operator_classes(column: Column, operat
 
 def test_parameters_of_a_column_are_names_that_mean_its_operators() -> None:
     for column in COLUMNS.values():
-        found = [meaning_of(name, COLUMNS) for name in parameters_of(column)]
+        found = [filter_key(name, COLUMNS) for name in parameters_of(column)]
         assert {operator for name, operator in filter(None, found) if name == column.name} == set(column.operators)
 
 
@@ -76,7 +76,7 @@ def test_parameters_of_a_column_are_names_that_mean_its_operators() -> None:
         (JSON, Operator.EQ, ["{}"], "a column of type json has no such operator; allowed are tree__isnull"),
         (XID, Operator.LT, ["1"], "a column of type xid has no such operator; allowed are x, x__ne, x__isnull, x__in"),
         (NUMBER, Operator.CONTAINS, ["1"], "a column of type integer has no such operator"),
-        (NUMBER, Operator.EQ, ["1"] * (MOST_VALUES + 1), "must have at most 1000 values, not 1001"),
+        (NUMBER, Operator.EQ, ["1"] * (MAX_VALUES + 1), "must have at most 1000 values, not 1001"),
         (NUMBER, Operator.GT, ["1", "2"], "must be one value, not a list"),
         (NUMBER, Operator.NE, ["x"], "must be a whole number from"),
         (TEXT, Operator.ISNULL, ["yes"], "must be true or false, not 'yes'"),

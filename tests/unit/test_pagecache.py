@@ -191,7 +191,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, executor: ThreadPoolExecutor) -> Itera
     monkeypatch.setattr(os, "fsync", disk.sync)
     monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", BACK)
     monkeypatch.setattr("streamer.spool.spool.GATHER_LIMIT", BACK // 2)
-    monkeypatch.setattr("streamer.spool.spool.SPACING", 0.0)
+    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 0.0)
     yield disk
     disk.release()
 

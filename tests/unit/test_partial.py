@@ -14,8 +14,8 @@ import pytest
 from streamer.client.address import Address
 from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
+from streamer.client.progress import ProgressListener
 from streamer.client.status import ExportProgress, ExportStatus
-from streamer.client.watcher import Watcher
 from streamer.model import State
 from streamer.protocol.ranges import Slice
 
@@ -115,7 +115,7 @@ def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
     with begun(tmp_path / "x.csv") as part:
         asyncio.run(append(part, CHUNKS[:1]))
     with begun(tmp_path / "x.csv") as part:
-        asyncio.run(part.hash_what_is_there(Watcher()))
+        asyncio.run(part.hash_what_is_there(ProgressListener()))
         assert (part.length, part.sha256) == (30, hashlib.sha256(CHUNKS[0]).hexdigest())
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from streamer.budget import budget, table
 from streamer.config import Settings, read_settings
-from streamer.source.catalog.configuration import read_offers
+from streamer.source.catalog.configuration import read_configuration
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,5 +45,5 @@ def _names(cell: str) -> list[str]:
 def test_the_file_of_datasets_in_the_readme_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "datasets.toml"
     file.write_text(README.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
-    (offer,) = read_offers(file).values()
+    (offer,) = read_configuration(file).values()
     assert (offer.relation, offer.limit, offer.order) == ("sales.orders", 100_000, ("-placed_at", "id"))

@@ -50,7 +50,7 @@ async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[S
 @pytest.fixture
 def long_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two pieces lies an hour: whatever is published meanwhile did not wait for it."""
-    monkeypatch.setattr("streamer.spool.spool.SPACING", 3600.0)
+    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 3600.0)
 
 
 class Disk:
@@ -180,11 +180,11 @@ async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool, lon
 
 
 async def test_page_after_a_pause_is_published_at_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.spool.spool.SPACING", 0.0)
+    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 0.0)
     spool.open()
     await published(spool, FIRST)
     await let_the_loop_run()
-    monkeypatch.setattr("streamer.spool.spool.SPACING", 3600.0)
+    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 3600.0)
     await let_the_loop_run()
     await published(spool, PAGES[0])
 

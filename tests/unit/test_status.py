@@ -13,7 +13,7 @@ import pytest
 
 from streamer.http.api.status import UNREADABLE, entity_tag, representation
 from streamer.http.links import Links
-from streamer.jobs.live import LiveExport
+from streamer.jobs.active import ActiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.dataset import Column, Dataset
@@ -71,7 +71,7 @@ EXPORT = Export(
 )
 
 
-def shown(export: Export, live: LiveExport | None = None) -> dict[str, Any]:
+def shown(export: Export, live: ActiveExport | None = None) -> dict[str, Any]:
     """What the client reads, through JSON and back."""
     found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live, ttl=TTL, links=Links())))
     return found
@@ -265,7 +265,7 @@ async def nobody_notes() -> bool:
 
 async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     spool = Spool(tmp_path / "export.csv", executor)
-    live = LiveExport(ID, spool, note_served=nobody_notes)
+    live = ActiveExport(ID, spool, note_served=nobody_notes)
     stale = replace(
         EXPORT, state=State.PROCESSING, progress=Progress(), snapshot_at=None, sha256=None, finished_at=None
     )

@@ -22,13 +22,13 @@ from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck, WrongNullError, WrongValueError
 
 MAX_BODY = 384 * 1024  # bytes: 1,599 long names in JSON's escapes, and 1000 UUIDs
-BODIES = 64  # that are being read at once
+MAX_BODIES = 64  # that are being read at once
 BODIES_LIMIT = 768 * 1024  # bytes of all of them
 LARGE = 16 * 1024  # bytes of a request's query and body; of the larger ones one at a time is understood
 BODY_TIMEOUT = 10.0  # seconds for a body to come in
-LONGEST_KEY = 255  # characters
+MAX_KEY = 255  # characters
 TOO_LARGE = f"the request body has more than {MAX_BODY} bytes"
-LONGEST_SENTENCE = 300  # characters of what the database says, which repeats the client's value
+MAX_SENTENCE = 300  # characters of what the database says, which repeats the client's value
 
 
 class Exports:
@@ -91,9 +91,9 @@ class Exports:
         try:
             await self._values.check(dataset, asked.spec.conditions, asked.spec.dialect.null)
         except WrongValueError as wrong:
-            raise BadParameter(parameter_of(wrong.condition), shown(str(wrong), LONGEST_SENTENCE)) from wrong
+            raise BadParameter(parameter_of(wrong.condition), shown(str(wrong), MAX_SENTENCE)) from wrong
         except WrongNullError as wrong:
-            raise BadParameter("null", shown(str(wrong), LONGEST_SENTENCE)) from wrong
+            raise BadParameter("null", shown(str(wrong), MAX_SENTENCE)) from wrong
         return asked
 
     @asynccontextmanager
@@ -103,8 +103,8 @@ class Exports:
         if not request.can_read_body:
             yield body
             return
-        if self._bodies >= BODIES:
-            raise Unavailable(f"too many request bodies at once: {BODIES} are being read")
+        if self._bodies >= MAX_BODIES:
+            raise Unavailable(f"too many request bodies at once: {MAX_BODIES} are being read")
         self._bodies += 1
         try:
             await self._read(request, body)
@@ -144,8 +144,8 @@ def _idempotency_key(request: web.Request) -> str | None:
     keys = request.headers.getall("Idempotency-Key", [])
     if not keys:
         return None
-    if len(keys) > 1 or not 0 < len(keys[0]) <= LONGEST_KEY or not keys[0].isascii() or not keys[0].isprintable():
-        raise BadParameter("Idempotency-Key", f"must be one text of 1 to {LONGEST_KEY} printable ASCII characters")
+    if len(keys) > 1 or not 0 < len(keys[0]) <= MAX_KEY or not keys[0].isascii() or not keys[0].isprintable():
+        raise BadParameter("Idempotency-Key", f"must be one text of 1 to {MAX_KEY} printable ASCII characters")
     return keys[0]
 
 

@@ -17,7 +17,7 @@ from streamer.model import Export, Place, State
 
 PARAMETERS = ("cursor", "label", "limit", "status")
 DEFAULT_LIMIT = 20  # exports
-MOST = 100  # exports
+MAX_LIMIT = 100  # exports
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds, and an id
 
@@ -64,9 +64,9 @@ def _limit(query: Query) -> int:
     text = _once(query, "limit")
     if text is None:
         return DEFAULT_LIMIT
-    if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MOST:
+    if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MAX_LIMIT:
         return int(text)
-    raise BadParameter("limit", f"must be a number from 1 to {MOST}")
+    raise BadParameter("limit", f"must be a number from 1 to {MAX_LIMIT}")
 
 
 def _once(query: Query, name: str) -> str | None:

@@ -27,8 +27,8 @@ from streamer.errors import BadBody, BadParameter, TooMuch, shown
 from streamer.formats.dialect import check_character, check_null
 from streamer.model import Condition, Dialect, ExportRequest, ExportSpec, Operator, Order, Timestamps
 from streamer.source.catalog.catalog import Catalog
-from streamer.source.catalog.filters import OF_SEVERAL, Meaning, listed, meaning_of, read_condition, read_order
-from streamer.source.catalog.values import read_truth
+from streamer.source.catalog.filters import OF_SEVERAL, FilterKey, filter_key, listed, read_condition, read_order
+from streamer.source.catalog.values import parse_bool
 from streamer.source.dataset import Dataset
 
 DEFAULT_DATASET = "users"
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RawParameter:
     """A parameter as the client wrote it; its name is repeated in every complaint."""
 
     name: str
@@ -80,23 +80,23 @@ class Given:
         """Whether it is JSON's null, which is not given where the parameter is a general one."""
         return self.null and not self.listed
 
-    def one(self) -> str:
+    def single(self) -> str:
         if self.listed:
             raise BadParameter(self.name, "must be one value, not a list")
         if len(self.values) != 1:
             raise BadParameter(self.name, f"must be given once, not {len(self.values)} times")
         return self.values[0]
 
-    def many(self) -> list[str]:
+    def items(self) -> list[str]:
         """The items of a comma-separated or a JSON list."""
         items = self.values if self.listed else [item.strip() for text in self.values for item in text.split(",")]
         if not items or not all(items):
             raise BadParameter(self.name, "must not be empty or have an empty item")
         return list(items)
 
-    def truth(self) -> bool:
+    def boolean(self) -> bool:
         try:
-            return read_truth(self.one().lower()) == "true"
+            return parse_bool(self.single().lower()) == "true"
         except ValueError as error:
             raise BadParameter(self.name, str(error)) from error
 
@@ -137,18 +137,18 @@ class Parameters:
             raise TooMuch(f"its columns and values take {size} bytes when they are stored; at most {MOST_SPEC} may be")
         return spec
 
-    def _by_meaning(self, dataset: Dataset) -> dict[str | Meaning, Given]:
+    def _by_meaning(self, dataset: Dataset) -> dict[str | FilterKey, RawParameter]:
         return {**_by_meaning(self._of_body, dataset), **_by_meaning(self._of_query, dataset)}
 
 
-def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, Given]:
+def _of_query(query: Iterable[tuple[str, str]]) -> dict[str, RawParameter]:
     texts: dict[str, list[str]] = {}
     for name, text in query:
         texts.setdefault(name, []).append(text)
-    return {name: Given(name, tuple(found), listed=False) for name, found in texts.items()}
+    return {name: RawParameter(name, tuple(found), listed=False) for name, found in texts.items()}
 
 
-def _of_body(body: bytes | bytearray) -> dict[str, Given]:
+def _of_body(body: bytes | bytearray) -> dict[str, RawParameter]:
     if not body.strip():
         return {}
     if body.count(b",") > MOST_ITEMS:
@@ -191,10 +191,10 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _of_member(name: str, value: Any, *, in_filters: bool = False, beside_filters: bool = False) -> Given:
+def _of_member(name: str, value: Any, *, in_filters: bool = False, beside_filters: bool = False) -> RawParameter:
     items = value if isinstance(value, list) else [value]
     texts = tuple(_scalar(name, item) for item in items if item is not None)
-    return Given(
+    return RawParameter(
         name,
         texts,
         listed=isinstance(value, list),
@@ -212,16 +212,16 @@ def _scalar(name: str, value: Any) -> str:
     raise BadParameter(name, "must be a text, a number, true or false, or a list of these")
 
 
-def _dataset(given: Given | None, catalog: Catalog) -> Dataset:
-    name = given.one() if given else DEFAULT_DATASET
+def _dataset(given: RawParameter | None, catalog: Catalog) -> Dataset:
+    name = given.single() if given else DEFAULT_DATASET
     if name not in catalog:
         raise BadParameter("dataset", f"there is no dataset '{shown(name)}'; allowed are {listed(catalog)}")
     return catalog[name]
 
 
-def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[str | Meaning, Given]:
+def _by_meaning(given: Mapping[str, RawParameter], dataset: Dataset) -> dict[str | FilterKey, RawParameter]:
     """By the name of a general parameter, or by the column and the operator of a condition."""
-    found: dict[str | Meaning, Given] = {}
+    found: dict[str | FilterKey, RawParameter] = {}
     for name, parameter in given.items():
         meaning = _meaning(parameter, dataset)
         if isinstance(meaning, str) and parameter.absent:
@@ -234,7 +234,7 @@ def _by_meaning(given: Mapping[str, Given], dataset: Dataset) -> dict[str | Mean
     return found
 
 
-def _meaning(given: Given, dataset: Dataset) -> str | Meaning:
+def _meaning(given: RawParameter, dataset: Dataset) -> str | FilterKey:
     """A column that is called as a general parameter can be asked for in `filters`, or as `<column>__in`."""
     name = given.name
     if name in OF_THE_EXPORT and name in dataset.columns and not (given.in_filters or given.beside_filters):
@@ -245,7 +245,7 @@ def _meaning(given: Given, dataset: Dataset) -> str | Meaning:
         )
     if name in GENERAL and not (given.in_filters and name in dataset.columns):
         return name
-    if meaning := meaning_of(COLUMN_ALIASES.get(name, name), dataset.columns):
+    if meaning := filter_key(COLUMN_ALIASES.get(name, name), dataset.columns):
         return meaning
     raise BadParameter(
         name,
@@ -254,23 +254,23 @@ def _meaning(given: Given, dataset: Dataset) -> str | Meaning:
     )
 
 
-def _instead_of_null(meaning: str | Meaning) -> str:
+def _instead_of_null(meaning: str | FilterKey) -> str:
     if isinstance(meaning, str):
         return "must not have null in it"
     return f"must not be null or have null in it; {meaning[0]}__isnull=true asks for the rows where it is NULL"
 
 
-def _check_required(conditions: Mapping[Meaning, Given], dataset: Dataset) -> None:
+def _check_required(conditions: Mapping[FilterKey, RawParameter], dataset: Dataset) -> None:
     named = {column for column, operator in conditions if operator in NARROWING}
     for column in dataset.required:
         if column not in named:
             raise BadParameter(column, f"{dataset.name} is exported only with a condition on it")
 
 
-def _columns(given: Given | None, dataset: Dataset) -> tuple[str, ...]:
+def _columns(given: RawParameter | None, dataset: Dataset) -> tuple[str, ...]:
     if given is None:
         return tuple(dataset.columns)
-    names = given.many()
+    names = given.items()
     for place, name in enumerate(names):
         if name not in dataset.columns:
             raise BadParameter("columns", f"there is no column '{shown(name)}'; allowed are {listed(dataset.columns)}")
@@ -279,22 +279,22 @@ def _columns(given: Given | None, dataset: Dataset) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _condition(dataset: Dataset, meaning: Meaning, given: Given) -> Condition:
+def _condition(dataset: Dataset, meaning: FilterKey, given: RawParameter) -> Condition:
     name, operator = meaning
     splits = given.listed or name in COMMA_LISTS or (operator is Operator.EQ and given.name != name)
-    several = given.many if splits else lambda: list(given.values)
-    texts = several() if operator in OF_SEVERAL else [given.one()]
+    several = given.items if splits else lambda: list(given.values)
+    texts = several() if operator in OF_SEVERAL else [given.single()]
     try:
         return read_condition(dataset.columns[name], operator, texts)
     except ValueError as error:
         raise BadParameter(given.name, str(error)) from error
 
 
-def _order(given: Given | None, dataset: Dataset) -> tuple[Order, ...]:
+def _order(given: RawParameter | None, dataset: Dataset) -> tuple[Order, ...]:
     if given is None:
         return ()
     try:
-        order = tuple(read_order(item, dataset.columns) for item in given.many())
+        order = tuple(read_order(item, dataset.columns) for item in given.items())
     except ValueError as error:
         raise BadParameter(given.name, str(error)) from error
     if len({by.column for by in order}) < len(order):
@@ -302,17 +302,17 @@ def _order(given: Given | None, dataset: Dataset) -> tuple[Order, ...]:
     return order
 
 
-def _limit(given: Given | None) -> int | None:
+def _limit(given: RawParameter | None) -> int | None:
     if given is None:
         return None
-    text = given.one()
+    text = given.single()
     if not ROWS.fullmatch(text):
         raise BadParameter(given.name, f"must be a whole number of rows of at most 18 digits, not '{shown(text)}'")
     return int(text)
 
 
-def _label(given: Given | None) -> str | None:
-    return None if given is None else check_label(given.one())
+def _label(given: RawParameter | None) -> str | None:
+    return None if given is None else check_label(given.single())
 
 
 def check_label(text: str) -> str:
@@ -324,12 +324,12 @@ def check_label(text: str) -> str:
     return text
 
 
-def _ttl(given: Given | None, longest: timedelta) -> timedelta | None:
+def _ttl(given: RawParameter | None, longest: timedelta) -> timedelta | None:
     if given is None:
         return None
     allowed = f"a duration such as 90, 60s, 5m or 24h, more than 0 and at most EXPORT_TTL, {written_duration(longest)}"
     try:
-        ttl = read_duration(given.one())
+        ttl = read_duration(given.single())
     except ValueError as error:
         raise BadParameter(given.name, f"must be {allowed}") from error
     if not timedelta() < ttl <= longest:
@@ -337,12 +337,12 @@ def _ttl(given: Given | None, longest: timedelta) -> timedelta | None:
     return ttl
 
 
-def _dialect(given: Mapping[str, Given]) -> Dialect:
+def _dialect(given: Mapping[str, RawParameter]) -> Dialect:
     """What is said by name goes before what a profile says."""
     default = Dialect()
     profile = _one_of(given.get("profile"), PROFILES, {})
     truths = {
-        field: given[name].truth()
+        field: given[name].boolean()
         for name, field in (("header", "header"), ("bom", "bom"), ("escapeFormulas", "escape_formulas"))
         if name in given
     }
@@ -350,7 +350,7 @@ def _dialect(given: Mapping[str, Given]) -> Dialect:
     dialect = Dialect(
         delimiter=_character(delimiter, default.delimiter),
         quote=_character(quote, default.quote),
-        null=given["null"].one() if "null" in given else default.null,
+        null=given["null"].single() if "null" in given else default.null,
         timestamps=_one_of(given.get("timestamps"), {each.value: each for each in Timestamps}, default.timestamps),
         **{**profile, **truths},
     )
@@ -363,18 +363,18 @@ def _dialect(given: Mapping[str, Given]) -> Dialect:
     return dialect
 
 
-def _one_of(given: Given | None, known: Mapping[str, T], default: T) -> T:
+def _one_of(given: RawParameter | None, known: Mapping[str, T], default: T) -> T:
     if given is None:
         return default
-    if (text := given.one()) not in known:
+    if (text := given.single()) not in known:
         raise BadParameter(given.name, f"must be {' or '.join(known)}, not '{shown(text)}'")
     return known[text]
 
 
-def _character(given: Given | None, default: str) -> str:
+def _character(given: RawParameter | None, default: str) -> str:
     if given is None:
         return default
-    text = given.one()
+    text = given.single()
     try:
         return check_character(CHARACTER_NAMES.get(text, text))
     except ValueError as error:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from streamer.http.api.parameters import GENERAL
 from streamer.http.links import Links
-from streamer.jobs.live import LiveExport
+from streamer.jobs.active import ActiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
 from streamer.source.catalog.filters import written_order
 
@@ -16,7 +16,7 @@ UNREADABLE = (
 )
 
 
-def representation(export: Export, live: LiveExport | None, *, ttl: timedelta, links: Links) -> dict[str, Any]:
+def representation(export: Export, live: ActiveExport | None, *, ttl: timedelta, links: Links) -> dict[str, Any]:
     """The row, with the progress of this moment where the export is running here."""
     progress = _at_the_moment(live, export.progress) if live and export.state is State.PROCESSING else export.progress
     return {
@@ -47,7 +47,7 @@ def _links(export: Export, links: Links) -> dict[str, str]:
     return {name: link for name, link in links.of(export.id).items() if name == "self" or export.removed_at is None}
 
 
-def _waiting_for(export: Export, live: LiveExport | None) -> str | None:
+def _waiting_for(export: Export, live: ActiveExport | None) -> str | None:
     """What an unfinished export waits for: `place`, `source` or nothing."""
     if export.final:
         return None
@@ -56,7 +56,7 @@ def _waiting_for(export: Export, live: LiveExport | None) -> str | None:
     return export.waiting_for or ("place" if export.state is State.PENDING else None)
 
 
-def _at_the_moment(live: LiveExport, noted: Progress) -> Progress:
+def _at_the_moment(live: ActiveExport, noted: Progress) -> Progress:
     """The percentage is not below what an earlier run has reached, here or on another server."""
     progress = live.progress()
     return replace(progress, percentage=max(progress.percentage, noted.percentage))

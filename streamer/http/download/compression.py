@@ -16,15 +16,15 @@ from aiohttp import web
 from isal import isal_zlib
 
 from streamer.http.download.delivery import DownloadResponse
-from streamer.http.download.negotiation import Asked
-from streamer.http.net.chunked import ChunkedLine
-from streamer.http.net.line import SHORTER, Readable, in_thread
+from streamer.http.download.negotiation import DownloadRequest
+from streamer.http.net.body_sender import FILE_IS_SHORTER, Readable, in_thread
+from streamer.http.net.chunked_sender import ChunkedSender
 from streamer.protocol.encoding import Coding
 from streamer.spool.follower import Extent, Follower, TruncatedError
 
 WINDOW = 32 * 1024  # bytes of the export that one stream holds at a time
 ENOUGH = 64 * 1024  # bytes of what became of them, before they are sent
-MOST_HELD = WINDOW + ENOUGH + WINDOW  # bytes of one stream, where nothing gets smaller
+MAX_HELD = WINDOW + ENOUGH + WINDOW  # bytes of one stream, where nothing gets smaller
 LEVEL = 1
 GZIP_FORMAT = 16 + 15  # zlib's code for a gzip header and the largest history
 
@@ -37,7 +37,7 @@ class GzipStreams:
         self._free = capacity
 
     @contextmanager
-    def coding_for(self, asked: Asked) -> Iterator[Coding]:
+    def coding_for(self, asked: DownloadRequest) -> Iterator[Coding]:
         """The coding of the answer, and a place among the streams for as long as it takes. Raises as `Asked.coding`."""
         coding = asked.coding(gzip_available=self._free > 0)
         taken = coding is Coding.GZIP
@@ -52,7 +52,7 @@ class GzipStreams:
         response.enable_chunked_encoding()
         with response.body():
             if await response.begin(request):
-                with ChunkedLine(request, follower) as line:
+                with ChunkedSender(request, follower) as line:
                     stream = _Stream(self._executor, line, follower)
                     await stream.begin(await follower.early())
                     async for extent in follower:
@@ -64,14 +64,14 @@ class GzipStreams:
         response.enable_chunked_encoding()
         with response.body():
             if await response.begin(request):
-                with ChunkedLine(request, source) as line:
+                with ChunkedSender(request, source) as line:
                     stream = _Stream(self._executor, line, source)
                     await stream.send(Extent(0, length), flush=False)
                     await stream.end()
 
 
 class _Stream:
-    def __init__(self, executor: Executor, line: ChunkedLine, source: Readable) -> None:
+    def __init__(self, executor: Executor, line: ChunkedSender, source: Readable) -> None:
         self._executor = executor
         self._source = source
         self._line = line
@@ -99,7 +99,7 @@ class _Stream:
             size = min(WINDOW, stop - offset)
             window = os.pread(file.fileno(), size, offset)
             if len(window) < size:
-                raise TruncatedError(SHORTER)
+                raise TruncatedError(FILE_IS_SHORTER)
             made += self._compressor.compress(window)
             offset += len(window)
         if flush and offset == stop:

@@ -14,9 +14,9 @@ from typing import cast
 from aiohttp import web
 
 from streamer.errors import ClientError
-from streamer.http.net.chunked import ChunkedLine
-from streamer.http.net.line import Readable
-from streamer.http.net.sized import SizedLine
+from streamer.http.net.body_sender import Readable
+from streamer.http.net.chunked_sender import ChunkedSender
+from streamer.http.net.sized_sender import SizedLine
 from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError
 
@@ -68,7 +68,7 @@ async def send_followed(request: web.Request, response: DownloadResponse, follow
     response.enable_chunked_encoding()
     with response.body():
         if await response.begin(request):
-            with ChunkedLine(request, follower) as line:
+            with ChunkedSender(request, follower) as line:
                 await line.write(await follower.early())
                 async for extent in follower:
                     await line.send(extent)

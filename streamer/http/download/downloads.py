@@ -22,19 +22,19 @@ from streamer.http.download.compression import GzipStreams
 from streamer.http.download.delivery import DownloadResponse, Part, length_of, send_followed, send_parts
 from streamer.http.download.multipart import byteranges
 from streamer.http.download.negotiation import (
-    Asked,
+    DownloadRequest,
     content_headers,
     not_modified_headers,
     representation_headers,
     validators,
 )
 from streamer.http.net.listener import Connection
-from streamer.http.net.places import Places
-from streamer.http.net.room import until_taken
+from streamer.http.net.readiness import wait_drained
+from streamer.http.net.send_buffers import DownloadSlots
 from streamer.http.target import read_query, values_of
-from streamer.jobs.live import LiveExport
+from streamer.jobs.active import ActiveExport
+from streamer.jobs.completed import CompletedCache, CompletedExport, refusal
 from streamer.jobs.queue import ExportQueue
-from streamer.jobs.sealed import SealedExport, SealedExports, refusal
 from streamer.protocol.digest import repr_digest
 from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import (
@@ -58,10 +58,10 @@ class Downloads:
     def __init__(
         self,
         queue: ExportQueue,
-        sealed: SealedExports,
+        sealed: CompletedCache,
         exports: Exports,
         gzip: GzipStreams,
-        places: Places,
+        places: DownloadSlots,
         *,
         abandon_after: float,
     ) -> None:
@@ -79,7 +79,7 @@ class Downloads:
         if request.can_read_body:
             raise BadBody("a download is asked for without a request body")
         follow = _follow_wanted(request)
-        asked = Asked.of(request)
+        asked = DownloadRequest.from_request(request)
         async with self._place(request, asked) as coding:
             live = self._queue.live(export_id)
             if live is None:
@@ -91,7 +91,7 @@ class Downloads:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/csv`: an export, streamed in the request that asks for it. HEAD starts nothing."""
         wanted = await self._exports.read_request(request, besides="filename")
-        asked = Asked.of_a_new_export(request)
+        asked = DownloadRequest.for_new_export(request)
         async with self._place(request, asked) as coding:
             if request.method == "HEAD":
                 response = DownloadResponse(headers=content_headers(header=wanted.spec.dialect.header))
@@ -99,54 +99,63 @@ class Downloads:
                     await response.begin(request)
                 return response
             live = await self._queue.submit(wanted, abandon_after=self._abandon_after)
-            assert isinstance(live, LiveExport)  # there is no key
+            assert isinstance(live, ActiveExport)  # there is no key
             return await self._live(request, asked, coding, live)
 
     @asynccontextmanager
-    async def _place(self, request: web.Request, asked: Asked) -> AsyncIterator[Coding]:
+    async def _place(self, request: web.Request, asked: DownloadRequest) -> AsyncIterator[Coding]:
         """A place for a download, and its coding. The place is kept until the client has taken what it was given."""
-        with self._places.one(request):
+        with self._places.acquire(request):
             with self._gzip.coding_for(asked) as coding:
                 yield coding
-            await until_taken(request)
+            await wait_drained(request)
 
-    async def _sealed(self, request: web.Request, asked: Asked, coding: Coding, export_id: UUID) -> web.StreamResponse:
+    async def _sealed(
+        self, request: web.Request, asked: DownloadRequest, coding: Coding, export_id: UUID
+    ) -> web.StreamResponse:
         """The sealed table: RFC 9110, in its order."""
-        with await self._sealed_exports.borrow(export_id) as sealed:
+        with await self._sealed_exports.acquire(export_id) as sealed:
             tags = validators(export_id, coding, sealed.last_modified)
-            headers = representation_headers(asked, export_id, sealed.label, coding, tags)
-            if not asked.modified(tags):
+            headers = representation_headers(asked, export_id, sealed.content, coding, tags)
+            if not asked.is_modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
             if request.method != "HEAD":
-                await self._sealed_exports.open(sealed)
+                await self._sealed_exports.ensure_verified(sealed)
             if coding is Coding.GZIP:
                 return await self._send_gzip(request, headers, sealed)
             assert sealed.export.sha256 is not None
             headers["Repr-Digest"] = repr_digest(sealed.export.sha256)
-            return await self._send_selected(request, headers, sealed, asked.selected_of(sealed.length, tags))
+            return await self._send_selected(request, headers, sealed, asked.select(sealed.length, tags))
 
-    async def _live(self, request: web.Request, asked: Asked, coding: Coding, live: LiveExport) -> web.StreamResponse:
+    async def _live(
+        self, request: web.Request, asked: DownloadRequest, coding: Coding, live: ActiveExport
+    ) -> web.StreamResponse:
         """The live table: what is asked is answered from what is there, or waits until it is."""
         cast("Connection", request.protocol).leave_at_eof()
         with live.followed():
             await self._first_rows(live, asked)
-            if not asked.chunks:
+            if not asked.allows_chunked:
                 await live.spool.end()
                 return await self._sealed(request, asked, coding, live.id)
             tags = validators(live.id, coding)
-            assert live.label is not None  # somebody knows its id, so there is a row
-            headers = representation_headers(asked, live.id, live.label, coding, tags)
-            if not asked.modified(tags):
+            assert live.content is not None  # somebody knows its id, so there is a row
+            headers = representation_headers(asked, live.id, live.content, coding, tags)
+            if not asked.is_modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
             if live.spool.frontier:
                 await self._served(request, live)
-            wanted = asked.selected_of_live(tags)
+            wanted = asked.select_live(tags)
             if isinstance(wanted, Positions):
                 return await self._live_range(request, asked, live, wanted, headers)
             return await self._live_whole(request, live, coding, headers)
 
     async def _live_range(
-        self, request: web.Request, asked: Asked, live: LiveExport, wanted: Positions, headers: dict[str, str]
+        self,
+        request: web.Request,
+        asked: DownloadRequest,
+        live: ActiveExport,
+        wanted: Positions,
+        headers: dict[str, str],
     ) -> web.StreamResponse:
         """RFC 8673: the headers wait until the first byte that was asked for exists, or the export ends short of it."""
         if wanted.first >= len(await live.early()):
@@ -157,7 +166,7 @@ class Downloads:
         headers["Content-Range"] = live_content_range(wanted)
         response = DownloadResponse(status=206, headers=headers)
         stop = None if wanted.last is None else wanted.last + 1
-        with Follower(live.spool, wanted.first, stop, before_first=live.serve, head=live.early) as follower:
+        with Follower(live.spool, wanted.first, stop, before_first=live.ensure_served, head=live.early) as follower:
             if stop is not None and stop <= live.spool.frontier:
                 await send_parts(request, response, follower, [Slice(wanted.first, stop)])
             else:
@@ -165,16 +174,16 @@ class Downloads:
         return response
 
     async def _live_whole(
-        self, request: web.Request, live: LiveExport, coding: Coding, headers: dict[str, str]
+        self, request: web.Request, live: ActiveExport, coding: Coding, headers: dict[str, str]
     ) -> web.StreamResponse:
         response = DownloadResponse(headers=headers)
         send = self._gzip.send_followed if coding is Coding.GZIP else send_followed
-        with Follower(live.spool, before_first=live.serve, head=live.early) as follower:
+        with Follower(live.spool, before_first=live.ensure_served, head=live.early) as follower:
             await send(request, response, follower)
         return response
 
     async def _send_gzip(
-        self, request: web.Request, headers: dict[str, str], sealed: SealedExport
+        self, request: web.Request, headers: dict[str, str], sealed: CompletedExport
     ) -> web.StreamResponse:
         response = DownloadResponse(headers=headers)
         await self._gzip.send_whole(request, response, sealed, sealed.length)
@@ -184,7 +193,7 @@ class Downloads:
         self,
         request: web.Request,
         headers: dict[str, str],
-        sealed: SealedExport,
+        sealed: CompletedExport,
         selected: Whole | Slices | Unsatisfiable,
     ) -> web.StreamResponse:
         """The whole, a slice, or several. Raises RangeNotSatisfiable."""
@@ -210,12 +219,12 @@ class Downloads:
             await send_parts(request, response, sealed, parts)
         return response
 
-    async def _served(self, request: web.Request, live: LiveExport) -> None:
+    async def _served(self, request: web.Request, live: ActiveExport) -> None:
         """Before headers that a byte will follow at once: who comes in the moment of its end is told how it ended."""
-        if request.method != "HEAD" and not await live.may_leave():
+        if request.method != "HEAD" and not await live.try_mark_served():
             raise refusal(await self._queue.get(live.id))
 
-    async def _first_rows(self, live: LiveExport, asked: Asked) -> None:
+    async def _first_rows(self, live: ActiveExport, asked: DownloadRequest) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_ROWS):
                 await live.spool.moved_beyond(0)
@@ -224,7 +233,7 @@ class Downloads:
         if live.spool.broken.done():
             raise refusal(await self._queue.get(live.id))
 
-    async def _source_answers(self, live: LiveExport, asked: Asked) -> None:
+    async def _source_answers(self, live: ActiveExport, asked: DownloadRequest) -> None:
         """Raises Unavailable if that takes too long; the export goes on waiting."""
         try:
             async with asyncio.timeout(SOURCE_TIMEOUT):
@@ -236,7 +245,7 @@ class Downloads:
             ) from error
 
 
-def _in_memory(sealed: SealedExport, parts: Sequence[Part]) -> bytes | bytearray | None:
+def _in_memory(sealed: CompletedExport, parts: Sequence[Part]) -> bytes | bytearray | None:
     """A small body, copied at once: no thread, no task, no sendfile. None if that would wait for the disk."""
     read = [part if isinstance(part, bytes) else sealed.read(part.start, part.length) for part in parts]
     found = [piece for piece in read if piece is not None]

@@ -16,7 +16,7 @@ from streamer.http.api.status import entity_tag
 from streamer.http.links import LINKS, download_path
 from streamer.http.target import read_query, values_of
 from streamer.protocol.conditions import Validators, Verdict, evaluate, http_date, range_applies
-from streamer.protocol.disposition import Label, attachment, safe_filename
+from streamer.protocol.disposition import ContentDescription, attachment, safe_filename
 from streamer.protocol.encoding import Coding, acceptable
 from streamer.protocol.ranges import Positions, Slices, Unsatisfiable, Whole, select, select_live
 
@@ -37,22 +37,22 @@ REPRESENTATION = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DownloadRequest:
     """What decides a download: header fields, by their names in lower case, and the name to save it under."""
 
     fields: Mapping[str, str]
     filename: str | None
     at: datetime
-    chunks: bool  # without them the end of the connection is the end of the body, which cannot show a failure
+    allows_chunked: bool  # without them the end of the connection is the end of the body, which cannot show a failure
     begun_by: web.Request | None  # the request, where it begins the export
 
     @classmethod
-    def of(cls, request: web.Request) -> "Asked":
+    def from_request(cls, request: web.Request) -> "DownloadRequest":
         """Of an export that is there."""
         return cls._of(request, _fields(request))
 
     @classmethod
-    def of_a_new_export(cls, request: web.Request) -> "Asked":
+    def for_new_export(cls, request: web.Request) -> "DownloadRequest":
         """Of an export that this request begins: there is nothing yet that a validator or a range could mean.
 
         To send the whole to `wget -c` would be its undoing: it appends to what it has of another export. So a range
@@ -66,15 +66,17 @@ class Asked:
         return cls._of(request, kept, begun_by=request)
 
     @classmethod
-    def _of(cls, request: web.Request, fields: Mapping[str, str], begun_by: web.Request | None = None) -> "Asked":
+    def _of(
+        cls, request: web.Request, fields: Mapping[str, str], begun_by: web.Request | None = None
+    ) -> "DownloadRequest":
         chunks = request.version >= HttpVersion11
-        return cls(fields, _filename(request), datetime.now(UTC), chunks=chunks, begun_by=begun_by)
+        return cls(fields, _filename(request), datetime.now(UTC), allows_chunked=chunks, begun_by=begun_by)
 
-    def selected_of(self, length: int, validators: Validators) -> Whole | Slices | Unsatisfiable:
+    def select(self, length: int, validators: Validators) -> Whole | Slices | Unsatisfiable:
         """What Range and If-Range select of a sealed export of `length` bytes."""
         return select(self._range_for(validators), length)
 
-    def selected_of_live(self, validators: Validators) -> Whole | Positions:
+    def select_live(self, validators: Validators) -> Whole | Positions:
         """What they ask of one that still grows."""
         return select_live(self._range_for(validators), conditional="if-range" in self.fields)
 
@@ -82,7 +84,7 @@ class Asked:
         applies = range_applies(self.fields.get("if-range"), validators, self.at)
         return self.fields.get("range") if applies else None
 
-    def modified(self, validators: Validators) -> bool:
+    def is_modified(self, validators: Validators) -> bool:
         """False for 304. Raises PreconditionFailed."""
         verdict = evaluate(self.fields, validators, self.at)
         if verdict is Verdict.FAILED:
@@ -102,7 +104,7 @@ class Asked:
         if "range" in self.fields:
             return Coding.IDENTITY
         codings = acceptable(self.fields.get("accept-encoding"))
-        accepted = [coding for coding in codings if coding is Coding.IDENTITY or self.chunks]
+        accepted = [coding for coding in codings if coding is Coding.IDENTITY or self.allows_chunked]
         if not accepted:
             raise NotAcceptable("Accept-Encoding allows neither gzip nor identity, and there is nothing else")
         possible = [coding for coding in accepted if coding is Coding.IDENTITY or gzip_available]
@@ -139,7 +141,7 @@ def content_headers(*, header: bool | None) -> dict[str, str]:
 
 
 def representation_headers(
-    asked: Asked, export_id: UUID, label: Label, coding: Coding, validators: Validators
+    asked: DownloadRequest, export_id: UUID, label: ContentDescription, coding: Coding, validators: Validators
 ) -> dict[str, str]:
     headers = {
         **content_headers(header=label.header),

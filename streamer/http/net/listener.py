@@ -20,8 +20,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streamer.errors import Unavailable
 from streamer.http.net.access_log import AccessLog
-from streamer.http.net.room import LEAST_SHARE, limit_waiting
-from streamer.http.net.stalls import StallWatch
+from streamer.http.net.readiness import MIN_QUOTA, set_send_buffer
+from streamer.http.net.send_timeout import SendTimeout
 from streamer.http.problems import before_a_request, malformed, refused_by_aiohttp
 
 IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next
@@ -196,7 +196,7 @@ class Listener(web.BaseSite):
         self, runner: web.AppRunner, hosts: Sequence[str], port: int, *, limit: int, stall_timeout: float
     ) -> None:
         super().__init__(runner, backlog=BACKLOG)
-        self.stalls = StallWatch(stall_timeout)
+        self.stalls = SendTimeout(stall_timeout)
         self._watching: asyncio.Task[None] | None = None
         self.open = 0
         self.heads = 0  # bytes
@@ -227,7 +227,7 @@ class Listener(web.BaseSite):
             self._port = self._port or server.sockets[0].getsockname()[1]
             for listening in server.sockets:  # each connection inherits both, and the kernel doubles them (socket(7))
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD // 2)
-                limit_waiting(listening, LEAST_SHARE)
+                set_send_buffer(listening, MIN_QUOTA)
 
     async def accept(self) -> None:
         """Raises OSError, as `start`, if another process listens there meanwhile."""

@@ -28,7 +28,7 @@ Rows = Annotated[int, msgspec.Meta(ge=1, lt=2**63 - 1)]
 Named = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DatasetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of the file."""
 
     relation: Named | None = None
@@ -51,10 +51,10 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    datasets: Mapping[Named, Offer] = {}
+    datasets: Mapping[Named, DatasetConfig] = {}
 
 
-def read_offers(path: Path | None) -> Mapping[str, Offer]:
+def read_configuration(path: Path | None) -> Mapping[str, DatasetConfig]:
     """The offers by their public names. Raises StartError with one line that names the place."""
     if path is None:
         return {}

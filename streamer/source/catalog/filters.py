@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from streamer.errors import shown
 from streamer.model import Condition, Operator, Order
 from streamer.source.catalog.moments import is_date, next_day
-from streamer.source.catalog.values import read_text, read_truth, read_value
+from streamer.source.catalog.values import parse_bool, read_text, read_value
 from streamer.source.dataset import Column
 
-MOST_VALUES = 1000  # of one condition
+MAX_VALUES = 1000  # of one condition
 SUFFIXES = {
     "__in": Operator.EQ,
     "__ne": Operator.NE,
@@ -31,11 +31,11 @@ SUFFIXES = {
 OF_SEVERAL = (Operator.EQ, Operator.NE)  # these may have more than one value
 MOMENTS = ("timestamp", "timestamptz")
 
-Meaning = tuple[str, Operator]
+FilterKey = tuple[str, Operator]
 """A column and an operator."""
 
 
-def meaning_of(name: str, columns: Mapping[str, Column]) -> Meaning | None:
+def filter_key(name: str, columns: Mapping[str, Column]) -> FilterKey | None:
     """What a name asks of which column; None if it names none. A column's whole name goes before its suffixes."""
     if name in columns:
         return name, Operator.EQ
@@ -52,8 +52,8 @@ def read_condition(column: Column, operator: Operator, texts: Sequence[str]) -> 
         raise ValueError(f"a column of type {column.declared} has no such operator; allowed are {allowed}")
     if len(texts) > 1 and operator not in OF_SEVERAL:
         raise ValueError("must be one value, not a list")
-    if len(texts) > MOST_VALUES:
-        raise ValueError(f"must have at most {MOST_VALUES} values, not {len(texts)}")
+    if len(texts) > MAX_VALUES:
+        raise ValueError(f"must have at most {MAX_VALUES} values, not {len(texts)}")
     if operator is Operator.LTE and column.type in MOMENTS and is_date(texts[0]):
         return _through(column, texts[0])
     return Condition(
@@ -95,7 +95,7 @@ def listed(names: Mapping[str, object], most: int = 40) -> str:
 def _read(column: Column, operator: Operator, text: str) -> str:
     match operator:
         case Operator.ISNULL:
-            return read_truth(text)
+            return parse_bool(text)
         case Operator.CONTAINS | Operator.STARTSWITH:
             if not text:
                 raise ValueError("must not be empty: every text has that in it")

@@ -30,8 +30,8 @@ from streamer.postgres.quoting import quote_relation
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import WrongValueError, check_values
 from streamer.source.catalog.configuration import SETTING as FILE
-from streamer.source.catalog.configuration import Offer, read_offers, texts_of
-from streamer.source.catalog.filters import listed, meaning_of, read_condition, read_order
+from streamer.source.catalog.configuration import DatasetConfig, read_configuration, texts_of
+from streamer.source.catalog.filters import filter_key, listed, read_condition, read_order
 from streamer.source.catalog.restrictions import Restrictions
 from streamer.source.dataset import Column, Dataset, Locker
 from streamer.source.query.query import LIKE_WILDCARDS
@@ -202,7 +202,7 @@ class _Reading:
         self._strict = strict
 
     async def datasets(self) -> Mapping[str, Dataset]:
-        offers = read_offers(self._file)
+        offers = read_configuration(self._file)
         setting = "DATASET_ROLE" if self._role else "DATASETS"
         for _ in range(MAX_READINGS):
             try:
@@ -226,7 +226,7 @@ class _Reading:
             return True
         return shape == dataset.shape
 
-    async def _datasets(self, connection: Connection, offers: Mapping[str, Offer]) -> Mapping[str, Dataset]:
+    async def _datasets(self, connection: Connection, offers: Mapping[str, DatasetConfig]) -> Mapping[str, Dataset]:
         allowed = await self._allowed(connection)
         offered = await self._offered(connection, offers, {relation["oid"] for relation in allowed.values()})
         columns = await _columns(connection, [relation["oid"] for relation in allowed.values()])
@@ -254,7 +254,7 @@ class _Reading:
         return found
 
     async def _offered(
-        self, connection: Connection, offers: Mapping[str, Offer], allowed: set[int]
+        self, connection: Connection, offers: Mapping[str, DatasetConfig], allowed: set[int]
     ) -> dict[str, asyncpg.Record]:
         """What the file names, by its public names."""
         found: dict[str, asyncpg.Record] = {}
@@ -269,7 +269,7 @@ class _Reading:
     async def _plain(
         self,
         connection: Connection,
-        offers: Mapping[str, Offer],
+        offers: Mapping[str, DatasetConfig],
         allowed: Mapping[str, asyncpg.Record],
         offered: Mapping[str, asyncpg.Record],
     ) -> dict[str, asyncpg.Record]:
@@ -300,7 +300,7 @@ class _Reading:
             log.warning("not offered any more: %s", error)
 
 
-def _relation_of(name: str, offer: Offer) -> str:
+def _relation_of(name: str, offer: DatasetConfig) -> str:
     """As the file has it."""
     return offer.relation or name
 
@@ -359,7 +359,7 @@ def _dataset(name: str, relation: asyncpg.Record, columns: Columns) -> Dataset:
     )
 
 
-async def _refined(connection: Connection, dataset: Dataset, offer: Offer, once: Restrictions) -> Dataset:
+async def _refined(connection: Connection, dataset: Dataset, offer: DatasetConfig, once: Restrictions) -> Dataset:
     """The dataset as its offer wants it, without the columns that it once has hidden. Raises StartError."""
     place = f"{FILE}: datasets.{dataset.name}"
     offered = _offered_columns(dataset.columns, offer, place)
@@ -391,7 +391,7 @@ async def _refined(connection: Connection, dataset: Dataset, offer: Offer, once:
     return refined
 
 
-def _offered_columns(columns: Columns, offer: Offer, place: str) -> dict[str, Column]:
+def _offered_columns(columns: Columns, offer: DatasetConfig, place: str) -> dict[str, Column]:
     if offer.columns is not None and offer.hidden:
         raise StartError(f"{place}: columns says which are offered, hidden which are not; say one of them")
     _check_named(offer.columns or (), columns, f"{place}.columns")
@@ -407,7 +407,7 @@ def _check_named(names: Iterable[str], columns: Columns, place: str) -> None:
 
 
 def _condition(columns: Columns, name: str, value: object, place: str) -> Condition:
-    meaning = meaning_of(name, columns)
+    meaning = filter_key(name, columns)
     if meaning is None:
         raise StartError(f"{place}.filters: {name!r} is no column, nor one with an operator behind it")
     column, operator = meaning

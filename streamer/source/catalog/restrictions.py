@@ -17,7 +17,7 @@ what it named is still the same relation. A process that starts has nothing to r
 from collections.abc import Collection, Mapping
 
 from streamer.postgres.pool import Connection
-from streamer.source.catalog.configuration import Offer
+from streamer.source.catalog.configuration import DatasetConfig
 
 BELOW = """
     WITH RECURSIVE family (root, member) AS (
@@ -39,14 +39,16 @@ class Restrictions:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}  # of the restricted relations, as the file had them
         self._below: set[tuple[int, int]] = set()  # a restricted relation, and one below it
-        self._hidden: dict[tuple[str, int], tuple[Offer, frozenset[int]]] = {}  # by dataset and relation: attnums
+        self._hidden: dict[
+            tuple[str, int], tuple[DatasetConfig, frozenset[int]]
+        ] = {}  # by dataset and relation: attnums
 
     def closes(self, relation: int, *, by_pattern: bool) -> bool:
         """Whether it is not offered as it is. What is below a restricted relation may be offered by its own name."""
         return relation in self._names or (by_pattern and any(member == relation for _, member in self._below))
 
     def still_hidden(
-        self, dataset: str, relation: int, offer: Offer, numbers: Mapping[str, int], offered: Collection[str]
+        self, dataset: str, relation: int, offer: DatasetConfig, numbers: Mapping[str, int], offered: Collection[str]
     ) -> set[str]:
         """Of the columns `offered` by name those that the same entry of the file has hidden under another name.
 

@@ -24,7 +24,7 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?0{0,9}[0-9]{1,3})?")
 NOT_FINITE = re.compile(r"nan|[+-]?inf(inity)?", re.IGNORECASE)
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
-LONGEST_NUMBER = 400  # characters; a double written out in full has 309 digits before its point
+MAX_NUMBER = 400  # characters; a double written out in full has 309 digits before its point
 TRUTHS = {"true": "true", "false": "false"}
 BOOLEANS = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), "true"),
@@ -61,7 +61,7 @@ def read_text(text: str) -> str:
     return text
 
 
-def read_truth(text: str) -> str:
+def parse_bool(text: str) -> str:
     """`true` or `false`. Raises ValueError."""
     if text.lower() not in TRUTHS:
         raise ValueError(f"must be true or false, not '{shown(text)}'")
@@ -80,7 +80,7 @@ def _number(column: Column, text: str) -> Value:
         return Value(text, certain=False)
     if not NUMBER.fullmatch(text):
         raise ValueError(f"must be a decimal number, not '{shown(text)}'")
-    return Value(text, certain=len(text) <= LONGEST_NUMBER and math.isfinite(float(text)))
+    return Value(text, certain=len(text) <= MAX_NUMBER and math.isfinite(float(text)))
 
 
 def _float(largest: float, smallest: float, column: Column, text: str) -> Value:

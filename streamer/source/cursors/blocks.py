@@ -20,9 +20,9 @@ from streamer.errors import ExportFailure
 from streamer.formats.records import count_records
 from streamer.model import Dialect
 from streamer.postgres.pool import LOST, Connection
+from streamer.source.cursors.block_ranges import BlockRange, RangeSplitter, ReorderBuffer
 from streamer.source.cursors.copy import copy
 from streamer.source.cursors.cursor import Sink
-from streamer.source.cursors.pages import InOrder, Page, PagePlan
 from streamer.source.query.plan import Heap, explain
 from streamer.source.query.query import Query
 from streamer.source.session.connections import Connections
@@ -64,7 +64,7 @@ class BlockCursor:
         self._connections = connections
         self._dialect = dialect
         self._query = query
-        self._pages = PagePlan(query, heaps, target=page_target, planned=planned)
+        self._pages = RangeSplitter(query, heaps, target=page_target, planned=planned)
         self._idle: set[asyncio.Task[None]] = set()  # helpers that have no page yet
         self._hold_limit = hold_limit
 
@@ -74,7 +74,7 @@ class BlockCursor:
 
     async def drain(self, sink: Sink) -> int:
         exported = await export_snapshot(self._lead)
-        in_order = InOrder(sink, self._hold_limit)
+        in_order = ReorderBuffer(sink, self._hold_limit)
         failed: Sequence[BaseException] = ()
         try:
             async with asyncio.TaskGroup() as group:
@@ -90,14 +90,14 @@ class BlockCursor:
             raise ExportFailure("not every page of the table was read")
         return in_order.rows
 
-    async def _read_on_lead(self, in_order: InOrder) -> None:
+    async def _read_on_lead(self, in_order: ReorderBuffer) -> None:
         await self._lead.execute(SCAN_BLOCKS)
         while page := self._pages.take():
             await self._read(self._lead, page, in_order)
         for helper in self._idle:
             helper.cancel()  # there is nothing left for it
 
-    async def _help(self, exported: Exported, in_order: InOrder) -> None:
+    async def _help(self, exported: Exported, in_order: ReorderBuffer) -> None:
         """Reads on one connection more, if one is to be had: never waits for one, and does without one."""
         with self._connections.one_more() as granted:
             page, losses, loss = None, 0, None
@@ -122,7 +122,7 @@ class BlockCursor:
                 else:
                     return
 
-    def _take(self) -> Page | None:
+    def _take(self) -> BlockRange | None:
         """A page for a helper."""
         if task := asyncio.current_task():
             self._idle.discard(task)
@@ -133,7 +133,7 @@ class BlockCursor:
         await explain(connection, self._query)
         await connection.execute(f"SET LOCAL lock_timeout = 0; {SCAN_BLOCKS}")
 
-    async def _read(self, connection: Connection, page: Page, in_order: InOrder) -> None:
+    async def _read(self, connection: Connection, page: BlockRange, in_order: ReorderBuffer) -> None:
         """Reads a page, or what of it has not been taken yet."""
         quote = self._dialect.quote.encode()
         in_order.begin(page)

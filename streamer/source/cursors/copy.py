@@ -18,8 +18,8 @@ from typing import Any
 from streamer.errors import ExportFailure
 from streamer.formats.records import count_records
 from streamer.model import Dialect
-from streamer.postgres.metering import Meter, metered
 from streamer.postgres.pool import Connection
+from streamer.postgres.row_limit import RowSizeLimit, limited_rows
 from streamer.source.cursors.cursor import Sink
 from streamer.source.query.query import Query
 
@@ -53,7 +53,7 @@ async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink) -
         await sink(page, rows)
         await asyncio.get_running_loop().run_in_executor(None, time.sleep, PAUSE)
 
-    with metered(connection, "a row is larger") as meter:
+    with limited_rows(connection, "a row is larger") as meter:
         copying = _Copying(take, meter)
         tag = await copying.run(
             connection.copy_from_query(
@@ -75,7 +75,7 @@ async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink) -
 class _Copying:
     """One COPY in a task of its own, which never sees its sink fail, and is cancelled between two arrivals of rows."""
 
-    def __init__(self, sink: Callable[[bytearray], Awaitable[None]], meter: Meter) -> None:
+    def __init__(self, sink: Callable[[bytearray], Awaitable[None]], meter: RowSizeLimit) -> None:
         self._sink = sink
         self._meter = meter
         self._failure: BaseException | None = None  # of the sink

@@ -6,13 +6,13 @@ pooler on which COPY is not allowed, and the second opinion that keeps the first
 
 from streamer.formats.records import RecordWriter
 from streamer.model import Dialect
-from streamer.postgres.metering import metered
 from streamer.postgres.pool import Connection
+from streamer.postgres.row_limit import limited_rows
 from streamer.source.cursors.cursor import Sink
 from streamer.source.query.query import Query
 
 FIRST_ROWS = 1  # of a page, until it is known how large they are
-MOST_ROWS = 500
+MAX_ROWS = 500
 PAGE_TARGET = 256 * 1024  # bytes that a page is meant to have
 
 
@@ -28,11 +28,11 @@ class FetchCursor:
         statement = await self._connection.prepare(self._query.sql_as_text)
         cursor = await statement.cursor()
         total, wanted = 0, FIRST_ROWS
-        with metered(self._connection, "rows that FETCH gave together are larger") as meter:
+        with limited_rows(self._connection, "rows that FETCH gave together are larger") as meter:
             while rows := await cursor.fetch(wanted):
                 meter.handed_over()
                 page = writer.records(rows)
                 await sink(page, len(rows))
                 total += len(rows)
-                wanted = max(1, min(PAGE_TARGET * len(rows) // len(page), 2 * wanted, MOST_ROWS))
+                wanted = max(1, min(PAGE_TARGET * len(rows) // len(page), 2 * wanted, MAX_ROWS))
         return total

@@ -93,7 +93,7 @@ async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) ->
     for a column that is not offered, or no longer.
     """
     _check_offered(dataset, spec)
-    limit = most_rows(dataset, spec)
+    limit = max_rows(dataset, spec)
     return Query(
         columns=tuple(_output(dataset.columns[name], spec.dialect) for name in spec.columns),
         relation=_relation(dataset),
@@ -108,7 +108,7 @@ async def compose_condition(connection: Connection, dataset: Dataset, condition:
     return Query(columns=(), relation=_relation(dataset), where=await _where(connection, dataset, [condition]))
 
 
-def most_rows(dataset: Dataset, spec: ExportSpec) -> int | None:
+def max_rows(dataset: Dataset, spec: ExportSpec) -> int | None:
     """The limit that was asked for, or the dataset's own if that is lower."""
     return min((limit for limit in (spec.limit, dataset.limit) if limit is not None), default=None)
 

@@ -16,21 +16,21 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-LEAST_SHARE = 8 * 1024  # bytes that may wait in any connection
-TURNS = 16  # in one round of the event loop
+MIN_QUOTA = 8 * 1024  # bytes that may wait in any connection
+TURNS_PER_ROUND = 16  # in one round of the event loop
 SO_MEMINFO = 55  # asm-generic/socket.h, Linux 4.12
 MEMINFO = struct.Struct("=12xI4xI12x")  # SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h
 
-Look = Callable[[socket.socket], None]
+ReadyCallback = Callable[[socket.socket], None]
 
 
 class _Waiter(NamedTuple):
     connection: socket.socket
-    look: Look | None
+    look: ReadyCallback | None
     turn: "asyncio.Future[None]"
 
 
-class Room:
+class WriteReadiness:
     """In the sockets of one event loop, and whose turn it is.
 
     A few may go on in each round of the loop, and the others stand in one queue: nobody else waits until a thousand
@@ -42,7 +42,7 @@ class Room:
         self._epoll = select.epoll()
         self._waiters: dict[int, _Waiter] = {}
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._left = TURNS  # in this round
+        self._left = TURNS_PER_ROUND  # in this round
         self._ending = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._epoll.fileno(), self._wake)
@@ -51,7 +51,7 @@ class Room:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    def found(self, connection: socket.socket, look: Look | None = None) -> "asyncio.Future[None]":
+    def wait(self, connection: socket.socket, look: ReadyCallback | None = None) -> "asyncio.Future[None]":
         """Done when there is room in the socket again, or nothing can be written to it any more.
 
         `look` is called with it as soon as that is known.
@@ -65,7 +65,7 @@ class Room:
             self._epoll.register(number, once)
         return waiter.turn
 
-    def turn(self) -> "asyncio.Future[None]":
+    def next_turn(self) -> "asyncio.Future[None]":
         """Done when it is the caller's turn: at once, if few have been let go in this round."""
         waiter = self._loop.create_future()
         self._enqueue(waiter)
@@ -84,9 +84,9 @@ class Room:
         self._queue.append(waiter)
         if not self._ending:
             self._arrange_end()
-        self._let_go()
+        self._grant()
 
-    def _let_go(self) -> None:
+    def _grant(self) -> None:
         while self._queue and self._left:
             waiter = self._queue.popleft()
             if not waiter.done():
@@ -99,27 +99,27 @@ class Room:
 
     def _end_round(self) -> None:
         self._ending = False
-        self._left = TURNS
+        self._left = TURNS_PER_ROUND
         if self._queue:
             self._arrange_end()
-            self._let_go()
+            self._grant()
 
 
-ROOM = web.AppKey("room", Room)
+WRITE_READINESS = web.AppKey("room", WriteReadiness)
 
 
-def held_for(connection: socket.socket) -> int:
+def queued_bytes(connection: socket.socket) -> int:
     """Bytes of memory that the kernel keeps until the client has acknowledged what is in them."""
     return _memory_of(connection)[1]
 
 
-def fits_in(connection: socket.socket) -> int:
+def writable_bytes(connection: socket.socket) -> int:
     """Bytes that the socket takes at once; 0 while epoll does not call it writable."""
     size, held = _memory_of(connection)
-    return (size - held) * 2 // 3 if size >= writable_at(held) else 0
+    return (size - held) * 2 // 3 if size >= buffer_writable_below(held) else 0
 
 
-def buffer_for(size: int) -> int:
+def buffer_holding(size: int) -> int:
     """The size of a buffer that takes so many bytes at once.
 
     For each segment the kernel counts some 800 bytes beside those that are in it, and to a client with a small window
@@ -134,27 +134,27 @@ def _memory_of(connection: socket.socket) -> tuple[int, int]:
     return size, held
 
 
-def writable_at(held: int) -> int:
+def buffer_writable_below(held: int) -> int:
     """The size of the buffer that epoll calls writable when it holds so much, in bytes (sk_stream_is_writeable)."""
     return held * 3 // 2
 
 
-def limit_waiting(connection: socket.socket, size: int) -> None:
+def set_send_buffer(connection: socket.socket, size: int) -> None:
     """From now on about `size` bytes may wait for the client; the kernel doubles what it is told (socket(7))."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size // 2)
 
 
-async def until_taken(request: web.Request) -> None:
+async def wait_drained(request: web.Request) -> None:
     """Returns when the client has taken nearly all that was written to it so far, or cannot be written to any more."""
     if request.transport is not None:
         connection = request.transport.get_extra_info("socket")
-        if held_for(connection) > LEAST_SHARE // 2:
-            limit_waiting(connection, writable_at(LEAST_SHARE // 2))
-            await request.app[ROOM].found(connection)
+        if queued_bytes(connection) > MIN_QUOTA // 2:
+            set_send_buffer(connection, buffer_writable_below(MIN_QUOTA // 2))
+            await request.app[WRITE_READINESS].wait(connection)
 
 
 @web.middleware
-async def in_turn(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def backpressure(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Who sends one request after the other and reads no answer waits with the next until it has."""
-    await until_taken(request)
+    await wait_drained(request)
     return await handler(request)

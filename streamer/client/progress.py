@@ -3,7 +3,7 @@
 from streamer.client.status import ExportStatus
 
 
-class Watcher:
+class ProgressListener:
     """Sees nothing; a subclass sees what it overrides. Called on the event loop, and must not wait."""
 
     def status(self, status: ExportStatus) -> None:

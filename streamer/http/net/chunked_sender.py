@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 
-from streamer.http.net.line import Line
+from streamer.http.net.body_sender import BodySender
 from streamer.http.net.resets import whole_or_reset
 from streamer.spool.follower import Extent
 
@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
         return Chunk(self.head[of_head:], self.body.after(of_body), self.tail[sent - of_head - of_body :])
 
 
-class ChunkedLine(Line):
+class ChunkedSender(BodySender):
     """Sends everything but the final chunk, which is aiohttp's."""
 
     def __exit__(self, *exc_info: object) -> None:
@@ -60,25 +60,25 @@ class ChunkedLine(Line):
         await self._send_chunks(Extent(0, len(piece)), partial(_read_from, memoryview(piece)))
 
     async def _send_chunks(self, extent: Extent, read: Read) -> None:
-        await self._flushed()
+        await self._wait_flushed()
         while extent.length:
             extent = extent.after(await self._send_chunk(extent, read))
 
     async def _send_chunk(self, extent: Extent, read: Read) -> int:
         """Sends some of its first bytes as a chunk, or none, and returns how many."""
-        chunk = Chunk.of(extent.first(await self._found_room()))
-        sent = self._give([chunk.head, await read(extent, chunk.body.length), chunk.tail])
+        chunk = Chunk.of(extent.first(await self._wait_writable()))
+        sent = self._write([chunk.head, await read(extent, chunk.body.length), chunk.tail])
         if 0 < sent < chunk.length:
             await self._finish(chunk.after(sent), read)
-        await self._paced(sent)
+        await self._pace(sent)
         return chunk.body.length if sent else 0
 
     async def _finish(self, chunk: Chunk, read: Read) -> None:
         with whole_or_reset(self._transport):
             while chunk.length:
-                await self._room.found(self._socket, self._look)
+                await self._readiness.wait(self._socket, self._on_ready)
                 rest = await read(chunk.body, chunk.body.length)
-                chunk = chunk.after(self._give([chunk.head, rest, chunk.tail]))
+                chunk = chunk.after(self._write([chunk.head, rest, chunk.tail]))
 
 
 async def _read_from(piece: memoryview, extent: Extent, length: int) -> memoryview:

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import StartError
-from streamer.source.catalog.configuration import Offer, read_offers, texts_of
+from streamer.source.catalog.configuration import DatasetConfig, read_configuration, texts_of
 
 
-def read(folder: Path, text: str | bytes) -> dict[str, Offer]:
+def read(folder: Path, text: str | bytes) -> dict[str, DatasetConfig]:
     file = folder / "datasets.toml"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return dict(read_offers(file))
+    return dict(read_configuration(file))
 
 
 def test_no_file_says_nothing() -> None:
-    assert read_offers(None) == {}
+    assert read_configuration(None) == {}
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
         order_by = "id"
     """
     found = read(tmp_path, text)
-    assert found["orders"] == Offer(
+    assert found["orders"] == DatasetConfig(
         relation="sales.orders",
         description="One row for each order",
         hidden=("card_number",),
@@ -71,9 +71,9 @@ def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path: Path, text: str
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"^DATASETS_FILE: .*nothing\.toml cannot be read: No such file or directory$"):
-        read_offers(tmp_path / "nothing.toml")
+        read_configuration(tmp_path / "nothing.toml")
     with pytest.raises(StartError, match=r"^DATASETS_FILE: .* cannot be read: Is a directory$"):
-        read_offers(tmp_path)
+        read_configuration(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import pytest
 from tenacity import RetryCallState
 
 from streamer.client.errors import GaveUp, Refused, Transient
-from streamer.client.patience import Patience
-from streamer.client.watcher import Watcher
+from streamer.client.progress import ProgressListener
+from streamer.client.retries import RetryPolicy
 
 LONGEST = 0.01  # seconds
 
 
-class Waits(Watcher):
+class Waits(ProgressListener):
     def __init__(self) -> None:
         self.seen: list[float] = []
         self.reasons: list[str] = []
@@ -29,7 +29,7 @@ async def fails(waits: Waits, *failures: Exception, tries: int = 5) -> str:
             raise left.pop(0)
         return "done"
 
-    result: str = await Patience(tries=tries, longest=LONGEST).retrying(waits)(work)
+    result: str = await RetryPolicy(attempts=tries, max_backoff=LONGEST).retrying(waits)(work)
     return result
 
 
@@ -54,7 +54,7 @@ async def test_nobody_is_asked_before_the_time_that_he_names() -> None:
 @pytest.mark.parametrize("named", [601.0, 86_400.0, 999_999_999.0, 2.5e11])
 def test_a_time_that_is_too_far_away_is_limited_and_said(named: float) -> None:
     waits = Waits()
-    retrying = Patience(longest=LONGEST).retrying(waits)
+    retrying = RetryPolicy(max_backoff=LONGEST).retrying(waits)
     state = RetryCallState(retrying, None, (), {})
     state.set_exception((Transient, Transient("busy", retry_after=named), None))
     state.upcoming_sleep = retrying.wait(state)

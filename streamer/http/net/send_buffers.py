@@ -16,50 +16,50 @@ from contextlib import contextmanager, suppress
 from aiohttp import web
 
 from streamer.errors import Unavailable
-from streamer.http.net.room import LEAST_SHARE, buffer_for, held_for, limit_waiting, writable_at
+from streamer.http.net.readiness import MIN_QUOTA, buffer_holding, buffer_writable_below, queued_bytes, set_send_buffer
 
-ALONE = 2  # downloads at once that are no crowd
-POOL = 5632 * 1024  # bytes that a crowd may hold beyond its least shares
-PART = 22  # one may hold a 22nd of what the others leave
-MOST_SHARE = 256 * 1024  # bytes that one may hold
-ROOMY = 768 * 1024  # bytes of a buffer that is left to the kernel, at first
+MAX_UNLIMITED = 2  # downloads at once that are no crowd
+BUDGET = 5632 * 1024  # bytes that a crowd may hold beyond its least shares
+BUDGET_FRACTION = 22  # one may hold a 22nd of what the others leave
+MAX_QUOTA = 256 * 1024  # bytes that one may hold
+INITIAL_BUFFER = 768 * 1024  # bytes of a buffer that is left to the kernel, at first
 SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size they were given
 
 
-class Pool:
+class SendBufferBudget:
     """What a crowd may hold: bytes that are still free."""
 
     def __init__(self) -> None:
-        self.free = POOL
+        self.free = BUDGET
 
 
-class Share:
+class SendBufferQuota:
     """What the connection of one download in a crowd holds of the pool. To be released when the download is over."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: SendBufferBudget) -> None:
         self._pool = pool
         self._held = 0  # bytes, at the last look
         self._borrowed = 0  # bytes of the pool
         self._buffer = 0  # bytes, as the kernel was told; 0 if it was not
 
-    def room(self, connection: socket.socket) -> int:
+    def writable(self, connection: socket.socket) -> int:
         """Bytes that may be given to the client, and that its socket takes at once, as things were at the last look.
 
         0 while more than a quarter waits; then epoll calls the socket writable when it is no more. A crowd that is
         woken for every few kilobytes would keep the server from sending.
         """
-        limit = min(LEAST_SHARE + max(0, self._pool.free + self._borrowed) // PART, MOST_SHARE)
-        few = max(limit // 4, LEAST_SHARE // 2)
+        limit = min(MIN_QUOTA + max(0, self._pool.free + self._borrowed) // BUDGET_FRACTION, MAX_QUOTA)
+        few = max(limit // 4, MIN_QUOTA // 2)
         if self._held > few:
-            self._limit_waiting(connection, writable_at(few))
+            self._limit_waiting(connection, buffer_writable_below(few))
             return 0
-        self._limit_waiting(connection, buffer_for(limit))
+        self._limit_waiting(connection, buffer_holding(limit))
         return limit - self._held
 
-    def look(self, connection: socket.socket) -> None:
+    def update(self, connection: socket.socket) -> None:
         """Accounts for what the connection holds now."""
-        self._held = held_for(connection)
-        self._borrow(max(0, self._held - LEAST_SHARE))
+        self._held = queued_bytes(connection)
+        self._borrow(max(0, self._held - MIN_QUOTA))
 
     def release(self) -> None:
         self._borrow(0)
@@ -70,25 +70,25 @@ class Share:
 
     def _limit_waiting(self, connection: socket.socket, size: int) -> None:
         if size != self._buffer:
-            limit_waiting(connection, size)
+            set_send_buffer(connection, size)
             self._buffer = size
 
 
-SHARE = web.RequestKey("share", Share)
+SEND_BUFFER_QUOTA = web.RequestKey("share", SendBufferQuota)
 
 
-class Places:
+class DownloadSlots:
     """At most `capacity` downloads at once."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._taken = 0
-        self._pool = Pool()
+        self._pool = SendBufferBudget()
         self._empty = asyncio.Event()
         self._empty.set()
 
     @contextmanager
-    def one(self, request: web.Request) -> Iterator[None]:
+    def acquire(self, request: web.Request) -> Iterator[None]:
         """A place for the answer to `request`, in a crowd with its share of the pool. Raises Unavailable."""
         if self._taken >= self._capacity:
             raise Unavailable("too many downloads at once")
@@ -103,11 +103,11 @@ class Places:
                 self._empty.set()
 
     @property
-    def free(self) -> int:
+    def free_budget(self) -> int:
         """Bytes of the pool that nobody holds."""
         return self._pool.free
 
-    async def empty(self) -> None:
+    async def wait_empty(self) -> None:
         """Returns when there is no download."""
         await self._empty.wait()
 
@@ -118,27 +118,27 @@ class Places:
             yield
             return
         connection: socket.socket = request.transport.get_extra_info("socket")
-        share = Share(self._pool)
-        if self._taken > ALONE:
-            request[SHARE] = share
+        share = SendBufferQuota(self._pool)
+        if self._taken > MAX_UNLIMITED:
+            request[SEND_BUFFER_QUOTA] = share
         else:
-            _leave_to_the_kernel(connection)
+            _let_kernel_size_buffer(connection)
         try:
             yield
         finally:
             share.release()
             if connection.fileno() >= 0:
-                limit_waiting(connection, LEAST_SHARE)
+                set_send_buffer(connection, MIN_QUOTA)
 
 
-def _leave_to_the_kernel(connection: socket.socket) -> None:
+def _let_kernel_size_buffer(connection: socket.socket) -> None:
     """It adapts the send buffer to the network again (tcp(7), tcp_wmem), from a large one on."""
-    limit_waiting(connection, ROOMY)
+    set_send_buffer(connection, INITIAL_BUFFER)
     with suppress(OSError):  # an older kernel leaves it as it is
         connection.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, SOCK_RCVBUF_LOCK)
 
 
-def most_waiting(capacity: int, alone: int) -> int:
+def max_queued_bytes(capacity: int, alone: int) -> int:
     """Bytes that can wait in the sockets of `capacity` clients, where one that is no crowd has `alone`."""
-    crowd = max(0, capacity - ALONE)
-    return min(capacity, ALONE) * alone + (POOL + crowd * LEAST_SHARE if crowd else 0)
+    crowd = max(0, capacity - MAX_UNLIMITED)
+    return min(capacity, MAX_UNLIMITED) * alone + (BUDGET + crowd * MIN_QUOTA if crowd else 0)

@@ -14,18 +14,18 @@ from typing import Any, BinaryIO, Protocol, Self, TypeVar
 
 from aiohttp import web
 
-from streamer.http.net.places import MOST_SHARE, SHARE
+from streamer.http.net.readiness import MIN_QUOTA, WRITE_READINESS, ReadyCallback, writable_bytes
 from streamer.http.net.resets import reset
-from streamer.http.net.room import LEAST_SHARE, ROOM, Look, fits_in
+from streamer.http.net.send_buffers import MAX_QUOTA, SEND_BUFFER_QUOTA
 from streamer.spool.follower import Extent, TruncatedError
 from streamer.spool.pagecache import load, read_into_if_cached
 
 T = TypeVar("T")
 
-SCRATCH = memoryview(bytearray(MOST_SHARE))
-LEAST_PIECE = LEAST_SHARE // 2  # bytes; of a socket that has been shut only the next write says so
+SHARED_BUFFER = memoryview(bytearray(MAX_QUOTA))
+MIN_PIECE = MIN_QUOTA // 2  # bytes; of a socket that has been shut only the next write says so
 READ_AHEAD_BYTES = 1024 * 1024
-SHORTER = "the file of the export is shorter than it was"
+FILE_IS_SHORTER = "the file of the export is shorter than it was"
 READ_AHEAD = web.AppKey("read ahead", Executor)
 
 
@@ -39,7 +39,7 @@ class Readable(Protocol):
     def broken(self) -> "asyncio.Future[str] | None": ...
 
 
-class Line:
+class BodySender:
     """One connection while a body goes through it. Raises ConnectionResetError when the client has gone.
 
     Bytes are copied through one buffer that all lines share, because nothing is awaited between the reading and the
@@ -50,73 +50,73 @@ class Line:
         self._connection = request.transport  # the request forgets it when the server closes
         self._read_ahead = request.app[READ_AHEAD]
         self._writer = request.writer
-        self._share = request.get(SHARE)
-        self._room = request.app[ROOM]
+        self._quota = request.get(SEND_BUFFER_QUOTA)
+        self._readiness = request.app[WRITE_READINESS]
         self._source = source
         self._broken = source.broken
         self._sending: asyncio.Future[Any] | None = None
 
     def __enter__(self) -> Self:
         if self._broken:
-            self._broken.add_done_callback(self._cut)
+            self._broken.add_done_callback(self._interrupt)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._broken:
-            self._broken.remove_done_callback(self._cut)
+            self._broken.remove_done_callback(self._interrupt)
 
-    async def _flushed(self) -> None:
+    async def _wait_flushed(self) -> None:
         """Returns when the transport has nothing left to send, such as the headers: what is given goes past it."""
         if self._transport.get_write_buffer_size():
-            await self._until(self._writer.drain())
+            await self._await(self._writer.drain())
 
-    async def _found_room(self) -> int:
+    async def _wait_writable(self) -> int:
         """Bytes that the socket takes at once, as soon as there is room for some."""
-        self._go_on()
-        room = self._room_now()
+        self._check_source()
+        room = self._writable()
         if not room:
-            await self._until(self._room.found(self._socket, self._look))
-            room = max(self._room_now(), LEAST_PIECE)
+            await self._await(self._readiness.wait(self._socket, self._on_ready))
+            room = max(self._writable(), MIN_PIECE)
         return room
 
-    def _room_now(self) -> int:
-        return self._share.room(self._socket) if self._share else min(fits_in(self._socket), len(SCRATCH))
+    def _writable(self) -> int:
+        return self._quota.room(self._socket) if self._quota else min(writable_bytes(self._socket), len(SHARED_BUFFER))
 
     @property
-    def _look(self) -> Look | None:
-        return self._share.look if self._share else None
+    def _on_ready(self) -> ReadyCallback | None:
+        return self._quota.look if self._quota else None
 
     async def _read(self, extent: Extent, length: int) -> memoryview:
         """Its first bytes, in the buffer that all share: to be given before anything else is awaited."""
         fd = self._source.file.fileno()
-        piece = SCRATCH[:length]
+        piece = SHARED_BUFFER[:length]
         if not read_into_if_cached(fd, extent.offset, piece):
             await self._load(fd, Extent(extent.offset, min(extent.length, READ_AHEAD_BYTES)))
             if os.preadv(fd, [piece], extent.offset) < length:
-                raise TruncatedError(SHORTER)
+                raise TruncatedError(FILE_IS_SHORTER)
         return piece
 
-    def _give(self, pieces: Sequence[bytes | memoryview]) -> int:
+    def _write(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Gives them to the socket in one system call, and returns how many bytes it took."""
         try:
             return os.writev(self._socket.fileno(), pieces)
         except BlockingIOError:
             return 0
 
-    async def _paced(self, sent: int) -> None:
+    async def _pace(self, sent: int) -> None:
         """After so many bytes: waits until the socket has room again, or, if it has, for the next turn."""
-        if self._share:
-            self._share.look(self._socket)
+        if self._quota:
+            self._quota.look(self._socket)
         if not sent:
-            await self._until(self._room.found(self._socket, self._look))
-        elif self._room_now():
-            await self._until(self._room.turn())
+            await self._await(self._readiness.wait(self._socket, self._on_ready))
+        elif self._writable():
+            await self._await(self._readiness.next_turn())
 
     async def _load(self, fd: int, extent: Extent) -> None:
         """What the page cache has not would hold the event loop."""
-        await self._until(in_thread(self._read_ahead, partial(load, fd, *extent)))
+        await self._await(in_thread(self._read_ahead, partial(load, fd, *extent)))
 
-    async def _until(self, sending: Awaitable[T]) -> T:
+    async def _await(self, sending: Awaitable[T]) -> T:
         """Its result. It ends in any case before anything is raised: a socket that is closed under a sendfile leaves
         its descriptor in the selector."""
         self._sending = asyncio.ensure_future(sending)
@@ -125,15 +125,15 @@ class Line:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or not task.cancelling():
-                self._go_on()
+                self._check_source()
             raise
         return result
 
-    def _cut(self, _: "asyncio.Future[str]") -> None:
+    def _interrupt(self, _: "asyncio.Future[str]") -> None:
         if self._sending:
             self._sending.cancel()
 
-    def _go_on(self) -> None:
+    def _check_source(self) -> None:
         if self._broken and self._broken.done():
             raise TruncatedError(self._broken.result())
 

@@ -22,7 +22,7 @@ from uuid import UUID
 from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Unavailable, WrittenByNewer
 from streamer.jobs.store import Store
 from streamer.model import Export, State
-from streamer.protocol.disposition import Label
+from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory, Stamp
 from streamer.spool.pagecache import read_if_cached
 
@@ -35,7 +35,7 @@ GONE = "the file of this export is gone, or damaged; start a new one"
 ELSEWHERE = "the file of this export is in the folder of another server"
 
 
-class SealedExport:
+class CompletedExport:
     """A completed export and its open file, lent to readers: `with` gives it back."""
 
     broken: "asyncio.Future[str] | None" = None  # all of it is there
@@ -44,7 +44,7 @@ class SealedExport:
         self, export: Export, file: BinaryIO, readers: Counter[UUID], close: Callable[[BinaryIO], object]
     ) -> None:
         self.export = export
-        self.label = Label.of(export)
+        self.content = ContentDescription.of(export)
         self.file = file
         self._readers = readers
         self._close = close
@@ -71,12 +71,12 @@ class SealedExport:
         """The bytes, if that takes no waiting for the disk. None otherwise."""
         return read_if_cached(self.file.fileno(), offset, length)
 
-    def lend(self) -> Self:
+    def retain(self) -> Self:
         self._holders += 1
         self._readers[self.export.id] += 1
         return self
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         self._holders -= 1
         if not self._holders:
             self._close(self.file)
@@ -86,7 +86,7 @@ class SealedExport:
 
     def __exit__(self, *exc_info: object) -> None:
         _leave(self._readers, self.export.id)
-        self.give_back()
+        self.release()
 
 
 def _leave(readers: Counter[UUID], export_id: UUID) -> None:
@@ -95,45 +95,45 @@ def _leave(readers: Counter[UUID], export_id: UUID) -> None:
         del readers[export_id]
 
 
-class SealedExports:
+class CompletedCache:
     """The shelf of completed exports."""
 
     def __init__(self, store: Store, directory: SpoolDirectory) -> None:
         self._store = store
         self._directory = directory
-        self._kept: OrderedDict[UUID, SealedExport] = OrderedDict()
+        self._kept: OrderedDict[UUID, CompletedExport] = OrderedDict()
         self._readers: Counter[UUID] = Counter()
         self._verified: dict[UUID, Stamp] = {}
         self._verifying: dict[UUID, asyncio.Task[None]] = {}
-        self._looking_up: dict[UUID, asyncio.Task[SealedExport]] = {}
+        self._looking_up: dict[UUID, asyncio.Task[CompletedExport]] = {}
 
-    async def borrow(self, export_id: UUID) -> SealedExport:
+    async def acquire(self, export_id: UUID) -> CompletedExport:
         """A completed export, to be given back. Raises what `refusal` says of any other, and NotFound."""
         while True:
             kept = self._kept.get(export_id)
             if kept is None or not kept.fresh:
                 kept = await self._looked_up_once(export_id)
             if kept.open:  # it may have been dropped meanwhile
-                return kept.lend()
+                return kept.retain()
 
-    def trust(self, export_id: UUID) -> None:
+    def mark_verified(self, export_id: UUID) -> None:
         """The file was sealed by this very process."""
         with suppress(OSError):  # it is hashed then, if it is there
             self._verified[export_id] = self._directory.stamp(export_id)
 
-    async def open(self, sealed: SealedExport) -> None:
+    async def ensure_verified(self, sealed: CompletedExport) -> None:
         """To be awaited before a byte of it leaves. Raises ExportGone and Unavailable as `borrow` does."""
         if self._is_verified(sealed):
             return
         await self._verified_once(sealed)
         if not self._is_verified(sealed):  # what was hashed has taken the place of what is open
-            self.forget(sealed.export.id)
+            self.evict(sealed.export.id)
             raise Unavailable("the file of this export was replaced a moment ago")
 
-    def _is_verified(self, sealed: SealedExport) -> bool:
+    def _is_verified(self, sealed: CompletedExport) -> bool:
         return self._verified.get(sealed.export.id) == Stamp.of(os.fstat(sealed.file.fileno()))
 
-    async def _verified_once(self, sealed: SealedExport) -> None:
+    async def _verified_once(self, sealed: CompletedExport) -> None:
         """However many ask at once."""
         verifying = self._verifying.get(sealed.export.id)
         if verifying is None:
@@ -178,14 +178,14 @@ class SealedExports:
         """Those that are being downloaded from here."""
         return list(self._readers)
 
-    def forget(self, export_id: UUID) -> None:
+    def evict(self, export_id: UUID) -> None:
         """It is kept no longer; whoever asks next has it looked up again."""
         if kept := self._kept.pop(export_id, None):
-            kept.give_back()
+            kept.release()
 
     def drop(self, export_id: UUID) -> None:
         """Its file is removed. Who asks from now on is not given what was looked up before."""
-        self.forget(export_id)
+        self.evict(export_id)
         self._looking_up.pop(export_id, None)
         self._verified.pop(export_id, None)
 
@@ -193,17 +193,17 @@ class SealedExports:
         for task in (*self._verifying.values(), *self._looking_up.values()):
             task.cancel()
         for export_id in list(self._kept):
-            self.forget(export_id)
+            self.evict(export_id)
 
-    async def _looked_up_once(self, export_id: UUID) -> SealedExport:
+    async def _looked_up_once(self, export_id: UUID) -> CompletedExport:
         """However many ask at once. It may have been dropped since, and is closed then."""
         looking_up = self._looking_up.get(export_id)
         if looking_up is None:
             looking_up = self._looking_up[export_id] = asyncio.create_task(self._look_up_and_keep(export_id))
         return await asyncio.shield(looking_up)
 
-    async def _look_up_and_keep(self, export_id: UUID) -> SealedExport:
-        self.forget(export_id)
+    async def _look_up_and_keep(self, export_id: UUID) -> CompletedExport:
+        self.evict(export_id)
         try:
             found = await self._look_up(export_id)
         finally:
@@ -211,11 +211,11 @@ class SealedExports:
             if wanted:
                 del self._looking_up[export_id]
         if not wanted:
-            found.give_back()
+            found.release()
             return found
         return self._keep(found)
 
-    async def _look_up(self, export_id: UUID) -> SealedExport:
+    async def _look_up(self, export_id: UUID) -> CompletedExport:
         export = await self._store.get(export_id)
         if export is None:
             raise NotFound(f"there is no export {export_id}")
@@ -225,11 +225,11 @@ class SealedExports:
             file = self._directory.open(export_id, export.progress.bytes)
         except FileNotFoundError as error:
             raise self._missing(export) from error
-        found = SealedExport(export, file, self._readers, self._directory.close_reader)
+        found = CompletedExport(export, file, self._readers, self._directory.close_reader)
         try:
             await self._note_used(export_id)
         except BaseException:
-            found.give_back()
+            found.release()
             raise
         return found
 
@@ -241,10 +241,10 @@ class SealedExports:
         except (Unavailable, TimeoutError) as error:
             log.warning("that export %s is used could not be noted: %r", export_id, error.__cause__ or error)
 
-    def _keep(self, found: SealedExport) -> SealedExport:
+    def _keep(self, found: CompletedExport) -> CompletedExport:
         self._kept[found.export.id] = found
         while len(self._kept) > LIMIT:
-            self.forget(next(iter(self._kept)))
+            self.evict(next(iter(self._kept)))
         return found
 
 

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from streamer.errors import ExportFailure, Unavailable
 from streamer.model import Progress
-from streamer.protocol.disposition import Label
+from streamer.protocol.disposition import ContentDescription
 from streamer.spool.spool import Spool
 
-ALMOST = 99.9  # per cent: 100 is said by the row, when the export is completed
+MAX_UNFINISHED = 99.9  # per cent: 100 is said by the row, when the export is completed
 
 
-class LiveExport:
+class ActiveExport:
     """From the moment it is queued to the moment its last byte or its failure is told."""
 
     def __init__(
@@ -29,7 +29,7 @@ class LiveExport:
     ) -> None:
         self.id = export_id
         self.spool = spool
-        self.label: Label | None = None  # once there is a row
+        self.content: ContentDescription | None = None  # once there is a row
         self._note_served = note_served
         self._source_away = source_away
         self._reading = reading
@@ -102,7 +102,7 @@ class LiveExport:
         rows = self.spool.rows
         total = max(self._expected(), rows) if self.snapshot_at else 0
         if total:
-            self.percentage = max(self.percentage, min(ALMOST, round(100 * rows / total, 1)))
+            self.percentage = max(self.percentage, min(MAX_UNFINISHED, round(100 * rows / total, 1)))
         return Progress(
             total_rows=total,
             processed_rows=rows,
@@ -120,12 +120,12 @@ class LiveExport:
         """A byte of a row has left, or is about to: this export is not run again."""
         return self._serving is not None
 
-    async def serve(self) -> None:
+    async def ensure_served(self) -> None:
         """To be awaited before a byte of it leaves: returns when the table has been told. Raises Unavailable."""
-        if not await self.may_leave():
+        if not await self.try_mark_served():
             raise Unavailable("the export is not run by this server at the moment")
 
-    async def may_leave(self) -> bool:
+    async def try_mark_served(self) -> bool:
         """Tells the table that a byte is about to leave; False if the export has ended, or is another server's.
 
         Only a table that has said yes is not asked again. Raises Unavailable.
@@ -146,7 +146,7 @@ class LiveExport:
         if self._serving is asked:
             self._serving = None
 
-    def again(self) -> None:
+    def reset(self) -> None:
         """The run has ended, and another one will begin."""
         self._task = None
         self.snapshot_at = None
@@ -154,7 +154,7 @@ class LiveExport:
 
     def wait_for_source(self) -> None:
         """The run got no snapshot, and another one will begin."""
-        self.again()
+        self.reset()
         self.waits += 1
         if self._first_wait is None:
             self._first_wait = asyncio.get_running_loop().time()
@@ -187,20 +187,20 @@ class LiveExport:
         """
         if ended:
             self.spool.kept = False
-        self.give_up(reason)
+        self.abort(reason)
         await self.finished()
 
-    def give_up(self, reason: str) -> None:
+    def abort(self, reason: str) -> None:
         """Breaks the followers and ends the run, which may take a moment.
 
         A run that is ending already, as its next report saw it cancelled, is not disturbed while it tidies up.
         """
         self.spool.fail(reason)
-        self._stay()
+        self._keep()
         if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 
-    def leave_if_abandoned(self, seconds: float, cancel: Callable[[], object]) -> None:
+    def cancel_if_abandoned(self, seconds: float, cancel: Callable[[], object]) -> None:
         """Calls `cancel` once nobody has followed for `seconds`."""
         loop = asyncio.get_running_loop()
 
@@ -215,7 +215,7 @@ class LiveExport:
     def followed(self) -> Iterator[None]:
         """While somebody follows, the export is not abandoned, and its file is not removed when it is completed."""
         self._followers += 1
-        self._stay()
+        self._keep()
         try:
             with self._reading():
                 yield
@@ -224,7 +224,7 @@ class LiveExport:
             if self._abandon and not self._followers and not self.spool.ended:
                 self._abandonment = self._abandon()
 
-    def _stay(self) -> None:
+    def _keep(self) -> None:
         if self._abandonment is not None:
             self._abandonment.cancel()
             self._abandonment = None

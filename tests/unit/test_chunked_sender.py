@@ -14,10 +14,10 @@ import pytest
 from aiohttp import web
 
 from streamer.http.download.delivery import DownloadResponse
-from streamer.http.net.chunked import Chunk, ChunkedLine, Read
-from streamer.http.net.line import READ_AHEAD
-from streamer.http.net.places import ALONE, Places
-from streamer.http.net.room import ROOM, Room
+from streamer.http.net.body_sender import READ_AHEAD
+from streamer.http.net.chunked_sender import Chunk, ChunkedSender, Read
+from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness
+from streamer.http.net.send_buffers import MAX_UNLIMITED, DownloadSlots
 from streamer.spool.follower import Extent
 from tests.exporting import PATIENCE
 from tests.rawhttp import Body, End, connection
@@ -54,7 +54,7 @@ class Sent:
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Watched(ChunkedLine):
+class Watched(ChunkedSender):
     """Notes what happens to the chunks that are not taken at once."""
 
     sent: Sent
@@ -97,14 +97,14 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     """A server that sends the content once from a file and once from memory, to a crowd: its buffers are small."""
     path = tmp_path / "content"
     path.write_bytes(CONTENT)
-    sent, room, places = Sent(), Room(), Places(10)
+    sent, room, places = Sent(), WriteReadiness(), DownloadSlots(10)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as threads:
         source = Source(file, asyncio.get_running_loop().create_future())
 
         async def send(request: web.Request) -> web.StreamResponse:
             response = DownloadResponse()
             response.enable_chunked_encoding()
-            with places.one(request), response.body():
+            with places.acquire(request), response.body():
                 await response.begin(request)
                 with Watched(request, source) as line:
                     line.sent = sent if request.path == "/" else Sent()
@@ -113,7 +113,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
             return response
 
         app = web.Application()
-        app[READ_AHEAD], app[ROOM] = threads, room
+        app[READ_AHEAD], app[WRITE_READINESS] = threads, room
         app.router.add_get("/{other:.*}", send)
         runner = web.AppRunner(app, handler_cancellation=True)
         await runner.setup()
@@ -121,7 +121,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         await site.start()
         found = Served(f"http://127.0.0.1:{runner.addresses[0][1]}", sent, source)
         async with AsyncExitStack() as others:
-            for _ in range(ALONE):
+            for _ in range(MAX_UNLIMITED):
                 await others.enter_async_context(found.body("/other"))
             yield found
         await runner.cleanup()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.source.cursors.pages import FIRST_BLOCKS, MOST_BLOCKS, InOrder, Page, PagePlan
+from streamer.source.cursors.block_ranges import FIRST_BLOCKS, MAX_BLOCKS, BlockRange, RangeSplitter, ReorderBuffer
 from streamer.source.query.plan import Heap
 from streamer.source.query.query import Query
 
@@ -29,8 +29,8 @@ chunks = st.builds(Chunk, st.binary(min_size=1, max_size=40), st.integers(0, 4))
 pages_of_chunks = st.lists(st.lists(chunks, max_size=5), max_size=12)
 
 
-def page(number: int) -> Page:
-    return Page(number, sql="", blocks=1)
+def page(number: int) -> BlockRange:
+    return BlockRange(number, sql="", blocks=1)
 
 
 @settings(max_examples=300, deadline=None)
@@ -64,7 +64,7 @@ async def _run(contents: Sequence[Sequence[Chunk]], workers: int, sink_turns: in
                 most_held = max(most_held, in_order.held)
             await in_order.finish(current)
 
-    in_order = InOrder(sink, LIMIT)
+    in_order = ReorderBuffer(sink, LIMIT)
     todo = iter(enumerate(contents))
     async with asyncio.timeout(10):
         await asyncio.gather(*(work() for _ in range(workers)))
@@ -84,7 +84,7 @@ async def test_an_early_page_that_is_full_waits_and_the_head_does_not() -> None:
     async def sink(chunk: bytes | bytearray, rows: int) -> None:
         written.append(bytes(chunk))
 
-    in_order = InOrder(sink, LIMIT)
+    in_order = ReorderBuffer(sink, LIMIT)
     head, early = page(0), page(1)
     in_order.begin(head)
     in_order.begin(early)
@@ -107,7 +107,7 @@ async def test_nothing_more_is_written_when_the_sink_has_failed() -> None:
         if chunk == b"first":
             raise OSError
 
-    in_order = InOrder(sink, LIMIT)
+    in_order = ReorderBuffer(sink, LIMIT)
     head, early = page(0), page(1)
     in_order.begin(head)
     in_order.begin(early)
@@ -126,11 +126,13 @@ def heap(name: str, blocks: int) -> Heap:
 
 @given(st.lists(st.integers(0, 5000), max_size=6), st.lists(st.integers(0, 1_000_000), max_size=50))
 def test_pages_cover_every_block_of_every_heap_once_and_in_order(sizes: list[int], given_bytes: list[int]) -> None:
-    plan = PagePlan(QUERY, [heap(f"h{number}", size) for number, size in enumerate(sizes)], target=100_000, planned=0)
+    plan = RangeSplitter(
+        QUERY, [heap(f"h{number}", size) for number, size in enumerate(sizes)], target=100_000, planned=0
+    )
     learned = iter(given_bytes)
-    seen: list[Page] = []
+    seen: list[BlockRange] = []
     while found := plan.take():
-        assert 1 <= found.blocks <= MOST_BLOCKS
+        assert 1 <= found.blocks <= MAX_BLOCKS
         assert found.number == len(seen)
         seen.append(found)
         found.taken = next(learned, 0)
@@ -141,7 +143,7 @@ def test_pages_cover_every_block_of_every_heap_once_and_in_order(sizes: list[int
 
 
 def test_wide_rows_make_small_pages_and_few_rows_make_large_ones() -> None:
-    plan = PagePlan(QUERY, [heap("heap", 1_000_000)], target=1_000_000, planned=0)
+    plan = RangeSplitter(QUERY, [heap("heap", 1_000_000)], target=1_000_000, planned=0)
     first = plan.take()
     assert first is not None
     assert first.blocks == FIRST_BLOCKS
@@ -156,7 +158,7 @@ def test_wide_rows_make_small_pages_and_few_rows_make_large_ones() -> None:
         assert following is not None
         assert following.blocks <= 2 * wide.blocks
         wide = following
-    assert wide.blocks == MOST_BLOCKS
+    assert wide.blocks == MAX_BLOCKS
 
 
 def test_a_page_reads_one_heap_alone_and_keeps_the_condition() -> None:
@@ -168,7 +170,7 @@ def test_a_page_reads_one_heap_alone_and_keeps_the_condition() -> None:
 
 
 def test_the_estimate_begins_as_the_planners_and_ends_as_what_was_read() -> None:
-    plan = PagePlan(QUERY, [heap("heap", 100 * FIRST_BLOCKS)], target=1, planned=1_000)
+    plan = RangeSplitter(QUERY, [heap("heap", 100 * FIRST_BLOCKS)], target=1, planned=1_000)
     assert plan.expected == 1_000
     found = plan.take()
     assert found is not None
@@ -181,4 +183,4 @@ def test_the_estimate_begins_as_the_planners_and_ends_as_what_was_read() -> None
         read += found.rows
         plan.learn(found)
     assert plan.expected == read
-    assert PagePlan(QUERY, [heap("empty", 0)], target=1, planned=7).expected == 0
+    assert RangeSplitter(QUERY, [heap("empty", 0)], target=1, planned=7).expected == 0

@@ -27,15 +27,15 @@ from streamer.errors import shown
 
 READ_BUFFER = 512 * 1024  # bytes of a body that may wait in memory; twice as many for a moment
 PIECE_BUFFER = 64 * 1024  # the same, of one of several bodies at once
-LONGEST_JSON = 16 * 1024 * 1024  # bytes: more is not from a streamer
-LONGEST_REFUSAL = 64 * 1024  # bytes of one that are read for its sentence
+MAX_JSON = 16 * 1024 * 1024  # bytes: more is not from a streamer
+MAX_REFUSAL = 64 * 1024  # bytes of one that are read for its sentence
 CONNECT_TIMEOUT = 10.0  # seconds
-MOST_REDIRECTIONS = 10  # of one request
+MAX_REDIRECTIONS = 10  # of one request
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 ENDED = {404: ExportGone, 409: ExportFailed, 410: ExportGone}
 
 
-class Wire:
+class Transport:
     """The connections of one client. `silence` is in seconds: what comes later than that does not come."""
 
     def __init__(self, server: str, api_key: str | None, *, silence: float) -> None:
@@ -76,8 +76,8 @@ class Wire:
         url = path if "://" in path else self.server + path
         async with self.request(method, url, headers=headers, params=query, json=body) as response:
             await raise_refusal(response)
-            answer = await _read(response, LONGEST_JSON)
-        if len(answer) > LONGEST_JSON:
+            answer = await _read(response, MAX_JSON)
+        if len(answer) > MAX_JSON:
             raise Refused(f"what answers at {shown(url)} is not a streamer: there is no end to it")
         return answer
 
@@ -96,7 +96,7 @@ class Wire:
         self, method: str, url: URL, headers: Mapping[str, str], rest: Mapping[str, Any]
     ) -> aiohttp.ClientResponse:
         """The first answer that is no redirection."""
-        for _ in range(MOST_REDIRECTIONS):
+        for _ in range(MAX_REDIRECTIONS):
             response = await self._ask(method, url, headers, rest)
             if response.status not in REDIRECTIONS:
                 return response
@@ -177,7 +177,7 @@ async def raise_refusal(response: aiohttp.ClientResponse) -> None:
     if response.status < 300:
         return
     url = str(response.url)
-    body = await _read(response, LONGEST_REFUSAL)
+    body = await _read(response, MAX_REFUSAL)
     sentence = _detail(response.content_type, body)
     if response.status in TRY_AGAIN:
         after = retry_after(response.headers, datetime.now(UTC))

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from streamer.errors import ExportFailure, Unavailable
-from streamer.jobs.live import LiveExport
+from streamer.jobs.active import ActiveExport
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
 
@@ -46,15 +46,15 @@ async def nobody_notes() -> bool:
 
 
 @pytest.fixture
-async def live(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[LiveExport]:
+async def live(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[ActiveExport]:
     spool = Spool(tmp_path / "export.csv", executor)
     spool.open()
-    yield LiveExport(UUID(int=1), spool, note_served=nobody_notes)
+    yield ActiveExport(UUID(int=1), spool, note_served=nobody_notes)
     spool.fail("the test is over")
     await spool.discard()
 
 
-async def publish(live: LiveExport, rows: int, page: bytes = b"") -> None:
+async def publish(live: ActiveExport, rows: int, page: bytes = b"") -> None:
     """A page that can be read on return; unless it is given, it has two bytes a row."""
     page = page or b"1\n" * rows
     wanted = live.spool.frontier + len(page)
@@ -64,7 +64,7 @@ async def publish(live: LiveExport, rows: int, page: bytes = b"") -> None:
     assert live.spool.frontier == wanted
 
 
-async def percentages(live: LiveExport, expected: int, pages: list[int]) -> list[float]:
+async def percentages(live: ActiveExport, expected: int, pages: list[int]) -> list[float]:
     live.begin(SNAPSHOT_AT, b"", lambda: expected)
     seen = []
     for rows in pages:
@@ -73,7 +73,7 @@ async def percentages(live: LiveExport, expected: int, pages: list[int]) -> list
     return seen
 
 
-async def test_queued_export_has_no_progress_and_a_total_of_nothing(live: LiveExport) -> None:
+async def test_queued_export_has_no_progress_and_a_total_of_nothing(live: ActiveExport) -> None:
     progress = live.progress()
     assert (progress.total_rows, progress.processed_rows, progress.bytes) == (0, 0, 0)
     assert (progress.percentage, progress.rows_per_second, progress.estimated) == (0.0, 0, True)
@@ -81,7 +81,7 @@ async def test_queued_export_has_no_progress_and_a_total_of_nothing(live: LiveEx
     assert (live.id, live.snapshot_at) == (UUID(int=1), None)
 
 
-async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: LiveExport) -> None:
+async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: ActiveExport) -> None:
     live.begin(SNAPSHOT_AT, b"", lambda: 1000)
     await publish(live, 1, page=b"id\n1\n")
     assert (live.progress().processed_rows, live.progress().bytes) == (1, 5)
@@ -105,23 +105,23 @@ async def test_progress_tells_exact_rows_and_bytes_of_what_can_be_read(live: Liv
     ],
 )
 async def test_percentage_grows_with_the_estimate_and_stays_below_100(
-    live: LiveExport, expected: int, pages: list[int], shown: list[float]
+    live: ActiveExport, expected: int, pages: list[int], shown: list[float]
 ) -> None:
     assert await percentages(live, expected, pages) == shown
 
 
-async def test_estimate_of_no_rows_shows_nothing_until_there_is_one(live: LiveExport) -> None:
+async def test_estimate_of_no_rows_shows_nothing_until_there_is_one(live: ActiveExport) -> None:
     live.begin(SNAPSHOT_AT, b"", lambda: 0)
     assert (live.progress().total_rows, live.progress().percentage) == (0, 0.0)
 
 
-async def test_total_is_never_below_the_rows_that_are_there(live: LiveExport) -> None:
+async def test_total_is_never_below_the_rows_that_are_there(live: ActiveExport) -> None:
     live.begin(SNAPSHOT_AT, b"", lambda: 10)
     await publish(live, 25)
     assert live.progress().total_rows == 25
 
 
-async def test_whole_export_is_not_at_100_before_its_row_says_so(live: LiveExport) -> None:
+async def test_whole_export_is_not_at_100_before_its_row_says_so(live: ActiveExport) -> None:
     live.begin(SNAPSHOT_AT, b"", lambda: 100)
     await publish(live, 100)
     await live.spool.finish()
@@ -129,7 +129,9 @@ async def test_whole_export_is_not_at_100_before_its_row_says_so(live: LiveExpor
     assert live.progress().percentage == 99.9
 
 
-async def test_speed_counts_from_the_beginning_of_the_query(live: LiveExport, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_speed_counts_from_the_beginning_of_the_query(
+    live: ActiveExport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await publish(live, 100)
     clock = Clock(asyncio.get_running_loop(), monkeypatch)
     clock.now = 0.5
@@ -142,9 +144,9 @@ async def test_speed_counts_from_the_beginning_of_the_query(live: LiveExport, mo
     assert live.rows_per_second() == 25
 
 
-async def test_nobody_follows_and_the_export_is_cancelled_once(live: LiveExport, clock: Clock) -> None:
+async def test_nobody_follows_and_the_export_is_cancelled_once(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     await clock.advance(MINUTE - 0.01)
     assert cancelled == []
     await clock.advance(0.02)
@@ -153,18 +155,18 @@ async def test_nobody_follows_and_the_export_is_cancelled_once(live: LiveExport,
     assert cancelled == ["cancelled"]
 
 
-async def test_follower_keeps_the_export_however_long_it_stays(live: LiveExport, clock: Clock) -> None:
+async def test_follower_keeps_the_export_however_long_it_stays(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     await clock.advance(MINUTE - 1)
     with live.followed():
         await clock.advance(100 * MINUTE)
     assert cancelled == []
 
 
-async def test_last_follower_leaves_and_the_time_starts_again(live: LiveExport, clock: Clock) -> None:
+async def test_last_follower_leaves_and_the_time_starts_again(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     with live.followed():
         await clock.advance(MINUTE - 1)
     await clock.advance(MINUTE - 1)
@@ -173,9 +175,9 @@ async def test_last_follower_leaves_and_the_time_starts_again(live: LiveExport, 
     assert cancelled == ["cancelled"]
 
 
-async def test_one_of_two_followers_leaves_and_the_export_goes_on(live: LiveExport, clock: Clock) -> None:
+async def test_one_of_two_followers_leaves_and_the_export_goes_on(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     with live.followed():
         with live.followed():
             await clock.advance(1)
@@ -185,9 +187,9 @@ async def test_one_of_two_followers_leaves_and_the_export_goes_on(live: LiveExpo
     assert cancelled == ["cancelled"]
 
 
-async def test_new_follower_within_the_time_keeps_the_export(live: LiveExport, clock: Clock) -> None:
+async def test_new_follower_within_the_time_keeps_the_export(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     for _ in range(3):
         with live.followed():
             await clock.advance(1)
@@ -197,18 +199,18 @@ async def test_new_follower_within_the_time_keeps_the_export(live: LiveExport, c
         assert cancelled == []
 
 
-async def test_follower_that_breaks_off_has_left(live: LiveExport, clock: Clock) -> None:
+async def test_follower_that_breaks_off_has_left(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     with pytest.raises(ConnectionResetError), live.followed():
         raise ConnectionResetError
     await clock.advance(MINUTE + 1)
     assert cancelled == ["cancelled"]
 
 
-async def test_follower_that_leaves_after_the_end_starts_no_time(live: LiveExport, clock: Clock) -> None:
+async def test_follower_that_leaves_after_the_end_starts_no_time(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     with live.followed():
         await live.spool.finish()
         live.spool.seal()
@@ -216,24 +218,24 @@ async def test_follower_that_leaves_after_the_end_starts_no_time(live: LiveExpor
     assert cancelled == []
 
 
-async def test_follower_that_leaves_after_a_failure_starts_no_time(live: LiveExport, clock: Clock) -> None:
+async def test_follower_that_leaves_after_a_failure_starts_no_time(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     with live.followed():
         live.spool.fail("no room")
     await clock.advance(100 * MINUTE)
     assert cancelled == []
 
 
-async def test_stopped_export_is_not_cancelled_again(live: LiveExport, clock: Clock) -> None:
+async def test_stopped_export_is_not_cancelled_again(live: ActiveExport, clock: Clock) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     await live.stop("the export was cancelled")
     await clock.advance(100 * MINUTE)
     assert cancelled == []
 
 
-async def test_follower_of_an_export_that_may_be_left_alone_starts_no_time(live: LiveExport, clock: Clock) -> None:
+async def test_follower_of_an_export_that_may_be_left_alone_starts_no_time(live: ActiveExport, clock: Clock) -> None:
     with live.followed():
         await clock.advance(1)
     await clock.advance(100 * MINUTE)
@@ -257,7 +259,7 @@ class Work:
             self.tidy = True
 
 
-async def test_stop_breaks_followers_and_waits_for_the_run_to_end(live: LiveExport) -> None:
+async def test_stop_breaks_followers_and_waits_for_the_run_to_end(live: ActiveExport) -> None:
     work = Work()
     task = asyncio.create_task(work.run())
     running = asyncio.create_task(live.run(task))
@@ -275,11 +277,11 @@ async def test_stop_breaks_followers_and_waits_for_the_run_to_end(live: LiveExpo
     assert task.cancelled()
 
 
-async def test_stop_of_a_run_that_is_ending_already_lets_it_tidy_up(live: LiveExport) -> None:
+async def test_stop_of_a_run_that_is_ending_already_lets_it_tidy_up(live: ActiveExport) -> None:
     work = Work()
     running = asyncio.create_task(live.run(asyncio.create_task(work.run())))
     await work.started.wait()
-    live.give_up("its report found it cancelled")
+    live.abort("its report found it cancelled")
     await work.tidying.wait()
     stopping = asyncio.create_task(live.stop("the export was cancelled"))
     for _ in range(5):
@@ -290,7 +292,7 @@ async def test_stop_of_a_run_that_is_ending_already_lets_it_tidy_up(live: LiveEx
     assert work.tidy
 
 
-async def test_stop_of_a_queued_export_returns_at_once(live: LiveExport) -> None:
+async def test_stop_of_a_queued_export_returns_at_once(live: ActiveExport) -> None:
     async with asyncio.timeout(PATIENCE):
         await live.stop("the server was stopped")
         await live.finished()
@@ -298,7 +300,7 @@ async def test_stop_of_a_queued_export_returns_at_once(live: LiveExport) -> None
     assert live.spool.broken.result() == "the server was stopped"
 
 
-async def test_run_that_fails_has_finished_all_the_same(live: LiveExport) -> None:
+async def test_run_that_fails_has_finished_all_the_same(live: ActiveExport) -> None:
     async def work() -> None:
         raise RuntimeError("a bug")
 
@@ -309,9 +311,11 @@ async def test_run_that_fails_has_finished_all_the_same(live: LiveExport) -> Non
     assert isinstance(task.exception(), RuntimeError)
 
 
-async def test_nothing_is_abandoned_when_the_last_follower_left_before_the_end(live: LiveExport, clock: Clock) -> None:
+async def test_nothing_is_abandoned_when_the_last_follower_left_before_the_end(
+    live: ActiveExport, clock: Clock
+) -> None:
     cancelled: list[str] = []
-    live.leave_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
+    live.cancel_if_abandoned(MINUTE, lambda: cancelled.append("cancelled"))
     with live.followed():
         pass
     await live.spool.append(b"1\n", 1)
@@ -339,16 +343,16 @@ class Table:
         return answer
 
 
-def told(table: Table, spool: Spool) -> LiveExport:
-    return LiveExport(UUID(int=1), spool, note_served=table.note)
+def told(table: Table, spool: Spool) -> ActiveExport:
+    return ActiveExport(UUID(int=1), spool, note_served=table.note)
 
 
-async def test_table_is_told_once_for_a_crowd_and_nobody_goes_on_before_it_has_answered(live: LiveExport) -> None:
+async def test_table_is_told_once_for_a_crowd_and_nobody_goes_on_before_it_has_answered(live: ActiveExport) -> None:
     table = Table(True)
     export = told(table, live.spool)
     assert not export.served
     table.open.clear()
-    crowd = [asyncio.create_task(export.serve()) for _ in range(5)]
+    crowd = [asyncio.create_task(export.ensure_served()) for _ in range(5)]
     for _ in range(5):
         await asyncio.sleep(0)
     assert not any(one.done() for one in crowd)
@@ -360,11 +364,11 @@ async def test_table_is_told_once_for_a_crowd_and_nobody_goes_on_before_it_has_a
     assert table.asked == 1
 
 
-async def test_follower_that_leaves_while_the_table_is_told_takes_nobody_with_it(live: LiveExport) -> None:
+async def test_follower_that_leaves_while_the_table_is_told_takes_nobody_with_it(live: ActiveExport) -> None:
     table = Table(True)
     export = told(table, live.spool)
     table.open.clear()
-    leaving, staying = [asyncio.create_task(export.serve()) for _ in range(2)]
+    leaving, staying = [asyncio.create_task(export.ensure_served()) for _ in range(2)]
     await asyncio.sleep(0)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -377,29 +381,29 @@ async def test_follower_that_leaves_while_the_table_is_told_takes_nobody_with_it
 
 @pytest.mark.parametrize("refusal", [None, Unavailable("no answer")], ids=["not_ours", "no_answer"])
 async def test_table_that_did_not_say_yes_is_asked_again_by_the_next_follower(
-    live: LiveExport, refusal: Exception | None
+    live: ActiveExport, refusal: Exception | None
 ) -> None:
     table = Table(refusal, True)
     export = told(table, live.spool)
-    for one in await asyncio.gather(export.serve(), export.serve(), return_exceptions=True):
+    for one in await asyncio.gather(export.ensure_served(), export.ensure_served(), return_exceptions=True):
         assert isinstance(one, Unavailable)
         assert one.retry_after
     assert (table.asked, export.served) == (1, False)
-    await export.serve()
+    await export.ensure_served()
     assert (table.asked, export.served) == (2, True)
 
 
-async def test_a_run_that_would_begin_with_other_bytes_is_refused(live: LiveExport) -> None:
+async def test_a_run_that_would_begin_with_other_bytes_is_refused(live: ActiveExport) -> None:
     """The bytes before the rows may have left by then."""
     for _ in range(2):
         live.begin(SNAPSHOT_AT, b"id\n", int)
         assert await live.early() == b"id\n"
-        live.again()
+        live.reset()
     with pytest.raises(ExportFailure, match="has changed"):
         live.begin(SNAPSHOT_AT, b"id,name\n", int)
 
 
-async def test_nothing_is_early_once_there_is_a_row_or_the_end(live: LiveExport) -> None:
+async def test_nothing_is_early_once_there_is_a_row_or_the_end(live: ActiveExport) -> None:
     live.begin(SNAPSHOT_AT, b"id\n", int)
     await publish(live, 1)
     assert await live.early() == b""

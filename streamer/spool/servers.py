@@ -47,17 +47,17 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 
 @contextmanager
-def dead_owners(folder: Path) -> Iterator[list[UUID]]:
+def dead_servers(folder: Path) -> Iterator[list[UUID]]:
     """The owners that have died here. Once the context is left without an error, they are forgotten."""
     _remove_unlocked(folder)
     with ExitStack() as stack:
-        dead = {path: owner for owner, path in _owners(folder) if _taken_over(path, stack)}
+        dead = {path: owner for owner, path in _servers(folder) if _taken_over(path, stack)}
         yield list(dead.values())
         for path in dead:
             path.unlink(missing_ok=True)
 
 
-def _owners(folder: Path) -> Iterator[tuple[UUID, Path]]:
+def _servers(folder: Path) -> Iterator[tuple[UUID, Path]]:
     for path in folder.glob(f"{PREFIX}*"):
         try:
             yield UUID(path.name.removeprefix(PREFIX)), path

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import pytest
 
 from streamer.spool.follower import Follower, TruncatedError
+from streamer.spool.notifier import GROUP, REST_PER_WAITER, Notifier
 from streamer.spool.spool import Spool
-from streamer.spool.wakeups import GROUP, REST, Wakeups
 
 PATIENCE = 20.0  # seconds until a test that waits has failed
 SPACING = 0.005  # seconds between two moves of a frontier, as the spool has it
@@ -74,7 +74,7 @@ async def let_the_loop_run() -> None:
 class Crowd:
     """Waiters that wait again as soon as they are woken, and when that was."""
 
-    def __init__(self, wakeups: Wakeups, size: int) -> None:
+    def __init__(self, wakeups: Notifier, size: int) -> None:
         self.woken: list[list[float]] = [[] for _ in range(size)]
         self._wakeups = wakeups
         self._tasks = [asyncio.create_task(self._wait_again_and_again(times)) for times in self.woken]
@@ -96,7 +96,7 @@ class Crowd:
 
 async def a_second_of_moves(size: int) -> tuple[Crowd, float]:
     """The crowd, and when the last move was. The rest that follows it is over when this returns."""
-    wakeups = Wakeups()
+    wakeups = Notifier()
     crowd = Crowd(wakeups, size)
     await let_the_loop_run()
     last = now()
@@ -104,14 +104,14 @@ async def a_second_of_moves(size: int) -> tuple[Crowd, float]:
         last = now()
         wakeups.wake_soon()
         await asyncio.sleep(SPACING)
-    await asyncio.sleep(2 * REST * size)
+    await asyncio.sleep(2 * REST_PER_WAITER * size)
     await crowd.leave()
     return crowd, last
 
 
 @pytest.mark.parametrize("size", [1, GROUP - 1, GROUP, GROUP + 1, 1000])
 async def test_everybody_is_woken_once(size: int) -> None:
-    wakeups = Wakeups()
+    wakeups = Notifier()
     crowd = Crowd(wakeups, size)
     await let_the_loop_run()
     wakeups.wake()
@@ -123,7 +123,7 @@ async def test_everybody_is_woken_once(size: int) -> None:
 
 def test_those_who_have_rested_are_woken_at_once() -> None:
     async def scenario() -> None:
-        wakeups = Wakeups()
+        wakeups = Notifier()
         crowd = Crowd(wakeups, 100)
         await asyncio.sleep(1)
         wakeups.wake_soon()
@@ -142,7 +142,7 @@ def test_one_waiter_is_woken_for_every_move() -> None:
 @pytest.mark.parametrize("size", [10, 100, 1000, 2000])
 def test_a_crowd_is_woken_less_often_in_proportion_to_its_size(size: int) -> None:
     crowd, _ = in_virtual_time(lambda: a_second_of_moves(size))
-    rounds = MOVES * SPACING / max(SPACING, REST * size)
+    rounds = MOVES * SPACING / max(SPACING, REST_PER_WAITER * size)
     assert max(crowd.counts) <= rounds + 2
     assert min(crowd.counts) >= min(MOVES, rounds) * 0.9 - 1
 
@@ -158,22 +158,22 @@ def test_a_thousand_together_are_woken_hardly_more_often_than_ten() -> None:
 @pytest.mark.parametrize("size", [1, 10, 100, 1000])
 def test_the_last_move_reaches_everybody_when_the_rest_is_over(size: int) -> None:
     crowd, last_move = in_virtual_time(lambda: a_second_of_moves(size))
-    assert all(last_move <= times[-1] <= last_move + REST * size + 1e-6 for times in crowd.woken)
+    assert all(last_move <= times[-1] <= last_move + REST_PER_WAITER * size + 1e-6 for times in crowd.woken)
 
 
 def test_a_waiter_who_comes_during_the_rest_is_woken_at_its_end_with_all_others() -> None:
     async def scenario() -> None:
-        wakeups = Wakeups()
+        wakeups = Notifier()
         crowd = Crowd(wakeups, 100)
         await asyncio.sleep(0)
         wakeups.wake_soon()
         await let_the_loop_run()
         wakeups.wake_soon()
-        await asyncio.sleep(REST * 50)
+        await asyncio.sleep(REST_PER_WAITER * 50)
         late = asyncio.create_task(wakeups.wait())
-        await asyncio.sleep(REST * 49)
+        await asyncio.sleep(REST_PER_WAITER * 49)
         assert not late.done()
-        await asyncio.sleep(REST * 2)
+        await asyncio.sleep(REST_PER_WAITER * 2)
         assert late.done()
         assert crowd.counts == [2] * 100
         await crowd.leave()
@@ -183,18 +183,18 @@ def test_a_waiter_who_comes_during_the_rest_is_woken_at_its_end_with_all_others(
 
 def test_to_wake_now_waits_for_no_rest_and_leaves_no_timer_behind() -> None:
     async def scenario() -> None:
-        wakeups = Wakeups()
+        wakeups = Notifier()
         crowd = Crowd(wakeups, 1000)
         await asyncio.sleep(0)
         wakeups.wake()
-        await asyncio.sleep(REST)
+        await asyncio.sleep(REST_PER_WAITER)
         wakeups.wake_soon()
         wakeups.wake()
         woken_at = now()
         for _ in range(1000):
             await asyncio.sleep(0)
         assert {times[-1] for times in crowd.woken} == {woken_at}
-        await asyncio.sleep(2 * REST * 1000)
+        await asyncio.sleep(2 * REST_PER_WAITER * 1000)
         assert crowd.counts == [2] * 1000
         await crowd.leave()
 
@@ -202,7 +202,7 @@ def test_to_wake_now_waits_for_no_rest_and_leaves_no_timer_behind() -> None:
 
 
 async def test_a_move_that_nobody_waits_for_wakes_nobody_later() -> None:
-    wakeups = Wakeups()
+    wakeups = Notifier()
     wakeups.wake()
     wakeups.wake_soon()
     late = asyncio.create_task(wakeups.wait())
@@ -213,7 +213,7 @@ async def test_a_move_that_nobody_waits_for_wakes_nobody_later() -> None:
 
 async def test_the_loop_has_a_turn_between_two_groups() -> None:
     """Also when the next time comes before everybody has been woken from the last."""
-    wakeups = Wakeups()
+    wakeups = Notifier()
     story: list[str] = []
 
     async def follow() -> None:
@@ -236,7 +236,7 @@ async def test_the_loop_has_a_turn_between_two_groups() -> None:
 
 
 async def test_whoever_waits_again_while_the_others_are_being_woken_is_not_woken_twice() -> None:
-    wakeups = Wakeups()
+    wakeups = Notifier()
     crowd = Crowd(wakeups, 10 * GROUP)
     await let_the_loop_run()
     wakeups.wake()
@@ -257,7 +257,7 @@ async def test_cancelled_waiters_are_forgotten() -> None:
         gc.collect()
         return sum(type(found) is asyncio.Future for found in gc.get_objects())
 
-    wakeups = Wakeups()
+    wakeups = Notifier()
     before = futures()
     crowd = Crowd(wakeups, 1000)
     await let_the_loop_run()
@@ -270,7 +270,7 @@ async def test_cancelled_waiters_are_forgotten() -> None:
 
 def test_nobody_rests_for_waiters_that_have_gone() -> None:
     async def scenario() -> None:
-        wakeups = Wakeups()
+        wakeups = Notifier()
         gone = Crowd(wakeups, 1000)
         await asyncio.sleep(0)
         await gone.leave()
@@ -286,7 +286,7 @@ def test_nobody_rests_for_waiters_that_have_gone() -> None:
 
 
 async def test_waiters_that_go_while_their_turn_comes_keep_nobody_from_being_woken() -> None:
-    wakeups = Wakeups()
+    wakeups = Notifier()
     crowd = [asyncio.create_task(wakeups.wait()) for _ in range(10 * GROUP)]
     await let_the_loop_run()
     wakeups.wake()
@@ -338,7 +338,7 @@ async def test_a_thousand_followers_read_the_same_bytes(spool: Spool) -> None:
 @pytest.fixture
 def endless_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first wake-up a crowd rests for longer than any test: whoever is woken again did not wait for it."""
-    monkeypatch.setattr("streamer.spool.wakeups.REST", 3600.0)
+    monkeypatch.setattr("streamer.spool.notifier.REST_PER_WAITER", 3600.0)
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from streamer.spool.owners import PREFIX, STALE, UNLOCKED, alive, dead_owners
+from streamer.spool.servers import PREFIX, STALE, UNLOCKED, alive, dead_servers
 
 HOLDER = """
 import sys
 from pathlib import Path
 from uuid import UUID
-from streamer.spool.owners import alive
+from streamer.spool.servers import alive
 
 with alive(Path(sys.argv[1]), UUID(sys.argv[2])):
     print("alive", flush=True)
@@ -28,7 +28,7 @@ with alive(Path(sys.argv[1]), UUID(sys.argv[2])):
 
 
 def found_dead(folder: Path) -> set[UUID]:
-    with dead_owners(folder) as found:
+    with dead_servers(folder) as found:
         return set(found)
 
 
@@ -108,7 +108,7 @@ def test_process_that_ends_well_leaves_nothing_to_find(tmp_path: Path) -> None:
 def test_dead_owners_are_not_forgotten_when_settling_them_fails(tmp_path: Path) -> None:
     owner = uuid4()
     lock_of(tmp_path, owner).touch()
-    with pytest.raises(ConnectionError), dead_owners(tmp_path):
+    with pytest.raises(ConnectionError), dead_servers(tmp_path):
         raise ConnectionError
     assert found_dead(tmp_path) == {owner}
     assert list(tmp_path.iterdir()) == []
@@ -117,7 +117,7 @@ def test_dead_owners_are_not_forgotten_when_settling_them_fails(tmp_path: Path) 
 def test_dead_owner_is_settled_by_one_alone(tmp_path: Path) -> None:
     owner = uuid4()
     lock_of(tmp_path, owner).touch()
-    with dead_owners(tmp_path) as found:
+    with dead_servers(tmp_path) as found:
         assert found == [owner]
         assert found_dead(tmp_path) == set()
     assert found_dead(tmp_path) == set()

@@ -19,7 +19,7 @@ from streamer.errors import ExportFailure
 CHUNK = 256 * 1024  # bytes that asyncio asks of a socket at a time: so many of other rows may stand before a row
 
 
-class Meter(asyncio.Protocol):
+class RowSizeLimit(asyncio.Protocol):
     """Stands between a transport and the driver's protocol, and counts."""
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
@@ -71,7 +71,7 @@ class Meter(asyncio.Protocol):
         self._protocol.resume_writing()
 
 
-class MeteredConnection(asyncpg.Connection):  # type: ignore[misc]
+class LimitedConnection(asyncpg.Connection):  # type: ignore[misc]
     """A connection with a meter on what comes in.
 
     Without `resets` nothing of the session is put back, which takes a round trip: where no statement leaves anything.
@@ -81,7 +81,7 @@ class MeteredConnection(asyncpg.Connection):  # type: ignore[misc]
 
     def __init__(self, protocol: Any, transport: Any, *configuration: Any) -> None:
         super().__init__(protocol, transport, *configuration)
-        self.meter = Meter(transport, protocol)
+        self.meter = RowSizeLimit(transport, protocol)
         self.resets = True
 
     def get_reset_query(self) -> str:
@@ -90,10 +90,12 @@ class MeteredConnection(asyncpg.Connection):  # type: ignore[misc]
 
 
 @contextmanager
-def metered(connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", too_large: str) -> Iterator[Meter]:
+def limited_rows(
+    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", too_large: str
+) -> Iterator[RowSizeLimit]:
     """A query whose rows come in within. Raises ExportFailure with a sentence if they are `too_large`."""
     connection.is_closed()  # raises InterfaceError where the pool has let go of it: there is no meter then
-    meter = cast("Meter", connection.meter)
+    meter = cast("RowSizeLimit", connection.meter)
     meter.handed_over()
     meter.active = True
     try:

@@ -8,14 +8,22 @@ from itertools import pairwise
 import pytest
 import pytest_asyncio
 
-from streamer.http.net.room import LEAST_SHARE, TURNS, Room, fits_in, held_for, limit_waiting, writable_at
+from streamer.http.net.readiness import (
+    MIN_QUOTA,
+    TURNS_PER_ROUND,
+    WriteReadiness,
+    buffer_writable_below,
+    queued_bytes,
+    set_send_buffer,
+    writable_bytes,
+)
 
 PATIENCE = 30.0  # seconds
 
 
 @pytest_asyncio.fixture
-async def room() -> AsyncIterator[Room]:
-    room = Room()
+async def room() -> AsyncIterator[WriteReadiness]:
+    room = WriteReadiness()
     yield room
     room.close()
 
@@ -34,15 +42,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def fill(connection: socket.socket) -> None:
     """With four times the least share; then epoll calls it writable at a half of that."""
-    limit_waiting(connection, 16 * LEAST_SHARE)
-    while held_for(connection) < 4 * LEAST_SHARE:
-        connection.send(bytes(LEAST_SHARE))
-    limit_waiting(connection, writable_at(LEAST_SHARE // 2))
+    set_send_buffer(connection, 16 * MIN_QUOTA)
+    while queued_bytes(connection) < 4 * MIN_QUOTA:
+        connection.send(bytes(MIN_QUOTA))
+    set_send_buffer(connection, buffer_writable_below(MIN_QUOTA // 2))
 
 
 def drain(client: socket.socket, connection: socket.socket) -> None:
-    while held_for(connection):
-        client.recv(LEAST_SHARE)
+    while queued_bytes(connection):
+        client.recv(MIN_QUOTA)
 
 
 async def rounds(number: int) -> None:
@@ -51,91 +59,97 @@ async def rounds(number: int) -> None:
 
 
 async def test_room_is_found_when_the_client_has_taken_enough_and_the_look_comes_first(
-    room: Room, pair: tuple[socket.socket, socket.socket]
+    room: WriteReadiness, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     connection, client = pair
     fill(connection)
     seen: list[int] = []
-    found = room.found(connection, lambda it: seen.append(held_for(it)))
+    found = room.wait(connection, lambda it: seen.append(queued_bytes(it)))
     await asyncio.sleep(0.05)
     assert not found.done()
     assert seen == []
     drain(client, connection)
     await asyncio.wait_for(found, PATIENCE)
     assert len(seen) == 1
-    assert seen[0] <= LEAST_SHARE // 2
+    assert seen[0] <= MIN_QUOTA // 2
 
 
-async def test_who_gave_up_waiting_may_wait_again(room: Room, pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_who_gave_up_waiting_may_wait_again(
+    room: WriteReadiness, pair: tuple[socket.socket, socket.socket]
+) -> None:
     connection, client = pair
     fill(connection)
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(room.found(connection), 0.01)
-    last = room.found(connection)
+            await asyncio.wait_for(room.wait(connection), 0.01)
+    last = room.wait(connection)
     drain(client, connection)
     await asyncio.wait_for(last, PATIENCE)
 
 
-async def test_nobody_looks_for_one_who_has_gone(room: Room, pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_nobody_looks_for_one_who_has_gone(
+    room: WriteReadiness, pair: tuple[socket.socket, socket.socket]
+) -> None:
     """What he held has been given back; counted again, it would be lost to the pool."""
     connection, client = pair
     fill(connection)
     seen: list[socket.socket] = []
-    room.found(connection, seen.append).cancel()
+    room.wait(connection, seen.append).cancel()
     drain(client, connection)
     await asyncio.sleep(0.05)
     assert seen == []
 
 
 async def test_room_is_found_in_a_socket_that_was_shut_for_its_next_write_tells(
-    room: Room, pair: tuple[socket.socket, socket.socket]
+    room: WriteReadiness, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     connection, _ = pair
     fill(connection)
-    found = room.found(connection)
+    found = room.wait(connection)
     connection.shutdown(socket.SHUT_WR)
     await asyncio.wait_for(found, PATIENCE)
     with pytest.raises(BrokenPipeError):
         connection.send(b"more")
 
 
-async def test_a_number_that_belongs_to_another_socket_by_now_is_waited_for_anew(room: Room) -> None:
+async def test_a_number_that_belongs_to_another_socket_by_now_is_waited_for_anew(room: WriteReadiness) -> None:
     for _ in range(3):
         one, other = socket.socketpair()
         with one, other:
-            await asyncio.wait_for(room.found(one), PATIENCE)
+            await asyncio.wait_for(room.wait(one), PATIENCE)
 
 
-@pytest.mark.parametrize("cancelled", [0, 5 * TURNS])
-async def test_only_so_many_go_on_in_a_round_in_the_order_in_which_they_came(room: Room, cancelled: int) -> None:
+@pytest.mark.parametrize("cancelled", [0, 5 * TURNS_PER_ROUND])
+async def test_only_so_many_go_on_in_a_round_in_the_order_in_which_they_came(
+    room: WriteReadiness, cancelled: int
+) -> None:
     """Those who have left take nobody's turn."""
-    left = [room.turn() for _ in range(TURNS + cancelled)][TURNS:]
+    left = [room.next_turn() for _ in range(TURNS_PER_ROUND + cancelled)][TURNS_PER_ROUND:]
     for waiter in left:
         waiter.cancel()
-    waiting = [room.turn() for _ in range(10 * TURNS)]
+    waiting = [room.next_turn() for _ in range(10 * TURNS_PER_ROUND)]
     let_go = []
     for _ in range(40):
         let_go.append(sum(waiter.done() for waiter in waiting))
         assert waiting[: let_go[-1]] == [waiter for waiter in waiting if waiter.done()]
         await rounds(1)
     assert let_go[-1] == len(waiting)
-    assert max(after - before for before, after in pairwise(let_go)) <= TURNS
+    assert max(after - before for before, after in pairwise(let_go)) <= TURNS_PER_ROUND
 
 
-async def test_a_few_wait_for_no_turn(room: Room) -> None:
+async def test_a_few_wait_for_no_turn(room: WriteReadiness) -> None:
     for _ in range(5):
-        assert all(room.turn().done() for _ in range(TURNS))
-        assert not room.turn().done()
+        assert all(room.next_turn().done() for _ in range(TURNS_PER_ROUND))
+        assert not room.next_turn().done()
         await rounds(3)
 
 
-async def test_others_come_in_between_however_many_wait_for_their_turns(room: Room) -> None:
-    taken = [0] * (50 * TURNS)
+async def test_others_come_in_between_however_many_wait_for_their_turns(room: WriteReadiness) -> None:
+    taken = [0] * (50 * TURNS_PER_ROUND)
 
     async def sends(number: int) -> None:
         while True:
-            await room.turn()
+            await room.next_turn()
             taken[number] += 1
 
     senders = [asyncio.create_task(sends(number)) for number in range(len(taken))]
@@ -143,23 +157,23 @@ async def test_others_come_in_between_however_many_wait_for_their_turns(room: Ro
     for _ in range(200):
         before = sum(taken)
         await rounds(1)
-        assert sum(taken) - before <= 2 * TURNS
-    assert max(taken) - min(taken) <= TURNS + 2  # the first had all that there were while it was alone
+        assert sum(taken) - before <= 2 * TURNS_PER_ROUND
+    assert max(taken) - min(taken) <= TURNS_PER_ROUND + 2  # the first had all that there were while it was alone
     for sender in senders:
         sender.cancel()
     await asyncio.wait_for(asyncio.gather(*senders, return_exceptions=True), PATIENCE)
 
 
-@pytest.mark.parametrize("size", [LEAST_SHARE, 16 * LEAST_SHARE, 96 * LEAST_SHARE])
+@pytest.mark.parametrize("size", [MIN_QUOTA, 16 * MIN_QUOTA, 96 * MIN_QUOTA])
 def test_what_fits_in_a_socket_is_taken_at_once(size: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         connection, _ = listener.accept()
         with connection:
             connection.setblocking(False)
-            limit_waiting(connection, size)
+            set_send_buffer(connection, size)
             pieces = 0
-            while room := fits_in(connection):
+            while room := writable_bytes(connection):
                 assert connection.send(bytes(room)) == room
                 pieces += 1
             assert pieces > 0
-            assert size < writable_at(held_for(connection))
+            assert size < buffer_writable_below(queued_bytes(connection))

@@ -1,9 +1,9 @@
-"""Pages of a table, cut where the blocks are, and put back in order.
+"""Ranges of a table's blocks: split, and their rows put back in order.
 
-A page is a range of heap blocks. `PagePlan` cuts them, `InOrder` lets their rows through in the order of the blocks,
-whoever reads which page how fast. The page at the head goes straight through. One that comes early is held in memory,
-up to a limit for all of them together; then its reader waits until the head gets there. The head waits for nobody, so
-nothing can stand still for ever.
+`RangeSplitter` splits tables into ranges of blocks. `ReorderBuffer` passes their rows on in the order of the blocks,
+whichever connection reads which range at what speed. The rows of the first unfinished range pass straight through. Rows
+of later ranges are held in memory, up to a limit for all of them together; beyond it their reader waits until the ranges
+before have been passed on. The reader of the first range never waits for another, so there is no deadlock.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from streamer.source.query.query import Query
 from streamer.source.session.consistency import guard_of_name
 
 FIRST_BLOCKS = 64  # of a page, until it is known what a block gives
-MOST_BLOCKS = 4096
+MAX_BLOCKS = 4096
 
 
 @dataclass(slots=True)
-class Page:
+class BlockRange:
     """A range of blocks of one heap, and what has been taken of its rows."""
 
     number: int
@@ -33,7 +33,7 @@ class Page:
     complete: bool = False
 
 
-class PagePlan:
+class RangeSplitter:
     """Cuts heaps into pages that give about `target` bytes each, as far as the pages before them can tell.
 
     `planned` is how many rows the planner expects of all of them.
@@ -62,13 +62,13 @@ class PagePlan:
         """Whether every page has been taken."""
         return not self._heaps
 
-    def take(self) -> Page | None:
+    def take(self) -> BlockRange | None:
         """The next page in block order; None when all have been taken."""
         if not self._heaps:
             return None
         heap = self._heaps[-1]
         stop = min(self._block + self._blocks, heap.blocks)
-        page = Page(self._number, self._sql(heap, stop), stop - self._block)
+        page = BlockRange(self._number, self._sql(heap, stop), stop - self._block)
         self._number += 1
         self._block = stop
         if stop == heap.blocks:
@@ -81,15 +81,15 @@ class PagePlan:
         query = self._query.guarded(guard_of_name(heap.schema, heap.name, heap.oid))
         return query.sql_of_blocks(quote_relation(heap.schema, heap.name), self._block, stop)
 
-    def learn(self, page: Page) -> None:
+    def learn(self, page: BlockRange) -> None:
         """Rows may be wide, or few: the next pages have as many blocks as give the target, at most twice as many."""
         self._blocks_read += page.blocks
         self._rows_read += page.rows
         wanted = self._target * page.blocks // max(page.taken, 1)
-        self._blocks = max(1, min(wanted, 2 * page.blocks, MOST_BLOCKS))
+        self._blocks = max(1, min(wanted, 2 * page.blocks, MAX_BLOCKS))
 
 
-class InOrder:
+class ReorderBuffer:
     """Lets pages through in the order of their numbers, and holds at most `limit` bytes of what comes early."""
 
     def __init__(self, sink: Sink, limit: int) -> None:
@@ -99,14 +99,14 @@ class InOrder:
         self._sink = sink
         self._limit = limit
         self._head = 0
-        self._begun: dict[int, Page] = {}
+        self._begun: dict[int, BlockRange] = {}
         self._writing = asyncio.Lock()
         self._moved = asyncio.Event()  # pulsed when the head moves, room is made, or the sink has failed
 
-    def begin(self, page: Page) -> None:
+    def begin(self, page: BlockRange) -> None:
         self._begun[page.number] = page
 
-    async def put(self, page: Page, chunk: bytes | bytearray, rows: int) -> None:
+    async def put(self, page: BlockRange, chunk: bytes | bytearray, rows: int) -> None:
         """Takes a chunk of a page: returns when it is written, or held."""
         while page.number != self._head and self.held + len(chunk) > self._limit and self.failure is None:
             await self._moved.wait()
@@ -125,7 +125,7 @@ class InOrder:
         """Whether every page that was begun has been written to its end."""
         return not self._begun
 
-    async def finish(self, page: Page) -> None:
+    async def finish(self, page: BlockRange) -> None:
         """The page is complete: if it is at the head, those behind it move up."""
         page.complete = True
         if page.number != self._head:
@@ -139,7 +139,7 @@ class InOrder:
                 self._head += 1
                 self._pulse()
 
-    async def _write_held(self, page: Page) -> None:
+    async def _write_held(self, page: BlockRange) -> None:
         for chunk, rows in page.held:
             await self._write(chunk, rows)
             self.held -= len(chunk)

@@ -8,11 +8,11 @@ between which the event loop serves everybody else.
 import asyncio
 from collections import deque
 
-REST = 0.0005  # seconds for each one woken: a crowd of followers takes no more than a fifth of the loop
+REST_PER_WAITER = 0.0005  # seconds for each one woken: a crowd of followers takes no more than a fifth of the loop
 GROUP = 16  # woken in one turn of the loop
 
 
-class Wakeups:
+class Notifier:
     """A crowd of waiters of one event loop."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Wakeups:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._rested = self._loop.time() + REST * len(self._waiting)
+        self._rested = self._loop.time() + REST_PER_WAITER * len(self._waiting)
         begun = bool(self._due)
         self._due.extend(self._waiting)
         self._waiting.clear()

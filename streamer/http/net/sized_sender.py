@@ -6,18 +6,18 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from streamer.http.net.line import SHORTER, Line, Readable
-from streamer.http.net.places import Share
+from streamer.http.net.body_sender import FILE_IS_SHORTER, BodySender, Readable
+from streamer.http.net.send_buffers import SendBufferQuota
 from streamer.spool.follower import Extent, TruncatedError
 from streamer.spool.pagecache import is_cached
 
-SMALLEST_PIECE = 256 * 1024  # bytes sent by one sendfile
-LARGEST_PIECE = 4 * 1024 * 1024
+MIN_PIECE = 256 * 1024  # bytes sent by one sendfile
+MAX_PIECE = 4 * 1024 * 1024
 SLOW = 0.5  # seconds for a piece: half of it is enough
 FAST = 0.1  # seconds for a piece: it may be twice as long
 
 
-class SizedLine(Line):
+class SizedLine(BodySender):
     """Sends by sendfile, a fast client large pieces and a slow one small ones, whose pages are still in memory when
     their turn comes.
 
@@ -28,58 +28,58 @@ class SizedLine(Line):
 
     def __init__(self, request: web.Request, source: Readable) -> None:
         super().__init__(request, source)
-        self._piece = LARGEST_PIECE
+        self._piece = MAX_PIECE
 
     async def write(self, response: web.StreamResponse, piece: bytes) -> None:
         """Sends bytes that are in memory."""
         with self._whole():
-            self._go_on()
-            if self._share:
-                await self._write_shared(self._share, response, memoryview(piece))
+            self._check_source()
+            if self._quota:
+                await self._write_shared(self._quota, response, memoryview(piece))
             else:
-                await self._until(response.write(piece))
+                await self._await(response.write(piece))
 
     async def send(self, extent: Extent) -> None:
         """Sends all of the extent, or resets the connection and raises."""
-        send = self._copy if self._share else self._send_pages
+        send = self._copy if self._quota else self._send_pages
         with self._whole():
-            await self._flushed()
+            await self._wait_flushed()
             while extent.length:
                 extent = extent.after(await send(extent))
 
-    async def _write_shared(self, share: Share, response: web.StreamResponse, rest: memoryview) -> None:
+    async def _write_shared(self, share: SendBufferQuota, response: web.StreamResponse, rest: memoryview) -> None:
         while rest:
-            room = await self._found_room()
-            await self._until(response.write(rest[:room]))
-            share.look(self._socket)
+            room = await self._wait_writable()
+            await self._await(response.write(rest[:room]))
+            share.update(self._socket)
             rest = rest[room:]
 
     async def _copy(self, extent: Extent) -> int:
         """Sends some of its first bytes, and returns how many."""
-        length = min(extent.length, await self._found_room())
-        sent = self._give([await self._read(extent, length)])
-        await self._paced(sent)
+        length = min(extent.length, await self._wait_writable())
+        sent = self._write([await self._read(extent, length)])
+        await self._pace(sent)
         return sent
 
     async def _send_pages(self, extent: Extent) -> int:
         """The same by sendfile."""
-        self._go_on()
+        self._check_source()
         loop = asyncio.get_running_loop()
         file = self._source.file
         piece = extent.first(self._piece)
         if not is_cached(file.fileno(), *piece):
             await self._load(file.fileno(), piece)
         begun = loop.time()
-        if await self._until(loop.sendfile(self._transport, file, *piece)) != piece.length:
-            raise TruncatedError(SHORTER)
+        if await self._await(loop.sendfile(self._transport, file, *piece)) != piece.length:
+            raise TruncatedError(FILE_IS_SHORTER)
         self._adapt_to(loop.time() - begun)
         return piece.length
 
     def _adapt_to(self, seconds: float) -> None:
         if seconds > SLOW:
-            self._piece = max(SMALLEST_PIECE, self._piece // 2)
+            self._piece = max(MIN_PIECE, self._piece // 2)
         elif seconds < FAST:
-            self._piece = min(LARGEST_PIECE, self._piece * 2)
+            self._piece = min(MAX_PIECE, self._piece * 2)
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
