@@ -18,9 +18,9 @@ from streamer.config import Settings
 from streamer.errors import StartError, Unavailable
 from streamer.http.download.compression import GzipStreams
 from streamer.http.links import Links
+from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import WriteReadiness
-from streamer.http.net.send_buffers import DownloadSlots
 from streamer.http.routes import application
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate

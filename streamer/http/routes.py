@@ -11,8 +11,8 @@ from streamer.http.download.downloads import Downloads
 from streamer.http.links import LINKS, Links
 from streamer.http.net.answers import ANSWERS, Answers, counted
 from streamer.http.net.body_sender import READ_AHEAD
+from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness, backpressure
-from streamer.http.net.send_buffers import DownloadSlots
 from streamer.http.problems import problems
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.queue import ExportQueue

@@ -21,7 +21,8 @@ from streamer.http.api.exports import BODIES_LIMIT, MAX_BODIES, MAX_BODY
 from streamer.http.api.parameters import MOST_SPEC
 from streamer.http.download.downloads import COPIED, ONE_WRITE
 from streamer.http.net import listener as door
-from streamer.http.net.send_buffers import BUDGET, DownloadSlots
+from streamer.http.net.download_slots import DownloadSlots
+from streamer.http.net.send_buffers import BUDGET
 from streamer.source.catalog.filters import MAX_VALUES
 from streamer.spool import pagecache
 from tests.held import (
@@ -173,7 +174,7 @@ async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -
 async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(serve: Serve) -> None:
     """Read to the end, left in the middle, or cut off with their export; in either coding, and while they wait."""
     held = await serve(max_followers=40)
-    (places,) = [found for found in gc.get_objects() if type(found) is DownloadSlots and found._capacity == 40]
+    (slots,) = [found for found in gc.get_objects() if type(found) is DownloadSlots and found._capacity == 40]
     sealed = await held.completed(BULK)
     live = await held.export(BULK, at=1)
     async with AsyncExitStack() as stack:
@@ -187,16 +188,16 @@ async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(se
                 client.vanish()
 
         async def waiting() -> bool:
-            return places.free_budget < BUDGET / 2
+            return slots.free_budget < BUDGET / 2
 
         await eventually(waiting, "nothing waits in the sockets of the crowd")
         await live.cancel()
         assert (await ask(held.url, "GET", sealed.download)).body == BULK.whole
 
     async def whole() -> bool:
-        return places.free_budget == BUDGET
+        return slots.free_budget == BUDGET
 
-    await eventually(whole, f"{BUDGET - places.free_budget} bytes of the pool are lost")
+    await eventually(whole, f"{BUDGET - slots.free_budget} bytes of the pool are lost")
 
 
 async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> None:

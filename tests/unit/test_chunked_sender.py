@@ -1,4 +1,4 @@
-"""A body in chunks: the framing, and a socket that takes less than it seemed to have room for."""
+"""A chunked body: its framing, and a socket that takes less than it reported."""
 
 import asyncio
 import socket
@@ -16,17 +16,18 @@ from aiohttp import web
 from streamer.http.download.delivery import DownloadResponse
 from streamer.http.net.body_sender import READ_AHEAD
 from streamer.http.net.chunked_sender import Chunk, ChunkedSender, Read
+from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness
-from streamer.http.net.send_buffers import MAX_UNLIMITED, DownloadSlots
+from streamer.http.net.send_buffers import MAX_UNLIMITED
 from streamer.spool.follower import Extent
 from tests.exporting import PATIENCE
 from tests.rawhttp import Body, End, connection
 
 CONTENT = b"".join(b"%09d\n" % number for number in range(100_000))  # 1 MB
-TINY = 512  # bytes of a receive buffer: then segments are so short that they cost the sender more than they hold
+TINY = 512  # bytes of a receive buffer: segments are then so short that the kernel needs more for their overhead
 
 
-def test_what_is_left_of_a_chunk_is_what_has_not_been_sent() -> None:
+def test_rest_of_a_chunk_is_what_has_not_been_sent() -> None:
     body = b"0123456789abcdef0123"
     whole = b"14\r\n" + body + b"\r\n"
     for sent in range(len(whole) + 1):
@@ -47,15 +48,17 @@ class Source:
 
 @dataclass
 class Sent:
-    """What became of the bodies of a server."""
+    """What the senders of a server did."""
 
-    partly: int = 0  # chunks that a socket did not take at once
-    lingers: list[int] = field(default_factory=list)  # before, within and behind such chunks: whether a close resets
+    partly: int = 0  # chunks that a socket took in part
+    lingers: list[int] = field(
+        default_factory=list
+    )  # whether a close would reset: before, during and after such chunks
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Watched(ChunkedSender):
-    """Notes what happens to the chunks that are not taken at once."""
+    """Records the chunks that were written in part."""
 
     sent: Sent
 
@@ -94,26 +97,26 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    """A server that sends the content once from a file and once from memory, to a crowd: its buffers are small."""
+    """A server that sends the content once from a file and once from memory, with small send buffers."""
     path = tmp_path / "content"
     path.write_bytes(CONTENT)
-    sent, room, places = Sent(), WriteReadiness(), DownloadSlots(10)
+    sent, readiness, slots = Sent(), WriteReadiness(), DownloadSlots(10)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as threads:
         source = Source(file, asyncio.get_running_loop().create_future())
 
         async def send(request: web.Request) -> web.StreamResponse:
             response = DownloadResponse()
             response.enable_chunked_encoding()
-            with places.acquire(request), response.body():
+            with slots.acquire(request), response.body():
                 await response.begin(request)
-                with Watched(request, source) as line:
-                    line.sent = sent if request.path == "/" else Sent()
-                    await line.send(Extent(0, len(CONTENT)))
-                    await line.write(CONTENT)
+                with Watched(request, source) as sender:
+                    sender.sent = sent if request.path == "/" else Sent()
+                    await sender.send(Extent(0, len(CONTENT)))
+                    await sender.write(CONTENT)
             return response
 
         app = web.Application()
-        app[READ_AHEAD], app[WRITE_READINESS] = threads, room
+        app[READ_AHEAD], app[WRITE_READINESS] = threads, readiness
         app.router.add_get("/{other:.*}", send)
         runner = web.AppRunner(app, handler_cancellation=True)
         await runner.setup()
@@ -125,18 +128,18 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
                 await others.enter_async_context(found.body("/other"))
             yield found
         await runner.cleanup()
-    room.close()
+    readiness.close()
 
 
-async def test_a_chunk_that_is_not_taken_at_once_is_whole_all_the_same(served: Served) -> None:
-    """Until it is, the death of the process would reset the connection, and not afterwards."""
+async def test_chunk_written_in_part_is_completed(served: Served) -> None:
+    """Until then the death of the process would reset the connection, and not afterwards."""
     async with served.body() as body:
         assert await body.whole() == CONTENT + CONTENT
     assert served.sent.partly > 0
     assert served.sent.lingers == [0, 1, 0] * served.sent.partly
 
 
-async def test_a_break_waits_for_the_end_of_a_chunk_that_was_not_taken_at_once(served: Served) -> None:
+async def test_break_waits_until_a_chunk_written_in_part_is_completed(served: Served) -> None:
     async with served.body() as body:
         await asyncio.wait_for(served.sent.waiting.wait(), PATIENCE)
         served.source.broken.set_result("broken")

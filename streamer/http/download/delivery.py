@@ -16,7 +16,7 @@ from aiohttp import web
 from streamer.errors import ClientError
 from streamer.http.net.body_sender import Readable
 from streamer.http.net.chunked_sender import ChunkedSender
-from streamer.http.net.sized_sender import SizedLine
+from streamer.http.net.sized_sender import sized_sender
 from streamer.protocol.ranges import Slice
 from streamer.spool.follower import Extent, Follower, TruncatedError
 
@@ -68,10 +68,10 @@ async def send_followed(request: web.Request, response: DownloadResponse, follow
     response.enable_chunked_encoding()
     with response.body():
         if await response.begin(request):
-            with ChunkedSender(request, follower) as line:
-                await line.write(await follower.early())
+            with ChunkedSender(request, follower) as sender:
+                await sender.write(await follower.early())
                 async for extent in follower:
-                    await line.send(extent)
+                    await sender.send(extent)
 
 
 async def send_parts(request: web.Request, response: DownloadResponse, source: Readable, parts: Sequence[Part]) -> None:
@@ -79,12 +79,12 @@ async def send_parts(request: web.Request, response: DownloadResponse, source: R
     response.content_length = length_of(parts)
     with response.body():
         if await response.begin(request):
-            with SizedLine(request, source) as line:
+            with sized_sender(request, source) as sender:
                 for part in parts:
                     if isinstance(part, bytes):
-                        await line.write(response, part)
+                        await sender.write(part)
                     else:
-                        await line.send(Extent(part.start, part.length))
+                        await sender.send(Extent(part.start, part.length))
 
 
 def length_of(parts: Sequence[Part]) -> int:

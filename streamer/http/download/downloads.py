@@ -28,9 +28,9 @@ from streamer.http.download.negotiation import (
     representation_headers,
     validators,
 )
+from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.listener import Connection
 from streamer.http.net.readiness import wait_drained
-from streamer.http.net.send_buffers import DownloadSlots
 from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import CompletedCache, CompletedExport, refusal

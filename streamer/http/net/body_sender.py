@@ -1,7 +1,7 @@
-"""One connection while a body goes through it: from the page cache to the socket, and never past a break.
+"""Sends one body to one connection: from the page cache to the socket, and nothing after its source has broken.
 
-What bodies of both kinds need, `sized` and `chunked`: room in the socket, the one buffer through which bytes are
-copied, a thread that loads what the page cache has not, and the cut when the source breaks.
+This module has what the senders of all kinds of bodies share: waiting for room in the socket, the one buffer through
+which bytes are copied, loading what is not in the page cache in a thread, and stopping when the source breaks.
 """
 
 import asyncio
@@ -16,21 +16,21 @@ from aiohttp import web
 
 from streamer.http.net.readiness import MIN_QUOTA, WRITE_READINESS, ReadyCallback, writable_bytes
 from streamer.http.net.resets import reset
-from streamer.http.net.send_buffers import MAX_QUOTA, SEND_BUFFER_QUOTA
+from streamer.http.net.send_buffers import MAX_QUOTA, SEND_BUFFER_QUOTA, SendBufferQuota
 from streamer.spool.follower import Extent, TruncatedError
 from streamer.spool.pagecache import load, read_into_if_cached
 
 T = TypeVar("T")
 
 SHARED_BUFFER = memoryview(bytearray(MAX_QUOTA))
-MIN_PIECE = MIN_QUOTA // 2  # bytes; of a socket that has been shut only the next write says so
+MIN_PIECE = MIN_QUOTA // 2  # bytes written even without room: only a write reveals that a socket was shut down
 READ_AHEAD_BYTES = 1024 * 1024
 FILE_IS_SHORTER = "the file of the export is shorter than it was"
 READ_AHEAD = web.AppKey("read ahead", Executor)
 
 
 class Readable(Protocol):
-    """What a body is read from. `broken` is done, with the reason, when the rest of the body will never come."""
+    """The source of a body. `broken` is done, with the reason, once the rest of the body will never come."""
 
     @property
     def file(self) -> BinaryIO: ...
@@ -40,17 +40,17 @@ class Readable(Protocol):
 
 
 class BodySender:
-    """One connection while a body goes through it. Raises ConnectionResetError when the client has gone.
+    """Sends a body over the connection of `request`. Raises ConnectionResetError when the client has gone.
 
-    Bytes are copied through one buffer that all lines share, because nothing is awaited between the reading and the
-    sending.
+    All senders copy through one buffer. That is safe because nothing is awaited between reading into it and writing it
+    to the socket.
     """
 
     def __init__(self, request: web.Request, source: Readable) -> None:
         self._connection = request.transport  # the request forgets it when the server closes
         self._read_ahead = request.app[READ_AHEAD]
         self._writer = request.writer
-        self._quota = request.get(SEND_BUFFER_QUOTA)
+        self._quota: SendBufferQuota | None = request.get(SEND_BUFFER_QUOTA)
         self._readiness = request.app[WRITE_READINESS]
         self._source = source
         self._broken = source.broken
@@ -66,12 +66,12 @@ class BodySender:
             self._broken.remove_done_callback(self._interrupt)
 
     async def _wait_flushed(self) -> None:
-        """Returns when the transport has nothing left to send, such as the headers: what is given goes past it."""
+        """Waits until the transport has sent its own buffer, such as the headers: direct writes would overtake it."""
         if self._transport.get_write_buffer_size():
             await self._await(self._writer.drain())
 
     async def _wait_writable(self) -> int:
-        """Bytes that the socket takes at once, as soon as there is room for some."""
+        """Waits until the socket has room. Returns how many bytes it takes at once."""
         self._check_source()
         room = self._writable()
         if not room:
@@ -80,14 +80,17 @@ class BodySender:
         return room
 
     def _writable(self) -> int:
-        return self._quota.room(self._socket) if self._quota else min(writable_bytes(self._socket), len(SHARED_BUFFER))
+        """Bytes that the socket takes at once; 0 if it has no room."""
+        if self._quota:
+            return self._quota.writable(self._socket)
+        return min(writable_bytes(self._socket), len(SHARED_BUFFER))
 
     @property
     def _on_ready(self) -> ReadyCallback | None:
-        return self._quota.look if self._quota else None
+        return self._quota.update if self._quota else None
 
     async def _read(self, extent: Extent, length: int) -> memoryview:
-        """Its first bytes, in the buffer that all share: to be given before anything else is awaited."""
+        """Reads its first bytes into the shared buffer. To be written before anything else is awaited."""
         fd = self._source.file.fileno()
         piece = SHARED_BUFFER[:length]
         if not read_into_if_cached(fd, extent.offset, piece):
@@ -97,28 +100,31 @@ class BodySender:
         return piece
 
     def _write(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Gives them to the socket in one system call, and returns how many bytes it took."""
+        """Writes the pieces to the socket in one system call. Returns how many bytes the socket took."""
         try:
             return os.writev(self._socket.fileno(), pieces)
         except BlockingIOError:
             return 0
 
     async def _pace(self, sent: int) -> None:
-        """After so many bytes: waits until the socket has room again, or, if it has, for the next turn."""
+        """After a write of `sent` bytes: waits until the socket has room, or if it still has, for the next turn."""
         if self._quota:
-            self._quota.look(self._socket)
+            self._quota.update(self._socket)
         if not sent:
             await self._await(self._readiness.wait(self._socket, self._on_ready))
         elif self._writable():
             await self._await(self._readiness.next_turn())
 
     async def _load(self, fd: int, extent: Extent) -> None:
-        """What the page cache has not would hold the event loop."""
+        """Loads the extent into the page cache, in a thread: reading from the disk would hold the event loop."""
         await self._await(in_thread(self._read_ahead, partial(load, fd, *extent)))
 
     async def _await(self, sending: Awaitable[T]) -> T:
-        """Its result. It ends in any case before anything is raised: a socket that is closed under a sendfile leaves
-        its descriptor in the selector."""
+        """Returns its result. If the source breaks, it is cancelled, and TruncatedError is raised.
+
+        It has ended in any case before anything is raised: if a socket is closed during a sendfile, its descriptor
+        stays in the selector.
+        """
         self._sending = asyncio.ensure_future(sending)
         try:
             result: T = await self._sending
@@ -134,6 +140,7 @@ class BodySender:
             self._sending.cancel()
 
     def _check_source(self) -> None:
+        """Raises TruncatedError if the source has broken."""
         if self._broken and self._broken.done():
             raise TruncatedError(self._broken.result())
 
@@ -154,7 +161,7 @@ class BodySender:
 
 
 async def in_thread(executor: Executor, act: Callable[[], T]) -> T:
-    """Returns or raises only when the thread has let go of what it works on."""
+    """Runs `act` in a thread. Returns or raises only when the thread has finished with the objects it works on."""
     work = asyncio.get_running_loop().run_in_executor(executor, act)
     try:
         return await asyncio.shield(work)

@@ -1,13 +1,13 @@
-"""A body in chunks on its connection: whenever that ends, it ends between two of them.
+"""Sends a chunked body so that a connection, whenever it ends, ends between two chunks.
 
-GNU wget takes a connection that is closed (FIN) within a chunk for the end of the body. A reset it understands, but a
-TCP relay, such as the one by which Docker publishes a port, makes a FIN of it. So what is in a socket must end with a
-whole chunk at every moment, that of `kill -9` included: a chunk is only as large as what the socket takes at once, and
-its head, its bytes and its line end go there in one system call, out of the page cache through the one buffer. Then a
-break is a FIN without the final chunk, which every client sees, also behind relays.
+GNU wget takes a connection that is closed (FIN) within a chunk for the end of the body. It recognises a reset, but a
+TCP relay, such as the one by which Docker publishes a port, turns a reset into a FIN. So the bytes in a socket must end
+with a whole chunk at every moment, also at that of `kill -9`: a chunk is only as large as what the socket takes at
+once, and its head, its data and its CRLF are written by one system call. A break is then a FIN without the final
+chunk, which every client notices, also behind a relay.
 
-A socket may still take less than it had room for. What is left then goes on, break or no break, and until it is sent
-anything that ends the connection resets it, the death of the process included.
+A socket may still take less than it reported. Then the rest of the chunk is sent, whether the source breaks or not, and
+until it is sent, anything that ends the connection resets it, the death of the process included.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,11 +19,11 @@ from streamer.http.net.resets import whole_or_reset
 from streamer.spool.follower import Extent
 
 Read = Callable[[Extent, int], Awaitable[memoryview]]
-"""Gives the first bytes of an extent, so many; what it gives is valid until anything else is awaited."""
+"""Reads the first bytes of an extent, as many as asked for. The result is valid until anything else is awaited."""
 
 
 class Chunk(NamedTuple):
-    """What is still to be sent of one: RFC 9112, 7.1."""
+    """The part of a chunk that is still to be sent: RFC 9112, 7.1."""
 
     head: bytes
     body: Extent
@@ -38,18 +38,19 @@ class Chunk(NamedTuple):
         return len(self.head) + self.body.length + len(self.tail)
 
     def after(self, sent: int) -> "Chunk":
+        """The part that is left when its first `sent` bytes have been sent."""
         of_head = min(sent, len(self.head))
         of_body = min(sent - of_head, self.body.length)
         return Chunk(self.head[of_head:], self.body.after(of_body), self.tail[sent - of_head - of_body :])
 
 
 class ChunkedSender(BodySender):
-    """Sends everything but the final chunk, which is aiohttp's."""
+    """Sends all chunks but the final one, which aiohttp sends at the end of the response."""
 
     def __exit__(self, *exc_info: object) -> None:
         super().__exit__(*exc_info)
         if isinstance(exc_info[1], ConnectionError | TimeoutError):
-            self._reset()  # what waits in the socket is for nobody
+            self._reset()  # frees the memory of what the client has not taken
 
     async def send(self, extent: Extent) -> None:
         """Sends all of the extent."""
@@ -65,7 +66,7 @@ class ChunkedSender(BodySender):
             extent = extent.after(await self._send_chunk(extent, read))
 
     async def _send_chunk(self, extent: Extent, read: Read) -> int:
-        """Sends some of its first bytes as a chunk, or none, and returns how many."""
+        """Sends some of its first bytes as one chunk, or none. Returns their number."""
         chunk = Chunk.of(extent.first(await self._wait_writable()))
         sent = self._write([chunk.head, await read(extent, chunk.body.length), chunk.tail])
         if 0 < sent < chunk.length:
@@ -74,6 +75,7 @@ class ChunkedSender(BodySender):
         return chunk.body.length if sent else 0
 
     async def _finish(self, chunk: Chunk, read: Read) -> None:
+        """Sends the rest of a chunk that was written in part."""
         with whole_or_reset(self._transport):
             while chunk.length:
                 await self._readiness.wait(self._socket, self._on_ready)

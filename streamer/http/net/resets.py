@@ -1,7 +1,7 @@
-"""How a connection ends before its time: closed behind what it still holds (FIN), or reset without that (RST).
+"""Ends a connection early: by closing it behind the data that it holds (FIN), or by a reset that drops them (RST).
 
-A reset is seen by every client, wherever in a body it comes, but only by those who are connected directly: a TCP relay
-passes on what it has got so far and then a FIN. Also a reset frees the memory of what the client has not taken.
+Every client notices a reset, wherever in a body it comes, but only if it is connected directly: a TCP relay forwards
+the data that it has, and then a FIN. A reset also frees the memory of data that the client has not taken.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ NO_LINGER = struct.pack("ii", 0, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """What is not sent yet is dropped."""
+    """Resets the connection. Data that have not been sent are dropped."""
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is not None and connection.fileno() >= 0:
         _set_linger(connection, LINGER_AND_RESET)
@@ -24,7 +24,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 @contextmanager
 def whole_or_reset(transport: asyncio.Transport) -> Iterator[None]:
-    """What is done within comes to its end, or the connection is reset, also by the death of the process."""
+    """If the context is not left normally, the connection is reset; if the process dies within it, too (socket(7))."""
     connection: socket.socket = transport.get_extra_info("socket")
     _set_linger(connection, LINGER_AND_RESET)
     try:

@@ -1,144 +1,116 @@
-"""The downloads that there may be at once, and each one's share of what may wait in the kernel for its client.
+"""How many bytes may wait in the kernel for the clients of downloads: a budget for all of them, and a quota for each.
 
-What a client has not taken yet waits in its socket, and a container pays for that as for any other memory. Left alone a
-socket takes megabytes, of whatever answer. So every connection begins with the least share, and only the first
-downloads leave theirs to the kernel. The others are a crowd, which has one pool: each may hold a part of what all of
-them leave free, and gives back what its client takes. Who takes at once is given much at a time, and holds nothing;
-who stops holds what he was given last, and the more stop, the less the next is given, down to the least share, which
-everybody has. (Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet switches, 1998.)
+Bytes that a client has not acknowledged stay in the send buffer of its socket, which counts against the memory of a
+container like any other memory. By default the kernel lets a send buffer grow to megabytes. So every connection starts
+with a buffer of `MIN_QUOTA` bytes, and only the first `MAX_UNLIMITED` downloads leave the size to the kernel. All
+others share one budget: each may hold a fraction of what the others leave free, and returns bytes as its client takes
+them. A client that keeps reading gets large writes and holds almost nothing. A client that stops holds its last write,
+and the more clients stop, the smaller the quotas become, down to `MIN_QUOTA`, which every download has. (Choudhury and
+Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.)
 """
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from aiohttp import web
 
-from streamer.errors import Unavailable
 from streamer.http.net.readiness import MIN_QUOTA, buffer_holding, buffer_writable_below, queued_bytes, set_send_buffer
 
-MAX_UNLIMITED = 2  # downloads at once that are no crowd
-BUDGET = 5632 * 1024  # bytes that a crowd may hold beyond its least shares
-BUDGET_FRACTION = 22  # one may hold a 22nd of what the others leave
-MAX_QUOTA = 256 * 1024  # bytes that one may hold
-INITIAL_BUFFER = 768 * 1024  # bytes of a buffer that is left to the kernel, at first
-SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size they were given
+MAX_UNLIMITED = 2  # downloads at once whose send buffers the kernel sizes
+BUDGET = 5632 * 1024  # bytes that all other downloads may hold beyond their minimum quotas
+BUDGET_FRACTION = 22  # one of them may hold 1/22 of what the others leave free
+MAX_QUOTA = 256 * 1024  # bytes
+INITIAL_BUFFER = 768 * 1024  # bytes of a send buffer that the kernel sizes, at first
+SO_BUF_LOCK, SOCK_RCVBUF_LOCK = 72, 2  # asm-generic/socket.h, Linux 5.14: which buffers keep the size that was set
 
 
 class SendBufferBudget:
-    """What a crowd may hold: bytes that are still free."""
+    """The bytes that are free for downloads with a quota."""
 
     def __init__(self) -> None:
         self.free = BUDGET
 
 
 class SendBufferQuota:
-    """What the connection of one download in a crowd holds of the pool. To be released when the download is over."""
+    """The part of the budget that one download holds. To be released when the download is over."""
 
-    def __init__(self, pool: SendBufferBudget) -> None:
-        self._pool = pool
-        self._held = 0  # bytes, at the last look
-        self._borrowed = 0  # bytes of the pool
-        self._buffer = 0  # bytes, as the kernel was told; 0 if it was not
+    def __init__(self, budget: SendBufferBudget) -> None:
+        self._budget = budget
+        self._queued = 0  # bytes, at the last update
+        self._borrowed = 0  # bytes of the budget
+        self._buffer = 0  # bytes, as the kernel was told; 0 before that
 
     def writable(self, connection: socket.socket) -> int:
-        """Bytes that may be given to the client, and that its socket takes at once, as things were at the last look.
+        """Returns how many bytes may be written that the socket takes at once, as of the last update.
 
-        0 while more than a quarter waits; then epoll calls the socket writable when it is no more. A crowd that is
-        woken for every few kilobytes would keep the server from sending.
+        0 while more than a quarter of the quota is queued; epoll calls the socket writable once less is. If every few
+        kilobytes woke the sender, a large crowd would keep it busy with waking.
         """
-        limit = min(MIN_QUOTA + max(0, self._pool.free + self._borrowed) // BUDGET_FRACTION, MAX_QUOTA)
-        few = max(limit // 4, MIN_QUOTA // 2)
-        if self._held > few:
-            self._limit_waiting(connection, buffer_writable_below(few))
+        quota = min(MIN_QUOTA + max(0, self._budget.free + self._borrowed) // BUDGET_FRACTION, MAX_QUOTA)
+        few = max(quota // 4, MIN_QUOTA // 2)
+        if self._queued > few:
+            self._set_buffer(connection, buffer_writable_below(few))
             return 0
-        self._limit_waiting(connection, buffer_holding(limit))
-        return limit - self._held
+        self._set_buffer(connection, buffer_holding(quota))
+        return quota - self._queued
 
     def update(self, connection: socket.socket) -> None:
-        """Accounts for what the connection holds now."""
-        self._held = queued_bytes(connection)
-        self._borrow(max(0, self._held - MIN_QUOTA))
+        """Accounts for the bytes that are queued in the socket now."""
+        self._queued = queued_bytes(connection)
+        self._borrow(max(0, self._queued - MIN_QUOTA))
 
     def release(self) -> None:
+        """Returns to the budget all that was borrowed."""
         self._borrow(0)
 
     def _borrow(self, size: int) -> None:
-        self._pool.free += self._borrowed - size
+        self._budget.free += self._borrowed - size
         self._borrowed = size
 
-    def _limit_waiting(self, connection: socket.socket, size: int) -> None:
+    def _set_buffer(self, connection: socket.socket, size: int) -> None:
         if size != self._buffer:
             set_send_buffer(connection, size)
             self._buffer = size
 
 
-SEND_BUFFER_QUOTA = web.RequestKey("share", SendBufferQuota)
+SEND_BUFFER_QUOTA = web.RequestKey("send buffer quota", SendBufferQuota)
 
 
-class DownloadSlots:
-    """At most `capacity` downloads at once."""
+@contextmanager
+def buffered(request: web.Request, budget: SendBufferBudget, *, limited: bool) -> Iterator[None]:
+    """While the context is open, the connection may queue more than `MIN_QUOTA` bytes.
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._taken = 0
-        self._pool = SendBufferBudget()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    @contextmanager
-    def acquire(self, request: web.Request) -> Iterator[None]:
-        """A place for the answer to `request`, in a crowd with its share of the pool. Raises Unavailable."""
-        if self._taken >= self._capacity:
-            raise Unavailable("too many downloads at once")
-        self._taken += 1
-        self._empty.clear()
-        try:
-            with self._buffered(request):
-                yield
-        finally:
-            self._taken -= 1
-            if not self._taken:
-                self._empty.set()
-
-    @property
-    def free_budget(self) -> int:
-        """Bytes of the pool that nobody holds."""
-        return self._pool.free
-
-    async def wait_empty(self) -> None:
-        """Returns when there is no download."""
-        await self._empty.wait()
-
-    @contextmanager
-    def _buffered(self, request: web.Request) -> Iterator[None]:
-        """While a download goes through the connection, it may hold more than others."""
-        if request.transport is None:
-            yield
-            return
-        connection: socket.socket = request.transport.get_extra_info("socket")
-        share = SendBufferQuota(self._pool)
-        if self._taken > MAX_UNLIMITED:
-            request[SEND_BUFFER_QUOTA] = share
-        else:
-            _let_kernel_size_buffer(connection)
-        try:
-            yield
-        finally:
-            share.release()
-            if connection.fileno() >= 0:
-                set_send_buffer(connection, MIN_QUOTA)
+    If `limited`, it gets a quota of the budget, which the request then carries; otherwise the kernel sizes its buffer.
+    """
+    if request.transport is None:
+        yield
+        return
+    connection: socket.socket = request.transport.get_extra_info("socket")
+    quota = SendBufferQuota(budget)
+    if limited:
+        request[SEND_BUFFER_QUOTA] = quota
+    else:
+        _let_kernel_size_buffer(connection)
+    try:
+        yield
+    finally:
+        quota.release()
+        if connection.fileno() >= 0:
+            set_send_buffer(connection, MIN_QUOTA)
 
 
 def _let_kernel_size_buffer(connection: socket.socket) -> None:
-    """It adapts the send buffer to the network again (tcp(7), tcp_wmem), from a large one on."""
+    """Has the kernel adapt the send buffer to the network again (tcp(7), tcp_wmem), from a large one on."""
     set_send_buffer(connection, INITIAL_BUFFER)
-    with suppress(OSError):  # an older kernel leaves it as it is
+    with suppress(OSError):  # an older kernel keeps the size
         connection.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, SOCK_RCVBUF_LOCK)
 
 
-def max_queued_bytes(capacity: int, alone: int) -> int:
-    """Bytes that can wait in the sockets of `capacity` clients, where one that is no crowd has `alone`."""
-    crowd = max(0, capacity - MAX_UNLIMITED)
-    return min(capacity, MAX_UNLIMITED) * alone + (BUDGET + crowd * MIN_QUOTA if crowd else 0)
+def max_queued_bytes(capacity: int, unlimited: int) -> int:
+    """Returns the bytes that can be queued in the sockets of `capacity` downloads.
+
+    `unlimited` is the size of a send buffer that the kernel has let grow, in bytes.
+    """
+    limited = max(0, capacity - MAX_UNLIMITED)
+    return min(capacity, MAX_UNLIMITED) * unlimited + (BUDGET + limited * MIN_QUOTA if limited else 0)

@@ -1,9 +1,9 @@
 """Ranges of a table's blocks: split, and their rows put back in order.
 
 `RangeSplitter` splits tables into ranges of blocks. `ReorderBuffer` passes their rows on in the order of the blocks,
-whichever connection reads which range at what speed. The rows of the first unfinished range pass straight through. Rows
-of later ranges are held in memory, up to a limit for all of them together; beyond it their reader waits until the ranges
-before have been passed on. The reader of the first range never waits for another, so there is no deadlock.
+whichever connection reads which range at what speed. The rows of the first unfinished range pass straight through.
+Rows of later ranges are held in memory, up to a limit for all of them together; beyond it their reader waits until the
+ranges before have been passed on. The reader of the first range never waits for another, so there is no deadlock.
 """
 
 import asyncio
