@@ -32,7 +32,7 @@ from tests.exporting import RemoteExport, create, sha256, until
 from tests.gates import GATED_ROWS, Gates
 
 SEEDS = Path(__file__).parent.parent / "seeds"
-ROWS = 100_000  # of the seeded users
+ROWS = 200_000  # of the seeded users
 ALONE = ("memory", "sweep", "docker")  # markers
 
 # A machine that stands still for a moment is no fault of an example.

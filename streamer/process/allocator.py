@@ -6,14 +6,14 @@ By default glibc makes the heap of a server grow for hours, though as much is fr
   and is seldom given back to the system. With one arena, what one thread frees is used by the next.
 * A large buffer has a mapping of its own, which goes back to the system when it is freed. But with the first that is
   freed, the size from which on a buffer counts as large rises to that of this one, up to 32 MB. From then on buffers
-  are cut out of the heap, between small things that stay. So the size is fixed, just above the 256 kB that asyncio
-  allocates for each read of a socket: a mapping for each of these would cost an export a fifth more processor time.
+  are cut out of the heap, between small things that stay. So the size is fixed, below the 256 kB that asyncio
+  allocates for each read of a socket: those are what the heap gets its holes from.
 """
 
 import ctypes
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of <malloc.h>
-LARGE = 320 * 1024  # bytes
+LARGE = 128 * 1024  # bytes; where glibc begins
 
 
 def keep_the_heap_small() -> None:

@@ -33,7 +33,7 @@ import pytest
 import streamer
 from streamer.jobs import store
 from streamer.spool.directory import SpoolDirectory
-from tests.faults.troubles import READ_ONLY, Trouble
+from tests.faults.troubles import Trouble, session_of
 
 STREAMER = str(Path(streamer.__file__).parent)
 
@@ -281,10 +281,9 @@ def _guarded_statement(faults: Faults, original: Callable[..., Awaitable[Any]]) 
         if fault is not None and fault.when is When.LASTING:
             await faults.begin_in_store(fault)
             fault = None
-        if faults.trouble.read_only:
-            await connection.execute(READ_ONLY)
         if fault is None or fault.when is not When.BEFORE:
-            rows = await original(connection, text, *arguments, **named)
+            async with session_of(faults.trouble, connection):
+                rows = await original(connection, text, *arguments, **named)
             faults.observe(name, arguments, rows)
         if fault is None:
             return rows

@@ -8,8 +8,8 @@ import asyncio
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -18,7 +18,8 @@ DISK = "size=4m"
 RESERVE = 1_000_000  # bytes; more than all exports have, so that no eviction can make up for a disk that others fill
 BALLAST = 64 * 1024  # bytes at a time
 LOCK_TABLE = "LOCK TABLE streamer.exports IN ACCESS EXCLUSIVE MODE"
-READ_ONLY = "SET default_transaction_read_only = on"  # until the session goes back to the pool
+READ_ONLY = "SET default_transaction_read_only = on"
+READ_AND_WRITE = "SET default_transaction_read_only = off"
 
 # What the fault points replace, as it is.
 OPEN, WRITE, CLOSE, UNLINK = os.open, os.write, os.close, os.unlink
@@ -87,6 +88,19 @@ class Trouble:
         timer = threading.Timer(self._lasts, ended)
         timer.daemon = True
         timer.start()
+
+
+@asynccontextmanager
+async def session_of(trouble: Trouble, connection: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[None]:
+    """While the context is open, the session may change nothing if the trouble says so. The pool does not reset it."""
+    if not trouble.read_only:
+        yield
+        return
+    await connection.execute(READ_ONLY)
+    try:
+        yield
+    finally:
+        await connection.execute(READ_AND_WRITE)
 
 
 @contextmanager

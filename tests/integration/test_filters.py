@@ -422,9 +422,9 @@ QUERY = (
     rf'(?: ORDER BY "i"\."i"(?: DESC)?)?(?: LIMIT \?)?'
 )
 INTENDED = [
-    r"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;",
-    r"(?:ROLLBACK|COMMIT);",
-    r"SET LOCAL \w+ = \?(?:; SET LOCAL \w+ = \?)*(?:; LOCK TABLE \"i\"\.\"i\" IN ACCESS SHARE MODE)?"
+    r"(?:ROLLBACK|COMMIT);?",
+    r"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY(?:; SET LOCAL \w+ = \?)*"
+    r"(?:; LOCK TABLE \"i\"\.\"i\" IN ACCESS SHARE MODE)?"
     r"; SELECT pg_catalog.set_config\(\?, pg_catalog.clock_timestamp\(\)::pg_catalog.text, true\)",
     r"SELECT nullif\(pg_catalog.current_setting\(\?, true\), \?\)::pg_catalog.timestamptz AS taken_at, .*",
     r"SELECT pg_catalog.hashtextextended\(.*? FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass\(\$\?\)",

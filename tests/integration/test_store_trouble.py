@@ -244,7 +244,8 @@ async def test_a_role_that_may_not_change_the_table_ends_the_start_with_one_line
     async with made_role(gates.connection) as role:
         await gates.connection.execute(f"GRANT USAGE ON SCHEMA streamer TO {role}")
         await gates.connection.execute(f"GRANT {grants} ON ALL TABLES IN SCHEMA streamer TO {role}")
-        with pytest.raises(StartError, match=r"^DATABASE_URL: .*permission denied for table exports$") as refused:
+        denied = r"^DATABASE_URL: .*permission denied for table exports \(SQLSTATE 42501\)$"
+        with pytest.raises(StartError, match=denied) as refused:
             async with serving(configure(database_url=entered_as(database, role))):
                 pass
         assert "\n" not in str(refused.value)
@@ -255,7 +256,7 @@ async def test_a_database_that_is_read_only_ends_the_start_with_one_line(configu
         pass
     name = await gates.connection.fetchval("SELECT current_database()")
     await gates.connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    with pytest.raises(StartError, match=r"^DATABASE_URL: .*read-only transaction$"):
+    with pytest.raises(StartError, match=r"^DATABASE_URL: .*read-only transaction \(SQLSTATE 25006\)$"):
         async with serving(configure()):
             pass
 

@@ -78,7 +78,7 @@ class Exports:
         checked.
         """
         async with self._body(request) as body:
-            large = len(request.rel_url.raw_query_string) + len(body) > LARGE
+            large = len(request.raw_path) + len(body) > LARGE
             async with self._understanding if large else nullcontext():
                 return await self._understood(request, body, besides)
 

@@ -13,6 +13,7 @@ last rows, it waits for the end of a statement that has ended.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from streamer.errors import ExportFailure
@@ -90,7 +91,7 @@ class _Copying:
         except asyncio.CancelledError:
             if self._failure is None or not self._task.cancelled():
                 self._end()
-                await asyncio.wait({self._task})
+                await _ended(self._task)
                 raise
         if self._failure is not None:
             raise self._failure
@@ -108,3 +109,10 @@ class _Copying:
         assert self._task is not None
         self._meter.hold()
         asyncio.get_running_loop().call_soon(self._task.cancel)
+
+
+async def _ended(task: "asyncio.Task[Any]") -> None:
+    """Returns when the task has ended, however often the caller is cancelled: its connection must be free then."""
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
