@@ -28,7 +28,8 @@ from streamer.client.errors import (
 from streamer.client.progress import ProgressListener
 from streamer.client.retries import RetryPolicy
 from streamer.client.saving import Saved
-from streamer.client.status import ExportProgress, ExportStatus
+from streamer.client.status import ExportStatus
+from streamer.schema import ExportProgress
 
 __all__ = [
     "Client",

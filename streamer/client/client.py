@@ -15,8 +15,9 @@ from streamer.client.errors import GaveUp, Transient
 from streamer.client.progress import ProgressListener
 from streamer.client.retries import RetryPolicy
 from streamer.client.saving import Saved, check_target, save
-from streamer.client.status import Created, ExportPage, ExportStatus, read_json
+from streamer.client.status import ExportPage, ExportStatus, read_json
 from streamer.client.transport import Transport
+from streamer.schema import Created
 
 MAX_PAGE = 100  # exports, which is the most a server gives at once
 

@@ -134,10 +134,10 @@ def _server_of(target: str, server: str) -> str:
 
 
 def _builtins(status: "ExportStatus") -> Any:
-    """As the server says it."""
-    import msgspec  # noqa: PLC0415 - see the package
+    """Returns the members of the server's answer."""
+    from streamer.schema import to_builtins  # noqa: PLC0415 - see the package
 
-    return msgspec.to_builtins(status)
+    return to_builtins(status)
 
 
 def _tables() -> Any:

@@ -4,8 +4,9 @@ from uuid import UUID
 
 import pytest
 
-from streamer.client.status import ExportProgress, ExportStatus
+from streamer.client.status import ExportStatus
 from streamer.commands.bar import expected_bytes, rows_of
+from streamer.schema import ExportProgress
 
 
 def status(state: str, rows: int, total: int | None, *, estimated: bool = True, percentage: float = 0) -> ExportStatus:

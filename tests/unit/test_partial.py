@@ -15,9 +15,10 @@ from streamer.client.address import Address
 from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
 from streamer.client.progress import ProgressListener
-from streamer.client.status import ExportProgress, ExportStatus
+from streamer.client.status import ExportStatus
 from streamer.model import State
 from streamer.protocol.ranges import Slice
+from streamer.schema import ExportProgress
 
 ID = UUID("b42ef8e9-f053-4b3b-ac2a-212af6ebadc3")
 ADDRESS = Address("http://127.0.0.1:8080", ID)

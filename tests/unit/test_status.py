@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import pytest
 
-from streamer.http.api.status import UNREADABLE, entity_tag, representation
+from streamer.http.api.status import UNREADABLE, entity_tag, export_status
 from streamer.http.links import Links
 from streamer.jobs.active import ActiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
+from streamer.schema import ExportLinks, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.dataset import Column, Dataset
 from streamer.spool.spool import Spool
@@ -73,7 +73,7 @@ EXPORT = Export(
 
 def shown(export: Export, live: ActiveExport | None = None) -> dict[str, Any]:
     """What the client reads, through JSON and back."""
-    found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live, ttl=TTL, links=Links())))
+    found: dict[str, Any] = json.loads(encode(export_status(export, live, ttl=TTL, links=Links())))
     return found
 
 
@@ -294,5 +294,5 @@ def test_export_whose_file_is_gone_says_since_when_and_has_no_link_to_it() -> No
 
 
 def test_links_and_entity_tag_are_made_of_the_id() -> None:
-    assert Links().of(ID) == {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"}
+    assert Links().of(ID) == ExportLinks(self_=f"/exports/{ID}/status", download=f"/exports/{ID}/download")
     assert entity_tag(ID) == '"12345678-1234-4678-9234-567812345678"'
