@@ -74,7 +74,7 @@ class Schedule:
                 await self._run(relayed, str(export.id), connections)
         self.faults = relay.happened
         if not self._target.exists():
-            async with Client(self.url, patience=FLAWLESS) as client:
+            async with Client(self.url, retry_policy=FLAWLESS) as client:
                 await client.get(str(export.id)).save(self._target, connections=connections)
         self._judge()
         async with Client(self.url) as client:
@@ -86,11 +86,11 @@ class Schedule:
         """One run, which may be broken off."""
         self.runs += 1
         self.gone_on += self._part.exists()
-        patience = RetryPolicy(attempts=self._chance.choice((1, 2, 4, 8)), max_backoff=0.05, read_timeout=0.15)
+        retry_policy = RetryPolicy(attempts=self._chance.choice((1, 2, 4, 8)), max_backoff=0.05, read_timeout=0.15)
         interrupted = self._chance.random() < 0.35
         limit = self._chance.random() * 0.3 if interrupted else None
         with suppress(GaveUp, TimeoutError):
-            async with asyncio.timeout(limit), Client(url, patience=patience) as client:
+            async with asyncio.timeout(limit), Client(url, retry_policy=retry_policy) as client:
                 await client.get(export_id).save(self._target, connections=connections)
         self._judge()
 

@@ -19,7 +19,7 @@ AT_ONCE = 4  # schedules
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that an export of this size has many, and is synced while it comes."""
     monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 50_000)
-    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 50_000)
+    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 50_000)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from streamer.client import (
     export_to,
     pull,
 )
-from streamer.client.partial import PartialFile
 from streamer.client.saving import MIN_PIECE
+from streamer.client.writing import SyncedWriter
 from tests.conftest import Server
 from tests.exporting import create, until
 from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
@@ -50,7 +50,7 @@ async def pretender() -> AsyncIterator[Pretender]:
 
 @pytest.fixture
 async def client(pretender: Pretender) -> AsyncIterator[Client]:
-    async with Client(pretender.url, patience=QUICK) as client:
+    async with Client(pretender.url, retry_policy=QUICK) as client:
         yield client
 
 
@@ -87,7 +87,7 @@ def names(target: Path) -> set[str]:
 async def leave_half(pretender: Pretender, target: Path) -> None:
     """A part from an earlier run, which gave up."""
     pretender.downloads = [breaks_after(pretender, HALF), *[says(503)] * 2]
-    async with Client(pretender.url, patience=RetryPolicy(attempts=2, max_backoff=0.01)) as client:
+    async with Client(pretender.url, retry_policy=RetryPolicy(attempts=2, max_backoff=0.01)) as client:
         with pytest.raises(GaveUp):
             await client.get(pretender.download).save(target)
     pretender.downloads.clear()
@@ -358,7 +358,7 @@ async def test_pulls_of_one_file_one_after_the_other_download_once(
     other: list[Saved] = []
 
     async def finish_another(request: web.Request) -> web.StreamResponse:
-        async with Client(pretender.url, patience=QUICK) as second:
+        async with Client(pretender.url, retry_policy=QUICK) as second:
             other.append(await second.get(pretender.id).save(target))
         return web.json_response(pretender.status())
 
@@ -383,7 +383,7 @@ async def test_a_part_of_which_nothing_is_known_is_left_alone(
 
 async def test_a_part_of_another_export_is_in_the_way(client: Client, pretender: Pretender, target: Path) -> None:
     await leave_half(pretender, target)
-    async with pretending(CONTENT[::-1]) as other, Client(other.url, patience=QUICK) as second:
+    async with pretending(CONTENT[::-1]) as other, Client(other.url, retry_policy=QUICK) as second:
         with pytest.raises(LocalFileError, match=f"another export, {pretender.download}"):
             await second.get(other.id).save(target)
         await second.get(other.id).save(target, force=True)
@@ -432,11 +432,11 @@ async def test_a_full_disk_is_told_with_its_cause(
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def refuse(part: PartialFile, position: int, chunk: bytes) -> None:
+    def refuse(writer: SyncedWriter, position: int, chunk: bytes) -> None:
         raise full
 
     monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 40_000)
-    monkeypatch.setattr(PartialFile, "_write", refuse)
+    monkeypatch.setattr(SyncedWriter, "_write", refuse)
     with pytest.raises(LocalFileError, match=r"users\.csv.*: No space left on device$") as told:
         await client.get(pretender.id).save(target, connections=connections)
     assert told.value.__cause__ is full
@@ -488,7 +488,7 @@ async def test_a_watcher_sees_what_happens(pretender: Pretender, target: Path) -
             seen.append(reason)
 
     pretender.downloads = [breaks_after(pretender, 1000)]
-    async with Client(pretender.url, patience=QUICK, watcher=Seeing()) as client:
+    async with Client(pretender.url, retry_policy=QUICK, listener=Seeing()) as client:
         await client.get(pretender.id).save(target)
     assert any("broke" in entry for entry in seen)
     assert seen[-1] == str(len(CONTENT))
@@ -496,7 +496,7 @@ async def test_a_watcher_sees_what_happens(pretender: Pretender, target: Path) -
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://nobody.invalid"])
 async def test_a_server_that_cannot_be_reached_is_named(address: str) -> None:
-    async with Client(address, patience=QUICK) as client:
+    async with Client(address, retry_policy=QUICK) as client:
         with pytest.raises(GaveUp, match="cannot be reached"):
             await client.get("00000000-0000-0000-0000-000000000000").status()
 

@@ -58,7 +58,7 @@ async def test_a_redirected_post_exports_nothing_and_the_new_address_is_named(
     gateway: Gateway, pretender: Pretender, status: int
 ) -> None:
     gateway.status = status
-    async with Client(gateway.url, KEY, patience=ONCE) as client:
+    async with Client(gateway.url, KEY, retry_policy=ONCE) as client:
         with pytest.raises(Refused, match=f"redirects to {pretender.url}/exports/csv, and a POST is not sent there"):
             await client.export(where={"country_code": "US"})
     assert gateway.asked == [("POST", "/exports/csv", f"Bearer {KEY}")]
@@ -71,7 +71,7 @@ async def test_a_redirected_cancel_or_delete_is_no_question(
     gateway: Gateway, pretender: Pretender, verb: str, status: int
 ) -> None:
     gateway.status = status
-    async with Client(gateway.url, patience=ONCE) as client:
+    async with Client(gateway.url, retry_policy=ONCE) as client:
         with pytest.raises(Refused, match="use that address"):
             await getattr(client.get(pretender.id), verb)()
     assert pretender.state == "completed"
@@ -83,7 +83,7 @@ async def test_a_download_is_followed_elsewhere_without_the_key(
     gateway: Gateway, pretender: Pretender, status: int, tmp_path: Path
 ) -> None:
     gateway.status = status
-    async with Client(gateway.url, KEY, patience=ONCE) as client:
+    async with Client(gateway.url, KEY, retry_policy=ONCE) as client:
         await client.get(pretender.id).save(tmp_path / "users.csv")
     assert (tmp_path / "users.csv").read_bytes() == CONTENT
     assert {key for _, _, key in gateway.asked} == {f"Bearer {KEY}"}
@@ -107,7 +107,7 @@ async def test_a_post_that_is_moved_within_the_server_is_sent_as_it_was(status: 
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with Client(f"http://127.0.0.1:{runner.addresses[0][1]}", KEY, patience=ONCE) as client:
+        async with Client(f"http://127.0.0.1:{runner.addresses[0][1]}", KEY, retry_policy=ONCE) as client:
             await client.export(where={"id": 1})
     finally:
         await runner.cleanup()
@@ -117,7 +117,7 @@ async def test_a_post_that_is_moved_within_the_server_is_sent_as_it_was(status: 
 
 async def test_a_circle_is_left(gateway: Gateway, pretender: Pretender) -> None:
     gateway.to = gateway.url
-    async with Client(gateway.url, patience=ONCE) as client:
+    async with Client(gateway.url, retry_policy=ONCE) as client:
         with pytest.raises(Refused, match="redirects again and again"):
             await client.get(pretender.id).status()
     assert len(gateway.asked) == 10
@@ -126,6 +126,6 @@ async def test_a_circle_is_left(gateway: Gateway, pretender: Pretender) -> None:
 async def test_the_key_of_one_server_is_not_sent_to_the_export_of_another(
     gateway: Gateway, pretender: Pretender
 ) -> None:
-    async with Client(gateway.url, KEY, patience=ONCE) as client:
+    async with Client(gateway.url, KEY, retry_policy=ONCE) as client:
         await client.get(pretender.download).status()
     assert (gateway.asked, pretender.authorizations) == ([], {None})

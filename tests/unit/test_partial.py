@@ -47,7 +47,7 @@ def part(tmp_path: Path) -> Iterator[PartialFile]:
 async def append(part: PartialFile, chunks: Sequence[bytes]) -> None:
     for chunk in chunks:
         await part.append(chunk)
-    await part.appended()
+    await part.flush()
 
 
 def test_chunks_that_are_appended_are_in_order(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_nothing_is_written_behind_a_write_that_failed(
 
 
 def test_bytes_are_synced_while_the_next_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 60)
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     with begun(tmp_path / "x.csv") as part:
@@ -105,7 +105,7 @@ def test_what_no_disk_has_is_never_the_file(tmp_path: Path, good: int, monkeypat
         await append(part, CHUNKS)
         await part.finish(force=False)
 
-    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 60)
     monkeypatch.setattr(os, "fsync", fsync)
     with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: Input/output error"):
         asyncio.run(pull(part))
@@ -116,14 +116,14 @@ def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
     with begun(tmp_path / "x.csv") as part:
         asyncio.run(append(part, CHUNKS[:1]))
     with begun(tmp_path / "x.csv") as part:
-        asyncio.run(part.hash_what_is_there(ProgressListener()))
+        asyncio.run(part.hash_existing(ProgressListener()))
         assert (part.length, part.sha256) == (30, hashlib.sha256(CHUNKS[0]).hexdigest())
 
 
 def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
     async def write(part: PartialFile) -> None:
         await append(part, CHUNKS[:1])
-        await part.use_pieces(90)
+        await part.start_pieces(90)
         await part.write_piece(60, CHUNKS[2])
 
     with begun(tmp_path / "x.csv") as part:
@@ -134,7 +134,7 @@ def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
 
 
 def test_pieces_are_hashed_up_to_the_first_gap_while_others_come(part: PartialFile) -> None:
-    asyncio.run(part.use_pieces(90))
+    asyncio.run(part.start_pieces(90))
     for number, hashed in ((2, 0), (0, 30), (1, 90)):
         asyncio.run(part.write_piece(number * 30, CHUNKS[number]))
         part.hash_ahead()

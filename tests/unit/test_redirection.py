@@ -4,7 +4,7 @@ import pytest
 from yarl import URL
 
 from streamer.client.errors import Refused
-from streamer.client.redirection import redirected
+from streamer.client.redirection import redirect_target
 
 HERE = "http://here.example/exports/csv"
 
@@ -26,7 +26,7 @@ FOLLOWED = [
 def test_redirection_to_what_asks_for_the_same_is_followed(
     method: str, url: str, status: int, location: str, new: str
 ) -> None:
-    assert redirected(method, URL(url), status, location) == URL(new)
+    assert redirect_target(method, URL(url), status, location) == URL(new)
 
 
 NOT_SENT = "is not sent there; use that address"
@@ -64,12 +64,12 @@ def test_redirection_to_anything_else_is_refused_and_named(
     method: str, url: str, status: int, location: str | None, sentence: str
 ) -> None:
     with pytest.raises(Refused) as refused:
-        redirected(method, URL(url), status, location)
+        redirect_target(method, URL(url), status, location)
     assert sentence in str(refused.value)
 
 
 def test_sentence_of_a_refusal_has_no_password() -> None:
     with pytest.raises(Refused) as refused:
-        redirected("POST", URL("http://u:secret@here.example/x"), 302, "http://v:hidden@here.example/y")
+        redirect_target("POST", URL("http://u:secret@here.example/x"), 302, "http://v:hidden@here.example/y")
     assert "secret" not in str(refused.value)
     assert "hidden" not in str(refused.value)

@@ -10,7 +10,7 @@ import pytest
 from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
 from streamer.client.saving import check_target
-from streamer.client.target import flaw_on_windows, part_of
+from streamer.client.target import part_path, windows_name_error
 from tests.unit.test_partial import ADDRESS, STATUS
 
 NOBODY = 65534
@@ -20,7 +20,7 @@ async def save(target: Path, content: bytes, *, force: bool = False) -> None:
     with PartialFile(target) as part:
         part.begin(ADDRESS, STATUS, force=force)
         await part.append(content)
-        await part.appended()
+        await part.flush()
         await part.finish(force=force)
 
 
@@ -52,7 +52,7 @@ def mode_of(path: Path) -> int:
     ],
 )
 def test_names_that_windows_does_not_take(name: str, flaw: str | None) -> None:
-    assert flaw_on_windows(name) == flaw
+    assert windows_name_error(name) == flaw
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -65,7 +65,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path, there: boo
     if there:
         real.write_bytes(b"old")
     check_target(link, force=True, new=True)
-    assert part_of(link) == folder / "real.csv.part"
+    assert part_path(link) == folder / "real.csv.part"
     asyncio.run(save(link, b"new", force=True))
     assert link.is_symlink()
     assert real.read_bytes() == b"new"

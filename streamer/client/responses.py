@@ -1,7 +1,8 @@
-"""What an answer to a download is, decided from its head alone: nothing is appended before this has said yes.
+"""Checks the head of a response to a download, before any byte of its body is written.
 
-A body is taken only if it is of the representation that is wanted, known by its strong entity tag (RFC 9110, 8.8.3),
-and if it begins where it was asked to, or at the first byte. What of it is there already is passed over then.
+A body is accepted only if it is of the expected representation, known by its strong entity tag (RFC 9110, 8.8.3), and
+if it begins at the requested offset or at the first byte of the export. In the latter case the caller skips the bytes
+that it has already.
 """
 
 import re
@@ -22,25 +23,40 @@ SHA_256 = re.compile(r"(?:^|,)[ \t]*sha-256=:([A-Za-z0-9+/]{43}=):[ \t]*(?:,|$)"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """`start` is the position of its first byte in the export; `sha256` is of the whole export, if it was named."""
+    """`start` is the position of its first byte in the export; `sha256` is the Repr-Digest of the whole export."""
 
     start: int
     sha256: str | None
 
 
-def read_answer(status: int, fields: Mapping[str, str], *, etag: str, wanted: Slice | None, offset: int) -> Body:
-    """The body of a 200 or 206, asked for from `offset` on, or for exactly the slice `wanted`.
+def read_response(status: int, fields: Mapping[str, str], *, etag: str, wanted: Slice | None, offset: int) -> Body:
+    """Returns the body of a 200 or 206. The request was for the bytes from `offset` on, or for the slice `wanted`.
 
-    Raises Replaced if it is of another representation, and Refused or VerificationFailed if it is not usable.
+    Raises Replaced for another representation, and Refused or VerificationFailed for a body that cannot be used.
     """
     if fields.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refused(f"the download comes with the coding {fields['Content-Encoding']}, which nobody asked for")
+        raise Refused(f"the download comes with the coding {fields['Content-Encoding']}, which was not requested")
     found = fields.get("ETag")
     if found is None:
         raise Refused("the download has no ETag: what answers is not a streamer")
     if found != etag:
         raise Replaced(f"the export is another one now: its ETag is {found}, and was {etag}")
     return Body(_start(status, fields, wanted, offset), _sha256(fields))
+
+
+def unsatisfied_length(fields: Mapping[str, str]) -> int | None:
+    """Returns the length that a 416 names (RFC 9110, 14.4), in bytes."""
+    found = UNSATISFIED.fullmatch(fields.get("Content-Range", ""))
+    return int(found[1]) if found else None
+
+
+def retry_after(fields: Mapping[str, str], now: datetime) -> float | None:
+    """Returns seconds (RFC 9110, 10.2.3); None if the field is missing or cannot be read."""
+    text = fields.get("Retry-After", "")
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    moment = parse_http_date(text, now)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
 
 
 def _start(status: int, fields: Mapping[str, str], wanted: Slice | None, offset: int) -> int:
@@ -52,35 +68,23 @@ def _start(status: int, fields: Mapping[str, str], wanted: Slice | None, offset:
     found = CONTENT_RANGE.fullmatch(text)
     if found is None:
         raise Refused(f"the download has no usable Content-Range: {text!r}")
-    first, last = int(found[1]), int(found[2])
+    first, last, length = int(found[1]), int(found[2]), found[3]
     if wanted is not None and (first, last) != (wanted.start, wanted.stop - 1):
         raise VerificationFailed(f"bytes {wanted.start}-{wanted.stop - 1} were asked for, and the answer has {text!r}")
-    # RFC 8673, 3.2: the end of what still grows is not known. RFC 9110, 14.4: any other range ends within its length.
-    open_end = found[3] == "*" and last == OPEN_END
-    if first != offset or not (wanted or open_end or (found[3] != "*" and last + 1 == int(found[3]))):
+    if first != offset or not (wanted or _is_to_the_end(last, length)):
         raise VerificationFailed(f"bytes {offset}- were asked for, and the answer has {text!r}")
     return first
 
 
+def _is_to_the_end(last: int, length: str) -> bool:
+    """RFC 8673, 3.2: the end of a growing representation is not known. RFC 9110, 14.4: otherwise it is the length."""
+    return last == OPEN_END if length == "*" else last + 1 == int(length)
+
+
 def _sha256(fields: Mapping[str, str]) -> str | None:
-    """Of Repr-Digest (RFC 9530, 3), in hexadecimal."""
+    """Returns the SHA-256 of Repr-Digest (RFC 9530, 3), in hexadecimal."""
     found = SHA_256.search(fields.get("Repr-Digest", ""))
     try:
         return b64decode(found[1], validate=True).hex() if found else None
     except BinasciiError:
         return None
-
-
-def unsatisfied_length(fields: Mapping[str, str]) -> int | None:
-    """The length that a 416 names (RFC 9110, 14.4)."""
-    found = UNSATISFIED.fullmatch(fields.get("Content-Range", ""))
-    return int(found[1]) if found else None
-
-
-def retry_after(fields: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds (RFC 9110, 10.2.3); None if the field is missing or cannot be read."""
-    text = fields.get("Retry-After", "")
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    moment = parse_http_date(text, now)
-    return None if moment is None else max(0.0, (moment - now).total_seconds())

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from streamer.client.answers import Body, read_answer, retry_after, unsatisfied_length
 from streamer.client.errors import Refused, Replaced, StreamerError, VerificationFailed
+from streamer.client.responses import Body, read_response, retry_after, unsatisfied_length
 from streamer.protocol.digest import repr_digest
 from streamer.protocol.ranges import Positions, Slice, content_range, live_content_range
 
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 22, 6, 0, 0, tzinfo=UTC)
 
 
 def judge(status: int, fields: Mapping[str, str], *, offset: int = 0, wanted: Slice | None = None) -> Body:
-    return read_answer(status, {"ETag": TAG, **fields}, etag=TAG, wanted=wanted, offset=offset)
+    return read_response(status, {"ETag": TAG, **fields}, etag=TAG, wanted=wanted, offset=offset)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_another_representation_is_told_by_its_etag(status: int, etag: str) -> N
 
 def test_no_etag_at_all_is_no_streamer() -> None:
     with pytest.raises(Refused, match="not a streamer"):
-        read_answer(200, {}, etag=TAG, wanted=None, offset=0)
+        read_response(200, {}, etag=TAG, wanted=None, offset=0)
 
 
 def test_a_coding_is_refused() -> None:
