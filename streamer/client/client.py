@@ -27,7 +27,7 @@ MAX_PAGE = 100  # exports: the largest page of a server
 class Client:
     """`async with Client("http://127.0.0.1:8080") as client: …`.
 
-    `api_key` is sent as a bearer token (RFC 6750). `listener` is told the progress of every download.
+    `api_key` is sent as a bearer token (RFC 6750). `listener` receives the progress of every download.
     """
 
     def __init__(
@@ -97,14 +97,9 @@ class Client:
         states = status if isinstance(status, str) else ",".join(status)  # an iterator can be read only once
         left, cursor = limit, None
         while left is None or left > 0:
-            query = {"limit": str(min(left or MAX_PAGE, MAX_PAGE))}
-            if states:
-                query["status"] = states
-            if label is not None:
-                query["label"] = label
-            if cursor:
-                query["cursor"] = cursor
-            page = await self._page(query)
+            size = min(left or MAX_PAGE, MAX_PAGE)
+            members = {"limit": str(size), "status": states or None, "label": label, "cursor": cursor}
+            page = await self._page({name: value for name, value in members.items() if value is not None})
             for found in page.exports:
                 yield found
             left = None if left is None else left - len(page.exports)

@@ -37,12 +37,12 @@ class Download:
             while chunk := await self._next_with_retries():
                 self._offset += len(chunk)
                 if self._stop is not None and self._offset > self._stop:
-                    raise VerificationFailed(f"more bytes came than were asked for: {self._offset - self._stop}")
+                    raise VerificationFailed(f"received {self._offset - self._stop} bytes more than requested")
                 yield chunk
         finally:
             await self._disconnect()
         if self._stop not in (None, self._offset):
-            raise VerificationFailed(f"the bytes from {self._offset} to {self._stop} did not come")
+            raise VerificationFailed(f"the bytes from {self._offset} to {self._stop} are missing")
 
     async def _next_with_retries(self) -> bytes:
         try:
@@ -99,7 +99,7 @@ class Download:
         if not chunk:
             await self._disconnect()
             if self._skip:
-                raise VerificationFailed(f"the export ends {self._skip} bytes before what is here already")
+                raise VerificationFailed(f"the export ends {self._skip} bytes before the end of the received bytes")
             return b""
         skipped = min(self._skip, len(chunk))
         self._skip -= skipped
@@ -109,7 +109,7 @@ class Download:
         """A body that the end of its connection delimits may be cut anywhere: only the server knows its length."""
         status = await self._current_status()
         if not status.completed or self._offset < status.progress.bytes:
-            raise Transient(f"the download ended after {self._offset} bytes, and the export goes on")
+            raise Transient(f"the download ended after {self._offset} bytes, but the export is longer")
         self.final = status
 
     async def _has_no_further_bytes(self) -> bool:
@@ -141,8 +141,8 @@ def verify(status: ExportStatus, *, length: int, sha256: str, announced: str | N
     if status.sha256 is None:
         raise VerificationFailed("the server names no SHA-256 of the export")
     if length != status.progress.bytes:
-        raise VerificationFailed(f"{length} bytes came, and the export has {status.progress.bytes}")
+        raise VerificationFailed(f"received {length} bytes, but the export has {status.progress.bytes}")
     if announced not in (None, status.sha256):
         raise VerificationFailed("Repr-Digest and status name different SHA-256 of the export")
     if sha256 != status.sha256:
-        raise VerificationFailed(f"the SHA-256 of what came is {sha256}, and that of the export {status.sha256}")
+        raise VerificationFailed(f"the received bytes have the SHA-256 {sha256}, and the export has {status.sha256}")

@@ -67,7 +67,7 @@ class FileHasher:
         return self._executor.submit(self._read_to, min(self.length + HASH_INTERVAL, stop))
 
     def close(self) -> None:
-        """Waits until the thread is idle; what it has not begun is cancelled."""
+        """Waits for the call that runs; calls that have not begun are cancelled."""
         self._executor.shutdown(cancel_futures=True)
         self._file.close()
 

@@ -14,7 +14,7 @@ from streamer.client.errors import LocalFileError, Replaced
 from streamer.client.pieces import merge
 from streamer.protocol.ranges import Slice
 
-REMEDY = "remove it, or begin anew with --force"
+REMEDY = "remove it, or replace it with --force"
 
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -59,12 +59,12 @@ class MetadataFile:
 def mismatch(
     part: Path, found: Metadata | None, *, export_id: UUID | None, etag: str
 ) -> LocalFileError | Replaced | None:
-    """Returns an error if the bytes of a part do not belong to this export; None as the id is a new export's."""
+    """Returns an error if the bytes of a part do not belong to the export; a new export has no id yet."""
     if found is None:
-        return LocalFileError(f"{part} is in the way, and nothing says of which export it is; {REMEDY}")
+        return LocalFileError(f"{part} exists, but its export is not known; {REMEDY}")
     if found.export_id != export_id:
         return LocalFileError(f"{part} is a part of another export, {found.url}; finish or {REMEDY}")
     if found.etag != etag:
         etags = f"its ETag is {etag}, and that of {part} is {found.etag}"
-        return Replaced(f"the export is another one now: {etags}; {REMEDY}")
+        return Replaced(f"the export was replaced: {etags}; {REMEDY}")
     return None

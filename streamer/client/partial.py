@@ -55,7 +55,7 @@ class PartialFile:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leaves what the next run can resume, and no file if there is no byte of it."""
+        """Leaves the files that the next run can resume, and none if the part is empty."""
         self._close()
         with suppress(OSError):
             if self.pieces is not None:

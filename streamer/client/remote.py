@@ -39,7 +39,7 @@ class Remote:
         return status
 
     async def downloadable_status(self) -> ExportStatus:
-        """Returns the status of an export that can be downloaded. Raises ExportFailed and what `status` does."""
+        """Returns the status of an export that can be downloaded. Raises ExportFailed, and as `status` does."""
         status = await self.status()
         status.raise_if_ended_badly()
         return status
@@ -77,7 +77,7 @@ class Remote:
         )
         if response.status == 416 and (length := unsatisfied_length(response.headers)) is not None:
             if length != offset:
-                raise VerificationFailed(f"{offset} bytes are here, and the export has {length}")
+                raise VerificationFailed(f"received {offset} bytes, but the export has {length}")
             return None
         await raise_for_status(response)
         wanted = None if stop is None else Slice(offset, stop)

@@ -38,9 +38,9 @@ def read_response(status: int, fields: Mapping[str, str], *, etag: str, wanted: 
         raise Refused(f"the download comes with the coding {fields['Content-Encoding']}, which was not requested")
     found = fields.get("ETag")
     if found is None:
-        raise Refused("the download has no ETag: what answers is not a streamer")
+        raise Refused("the download has no ETag: the server is not a streamer")
     if found != etag:
-        raise Replaced(f"the export is another one now: its ETag is {found}, and was {etag}")
+        raise Replaced(f"the export was replaced: its ETag is {found}, and was {etag}")
     return Body(_start(status, fields, wanted, offset), _sha256(fields))
 
 
@@ -63,16 +63,18 @@ def _start(status: int, fields: Mapping[str, str], wanted: Slice | None, offset:
     if status == 200 and wanted is None:
         return 0
     if status == 200:
-        raise Refused("a range is answered with the whole: something on the way drops it; use one connection")
+        raise Refused(
+            "the response to a range is the whole export: a proxy may drop the Range field; use one connection"
+        )
     text = fields.get("Content-Range", "")
     found = CONTENT_RANGE.fullmatch(text)
     if found is None:
         raise Refused(f"the download has no usable Content-Range: {text!r}")
     first, last, length = int(found[1]), int(found[2]), found[3]
     if wanted is not None and (first, last) != (wanted.start, wanted.stop - 1):
-        raise VerificationFailed(f"bytes {wanted.start}-{wanted.stop - 1} were asked for, and the answer has {text!r}")
+        raise VerificationFailed(f"requested bytes {wanted.start}-{wanted.stop - 1}, but the response has {text!r}")
     if first != offset or not (wanted or _is_to_the_end(last, length)):
-        raise VerificationFailed(f"bytes {offset}- were asked for, and the answer has {text!r}")
+        raise VerificationFailed(f"requested bytes {offset}-, but the response has {text!r}")
     return first
 
 

@@ -1,4 +1,4 @@
-"""The status of an export, as a program reads it: the Structs of the API, and what follows from them."""
+"""The answers of the server as the client reads them: the Structs of the schema, with properties for programs."""
 
 from typing import Any, TypeVar
 
@@ -50,4 +50,4 @@ def read_json(body: bytes, form: type[Form], url: str) -> Form:
     try:
         return schema.decode(body, form)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(f"what answers at {url} is not a streamer: {error}") from error
+        raise Refused(f"the server at {url} is not a streamer: {error}") from error

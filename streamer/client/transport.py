@@ -79,7 +79,7 @@ class Transport:
             await raise_for_status(response)
             content = await _read(response, MAX_JSON)
         if len(content) > MAX_JSON:
-            raise Refused(f"what answers at {shown(url)} is not a streamer: there is no end to it")
+            raise Refused(f"the server at {shown(url)} is not a streamer: its answer has more than {MAX_JSON} bytes")
         return content
 
     @asynccontextmanager
@@ -104,7 +104,7 @@ class Transport:
             response.release()
             url = redirect_target(method, url, response.status, response.headers.get("Location"))
             rest = {name: value for name, value in rest.items() if name != "params"}  # the new URL has its own
-        raise Refused(f"{shown_url(url)} redirects again and again")
+        raise Refused(f"{shown_url(url)} redirects more than {MAX_REDIRECTIONS} times")
 
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str], rest: Mapping[str, Any]
@@ -122,7 +122,7 @@ def _url(text: str) -> URL:
     try:
         return URL(text)
     except ValueError as error:
-        raise Refused(f"{shown(text)} cannot be asked: {error}") from error
+        raise Refused(f"{shown(text)} cannot be requested: {error}") from error
 
 
 @contextmanager
@@ -131,16 +131,16 @@ def translating_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.InvalidURL, aiohttp.ClientSSLError) as error:
-        raise Refused(f"{shown(url)} cannot be asked: {error}") from error
+        raise Refused(f"{shown(url)} cannot be requested: {error}") from error
     except aiohttp.ServerTimeoutError as error:
-        raise ReadTimeout(f"nothing comes from {_host(url)}") from error
+        raise ReadTimeout(f"{_host(url)} sends nothing") from error
     except aiohttp.ClientPayloadError as error:
         raise Transient(f"the connection to {_host(url)} broke") from error
     except aiohttp.ServerDisconnectedError as error:
         raise Transient(f"{_host(url)} closed the connection without an answer") from error
     except aiohttp.ClientHttpProxyError as error:
         failure = Transient if error.status in RETRYABLE else Refused
-        raise failure(f"the proxy gives no connection to {_host(url)}: {_phrase(error.status)}") from error
+        raise failure(f"the proxy refuses a connection to {_host(url)}: {_phrase(error.status)}") from error
     except aiohttp.ClientConnectorError as error:
         raise Transient(f"{_connected(error, url)} cannot be reached: {_reason(error.os_error)}") from error
     except (aiohttp.ClientError, OSError) as error:
@@ -188,7 +188,7 @@ async def raise_for_status(response: aiohttp.ClientResponse) -> None:
 
 def _refusal(status: int, sentence: str | None, url: str) -> StreamerError:
     if sentence is None:
-        return Refused(f"what answers at {shown(url)} is not a streamer: {_phrase(status)}")
+        return Refused(f"the server at {shown(url)} is not a streamer: {_phrase(status)}")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Refused(f"{sentence}; is the API key right?")
     return ENDED.get(status, Refused)(sentence)

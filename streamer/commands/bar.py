@@ -56,7 +56,7 @@ class ProgressBar(ProgressListener):
 
     def checking(self, count: int) -> None:
         self._display.update(self._task, completed=count)
-        self._draw("reading what earlier runs have brought")
+        self._draw("checking the bytes of earlier runs")
 
     def _draw(self, note: str) -> None:
         self._display.note = note

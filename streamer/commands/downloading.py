@@ -145,7 +145,7 @@ def resume_hint(path: Path, command: str) -> str | None:
     with suppress(OSError, StreamerError):
         part = part_path(path)
         if part.stat().st_size:
-            return f"{part} has what came so far; {command} goes on with it"
+            return f"{part} has the bytes received so far; {command} resumes it"
     return None
 
 

@@ -167,12 +167,7 @@ def export(
     run = _ExportRun(server, api_key, download_options)
     with reporting_errors(as_json=download_options.as_json, remedy=run.remedy):
         download_options.check_output()
-        try:
-            result = run.execute(request)
-        except KeyboardInterrupt:
-            if run.created and (cancel_on_interrupt or _confirms_cancel()):
-                run.cancel()
-            raise
+        result = run.execute(request, cancel_on_interrupt=cancel_on_interrupt)
         report(result, run.path, download_options)
 
 
@@ -188,13 +183,26 @@ class _ExportRun:
         self._cancelled = False
         self._saved = False
 
-    @property
-    def created(self) -> bool:
-        """Whether the server has accepted the export."""
-        return self._url is not None
+    def execute(self, request: dict[str, Any], *, cancel_on_interrupt: bool) -> dict[str, Any]:
+        """Creates the export and downloads it. Returns as `download` does.
 
-    def execute(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Creates the export and downloads it. Returns what `download` does."""
+        Raises KeyboardInterrupt after Ctrl-C, when the export is cancelled on the server if the user wants that.
+        """
+        try:
+            return self._execute(request)
+        except KeyboardInterrupt:
+            if self._url is not None and (cancel_on_interrupt or _confirms_cancel()):
+                run_with_client(self._server, self._api_key, self._cancel)
+            raise
+
+    def remedy(self) -> str | None:
+        if self._cancelled:
+            return "the export is cancelled on the server, too"
+        if self._url is None or self._saved or self._options.to_stdout:
+            return None
+        return f"the export continues on the server; `streamer pull {self._url} -o {self.path}` downloads it"
+
+    def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
         options = self._options
         with progress_bar(options, Path(options.output or "export")) as bar:
             return run_with_client(
@@ -205,17 +213,6 @@ class _ExportRun:
                 listener=bar,
                 max_time=options.max_time,
             )
-
-    def cancel(self) -> None:
-        """Cancels the export on the server, and removes its partial file."""
-        run_with_client(self._server, self._api_key, self._cancel)
-
-    def remedy(self) -> str | None:
-        if self._cancelled:
-            return "the export is cancelled on the server, too"
-        if self._url is None or self._saved or self._options.to_stdout:
-            return None
-        return f"the export goes on; `streamer pull {self._url} -o {self.path}` fetches it"
 
     async def _create_and_download(
         self, client: "Client", *, request: dict[str, Any], bar: "ProgressBar | None"
@@ -228,6 +225,7 @@ class _ExportRun:
         return result
 
     async def _cancel(self, client: "Client") -> None:
+        """Cancels the export on the server, and removes its partial file."""
         from streamer.client.saving import discard_part  # noqa: PLC0415 - see the package
 
         assert self._url
