@@ -46,7 +46,7 @@ class Download:
 
     async def _next_with_retries(self) -> bytes:
         try:
-            return await self._next()  # without tenacity, which costs more than a chunk does
+            return await self._next()  # a retry object for each chunk is not needed
         except Transient as failure:
             first: Transient | None = failure
 
