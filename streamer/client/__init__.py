@@ -1,4 +1,4 @@
-"""Downloads that never end as half a file: for programs what `streamer pull` is for people.
+"""The client as a library: `streamer pull` and its neighbours for programs. A file is complete and verified, or absent.
 
     from streamer.client import Client
 
@@ -9,8 +9,8 @@
     async for chunk in export.stream():     # the same without a file
         ...
 
-Scripts and notebooks that do not await have `export_to` and `pull`. Every failure is a `StreamerError` with one
-sentence; its class says of which kind it is. Nothing of the server is imported.
+`export_to` and `pull` are blocking functions for scripts and notebooks. Every failure is a subclass of `StreamerError`
+with one sentence. No module of the server is imported.
 """
 
 from streamer.client.blocking import export_to, pull
@@ -28,7 +28,8 @@ from streamer.client.errors import (
 from streamer.client.progress import ProgressListener
 from streamer.client.retries import RetryPolicy
 from streamer.client.saving import Saved
-from streamer.client.status import ExportProgress, ExportStatus
+from streamer.client.status import ExportStatus
+from streamer.schema import ExportProgress
 
 __all__ = [
     "Client",

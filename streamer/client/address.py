@@ -1,4 +1,4 @@
-"""Where an export is: what a user pastes, an id or any URL of the export, brought to one form."""
+"""The address of an export: an id or any URL of the export, as users paste it, in one form."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ EXPORT_PATH = re.compile(r"(?P<prefix>.*)/exports/(?P<id>[^/]+)(?:/(?:download|s
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`server` is its URL without a slash at the end; `query` is what the URL of a download has beside the path."""
+    """`server` is a URL without a slash at the end; `query` is the query of the download URL."""
 
     server: str
     export_id: UUID
@@ -33,7 +33,7 @@ class Address:
 
 
 def server_url(text: str) -> str:
-    """The URL of a server as it is used here. Raises Refused."""
+    """Returns the URL of a server without a slash at the end. Raises Refused."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise Refused(f"{shown(text)} is not the URL of a server, such as http://127.0.0.1:8080")
@@ -41,7 +41,7 @@ def server_url(text: str) -> str:
 
 
 def address_of(target: str, server: str) -> Address:
-    """The export that `target` names: its id, at `server`, or a URL. Raises Refused."""
+    """Returns the address of `target`, which is an id at `server`, or a URL of an export. Raises Refused."""
     if export_id := _id(target):
         return Address(server_url(server), export_id)
     parts = urlsplit(target)

@@ -1,7 +1,7 @@
-"""The same for scripts and notebooks, where nobody wants to await.
+"""Blocking functions for scripts and notebooks.
 
-The work is done on an event loop of its own, in a thread of its own: so it works as well where a loop is running
-already, as in Jupyter. Ctrl-C is heard by the thread that waits, and ends the work before it goes on its way.
+The work runs on an event loop in a thread of its own, so these functions can also be called while another loop is
+running, as in Jupyter. Ctrl-C interrupts the calling thread, which cancels the work and waits for its end.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from streamer.client.address import address_of
-from streamer.client.client import Client, check_new_target, within
+from streamer.client.client import Client, check_new_target, time_limit
 from streamer.client.saving import Saved
 
 Result = TypeVar("Result")
@@ -51,14 +51,14 @@ def export_to(
     ttl: str | float | timedelta | None = None,
     **parameters: Any,
 ) -> Saved:
-    """Starts an export at the server with this URL and downloads it, as `Client.export` and `Export.save` do.
+    """Creates an export on the server with this URL and downloads it, as `Client.export` and `Export.save` do.
 
-    `max_time` is for both together.
+    `max_time` is in seconds, for both together.
     """
     check_new_target(Path(path), force=force)
 
     async def work() -> Saved:
-        async with Client(url, api_key) as client, within(max_time):
+        async with Client(url, api_key) as client, time_limit(max_time):
             export = await client.export(
                 dataset=dataset, columns=columns, where=where, label=label, ttl=ttl, **parameters
             )
@@ -68,10 +68,10 @@ def export_to(
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
 
     async def interruptible() -> Result:
-        begun.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
         return await work
 
     with ThreadPoolExecutor(1, thread_name_prefix="streamer") as thread:
@@ -79,7 +79,7 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         try:
             return running.result()
         except KeyboardInterrupt:
-            loop, task = begun.result()
+            loop, task = started.result()
             if task and not running.done():
                 loop.call_soon_threadsafe(task.cancel)
             raise

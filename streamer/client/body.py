@@ -1,8 +1,8 @@
-"""The JSON body that asks for an export, made of Python's values.
+"""The JSON body of a request for an export, made of Python values.
 
-A value becomes the text that its column's type reads: a date is ISO 8601, a Decimal keeps its digits. What has no such
-text is a TypeError or a ValueError before anything is asked. So is None, which is an empty variable more often than a
-question for NULL; `__isnull` is that question.
+A value becomes text that the type of its column can read: a date is ISO 8601, a Decimal keeps its digits. A value that
+has no such text is a TypeError or a ValueError before any request is sent. So is None, which is more often an empty
+variable than a search for NULL; `__isnull` searches for NULL.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,17 +27,18 @@ def request_body(
     label: str | None = None,
     ttl: str | float | timedelta | None = None,
 ) -> dict[str, Any]:
-    """`ttl` is a text such as 2h, a number of seconds, or a timedelta; None is not given.
+    """`ttl` is a text such as 2h, a number of seconds, or a timedelta. `columns`, `label` and
+    `ttl` are left out if they are None.
 
     Raises TypeError and ValueError with a sentence that names the argument.
     """
     if "filters" in parameters:
         raise TypeError("filters: the conditions are given as where")
-    asked = {"dataset": dataset, "filters": _conditions({} if where is None else where)}
+    body = {"dataset": dataset, "filters": _conditions({} if where is None else where)}
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     optional = {"columns": columns, "label": label, "ttl": seconds}
     given = {**parameters, **{name: value for name, value in optional.items() if value is not None}}
-    return asked | {name: _parameter(name, value) for name, value in given.items()}
+    return body | {name: _parameter(name, value) for name, value in given.items()}
 
 
 def _conditions(where: object) -> dict[str, Any]:
@@ -49,36 +50,36 @@ def _conditions(where: object) -> dict[str, Any]:
 def _condition(name: object, value: object) -> Any:
     if not isinstance(name, str):
         raise TypeError(f"where must have texts for names, not {name!r}")
-    value = _of_array(value)
-    place = f"where[{name!r}]"
-    if _is_several(value):
-        return [_value(place, item) for item in value]
-    return _value(place, value)
+    value = _from_array(value)
+    argument = f"where[{name!r}]"
+    if _is_collection(value):
+        return [_value(argument, item) for item in value]
+    return _value(argument, value)
 
 
 def _parameter(name: str, value: object) -> Any:
-    """None goes to the server, which knows the conditions from the rest. The items of a set would come in any order."""
+    """None is sent as null, which the server may refuse. Raises TypeError for a set, because it has no order."""
     if value is None:
         return None
     if isinstance(value, set | frozenset):
         raise TypeError(f"{name} must be in an order: a list, not a {type(value).__name__}")
-    if _is_several(value):
+    if _is_collection(value):
         return [_value(name, item) for item in value]
     return _value(name, value)
 
 
-def _is_several(value: object) -> TypeGuard[Iterable[object]]:
-    """Some single values can be iterated over as well: a text, a network, the class of an enumeration."""
+def _is_collection(value: object) -> TypeGuard[Iterable[object]]:
+    """Some single values are iterable, too: a string, a network, the class of an enumeration."""
     single = (str, *BYTES, Mapping, type, *PLAIN_TEXT)
     return isinstance(value, Iterable) and not isinstance(value, single)
 
 
-def _value(place: str, value: object) -> str | bool | int | float:
-    match _of_array(value):
+def _value(argument: str, value: object) -> str | bool | int | float:
+    match _from_array(value):
         case None:
-            raise ValueError(f"{place} is None: COLUMN__isnull=True asks for the rows where it is NULL")
+            raise ValueError(f"{argument} is None: COLUMN__isnull=True asks for the rows where it is NULL")
         case Enum(value=inner):
-            return _value(place, inner)
+            return _value(argument, inner)
         case bool() | int() | str() as plain:
             return plain
         case float() as number:
@@ -89,14 +90,14 @@ def _value(place: str, value: object) -> str | bool | int | float:
             return f"{span.days} days {span.seconds} seconds {span.microseconds} microseconds"
         case bytes() | bytearray() | memoryview():
             raise TypeError(
-                f"{place} is of bytes: decode a text, and write a bytea as '\\\\x' and its hexadecimal digits"
+                f"{argument} is of bytes: decode a text, and write a bytea as '\\\\x' and its hexadecimal digits"
             )
         case other if isinstance(other, PLAIN_TEXT):
             return str(other)
         case other:
-            raise TypeError(f"{place} has no text of its own: {type(other).__name__}")
+            raise TypeError(f"{argument} has no text of its own: {type(other).__name__}")
 
 
-def _of_array(value: Any) -> Any:
-    """What numpy and pandas have, as Python has it."""
+def _from_array(value: Any) -> Any:
+    """Returns the Python value of a value of numpy or pandas."""
     return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value

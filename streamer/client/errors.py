@@ -1,60 +1,60 @@
-"""Every way in which a pull can end badly, each with one sentence and the exit status that the command line gives it.
+"""The errors of the client. Each has one sentence, and the exit status that the command line uses for it.
 
-`Transient` never leaves the house: it is tried again until patience is at its end, and becomes `GaveUp`.
+`Transient` is internal: the client retries, and raises `GaveUp` after the last attempt.
 """
 
 from typing import ClassVar
 
 
 class StreamerError(Exception):
-    """One sentence, which a user may read."""
+    """The base class. Its text is one sentence for users."""
 
     exit_status: ClassVar[int] = 1
 
 
 class Refused(StreamerError):
-    """The server does not do what was asked: a wrong parameter, no permission, or it is no streamer at all."""
+    """The server refused the request: a wrong parameter, no permission; or it is not a streamer."""
 
 
 class LocalFileError(StreamerError):
-    """The local file cannot be written: another file is in the way, another pull is at it, the disk is full."""
+    """The local file cannot be written: another file exists, another pull is writing it, the disk is full."""
 
 
 class ExportFailed(StreamerError):
-    """The export ended badly on the server."""
+    """The export failed on the server."""
 
     exit_status = 3
 
 
 class ExportGone(StreamerError):
-    """The export was cancelled or deleted, has expired, or never was."""
+    """The export was cancelled or deleted, has expired, or never existed."""
 
     exit_status = 4
 
 
 class GaveUp(StreamerError):
-    """Too many tries that brought nothing, or the time is over. What has come is kept for the next run."""
+    """Too many attempts in a row brought no byte, or the time limit is over. The next run resumes the partial file."""
 
     exit_status = 5
 
 
 class VerificationFailed(StreamerError):
-    """What came is not what the server says it sealed."""
+    """The bytes are not those that the server sealed."""
 
     exit_status = 6
 
 
 class Replaced(VerificationFailed):
-    """The server has other bytes under the same id. Nothing of them was added to what is there."""
+    """The server has other bytes under the same id. None of them was added to the partial file."""
 
 
 class Transient(Exception):
-    """A failure that may be over in a moment; `retry_after` is in seconds, if the server named a time."""
+    """A failure that a retry may solve; `retry_after` is in seconds, if the server sent Retry-After."""
 
     def __init__(self, sentence: str, retry_after: float | None = None) -> None:
         super().__init__(sentence)
         self.retry_after = retry_after
 
 
-class Silence(Transient):
-    """Nothing came for too long."""
+class ReadTimeout(Transient):
+    """A connection brought no byte for the read timeout."""

@@ -1,8 +1,9 @@
-"""One writer for each part, by a lock on a file beside it that the system gives back when the process ends.
+"""One writer for each part: a lock on a file beside it, which the system releases when the process ends.
 
-The lock is not on the part itself: Windows renames no file that is open, so the part is closed before its rename, and
-the lock must be held across that. The lock file is removed by its holder. On POSIX systems another pull may have opened
-it by then, so a lock counts only if its file still has its name; on Windows nothing that is open can be removed.
+The lock is not on the part itself, because Windows cannot rename an open file: the part is closed before its rename,
+and the lock must be held across the rename. The holder removes the lock file. On POSIX systems another pull may have
+opened the file by then, so a lock is valid only if its file still has its name. On Windows an open file cannot be
+removed.
 """
 
 import os
@@ -17,7 +18,7 @@ if sys.platform == "win32":
     def _try_to_lock(file: IO[bytes]) -> bool:
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError:  # EACCES: another process has it
+        except PermissionError:  # EACCES: another process holds the lock
             return False
         return True
 else:
@@ -32,14 +33,14 @@ else:
 
 
 class FileLock:
-    """A lock by the file `path`, which is there while the lock is held."""
+    """A lock by means of the file `path`, which exists while the lock is held."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
-        """False if another process, or another lock of this one, has it. Raises OSError."""
+        """Returns False if another process, or another FileLock of this one, holds the lock. Raises OSError."""
         while self._file is None:
             file = self._path.open("ab")
             try:

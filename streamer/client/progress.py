@@ -1,19 +1,19 @@
-"""Who wants to see how far a download is: a progress bar, a log."""
+"""The interface that reports the progress of a download, for example to a progress bar or a log."""
 
 from streamer.client.status import ExportStatus
 
 
 class ProgressListener:
-    """Sees nothing; a subclass sees what it overrides. Called on the event loop, and must not wait."""
+    """Ignores every event; a subclass overrides some methods. They are called on the event loop and must not block."""
 
     def status(self, status: ExportStatus) -> None:
-        """The server has said how far the export is."""
+        """The server has sent the status of the export."""
 
     def received(self, count: int) -> None:
-        """So many bytes of the export are here, those of earlier runs included."""
+        """The client has `count` bytes of the export, including those of earlier runs."""
 
     def waiting(self, reason: str, seconds: float) -> None:
-        """A try has failed, and the next one comes in so many seconds."""
+        """An attempt has failed, and the next one begins in `seconds`."""
 
     def checking(self, count: int) -> None:
-        """So many bytes that are here already are being read again, for their SHA-256."""
+        """The client has hashed `count` bytes of an earlier run again."""

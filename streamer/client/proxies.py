@@ -1,8 +1,8 @@
-"""Which proxy the environment names for a server: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in either case.
+"""The proxy of the environment for a server: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in either case.
 
-urllib reads them, and the settings of Windows and macOS where the environment has none. Beyond that, NO_PROXY may have
-networks (10.0.0.0/8), as curl and Go have it, and this machine is never asked for through a proxy, as in Go: what a
-proxy calls localhost is the proxy's own machine.
+urllib reads them, and the settings of Windows and macOS if the environment has none. In addition, NO_PROXY may contain
+networks (10.0.0.0/8), as for curl and Go, and loopback addresses never use a proxy, as in Go: on the proxy's machine
+localhost is the proxy itself.
 """
 
 from ipaddress import ip_address, ip_network
@@ -13,7 +13,7 @@ from streamer.client.errors import Refused
 
 
 def proxy_for(url: str) -> str | None:
-    """The URL of the proxy for a server; None if it is asked directly. Raises Refused for one that cannot be used."""
+    """Returns the URL of the proxy for a server; None for a direct connection. Raises Refused for an unusable proxy."""
     parts = urlsplit(url)
     proxies = getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
@@ -22,10 +22,9 @@ def proxy_for(url: str) -> str | None:
     return _usable(found if "://" in found else f"http://{found}")
 
 
-def _excluded(host: str, port: int | None, without: str) -> bool:
-    return (
-        _is_loopback(host) or _in_a_network(host, without) or proxy_bypass(host if port is None else f"{host}:{port}")
-    )
+def _excluded(host: str, port: int | None, exclusions: str) -> bool:
+    authority = host if port is None else f"{host}:{port}"
+    return _is_loopback(host) or _is_in_network(host, exclusions) or proxy_bypass(authority)
 
 
 def _is_loopback(host: str) -> bool:
@@ -35,22 +34,22 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")  # RFC 6761, 6.3
 
 
-def _in_a_network(host: str, without: str) -> bool:
-    for entry in without.split(","):
+def _is_in_network(host: str, exclusions: str) -> bool:
+    for entry in exclusions.split(","):
         try:
             if ip_address(host) in ip_network(entry.strip(), strict=False):
                 return True
-        except ValueError:  # a name on one of the two sides
+        except ValueError:  # one of the two is a name
             continue
     return False
 
 
 def _usable(proxy: str) -> str:
-    """Its user and password are not shown."""
+    """Raises Refused, without the user and password of the proxy in the sentence."""
     try:
         parts = urlsplit(proxy)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:  # which may quote a part of the password
+    except ValueError:  # its text may quote a part of the password
         raise Refused("the proxy that the environment names is no URL, such as http://HOST:PORT") from None
     if not usable:
         raise Refused(

@@ -1,4 +1,4 @@
-"""From an export to a verified file: resume, download, verify, and only then the name that was asked for."""
+"""Saves an export as a verified file: resume, download, verify, and only then rename to the target."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,22 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from streamer.client.download import Download, Remote, verify
+from streamer.client.download import Download, verify
 from streamer.client.errors import Replaced, VerificationFailed
-from streamer.client.partial import PartialFile, sha256_of, total
-from streamer.client.pieces import missing
+from streamer.client.hashing import sha256_of
+from streamer.client.partial import PartialFile
+from streamer.client.pieces import missing, total_length
+from streamer.client.remote import Remote
 from streamer.client.status import ExportStatus
-from streamer.client.target import check_place, in_the_way, told
+from streamer.client.target import check_path, file_exists_error, translating_os_errors
 from streamer.protocol.ranges import Slice
 
-MIN_PIECE = 1024 * 1024  # bytes that one connection asks for at once, and that a kill may lose; and the most
+MIN_PIECE = 1024 * 1024  # bytes of one request, which a kill may lose
 MAX_PIECE = 16 * MIN_PIECE
-PIECES_EACH = 4  # at least, where the export is large enough: the connections end at about the same time
+MIN_PIECES_EACH = 4  # for each connection, if the export is large enough: they end at about the same time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A file that is whole and verified. `already_there` is how many of its bytes earlier runs had brought."""
+    """A file that is complete and verified. `already_there` is the number of its bytes that earlier runs received."""
 
     path: Path
     export_id: UUID
@@ -33,60 +35,50 @@ class Saved:
 
 
 async def save(remote: Remote, target: Path, *, connections: int, force: bool) -> Saved:
-    """Raises StreamerError in all its kinds; what has come by then stays in FILE.part, if it can be gone on with."""
-    status = await remote.living_status()
-    if not force and (done := await _done_already(remote, target, status)):
-        return done
+    """Raises any StreamerError. A resumable FILE.part is kept then."""
+    status = await remote.downloadable_status()
+    if not force and (saved := await _existing_file(remote, target, status)):
+        return saved
     with PartialFile(target) as part:
-        if not force and (done := await _done_already(remote, target, status)):
-            return done  # by another pull, until the lock was free
+        if not force and (saved := await _existing_file(remote, target, status)):
+            return saved  # by another pull, which held the lock until now
         part.begin(remote.address, status, force=force)
-        try:
-            in_pieces = part.pieces is not None or (connections > 1 and status.completed)
-            fetch = _Pieces(remote, part, status, connections) if in_pieces else _Beginning(remote, part, status)
-            already_there = await fetch.run()
-            assert fetch.final
-            verify(fetch.final, length=part.length, sha256=part.sha256, named=fetch.named_sha256)
-        except Replaced:
-            raise  # what is here is of the export that was
-        except VerificationFailed:
-            part.discard()  # to go on with it would fail in the same way
-            raise
-        if not force and (done := await _done_already(remote, target, fetch.final)):
+        final, already_there = await _fetch_and_verify(remote, part, status, connections)
+        if not force and (saved := await _existing_file(remote, target, final)):
             part.discard()
-            return done
+            return saved
         await part.finish(force=force)
-        return _saved(target, fetch.final, already_there)
+        return _saved(target, final, already_there)
 
 
 def check_target(target: Path, *, force: bool, new: bool) -> None:
-    """Raises LocalFileError where it can be said early that nothing can be saved there; `new` for a new export."""
-    check_place(target)
+    """Raises LocalFileError as early as possible if the export cannot be saved there; `new` for a new export."""
+    check_path(target)
     if new and not force:
         if target.exists():
-            raise in_the_way(target)
+            raise file_exists_error(target)
         part = PartialFile(target)
         if part.path.exists():
             with part:
-                part.refuse_if_begun()
+                part.refuse_existing()
 
 
 def discard_part(target: Path) -> None:
-    """Of an export that will never be whole."""
+    """Removes the part of an export that was cancelled."""
     with PartialFile(target) as part:
         part.discard()
 
 
-async def _done_already(remote: Remote, target: Path, status: ExportStatus) -> Saved | None:
-    """The file, if it is there and is the export. Raises LocalFileError if it is anything else."""
-    with told(target):
+async def _existing_file(remote: Remote, target: Path, status: ExportStatus) -> Saved | None:
+    """Returns the file if it exists and is the export. Raises LocalFileError if it is anything else."""
+    with translating_os_errors(target):
         size = _size(target)
         if size is None:
             return None
         same = status.completed and size == status.progress.bytes
         if not same or await sha256_of(target) != status.sha256:
-            raise in_the_way(target)
-    remote.watcher.received(status.progress.bytes)
+            raise file_exists_error(target)
+    remote.listener.received(status.progress.bytes)
     return _saved(target, status, status.progress.bytes)
 
 
@@ -106,82 +98,105 @@ def _saved(target: Path, status: ExportStatus, already_there: int) -> Saved:
     )
 
 
-class _Beginning:
-    """From the first byte on, hashed as it comes; also of an export that grows."""
+async def _fetch_and_verify(
+    remote: Remote, part: PartialFile, status: ExportStatus, connections: int
+) -> tuple[ExportStatus, int]:
+    """Returns the status of the completed export, and the number of bytes that earlier runs received."""
+    in_pieces = part.pieces is not None or (connections > 1 and status.completed)
+    fetch = _PieceFetch(remote, part, status, connections) if in_pieces else _SequentialFetch(remote, part, status)
+    try:
+        already_there = await fetch.run()
+        assert fetch.final
+        verify(fetch.final, length=part.length, sha256=part.sha256, announced=fetch.announced_sha256)
+    except Replaced:
+        raise  # the part is of the export that was replaced
+    except VerificationFailed:
+        part.discard()  # to resume it would fail in the same way
+        raise
+    return fetch.final, already_there
+
+
+class _SequentialFetch:
+    """Fetches from the first missing byte on, and hashes the bytes as they come. The export may still grow."""
 
     def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus) -> None:
         self._remote = remote
         self._part = part
         self._status = status
-        self.named_sha256: str | None = None
+        self.announced_sha256: str | None = None
         self.final: ExportStatus | None = None
 
     async def run(self) -> int:
-        """The number of bytes that were there already."""
-        part, watcher = self._part, self._remote.watcher
-        await part.hash_what_is_there(watcher)
+        """Returns the number of bytes that earlier runs received."""
+        part, listener = self._part, self._remote.listener
+        await part.hash_existing(listener)
         already_there = part.length
-        watcher.received(part.length)
+        listener.received(part.length)
         download = Download(self._remote, self._status.etag, part.length)
         async with aclosing(download.chunks()) as chunks:
             async for chunk in chunks:
                 await part.append(chunk)
-                watcher.received(part.length)
-        await part.appended()
-        watcher.received(part.length)
-        self.named_sha256 = download.named_sha256
+                listener.received(part.length)
+        await part.flush()
+        listener.received(part.length)
+        self.announced_sha256 = download.announced_sha256
         self.final = download.final
         return already_there
 
 
-class _Pieces:
-    """Of a sealed export, over several connections at once; hashed as far as there is no gap, in the end all of it."""
+class _PieceFetch:
+    """Fetches the missing pieces of a sealed export over several connections, and hashes up to the first gap."""
 
     def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus, connections: int) -> None:
         self._remote = remote
         self._part = part
         self._status = status
         self._connections = connections
-        self.named_sha256: str | None = None
+        self.announced_sha256: str | None = None
         self.final: ExportStatus | None = status
 
     async def run(self) -> int:
-        """The number of bytes that were there already."""
+        """Returns the number of bytes that earlier runs received."""
         part, length = self._part, self._status.progress.bytes
-        await part.use_pieces(length)
+        await part.start_pieces(length)
         assert part.pieces is not None
-        already_there = total(part.pieces)
-        self._remote.watcher.received(already_there)
-        most = min(max(length // (PIECES_EACH * self._connections), MIN_PIECE), MAX_PIECE)
-        wanted = missing(list(part.pieces), length, most)
-        failed: Sequence[Exception] = ()
+        already_there = total_length(part.pieces)
+        self._remote.listener.received(already_there)
+        max_piece = min(max(length // (MIN_PIECES_EACH * self._connections), MIN_PIECE), MAX_PIECE)
+        await self._fetch_all(missing(list(part.pieces), length, max_piece))
+        await part.hash_existing(self._remote.listener)
+        return already_there
+
+    async def _fetch_all(self, wanted: Iterator[Slice]) -> None:
+        failures: Sequence[Exception] = ()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._connections):
                     group.create_task(self._fetch(wanted))
-        except ExceptionGroup as failures:
-            failed = failures.exceptions
-        if failed:
-            raise _worst(failed)
-        await part.hash_what_is_there(self._remote.watcher)
-        return already_there
+        except ExceptionGroup as group_error:
+            failures = group_error.exceptions
+        if failures:
+            raise _worst(failures)
 
     async def _fetch(self, wanted: Iterator[Slice]) -> None:
-        part = self._part
-        for piece in wanted:  # each connection takes the next one
+        """Fetches the next wanted piece until there is none; the connections share the iterator."""
+        for piece in wanted:
             download = Download(self._remote, self._status.etag, piece.start, piece.stop)
-            position = piece.start
-            async with aclosing(download.chunks()) as chunks:
-                async for chunk in chunks:
-                    await part.write_piece(position, chunk)
-                    position += len(chunk)
-                    self._remote.watcher.received(total(part.pieces or []))
-            self.named_sha256 = download.named_sha256 or self.named_sha256
-            part.note_pieces()
-            part.hash_ahead()
+            await self._write(download, piece.start)
+            self.announced_sha256 = download.announced_sha256 or self.announced_sha256
+            self._part.store_pieces()
+            self._part.hash_ahead()
+
+    async def _write(self, download: Download, position: int) -> None:
+        part = self._part
+        async with aclosing(download.chunks()) as chunks:
+            async for chunk in chunks:
+                await part.write_piece(position, chunk)
+                position += len(chunk)
+                self._remote.listener.received(total_length(part.pieces or []))
 
 
 def _worst(failures: Iterable[Exception]) -> Exception:
-    """The one that no repetition helps against, if there is one."""
+    """Returns a VerificationFailed if there is one, because another run cannot solve it."""
     ordered = sorted(failures, key=lambda failure: not isinstance(failure, VerificationFailed))
     return ordered[0]

@@ -1,52 +1,23 @@
-"""What the server says of an export: its status, read from JSON."""
+"""The answers of the server as the client reads them: the Structs of the schema, with properties for programs."""
 
-from datetime import datetime
 from typing import Any, TypeVar
-from uuid import UUID
 
 import msgspec
 
+from streamer import schema
 from streamer.client.errors import ExportFailed, ExportGone, Refused
 from streamer.model import State
 
 Form = TypeVar("Form")
 
 
-class ExportProgress(msgspec.Struct, frozen=True, rename="camel"):
-    """Rows are data records, without the header; `bytes` are those that can be downloaded; `percentage` is 0 to 100.
+class ExportStatus(schema.ExportStatus, frozen=True, kw_only=True, rename="camel"):
+    """An export at one moment, as `streamer.schema` has it. Members that the server leaves out are empty."""
 
-    `total_rows` is 0 until there is an estimate; an older server says None.
-    """
-
-    processed_rows: int
-    bytes: int
-    percentage: float
-    total_rows: int | None = 0
-    estimated: bool = True  # of total_rows
-    rows_per_second: int = 0
-
-
-class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """An export at one moment. `sha256` (hexadecimal) and the exact length in bytes are known once it is completed."""
-
-    export_id: UUID
-    state: str = msgspec.field(name="status")  # a State, or that of a newer server
-    progress: ExportProgress
-    etag: str
-    error: str | None = None
-    sha256: str | None = None
-    created_at: datetime | None = None
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    snapshot_at: datetime | None = None
-    expires_at: datetime | None = None
-    label: str | None = None
-    ttl: float | None = None  # seconds; None: the server's EXPORT_TTL
-    waiting_for: str | None = None  # place or source, while it has no snapshot
+    notice: str | None = None
     dataset: str = ""
     columns: tuple[str, ...] = ()
-    query: dict[str, Any] = {}
-    notice: str | None = None  # why dataset, columns and query are not told
+    query: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def completed(self) -> bool:
@@ -54,12 +25,12 @@ class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def final(self) -> bool:
-        """Whether it has ended, as far as this client knows its state."""
+        """Whether the export has ended. False for a state that only a newer server knows."""
         return self.state in set(State) and State(self.state).final
 
     @property
     def removed(self) -> bool:
-        """Whether it is completed, and its file is gone."""
+        """Whether the export is completed, and its file was removed."""
         return self.completed and self.expires_at is None
 
     def raise_if_ended_badly(self) -> None:
@@ -70,18 +41,13 @@ class ExportStatus(msgspec.Struct, frozen=True, rename="camel"):
             raise ExportGone(f"export {self.export_id} was cancelled")
 
 
-class ExportPage(msgspec.Struct, frozen=True, rename="camel"):
-    exports: list[ExportStatus]
-    next_cursor: str | None = None
-
-
-class Created(msgspec.Struct, frozen=True, rename="camel"):
-    export_id: UUID
+class ExportPage(schema.ExportPage, frozen=True, kw_only=True, rename="camel"):
+    exports: tuple[ExportStatus, ...]
 
 
 def read_json(body: bytes, form: type[Form], url: str) -> Form:
-    """Raises Refused where it is not what a streamer says."""
+    """Decodes an answer of `url`. Raises Refused if it does not have this form."""
     try:
-        return msgspec.json.decode(body, type=form)
+        return schema.decode(body, form)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(f"what answers at {url} is not a streamer: {error}") from error
+        raise Refused(f"the server at {url} is not a streamer: {error}") from error

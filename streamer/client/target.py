@@ -1,7 +1,7 @@
-"""Where a download is saved: the rules for its name, and what the file system says, as sentences.
+"""The path of a download: the rules for its name, and errors of the file system as sentences.
 
-A symbolic link is followed, also to a file that is not there yet: the link stays, and what it leads to is written.
-`flaw_on_windows` is a rule of that system as a pure function, so that it can be tested everywhere.
+A symbolic link is followed, also to a file that does not exist: the link stays, and the file that it names is written.
+`windows_name_error` is a pure function, so that the rules of Windows can be tested on every system.
 """
 
 import os
@@ -21,48 +21,48 @@ DEVICE = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])[ ]
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Raises LocalFileError, with a sentence about `path`, for what the file system refuses."""
+def translating_os_errors(path: Path) -> Iterator[None]:
+    """Raises LocalFileError, with a sentence about `path`, for an OSError."""
     try:
         yield
     except OSError as error:
         raise LocalFileError(f"{_name(path)}: {error.strerror or error}") from error
 
 
-def written(target: Path) -> Path:
-    """The file that is written for `target`. Raises LocalFileError."""
-    with told(target):
+def resolved(target: Path) -> Path:
+    """Returns the file that is written for `target`. Raises LocalFileError."""
+    with translating_os_errors(target):
         found = Path(os.path.realpath(target)) if target.is_symlink() else target
         if found.is_symlink():
             raise LocalFileError(f"{_name(target)} is a symbolic link that leads to itself")
         return found
 
 
-def part_of(target: Path) -> Path:
-    """FILE.part, which lies where the file will be. Raises LocalFileError."""
-    path = written(target)
+def part_path(target: Path) -> Path:
+    """Returns the path of FILE.part, in the folder of the file. Raises LocalFileError."""
+    path = resolved(target)
     return path.with_name(f"{path.name}.part")
 
 
-def in_the_way(target: Path) -> LocalFileError:
+def file_exists_error(target: Path) -> LocalFileError:
     return LocalFileError(f"{_name(target)} is there already; --force replaces it")
 
 
-def check_place(target: Path) -> None:
-    """Raises LocalFileError where no file can be, whatever the export is."""
-    if sys.platform == "win32" and (flaw := flaw_on_windows(target.name)):
-        raise LocalFileError(f"{_name(target)} cannot be the name of a file: {flaw}")
-    with told(target):
-        if not target.name or (_there(target) and not target.is_file()):
+def check_path(target: Path) -> None:
+    """Raises LocalFileError for a path that cannot be written, whatever the export is."""
+    if sys.platform == "win32" and (error := windows_name_error(target.name)):
+        raise LocalFileError(f"{_name(target)} cannot be the name of a file: {error}")
+    with translating_os_errors(target):
+        if not target.name or (_exists(target) and not target.is_file()):
             raise LocalFileError(f"{_name(target)} is no regular file; -o - writes to standard output")
-        folder = written(target).parent
+        folder = resolved(target).parent
         if not folder.is_dir():
             raise LocalFileError(f"{_name(folder)} is no folder")
-        _there(part_of(target))
+        _exists(part_path(target))
 
 
-def flaw_on_windows(name: str) -> str | None:
-    """Why a file cannot have this name on Windows; None if it can."""
+def windows_name_error(name: str) -> str | None:
+    """Returns why a file on Windows cannot have this name; None if it can."""
     if found := RESERVED.search(name):
         return f"it has the character {ascii(found[0])[1:-1]}"
     if name.endswith((" ", ".")):
@@ -72,8 +72,8 @@ def flaw_on_windows(name: str) -> str | None:
     return None
 
 
-def _there(path: Path) -> bool:
-    """As `exists`, which takes a name that no file can have for one that is free."""
+def _exists(path: Path) -> bool:
+    """Raises LocalFileError for a name that no file can have, for which `Path.exists` returns False."""
     try:
         path.stat()
     except FileNotFoundError:

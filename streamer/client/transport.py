@@ -1,10 +1,11 @@
-"""Requests to one server, and what its refusals mean. The only file of the client that speaks to aiohttp.
+"""Sends requests to one server over aiohttp, and translates its errors.
 
-A redirection is followed here, and not by aiohttp: see redirection.py. The API key goes to the origin it was given for,
-and to no other.
+Redirections are followed here, not by aiohttp: see redirection.py. The API key is sent only to the origin of the
+server.
 
-A refusal is one of three: `Transient`, to be tried again; what became of the export (404, 409, 410); or the request
-itself is at fault, and no repetition helps. The sentence is the server's own where it is a problem of RFC 9457.
+An error response becomes one of three errors: `Transient`, which is retried; ExportGone or ExportFailed for 404, 409
+and 410; Refused for a request that no retry can help. Its sentence is the server's own if the response is a problem of
+RFC 9457.
 """
 
 import json
@@ -19,26 +20,26 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from streamer.client.answers import retry_after
-from streamer.client.errors import ExportFailed, ExportGone, Refused, Silence, StreamerError, Transient
+from streamer.client.errors import ExportFailed, ExportGone, ReadTimeout, Refused, StreamerError, Transient
 from streamer.client.proxies import proxy_for
-from streamer.client.redirection import REDIRECTIONS, origin, redirected, told
+from streamer.client.redirection import REDIRECTIONS, origin, redirect_target, shown_url
+from streamer.client.responses import retry_after
 from streamer.errors import shown
 
-READ_BUFFER = 512 * 1024  # bytes of a body that may wait in memory; twice as many for a moment
-PIECE_BUFFER = 64 * 1024  # the same, of one of several bodies at once
-MAX_JSON = 16 * 1024 * 1024  # bytes: more is not from a streamer
-MAX_REFUSAL = 64 * 1024  # bytes of one that are read for its sentence
+READ_BUFFER = 512 * 1024  # bytes of a body that aiohttp buffers; for a moment twice as many
+PIECE_BUFFER = 64 * 1024  # bytes: the same, for each of several bodies at once
+MAX_JSON = 16 * 1024 * 1024  # bytes: a streamer sends less
+MAX_PROBLEM = 64 * 1024  # bytes of an error response that are read for its sentence
 CONNECT_TIMEOUT = 10.0  # seconds
 MAX_REDIRECTIONS = 10  # of one request
-TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
+RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 ENDED = {404: ExportGone, 409: ExportFailed, 410: ExportGone}
 
 
 class Transport:
-    """The connections of one client. `silence` is in seconds: what comes later than that does not come."""
+    """The connections of one client. A connection that brings no byte for `read_timeout` seconds is closed."""
 
-    def __init__(self, server: str, api_key: str | None, *, silence: float) -> None:
+    def __init__(self, server: str, api_key: str | None, *, read_timeout: float) -> None:
         self.server = server
         self._origin = origin(_url(server))
         self._authorization: dict[str, str] = {}
@@ -46,7 +47,7 @@ class Transport:
             raise Refused("either an API key or a password in the URL, not both")
         if api_key:
             self._authorization["Authorization"] = f"Bearer {api_key}"
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=read_timeout)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,47 +73,47 @@ class Transport:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The body of an answer that says yes. `path` begins with a slash, or is a URL."""
+        """Returns the body of a successful response. `path` is a path or a URL. Raises as `request` does."""
         url = path if "://" in path else self.server + path
         async with self.request(method, url, headers=headers, params=query, json=body) as response:
-            await raise_refusal(response)
-            answer = await _read(response, MAX_JSON)
-        if len(answer) > MAX_JSON:
-            raise Refused(f"what answers at {shown(url)} is not a streamer: there is no end to it")
-        return answer
+            await raise_for_status(response)
+            content = await _read(response, MAX_JSON)
+        if len(content) > MAX_JSON:
+            raise Refused(f"the server at {shown(url)} is not a streamer: its answer has more than {MAX_JSON} bytes")
+        return content
 
     @asynccontextmanager
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **rest: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Raises Transient and Refused until the head of the answer is there."""
-        response = await self._answer(method, _url(url), headers or {}, rest)
+        """Yields the response after its head. Raises Transient and Refused before that."""
+        response = await self._follow(method, _url(url), headers or {}, rest)
         try:
             yield response
         finally:
             response.close()
 
-    async def _answer(
+    async def _follow(
         self, method: str, url: URL, headers: Mapping[str, str], rest: Mapping[str, Any]
     ) -> aiohttp.ClientResponse:
-        """The first answer that is no redirection."""
+        """Returns the first response that is no redirection."""
         for _ in range(MAX_REDIRECTIONS):
-            response = await self._ask(method, url, headers, rest)
+            response = await self._send(method, url, headers, rest)
             if response.status not in REDIRECTIONS:
                 return response
             response.release()
-            url = redirected(method, url, response.status, response.headers.get("Location"))
-            rest = {name: value for name, value in rest.items() if name != "params"}  # the new address has its own
-        raise Refused(f"{told(url)} redirects again and again")
+            url = redirect_target(method, url, response.status, response.headers.get("Location"))
+            rest = {name: value for name, value in rest.items() if name != "params"}  # the new URL has its own
+        raise Refused(f"{shown_url(url)} redirects more than {MAX_REDIRECTIONS} times")
 
-    async def _ask(
+    async def _send(
         self, method: str, url: URL, headers: Mapping[str, str], rest: Mapping[str, Any]
     ) -> aiohttp.ClientResponse:
         assert self._session is not None, "use the client as a context: async with Client(url) as client"
         if origin(url) == self._origin:
             headers = {**headers, **self._authorization}
-        proxy = proxy_for(str(url))  # gets its own user and password; over TLS it sees no header of the request
-        with translated(str(url)):
+        proxy = proxy_for(str(url))  # over TLS it sees only its own user and password
+        with translating_errors(str(url)):
             return await self._session.request(method, url, headers=headers, proxy=proxy, allow_redirects=False, **rest)
 
 
@@ -121,25 +122,25 @@ def _url(text: str) -> URL:
     try:
         return URL(text)
     except ValueError as error:
-        raise Refused(f"{shown(text)} cannot be asked: {error}") from error
+        raise Refused(f"{shown(text)} cannot be requested: {error}") from error
 
 
 @contextmanager
-def translated(url: str) -> Iterator[None]:
-    """What aiohttp raises, as errors of the client."""
+def translating_errors(url: str) -> Iterator[None]:
+    """Raises Transient, ReadTimeout or Refused for an error of aiohttp."""
     try:
         yield
     except (aiohttp.InvalidURL, aiohttp.ClientSSLError) as error:
-        raise Refused(f"{shown(url)} cannot be asked: {error}") from error
+        raise Refused(f"{shown(url)} cannot be requested: {error}") from error
     except aiohttp.ServerTimeoutError as error:
-        raise Silence(f"nothing comes from {_host(url)}") from error
+        raise ReadTimeout(f"{_host(url)} sends nothing") from error
     except aiohttp.ClientPayloadError as error:
         raise Transient(f"the connection to {_host(url)} broke") from error
     except aiohttp.ServerDisconnectedError as error:
         raise Transient(f"{_host(url)} closed the connection without an answer") from error
     except aiohttp.ClientHttpProxyError as error:
-        failure = Transient if error.status in TRY_AGAIN else Refused
-        raise failure(f"the proxy gives no connection to {_host(url)}: {_phrase(error.status)}") from error
+        failure = Transient if error.status in RETRYABLE else Refused
+        raise failure(f"the proxy refuses a connection to {_host(url)}: {_phrase(error.status)}") from error
     except aiohttp.ClientConnectorError as error:
         raise Transient(f"{_connected(error, url)} cannot be reached: {_reason(error.os_error)}") from error
     except (aiohttp.ClientError, OSError) as error:
@@ -151,35 +152,35 @@ def _host(url: str) -> str:
 
 
 def _connected(error: aiohttp.ClientConnectorError, url: str) -> str:
-    """The server, or the proxy before it."""
+    """Returns the server, or the proxy if the connection to it failed."""
     proxied = isinstance(error, aiohttp.ClientProxyConnectionError) or error.host != URL(url).raw_host
     return f"the proxy {error.host}:{error.port}" if proxied else _host(url)
 
 
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The body; of one that is longer, a bit more than so many bytes."""
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Returns the body, but of a body beyond `limit` bytes only the beginning, which is longer than `limit`."""
     body = bytearray()
-    with translated(str(response.url)):
+    with translating_errors(str(response.url)):
         async for chunk in response.content.iter_any():
             body += chunk
-            if len(body) > most:
+            if len(body) > limit:
                 break
     return bytes(body)
 
 
 def _reason(error: OSError) -> str:
-    """asyncio's own text repeats the address, and a failed look-up of a name has a number of its own."""
+    """The text of asyncio repeats the address. A failed name lookup has a number that `os.strerror` does not know."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
-async def raise_refusal(response: aiohttp.ClientResponse) -> None:
-    """Returns if the answer is what was asked for. Raises Transient, ExportFailed, ExportGone or Refused."""
+async def raise_for_status(response: aiohttp.ClientResponse) -> None:
+    """Raises Transient, ExportFailed, ExportGone or Refused for a response that is not successful."""
     if response.status < 300:
         return
     url = str(response.url)
-    body = await _read(response, MAX_REFUSAL)
+    body = await _read(response, MAX_PROBLEM)
     sentence = _detail(response.content_type, body)
-    if response.status in TRY_AGAIN:
+    if response.status in RETRYABLE:
         after = retry_after(response.headers, datetime.now(UTC))
         raise Transient(sentence or f"{response.url.host} answers {_phrase(response.status)}", after)
     raise _refusal(response.status, sentence, url)
@@ -187,14 +188,14 @@ async def raise_refusal(response: aiohttp.ClientResponse) -> None:
 
 def _refusal(status: int, sentence: str | None, url: str) -> StreamerError:
     if sentence is None:
-        return Refused(f"what answers at {shown(url)} is not a streamer: {_phrase(status)}")
+        return Refused(f"the server at {shown(url)} is not a streamer: {_phrase(status)}")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Refused(f"{sentence}; is the API key right?")
     return ENDED.get(status, Refused)(sentence)
 
 
 def _detail(content_type: str, body: bytes) -> str | None:
-    """The sentence of a problem (RFC 9457, 3.1.4); None if it is none."""
+    """Returns the detail of a problem (RFC 9457, 3.1.4); None for any other response."""
     if content_type != "application/problem+json":
         return None
     try:

@@ -1,5 +1,5 @@
-"""The verbs of a user: pull, export, ls, status, cancel, rm. They know the client, never the server.
+"""The commands of the client: pull, export, ls, status, cancel, rm. They import the client, never the server.
 
-A shell waits for `streamer --help` and for every key of a completion, so these files import click and no more; the
-client, and what draws, is imported where it is used.
+A shell waits for `streamer --help` and for every completion, so these modules import only click at the top. The client
+and rich are imported by the functions that use them.
 """

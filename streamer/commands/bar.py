@@ -3,7 +3,8 @@
     us.csv ━━━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━  71 %  620.1 MB  413.2 MB/s  0:00:01
     processing, 7,085,114 of about 10,000,000 rows
 
-The first one is what has come; the second what the server says, and why nothing comes if nothing does.
+The first line shows the bytes that were received; the second line shows the status of the export, or why the download
+waits.
 """
 
 from collections.abc import Iterable
@@ -26,40 +27,40 @@ from streamer.client import ExportStatus, ProgressListener
 MAX_NAME = 20  # characters
 
 
-class Bar(ProgressListener):
-    """On stderr, while it is a context, once there is something to see."""
+class ProgressBar(ProgressListener):
+    """Draws on stderr from the first event on, until the context ends."""
 
     def __init__(self, name: str) -> None:
         shown = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
-        self._drawn = _TwoLines()
-        self._task = self._drawn.add_task(shown, total=None)
-        self._server_says = ""
+        self._display = _TwoLines()
+        self._task = self._display.add_task(shown, total=None)
+        self._status_note = ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._drawn.stop()
+        self._display.stop()
 
     def status(self, status: ExportStatus) -> None:
-        self._server_says = f"{status.state}, {rows_of(status)} rows"
-        self._drawn.update(self._task, total=expected_bytes(status))
-        self._draw(self._server_says)
+        self._status_note = f"{status.state}, {rows_of(status)} rows"
+        self._display.update(self._task, total=expected_bytes(status))
+        self._draw(self._status_note)
 
     def received(self, count: int) -> None:
-        self._drawn.update(self._task, completed=count)
-        self._draw(self._server_says)
+        self._display.update(self._task, completed=count)
+        self._draw(self._status_note)
 
     def waiting(self, reason: str, seconds: float) -> None:
         self._draw(f"{reason}; again in {seconds:.1f} s")
 
     def checking(self, count: int) -> None:
-        self._drawn.update(self._task, completed=count)
-        self._draw("reading what earlier runs have brought")
+        self._display.update(self._task, completed=count)
+        self._draw("checking the bytes of earlier runs")
 
     def _draw(self, note: str) -> None:
-        self._drawn.note = note
-        self._drawn.start()
+        self._display.note = note
+        self._display.start()
 
 
 class _TwoLines(Progress):
@@ -83,7 +84,7 @@ class _TwoLines(Progress):
 
 
 def expected_bytes(status: ExportStatus) -> float | None:
-    """Of this run, as far as can be told: by the rows, as the percentage may be that of an earlier run."""
+    """Returns the expected size, or None. It is computed from rows: the percentage may be that of an earlier run."""
     progress = status.progress
     if status.completed:
         return progress.bytes
@@ -93,7 +94,7 @@ def expected_bytes(status: ExportStatus) -> float | None:
 
 
 def rows_of(status: ExportStatus) -> str:
-    """How many rows of how many, once that is known."""
+    """Returns the number of rows and, if it is known, of how many."""
     done, total = status.progress.processed_rows, status.progress.total_rows
     if status.completed or not total:
         return f"{done:,}"

@@ -1,11 +1,12 @@
-"""Ctrl-C ends the command with one sentence and 130, whatever it is doing.
+"""Ctrl-C ends the command with one sentence and exit status 130, at any time.
 
-Python's own way, an exception at any instruction, leaves half-done imports, contexts and threads behind, and says so in
-tracebacks. Here a signal sets a flag. Before a verb has begun its work the process ends in the handler. While it is
-held, the task of the event loop is cancelled, and the work ends in order; `held` raises KeyboardInterrupt at its end. A
-second Ctrl-C ends the process in the handler: what earlier runs have brought is as safe as after a kill.
+Python's default, an exception at any instruction, leaves half-done imports, contexts and threads behind, and prints
+tracebacks. Here the handler sets a flag. Before a command has begun its work, the handler ends the process. Inside of
+`deferred` it cancels the task of the event loop, so that the work ends in order, and `deferred` raises
+KeyboardInterrupt at its end. A second Ctrl-C ends the process in the handler, which is as safe as a kill: the next run
+resumes the partial file.
 
-Nothing is imported here that takes time: this is the first module of the process.
+This is the first module that the process imports, so it imports nothing that takes time.
 """
 
 import os
@@ -14,46 +15,47 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-INTERRUPTED = 130  # as shells have it for SIGINT
+INTERRUPTED = 130  # as shells report SIGINT
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 
 
 class Interrupts:
-    """The one handler of SIGINT of a process."""
+    """The SIGINT handler of the process."""
 
     def __init__(self) -> None:
-        self._held = False
+        self._deferred = False
         self._pressed = False
         self._cancel: Callable[[], object] | None = None
 
     def listen(self) -> None:
-        signal.signal(signal.SIGINT, self._heard)
+        """Installs the handler."""
+        signal.signal(signal.SIGINT, self._on_signal)
 
     def ignore(self) -> None:
-        """How the process ends is decided, and it does so in a moment."""
+        """Ignores Ctrl-C from now on, because the process is about to exit."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def _heard(self, number: int, frame: object) -> None:
-        if self._pressed or not self._held:
-            _leave()
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._pressed or not self._deferred:
+            _exit()
         self._pressed = True
         if self._cancel:
             self._cancel()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Raises KeyboardInterrupt at the end, in place of anything else, if Ctrl-C was pressed."""
-        self._held = True
+    def deferred(self) -> Iterator[None]:
+        """Raises KeyboardInterrupt at the end of the context, instead of any other exception, if Ctrl-C was pressed."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
             if self._pressed:
                 raise KeyboardInterrupt
 
     @contextmanager
     def cancelling(self, cancel: Callable[[], object]) -> Iterator[None]:
-        """While the context lasts, and at once if Ctrl-C was pressed before, it calls `cancel`."""
+        """Calls `cancel` when Ctrl-C is pressed inside of the context; at once, if it was pressed before."""
         self._cancel = cancel
         try:
             if self._pressed:
@@ -63,14 +65,14 @@ class Interrupts:
             self._cancel = None
 
     def raise_if_pressed(self) -> None:
-        """Raises KeyboardInterrupt; Ctrl-C is then as if it had not been pressed."""
+        """Raises KeyboardInterrupt, and resets the flag."""
         if self._pressed:
             self._pressed = False
             raise KeyboardInterrupt
 
     @contextmanager
-    def raised(self) -> Iterator[None]:
-        """For a question to the user: Ctrl-C raises KeyboardInterrupt at once."""
+    def raising(self) -> Iterator[None]:
+        """Makes Ctrl-C raise KeyboardInterrupt at once, for a question to the user."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             yield
@@ -78,7 +80,7 @@ class Interrupts:
             self.listen()
 
 
-def _leave() -> None:
+def _exit() -> None:
     with suppress(OSError, ValueError, AttributeError):  # standard error may be full, or closed
         cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
         os.write(sys.stderr.fileno(), f"{cursor}streamer: interrupted\n".encode())

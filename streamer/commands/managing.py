@@ -1,25 +1,18 @@
-"""`streamer ls`, `status`, `cancel` and `rm`: the exports of a server."""
+"""`streamer ls`, `status`, `cancel` and `rm`: list and manage the exports of a server."""
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from streamer.commands.options import (
-    ask,
-    json_option,
-    key_for,
-    needs_rich,
-    output,
-    print_json,
-    reported,
-    say,
-    server_options,
-)
+from streamer.commands.options import json_option, key_for, server_options
+from streamer.commands.output import missing_rich, print_json, print_stdout, standard_output
+from streamer.commands.running import reporting_errors, run_with_client
 
 if TYPE_CHECKING:
-    from streamer.client import Client, ExportStatus
+    from streamer.client import Client, Export, ExportStatus
 
+Result = TypeVar("Result")
 STATES = ("pending", "processing", "completed", "failed", "cancelled")
 targets = click.argument("targets", metavar="URL|EXPORT_ID...", nargs=-1, required=True)
 
@@ -45,12 +38,12 @@ def ls(
     async def work(client: "Client") -> "list[ExportStatus]":
         return [found async for found in client.exports(status=states, label=label, limit=limit)]
 
-    with reported(as_json=as_json):
-        found = ask(server, api_key, work)
+    with reporting_errors(as_json=as_json):
+        found = run_with_client(server, api_key, work)
         if as_json:
             print_json([_builtins(status) for status in found])
         else:
-            say(_tables().listed(found))
+            print_stdout(_tables().export_table(found))
 
 
 @click.command()
@@ -65,16 +58,12 @@ def status(target: str, server: str, api_key: str | None, as_json: bool) -> None
       streamer status ID
       streamer status http://127.0.0.1:8080/exports/ID --json
     """
-
-    async def work(client: "Client") -> "ExportStatus":
-        return await client.get(target).status()
-
-    with reported(as_json=as_json):
-        found = ask(_server_of(target, server), key_for(target, server, api_key), work)
+    with reporting_errors(as_json=as_json):
+        found = _run(_status, target, server, api_key)
         if as_json:
             print_json(_builtins(found))
         else:
-            say(_tables().shown(found))
+            print_stdout(_tables().status_table(found))
 
 
 @click.command()
@@ -89,16 +78,12 @@ def cancel(targets: tuple[str, ...], server: str, api_key: str | None, as_json: 
       streamer cancel ID
     """
     for target in targets:
-
-        async def work(client: "Client", target: str) -> "ExportStatus":
-            return await client.get(target).cancel()
-
-        with reported(as_json=as_json):
-            found = ask(_server_of(target, server), key_for(target, server, api_key), partial(work, target=target))
+        with reporting_errors(as_json=as_json):
+            found = _run(_cancel, target, server, api_key)
             if as_json:
                 print_json(_builtins(found))
             else:
-                say(f"{found.export_id} is {found.state}")
+                print_stdout(f"{found.export_id} is {found.state}")
 
 
 @click.command()
@@ -113,37 +98,48 @@ def rm(targets: tuple[str, ...], server: str, api_key: str | None, as_json: bool
       streamer rm ID ID
     """
     for target in targets:
-
-        async def work(client: "Client", target: str) -> str:
-            export = client.get(target)
-            await export.delete()
-            return str(export.id)
-
-        with reported(as_json=as_json):
-            removed = ask(_server_of(target, server), key_for(target, server, api_key), partial(work, target=target))
+        with reporting_errors(as_json=as_json):
+            removed = _run(_delete, target, server, api_key)
             if as_json:
                 print_json({"exportId": removed, "removed": True})
             else:
-                say(f"{removed} is removed")
+                print_stdout(f"{removed} is removed")
 
 
-def _server_of(target: str, server: str) -> str:
+async def _status(export: "Export") -> "ExportStatus":
+    return await export.status()
+
+
+async def _cancel(export: "Export") -> "ExportStatus":
+    return await export.cancel()
+
+
+async def _delete(export: "Export") -> str:
+    await export.delete()
+    return str(export.id)
+
+
+def _run(work: "Callable[[Export], Awaitable[Result]]", target: str, server: str, api_key: str | None) -> Result:
+    """Runs the work with the export `target`, which is an id at `server` or a URL of any server."""
     from streamer.client.address import address_of  # noqa: PLC0415 - see the package
 
-    return address_of(target, server).server
+    async def with_export(client: "Client") -> Result:
+        return await work(client.get(target))
+
+    return run_with_client(address_of(target, server).server, key_for(target, server, api_key), with_export)
 
 
 def _builtins(status: "ExportStatus") -> Any:
-    """As the server says it."""
-    import msgspec  # noqa: PLC0415 - see the package
+    """Returns the members of the server's answer."""
+    from streamer.schema import to_builtins  # noqa: PLC0415 - see the package
 
-    return msgspec.to_builtins(status)
+    return to_builtins(status)
 
 
 def _tables() -> Any:
-    output()
+    standard_output()
     try:
         from streamer.commands import tables  # noqa: PLC0415 - its packages are an extra of their own
     except ImportError as error:
-        raise needs_rich("a table", "--json") from error
+        raise missing_rich("a table", "--json") from error
     return tables

@@ -1,43 +1,23 @@
-"""`streamer pull` and `streamer export`: a verified file, or an exit status that says why not."""
+"""`streamer pull` and `streamer export`: a verified file, or an exit status that says why there is none."""
 
-import asyncio
-import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.commands.downloading import DownloadOptions, download, progress_bar, report, resume_hint
 from streamer.commands.interrupts import interrupts
-from streamer.commands.options import (
-    ask,
-    complain,
-    is_terminal,
-    json_option,
-    key_for,
-    needs_rich,
-    output,
-    print_json,
-    reported,
-    server_options,
-    told_of_output,
-)
+from streamer.commands.options import Command, json_option, key_for, server_options
+from streamer.commands.output import is_terminal
+from streamer.commands.running import reporting_errors, run_with_client
 
 if TYPE_CHECKING:
-    from streamer.client import Client, Export, RetryPolicy
-    from streamer.commands.bar import Bar
+    from streamer.client import Client
+    from streamer.commands.bar import ProgressBar
 
-STDOUT = "-"
-POLL = 0.5  # seconds between two looks at a status, for the progress bar
-KEPT = 16 * 1024 * 1024  # bytes: much more than the chunks of a download that are in memory at once
-OPTIONS = {
+OWN_OPTIONS = {
     "dataset": "--dataset",
     "columns": "--columns",
     "filters": "--where",
@@ -62,62 +42,8 @@ After 1, 5 and 130 the same `streamer pull` goes on with FILE.part.
 """
 
 
-@dataclass(frozen=True)
-class Wish:
-    """How a download is to be done."""
-
-    output: str | None
-    force: bool
-    connections: int
-    max_time: float | None
-    retries: int
-    timeout: float
-    quiet: bool
-    as_json: bool
-
-    @property
-    def patience(self) -> "RetryPolicy":
-        from streamer.client import RetryPolicy  # noqa: PLC0415 - see the package
-
-        return RetryPolicy(attempts=self.retries, read_timeout=self.timeout)
-
-    @property
-    def to_stdout(self) -> bool:
-        return self.output == STDOUT
-
-    def target(self, default: str) -> Path:
-        """In a folder that is named the file has its default name. Raises LocalFileError."""
-        path = Path(self.output or default)
-        return path / default if _is_folder(path) else path
-
-    def check_output(self) -> None:
-        """Raises LocalFileError where a new export could not be saved, before it is begun."""
-        from streamer.client.client import check_new_target  # noqa: PLC0415 - see the package
-
-        if self.to_stdout:
-            output()
-        elif self.output and not _is_folder(Path(self.output)):
-            check_new_target(Path(self.output), force=self.force)
-
-    def check(self) -> None:
-        if self.to_stdout and self.as_json:
-            raise click.UsageError("--json writes to standard output, and so does -o -")
-        if self.to_stdout and self.connections > 1:
-            raise click.UsageError("-o - takes the bytes in their order: --connections is for files")
-
-
-def _is_folder(path: Path) -> bool:
-    """Raises LocalFileError."""
-    from streamer.client.target import told  # noqa: PLC0415 - see the package
-
-    with told(path):
-        return path.is_dir()
-
-
-Command = Callable[..., None]
-
-
-def download_options(command: Command) -> Command:
+def with_download_options(command: Command) -> Command:
+    """Adds the options of DownloadOptions, except --connections, and those of the server."""
     command = server_options(json_option(command))
     for option in reversed(
         [
@@ -150,7 +76,7 @@ def download_options(command: Command) -> Command:
 
 @click.command(epilog=EXIT_STATUSES)
 @click.argument("target", metavar="URL|EXPORT_ID")
-@download_options
+@with_download_options
 @click.option(
     "--connections",
     type=click.IntRange(1, 16),
@@ -170,19 +96,25 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
       streamer pull ID --connections 4 -o users.csv
       streamer pull ID -o - | gzip > users.csv.gz
     """
-    wish = Wish(**options)
-    wish.check()
-    with reported(as_json=wish.as_json):
+    download_options = DownloadOptions(**options)
+    download_options.check()
+    as_json = download_options.as_json
+    with reporting_errors(as_json=as_json):
         from streamer.client.address import address_of  # noqa: PLC0415 - see the package
 
         address = address_of(target, server)
-        path = wish.target(f"export_{address.export_id}.csv")
-    with reported(as_json=wish.as_json, remedy=lambda: _kept(path, "the same command")):
-        with _watched(wish, path) as bar:
-            key = key_for(target, server, api_key)
-            work = partial(_fetch, target=target, path=path, wish=wish, bar=bar)
-            result = ask(address.server, key, work, patience=wish.patience, watcher=bar, max_time=wish.max_time)
-        _done(result, path, wish)
+        path = download_options.target(f"export_{address.export_id}.csv")
+    with reporting_errors(as_json=as_json, remedy=lambda: resume_hint(path, "the same command")):
+        with progress_bar(download_options, path) as bar:
+            result = run_with_client(
+                address.server,
+                key_for(target, server, api_key),
+                partial(download, target=target, path=path, options=download_options, bar=bar),
+                retry_policy=download_options.retry_policy,
+                listener=bar,
+                max_time=download_options.max_time,
+            )
+        report(result, path, download_options)
 
 
 @click.command(epilog=EXIT_STATUSES)
@@ -199,7 +131,7 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
 @click.option("--ttl", metavar="DURATION", help="How long the file stays on the server: 90, 60s, 5m, 2h or 1d.")
 @click.option("--set", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter: delimiter=tab.")
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the export on the server without asking.")
-@download_options
+@with_download_options
 def export(
     *,
     dataset: str,
@@ -222,201 +154,100 @@ def export(
       streamer export --where country_code=US --columns id,email -o us.csv
       streamer export --where lifetime_value__gte=500 --set delimiter=tab -o best.tsv
     """
-    wish = Wish(connections=1, **options)
-    wish.check()
-    asked = {
+    download_options = DownloadOptions(connections=1, **options)
+    download_options.check()
+    request = {
         "dataset": dataset,
         "columns": columns,
-        "where": _pairs(conditions),
+        "where": _parse_pairs(conditions),
         "label": label,
         "ttl": ttl,
-        **_others(parameters),
+        **_parse_parameters(parameters),
     }
-    begun = _Begun(wish)
-    with reported(as_json=wish.as_json, remedy=begun.how_to_go_on):
-        wish.check_output()
-        try:
-            with _watched(wish, Path(wish.output or "export")) as bar:
-                work = partial(begun.fetch, asked=asked, bar=bar)
-                result = ask(server, api_key, work, patience=wish.patience, watcher=bar, max_time=wish.max_time)
-        except KeyboardInterrupt:
-            if begun.url and (cancel_on_interrupt or _wants_to_cancel()):
-                ask(server, api_key, begun.cancel)
-            raise
-        _done(result, begun.path, wish)
+    run = _ExportRun(server, api_key, download_options)
+    with reporting_errors(as_json=download_options.as_json, remedy=run.remedy):
+        download_options.check_output()
+        result = run.execute(request, cancel_on_interrupt=cancel_on_interrupt)
+        report(result, run.path, download_options)
 
 
-class _Begun:
-    """The export that this command has begun, once the server has said so."""
+class _ExportRun:
+    """One run of `streamer export`. `path` is the file, known once the export is created."""
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
-        self.url: str | None = None
+    def __init__(self, server: str, api_key: str | None, options: DownloadOptions) -> None:
+        self._server = server
+        self._api_key = api_key
+        self._options = options
+        self._url: str | None = None
         self.path = Path()
         self._cancelled = False
         self._saved = False
 
-    async def fetch(self, client: "Client", *, asked: dict[str, Any], bar: "Bar | None") -> dict[str, Any]:
-        export = await client.export(**asked)
-        self.url = export.url
-        self.path = self._wish.target(f"export_{export.id}.csv")
-        result = await _fetch(client, target=export.url, path=self.path, wish=self._wish, bar=bar)
+    def execute(self, request: dict[str, Any], *, cancel_on_interrupt: bool) -> dict[str, Any]:
+        """Creates the export and downloads it. Returns as `download` does.
+
+        Raises KeyboardInterrupt after Ctrl-C, when the export is cancelled on the server if the user wants that.
+        """
+        try:
+            return self._execute(request)
+        except KeyboardInterrupt:
+            if self._url is not None and (cancel_on_interrupt or _confirms_cancel()):
+                run_with_client(self._server, self._api_key, self._cancel)
+            raise
+
+    def remedy(self) -> str | None:
+        if self._cancelled:
+            return "the export is cancelled on the server, too"
+        if self._url is None or self._saved or self._options.to_stdout:
+            return None
+        return f"the export continues on the server; `streamer pull {self._url} -o {self.path}` downloads it"
+
+    def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
+        options = self._options
+        with progress_bar(options, Path(options.output or "export")) as bar:
+            return run_with_client(
+                self._server,
+                self._api_key,
+                partial(self._create_and_download, request=request, bar=bar),
+                retry_policy=options.retry_policy,
+                listener=bar,
+                max_time=options.max_time,
+            )
+
+    async def _create_and_download(
+        self, client: "Client", *, request: dict[str, Any], bar: "ProgressBar | None"
+    ) -> dict[str, Any]:
+        export = await client.export(**request)
+        self._url = export.url
+        self.path = self._options.target(f"export_{export.id}.csv")
+        result = await download(client, target=export.url, path=self.path, options=self._options, bar=bar)
         self._saved = True
         return result
 
-    async def cancel(self, client: "Client") -> None:
-        assert self.url
+    async def _cancel(self, client: "Client") -> None:
+        """Cancels the export on the server, and removes its partial file."""
         from streamer.client.saving import discard_part  # noqa: PLC0415 - see the package
 
-        await client.get(self.url).cancel()
+        assert self._url
+        await client.get(self._url).cancel()
         self._cancelled = True
-        if not self._wish.to_stdout:
+        if not self._options.to_stdout:
             discard_part(self.path)
 
-    def how_to_go_on(self) -> str | None:
-        if self._cancelled:
-            return "the export is cancelled on the server, too"
-        if self.url is None or self._saved or self._wish.to_stdout:
-            return None
-        return f"the export goes on; `streamer pull {self.url} -o {self.path}` fetches it"
 
-
-def _wants_to_cancel() -> bool:
-    """Whoever presses Ctrl-C once more, or cannot be asked, leaves the export alone."""
+def _confirms_cancel() -> bool:
+    """False if there is no terminal to ask on, and after another Ctrl-C."""
     if not is_terminal(sys.stdin):
         return False
     try:
-        with interrupts.raised():
+        with interrupts.raising():
             return click.confirm("Cancel the export on the server, too?", err=True)
     except (click.Abort, KeyboardInterrupt):
         return False
 
 
-@contextmanager
-def _watched(wish: Wish, path: Path) -> Iterator["Bar | None"]:
-    """A progress bar, where there is a terminal for it, and nothing else is written there."""
-    if wish.quiet or not is_terminal(sys.stderr) or (wish.to_stdout and is_terminal(sys.stdout)):
-        yield None
-        return
-    try:
-        from streamer.commands.bar import Bar  # noqa: PLC0415 - its packages are an extra of their own
-    except ImportError as error:
-        raise needs_rich("the progress bar", "--quiet") from error
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the terminal gets its cursor back
-    with Bar("standard output" if wish.to_stdout else path.name) as bar:
-        yield bar
-
-
-async def _fetch(client: "Client", *, target: str, path: Path, wish: Wish, bar: "Bar | None") -> dict[str, Any]:
-    """Downloads, and tells of it as `--json` does."""
-    _keep_freed_memory()
-    export = client.get(target)
-    begin = time.monotonic()
-    async with _polling(export, bar):
-        if wish.to_stdout:
-            await _to_stdout(export, bar)
-            return {}
-        saved = await export.save(path, connections=wish.connections, force=wish.force)
-    return {
-        "exitStatus": 0,
-        "file": str(saved.path),
-        "exportId": str(saved.export_id),
-        "bytes": saved.bytes,
-        "rows": saved.rows,
-        "sha256": saved.sha256,
-        "alreadyThere": saved.already_there,
-        "seconds": round(time.monotonic() - begin, 3),
-    }
-
-
-def _keep_freed_memory() -> None:
-    """glibc gives back what is free beyond twice the largest mapped block that was freed, and gets it anew by the page.
-
-    After this one, of which no page is touched, each chunk of a download is put where one before it was (mallopt(3),
-    M_MMAP_THRESHOLD). Elsewhere it does nothing.
-    """
-    bytes(KEPT)
-
-
-async def _to_stdout(export: "Export", bar: "Bar | None") -> None:
-    fd, count = output().fileno(), 0
-    async with aclosing(export.stream()) as chunks:
-        async for chunk in chunks:
-            with told_of_output():
-                await _in_daemon_thread(partial(_write, fd, chunk))
-            count += len(chunk)
-            if bar:
-                bar.received(count)
-
-
-def _write(fd: int, chunk: bytes) -> None:
-    """To standard output, past all buffers."""
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-async def _in_daemon_thread(work: Callable[[], None]) -> None:
-    """A write to a pipe may last for ever: neither the event loop nor the end of the process waits for this thread."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def end(error: Exception | None) -> None:
-        if done.done():
-            return
-        if error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    def run() -> None:
-        failure = None
-        try:
-            work()
-        except Exception as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop is closed: nothing waits any more
-            loop.call_soon_threadsafe(end, failure)
-
-    threading.Thread(target=run, daemon=True, name="output").start()
-    await done
-
-
-@asynccontextmanager
-async def _polling(export: "Export", bar: "Bar | None") -> AsyncIterator[None]:
-    """The bar is told how far the export is on the server. What goes wrong with that, the download sees for itself."""
-    task = asyncio.create_task(_poll(export)) if bar else None
-    try:
-        yield
-    finally:
-        if task:
-            task.cancel()
-            await asyncio.wait({task})
-
-
-async def _poll(export: "Export") -> None:
-    from streamer.client import StreamerError  # noqa: PLC0415 - see the package
-
-    while True:
-        await asyncio.sleep(POLL)
-        with suppress(StreamerError):
-            if (await export.glance()).final:
-                return
-
-
-def _kept(path: Path, who: str) -> str | None:
-    from streamer.client import StreamerError  # noqa: PLC0415 - see the package
-    from streamer.client.target import part_of  # noqa: PLC0415
-
-    with suppress(OSError, StreamerError):
-        part = part_of(path)
-        if part.stat().st_size:
-            return f"{part} has what came so far; {who} goes on with it"
-    return None
-
-
-def _pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
-    """NAME=VALUE; a name that comes several times has a list."""
+def _parse_pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
+    """Parses NAME=VALUE; the values of a repeated name become a list. Raises click.UsageError."""
     found: dict[str, list[str]] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -426,17 +257,10 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
-def _others(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
-    """What `--set` gives, which takes the place of no other option."""
-    found = _pairs(texts)
-    for name, option in OPTIONS.items():
+def _parse_parameters(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
+    """Parses the values of `--set`. Raises click.UsageError for a parameter that has an option of its own."""
+    found = _parse_pairs(texts)
+    for name, option in OWN_OPTIONS.items():
         if name in found:
             raise click.UsageError(f"--set {name}=…: that is what {option} is for")
     return found
-
-
-def _done(result: dict[str, Any], path: Path, wish: Wish) -> None:
-    if wish.as_json:
-        print_json(result)
-    elif result and not wish.quiet and is_terminal(sys.stderr):
-        complain(f"{path}: {result['rows']:,} rows, {result['bytes']:,} bytes, verified")

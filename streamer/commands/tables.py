@@ -1,6 +1,6 @@
 """Exports as tables that fit into 80 columns.
 
-Texts of others may look like the markup of rich, so they are escaped.
+Texts of the server are escaped, because they may look like the markup of rich.
 """
 
 import sys
@@ -17,10 +17,10 @@ from streamer.client import ExportStatus
 from streamer.commands.bar import rows_of
 
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "dim", "removed": "dim", "processing": "cyan"}
-USUAL = (("delimiter", ","), ("quoteChar", '"'))  # what nobody had to ask for
+DEFAULTS = (("delimiter", ","), ("quoteChar", '"'))  # in every query, and not shown
 
 
-def listed(found: Iterable[ExportStatus]) -> str:
+def export_table(found: Iterable[ExportStatus]) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("EXPORT", "STATE"):
         table.add_column(name, no_wrap=True)
@@ -29,10 +29,10 @@ def listed(found: Iterable[ExportStatus]) -> str:
     for status in found:
         rows, size = f"{status.progress.processed_rows:,}", decimal(status.progress.bytes)
         table.add_row(_name(status), _state(status), rows, size, _short(status.created_at))
-    return _drawn(Console(soft_wrap=not sys.stdout.isatty()), table)
+    return _render(Console(soft_wrap=not sys.stdout.isatty()), table)
 
 
-def shown(status: ExportStatus) -> str:
+def status_table(status: ExportStatus) -> str:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -45,7 +45,7 @@ def shown(status: ExportStatus) -> str:
         "notice": status.notice,
         "dataset": status.dataset,
         "columns": ", ".join(status.columns),
-        "query": ", ".join(f"{name}={value}" for name, value in status.query.items() if (name, value) not in USUAL),
+        "query": ", ".join(f"{name}={value}" for name, value in status.query.items() if (name, value) not in DEFAULTS),
         "rows": rows_of(status),
         "bytes": f"{status.progress.bytes:,}",
         "created": _moment(status.created_at),
@@ -57,18 +57,18 @@ def shown(status: ExportStatus) -> str:
     for name, value in rows.items():
         if value:
             table.add_row(name, _state(status) if name == "state" else escape(value))
-    return _drawn(Console(), table)
+    return _render(Console(), table)
 
 
-def _drawn(console: Console, table: Table) -> str:
-    """As the terminal, or the file, of standard output takes it."""
+def _render(console: Console, table: Table) -> str:
+    """Returns the text of the table, with the colours and the width that standard output has."""
     with console.capture() as capture:
         console.print(table)
     return capture.get().removesuffix("\n")
 
 
 def _name(status: ExportStatus) -> Text:
-    """The id, and in a second line the label, as much of it as is no longer than the id."""
+    """Returns the id and, in a second line, the label, truncated to the width of the id."""
     name = Text(str(status.export_id))
     if status.label:
         label = Text(status.label, style="dim")
@@ -84,7 +84,7 @@ def _state(status: ExportStatus) -> str:
 
 
 def _short(moment: datetime | None) -> str:
-    """In 8 characters: the time of today, or the date."""
+    """Returns 8 characters: the time of a moment of today, otherwise the date."""
     if moment is None:
         return ""
     local, today = moment.astimezone(), datetime.now().astimezone().date()
@@ -92,5 +92,5 @@ def _short(moment: datetime | None) -> str:
 
 
 def _moment(moment: datetime | None) -> str:
-    """In the time of this machine, to the second."""
+    """Returns local time, in seconds."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""

@@ -11,6 +11,8 @@ from uuid import UUID
 
 from aiohttp import web
 
+from streamer.schema import ExportLinks
+
 
 class Links:
     """`public` is the URL of the server without a slash at its end; "" if it is not known."""
@@ -26,8 +28,8 @@ class Links:
         """For a field of the answer to a request for `request_path`."""
         return self.to(path) if self._public else posixpath.relpath(path, posixpath.dirname(request_path))
 
-    def of(self, export_id: UUID) -> dict[str, str]:
-        return {"self": self.to(status_path(export_id)), "download": self.to(download_path(export_id))}
+    def of(self, export_id: UUID) -> ExportLinks:
+        return ExportLinks(self_=self.to(status_path(export_id)), download=self.to(download_path(export_id)))
 
 
 def status_path(export_id: UUID) -> str:

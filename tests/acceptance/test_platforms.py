@@ -1,4 +1,4 @@
-"""The client on a system that lacks what POSIX has; the server says that it needs it."""
+"""The client on a system without POSIX; the server there ends with one sentence."""
 
 import json
 import signal
@@ -44,7 +44,7 @@ async def test_a_pull_on_windows_is_verified_and_leaves_nothing_else(
     assert process.stderr == []
 
 
-async def test_a_file_is_replaced_on_windows_and_an_export_begun(pretender: Pretender, tmp_path: Path) -> None:
+async def test_force_replaces_a_file_on_windows(pretender: Pretender, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"old")
     options = "-o", "x.csv", "--server", pretender.url
     process = await on_windows(tmp_path, "export", *options, exit_status=1)
@@ -54,7 +54,7 @@ async def test_a_file_is_replaced_on_windows_and_an_export_begun(pretender: Pret
     await on_windows(tmp_path, "pull", pretender.download, "-o", "x.csv")
 
 
-async def test_what_is_refused_on_windows_leaves_nothing(pretender: Pretender, tmp_path: Path) -> None:
+async def test_a_failed_pull_on_windows_leaves_no_file(pretender: Pretender, tmp_path: Path) -> None:
     pretender.sha256 = "0" * 64
     await on_windows(tmp_path, "pull", pretender.download, "-o", "x.csv", exit_status=6)
     pretender.statuses = [says(404, detail="there is no such export")]
@@ -80,14 +80,14 @@ async def test_ctrl_c_on_windows_leaves_a_part_with_one_writer(pretender: Preten
 
 
 @pytest.mark.parametrize("verb", ["serve", "demo"])
-async def test_the_server_says_on_windows_in_one_sentence_that_it_is_for_linux(tmp_path: Path, verb: str) -> None:
+async def test_the_server_on_windows_ends_with_one_sentence(tmp_path: Path, verb: str) -> None:
     process = await on_windows(tmp_path, verb, exit_status=1)
     assert process.stderr == ["streamer: the server runs on Linux only; on other systems, run it in a container"]
     assert names(tmp_path) == set()
 
 
-def test_the_parts_of_the_client_name_no_module_of_posix_alone() -> None:
-    """Beside the one place that chooses between two systems."""
+def test_no_module_of_the_client_imports_a_posix_module() -> None:
+    """Except lock.py, which chooses between two systems."""
     for path in (*Path(TREE, "streamer", "client").glob("*.py"), *Path(TREE, "streamer", "commands").glob("*.py")):
         found = {
             name for name in ("fcntl", "resource", "termios", "pty", "pwd") if f"import {name}\n" in path.read_text()

@@ -1,6 +1,6 @@
-"""`streamer pull` and its sisters as real processes: the file, the one sentence, the exit status.
+"""The commands of the client as real processes: the file, the sentence, the exit status.
 
-Whatever ends a run early, the file is not there, and the next run goes on with the part, or says why it cannot.
+After a run that ends early the file does not exist, and the next run resumes the part, or says why it cannot.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def run(folder: Path, *arguments: str, exit_status: int = 0, place: Mapping[str, str] | None = None) -> Process:
-    """`place` is what the environment says of the server."""
+    """`place` has variables of the environment."""
     async with streamer(*arguments, folder=folder, environment=place) as process:
         code = await process.exit_code()
     assert code == exit_status, (process.stdout, process.stderr)
@@ -52,7 +52,7 @@ async def run(folder: Path, *arguments: str, exit_status: int = 0, place: Mappin
 
 
 def sentence(process: Process) -> str:
-    """The first of at most two lines, which is the reason; the second says how to go on."""
+    """Returns the reason, which is the first of at most two lines; the second one says how to continue."""
     assert 1 <= len(process.stderr) <= 2, process.stderr
     assert process.stderr[0].startswith("streamer: ")
     assert "Traceback" not in "".join(process.stderr)
@@ -69,7 +69,7 @@ def names(folder: Path) -> set[str]:
 
 @asynccontextmanager
 async def stalled(export: HeldExport, folder: Path, *options: str) -> AsyncIterator[tuple[Process, StallingRelay]]:
-    """A pull that has a part of the file, and waits for more."""
+    """A pull that has received a part of the file, and waits for more."""
     relay = StallingRelay(export.held.url, STALL)
     async with relaying(relay) as relayed:
         target = relayed + export.download
@@ -78,7 +78,7 @@ async def stalled(export: HeldExport, folder: Path, *options: str) -> AsyncItera
             yield process, relay
 
 
-async def test_an_export_is_begun_and_followed_to_a_verified_file(held: Held, folder: Path) -> None:
+async def test_export_creates_an_export_and_follows_it_to_a_verified_file(held: Held, folder: Path) -> None:
     arguments = (
         "export",
         "--dataset",
@@ -111,7 +111,7 @@ async def test_a_growing_export_is_pulled_to_its_end(held: Held, folder: Path) -
     assert (process.stdout, process.stderr) == ([], [])
 
 
-async def test_a_part_is_gone_on_with_while_the_export_grows(held: Held, folder: Path) -> None:
+async def test_a_part_is_resumed_while_the_export_grows(held: Held, folder: Path) -> None:
     export = await held.export(LARGE, at=1)
     async with streamer("pull", export.url, "-o", "x.csv", folder=folder) as process:
         await grown(folder / "x.csv.part", FIRST)
@@ -125,7 +125,7 @@ async def test_a_part_is_gone_on_with_while_the_export_grows(held: Held, folder:
 
 
 @pytest.mark.parametrize("connections", ["1", "3"])
-async def test_a_killed_pull_of_a_sealed_export_is_gone_on_with(held: Held, folder: Path, connections: str) -> None:
+async def test_a_killed_pull_of_a_sealed_export_is_resumed(held: Held, folder: Path, connections: str) -> None:
     export = await held.completed(LARGE)
     async with stalled(export, folder, "--connections", connections) as (process, _):
         process.signal(signal.SIGKILL)
@@ -135,7 +135,7 @@ async def test_a_killed_pull_of_a_sealed_export_is_gone_on_with(held: Held, fold
     assert names(folder) == {"x.csv"}
 
 
-async def test_standard_output_gets_all_of_it(held: Held, folder: Path) -> None:
+async def test_standard_output_gets_every_byte(held: Held, folder: Path) -> None:
     export = await held.completed(LARGE)
     process = await run(folder, "pull", export.url, "-o", "-")
     assert "\n".join(process.stdout).encode() + b"\n" == WHOLE
@@ -155,7 +155,7 @@ async def test_standard_output_gets_all_of_it(held: Held, folder: Path) -> None:
         ("cancel DOWNLOAD > /dev/full", 0),
     ],
 )
-async def test_a_standard_output_that_takes_nothing_is_one_sentence(folder: Path, command: str, begun: int) -> None:
+async def test_an_unusable_standard_output_is_one_sentence(folder: Path, command: str, begun: int) -> None:
     async with pretending(b"id\n" + b"1\n" * 100_000) as pretender:
         command = command.replace("DOWNLOAD", pretender.download).replace("SERVER", pretender.url)
         reason = " is closed" if "&" in command else ": No space left on device"
@@ -164,7 +164,7 @@ async def test_a_standard_output_that_takes_nothing_is_one_sentence(folder: Path
 
 
 @pytest.mark.parametrize("stream", ["2> /dev/full", "2>&-"])
-async def test_a_standard_error_that_takes_nothing_leaves_the_exit_status(folder: Path, stream: str) -> None:
+async def test_an_unusable_standard_error_keeps_the_exit_status(folder: Path, stream: str) -> None:
     async with pretending(b"id\n1\n") as pretender:
         assert await by_shell(folder, f"{STREAMER} pull {pretender.download} -o x.csv {stream}") == (0, "")
         assert content_of(folder / "x.csv") == b"id\n1\n"
@@ -172,7 +172,7 @@ async def test_a_standard_error_that_takes_nothing_leaves_the_exit_status(folder
         assert await by_shell(folder, f"{STREAMER} pull {pretender.download} -o y.csv {stream}") == (3, "")
 
 
-async def test_a_name_that_no_file_can_have_is_one_sentence(folder: Path) -> None:
+async def test_an_impossible_file_name_is_one_sentence(folder: Path) -> None:
     async with pretending(b"id\n1\n") as pretender:
         for verb, name in ((f"pull {pretender.download}", "x" * 300), (f"export --server {pretender.url}", "x" * 252)):
             status, said = await by_shell(folder, f"{STREAMER} {verb} -o {name}")
@@ -183,7 +183,7 @@ async def test_a_name_that_no_file_can_have_is_one_sentence(folder: Path) -> Non
         assert names(folder) == set()
 
 
-async def test_a_folder_and_a_link_are_where_an_export_is_saved(folder: Path) -> None:
+async def test_an_export_is_saved_in_a_folder_and_through_a_symbolic_link(folder: Path) -> None:
     (folder / "into").mkdir()
     (folder / "link.csv").symlink_to("into/real.csv")
     async with pretending(b"id\n1\n") as pretender:
@@ -195,7 +195,7 @@ async def test_a_folder_and_a_link_are_where_an_export_is_saved(folder: Path) ->
     assert names(folder) == {"into", "link.csv"}
 
 
-async def test_a_reader_that_leaves_ends_it_without_a_word(held: Held, folder: Path) -> None:
+async def test_a_closed_pipe_ends_the_pull_silently(held: Held, folder: Path) -> None:
     script = f"{STREAMER} pull {(await held.completed(LARGE)).url} -o - | head -c 10 > begin; exit ${{PIPESTATUS[0]}}"
     process = await asyncio.create_subprocess_exec(
         *("bash", "-c", script), cwd=folder, env=environment(folder), stderr=asyncio.subprocess.PIPE
@@ -205,7 +205,7 @@ async def test_a_reader_that_leaves_ends_it_without_a_word(held: Held, folder: P
     assert content_of(folder / "begin") == WHOLE[:10]
 
 
-async def test_an_export_that_fails_in_the_middle_is_3(held: Held, folder: Path) -> None:
+async def test_an_export_that_fails_has_exit_status_3(held: Held, folder: Path) -> None:
     export = await held.export(LARGE, at=1)
     async with streamer("pull", export.url, "-o", "x.csv", folder=folder) as process:
         await grown(folder / "x.csv.part", FIRST)
@@ -216,7 +216,7 @@ async def test_an_export_that_fails_in_the_middle_is_3(held: Held, folder: Path)
     assert "failed on the server" in sentence(await run(folder, "pull", export.url, "-o", "x.csv", exit_status=3))
 
 
-async def test_an_export_that_is_cancelled_is_4(held: Held, folder: Path) -> None:
+async def test_an_export_that_is_cancelled_has_exit_status_4(held: Held, folder: Path) -> None:
     export = await held.export(LARGE, at=1)
     async with streamer("pull", export.url, "-o", "x.csv", folder=folder) as process:
         await grown(folder / "x.csv.part", FIRST)
@@ -226,19 +226,19 @@ async def test_an_export_that_is_cancelled_is_4(held: Held, folder: Path) -> Non
     assert "x.csv" not in names(folder)
 
 
-async def test_giving_up_is_5_and_the_next_run_has_the_file(held: Held, folder: Path) -> None:
+async def test_giving_up_has_exit_status_5_and_the_next_run_completes(held: Held, folder: Path) -> None:
     export = await held.completed(LARGE)
     relay = StallingRelay(held.url, STALL)
     async with relaying(relay) as relayed:
         target = relayed + export.download
         process = await run(folder, "pull", target, "-o", "x.csv", "--max-time", "3", exit_status=5)
     assert "not done within 3 s" in sentence(process)
-    assert "goes on with it" in process.stderr[1]
+    assert "resumes it" in process.stderr[1]
     await run(folder, "pull", export.url, "-o", "x.csv")
     assert content_of(folder / "x.csv") == WHOLE
 
 
-async def test_the_time_of_a_creation_counts(folder: Path) -> None:
+async def test_max_time_includes_the_creation(folder: Path) -> None:
     async with pretending(b"id\n1\n") as pretender:
         pretender.statuses = [says(429, headers={"Retry-After": "3600"}, detail="100 exports are waiting already")]
         arguments = "export", "-o", "x.csv", "--max-time", "1", "--server", pretender.url
@@ -247,14 +247,14 @@ async def test_the_time_of_a_creation_counts(folder: Path) -> None:
     assert names(folder) == set()
 
 
-async def test_a_silent_connection_is_left_for_a_new_one(held: Held, folder: Path) -> None:
+async def test_a_silent_connection_is_replaced(held: Held, folder: Path) -> None:
     export = await held.completed(LARGE)
     async with stalled(export, folder, "--timeout", "0.3", "--connections", "4") as (process, _):
         assert await process.exit_code() == 0
     assert content_of(folder / "x.csv") == WHOLE
 
 
-async def test_a_wrong_hash_is_6_and_a_page_of_html_is_1(folder: Path) -> None:
+async def test_a_wrong_hash_has_exit_status_6_and_a_page_of_html_1(folder: Path) -> None:
     async with pretending(b"id\n1\n") as pretender:
         pretender.sha256 = "0" * 64
         process = await run(folder, "pull", pretender.download, "-o", "x.csv", "--json", exit_status=6)
@@ -264,7 +264,7 @@ async def test_a_wrong_hash_is_6_and_a_page_of_html_is_1(folder: Path) -> None:
     assert names(folder) == set()
 
 
-async def test_the_key_is_sent_to_its_server_and_to_no_other(folder: Path) -> None:
+async def test_the_api_key_is_sent_only_to_its_server(folder: Path) -> None:
     async with pretending(b"id\n1\n") as ours, pretending(b"id\n2\n") as other:
         place = {"STREAMER_URL": ours.url, "STREAMER_API_KEY": "secret"}
         await run(folder, "pull", str(ours.id), "-o", "x.csv", place=place)
@@ -275,7 +275,7 @@ async def test_the_key_is_sent_to_its_server_and_to_no_other(folder: Path) -> No
     assert other.authorizations == {None}
 
 
-async def test_without_rich_there_is_a_sentence(folder: Path) -> None:
+async def test_a_missing_rich_is_one_sentence(folder: Path) -> None:
     script = "import sys; sys.modules['rich'] = None; from streamer.cli import main; main()"
     async with pretending(b"id\n1\n") as pretender:
         process = await asyncio.create_subprocess_exec(
@@ -300,7 +300,7 @@ async def test_without_rich_there_is_a_sentence(folder: Path) -> None:
         ("ls", "--status", "done"),
     ],
 )
-async def test_wrong_usage_is_2(folder: Path, arguments: Sequence[str]) -> None:
+async def test_wrong_usage_has_exit_status_2(folder: Path, arguments: Sequence[str]) -> None:
     process = await run(folder, *arguments, exit_status=2)
     assert process.stderr[0].startswith("Usage: ")
 
@@ -315,7 +315,7 @@ async def test_wrong_usage_is_2(folder: Path, arguments: Sequence[str]) -> None:
         (("--set", "delimiter=\\t"), "streamer: delimiter: must be exactly one ASCII character, or the word tab"),
     ],
 )
-async def test_an_export_for_which_a_variable_is_empty_is_refused(
+async def test_an_empty_shell_variable_in_a_condition_is_refused(
     held: Held, folder: Path, arguments: Sequence[str], reason: str
 ) -> None:
     place = {"STREAMER_URL": held.url}
@@ -324,20 +324,20 @@ async def test_an_export_for_which_a_variable_is_empty_is_refused(
     assert names(folder) == set()
 
 
-async def test_ctrl_c_leaves_a_part_that_the_next_run_goes_on_with(held: Held, folder: Path) -> None:
+async def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(held: Held, folder: Path) -> None:
     export = await held.completed(LARGE)
     async with stalled(export, folder) as (process, _):
         process.signal(signal.SIGINT)
         assert await process.exit_code() == 130
     assert sentence(process) == "streamer: interrupted"
-    assert "x.csv.part has what came so far" in process.stderr[1]
+    assert "x.csv.part has the bytes received so far" in process.stderr[1]
     process = await run(folder, "pull", export.url, "-o", "x.csv", "--json")
     assert json.loads(process.stdout[0])["alreadyThere"] >= STALL // 2
     assert content_of(folder / "x.csv") == WHOLE
 
 
 @pytest.mark.parametrize(("options", "state"), [((), "processing"), (("--cancel-on-interrupt",), "cancelled")])
-async def test_ctrl_c_ends_the_export_on_the_server_where_that_was_asked_for(
+async def test_cancel_on_interrupt_cancels_the_export_on_the_server(
     held: Held, folder: Path, options: Sequence[str], state: str
 ) -> None:
     await held.export(LARGE, at=1)  # it shuts the gates
@@ -352,7 +352,7 @@ async def test_ctrl_c_ends_the_export_on_the_server_where_that_was_asked_for(
     assert json.loads(listed.stdout[0])[0]["status"] == state
 
 
-async def test_two_pulls_at_once_are_one_and_a_sentence(held: Held, folder: Path) -> None:
+async def test_a_concurrent_pull_of_the_same_file_is_one_sentence(held: Held, folder: Path) -> None:
     export = await held.completed(LARGE)
     async with stalled(export, folder) as (first, relay):
         second = await run(folder, "pull", export.url, "-o", "x.csv", exit_status=1)
@@ -363,7 +363,7 @@ async def test_two_pulls_at_once_are_one_and_a_sentence(held: Held, folder: Path
 
 
 @pytest.mark.parametrize("connections", ["1", "3"])
-async def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(held: Held, folder: Path, connections: str) -> None:
+async def test_a_full_disk_is_one_sentence_and_the_next_run_resumes(held: Held, folder: Path, connections: str) -> None:
     export = await held.completed(LARGE)
     limited = [sys.executable, "-c", LIMITED, str(STALL), str(STREAMER), "pull", export.url, "-o", "x.csv"]
     process = await asyncio.create_subprocess_exec(
@@ -378,10 +378,10 @@ async def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(held: Held, fo
     assert names(folder) == {"x.csv"}
 
 
-async def test_the_server_is_killed_and_comes_back(
+async def test_a_pull_survives_the_restart_of_a_killed_server(
     database: str, session: aiohttp.ClientSession, folder: Path, tmp_path: Path
 ) -> None:
-    """A completed export is gone on with; one that nobody has a byte of is run again, and followed all the while."""
+    """The pull of a completed export is resumed; an export of which no byte was served is run again and followed."""
     async with connected(database) as hand:
         await hand.execute(HELD)
         await hand.execute("CREATE VIEW waiting AS SELECT held() AS id")
@@ -432,7 +432,7 @@ async def test_the_exports_of_a_server_are_listed_shown_cancelled_and_removed(he
     assert "there is no export" in sentence(unknown)
 
 
-async def test_an_export_is_begun_with_a_label_and_a_lifetime_and_found_by_its_label(held: Held, folder: Path) -> None:
+async def test_an_export_with_label_and_ttl_is_found_by_its_label(held: Held, folder: Path) -> None:
     place = {"STREAMER_URL": held.url, "COLUMNS": "80"}
     label = "Month end [red]x[/] " + "and a long rest " * 5
     options = ("--where", "id__lte=10", "--label", label, "--ttl", "2h", "-o", "x.csv", "--json")
@@ -452,8 +452,8 @@ async def test_an_export_is_begun_with_a_label_and_a_lifetime_and_found_by_its_l
     assert not (folder / "z.csv").exists()
 
 
-def test_a_terminal_of_80_columns_shows_a_bar_and_asks_what_ctrl_c_means(folder: Path) -> None:
-    """The question, and the answer yes, by a real pseudo-terminal; the server is a pretender in another process."""
+def test_a_terminal_of_80_columns_shows_a_bar_and_a_question_after_ctrl_c(folder: Path) -> None:
+    """The question is answered with yes on a pseudo-terminal; a test server runs in another process."""
     script = (
         "import asyncio\nfrom tests.acceptance.test_pull import pretend_to_be_slow\nasyncio.run(pretend_to_be_slow())"
     )
@@ -474,7 +474,7 @@ def test_a_terminal_of_80_columns_shows_a_bar_and_asks_what_ctrl_c_means(folder:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-async def test_help_has_examples_and_comes_without_the_server(folder: Path, verb: str) -> None:
+async def test_help_has_examples_and_exit_statuses(folder: Path, verb: str) -> None:
     process = await run(folder, verb, "--help")
     text = "\n".join(process.stdout)
     assert re.search(rf"Examples?:\n +streamer {verb} ", text)
@@ -489,13 +489,13 @@ async def test_help_has_examples_and_comes_without_the_server(folder: Path, verb
         ("streamer.client", {"asyncpg", "click", "isal", "rich", "streamer.config", "streamer.http", "streamer.jobs"}),
     ],
 )
-def test_what_is_not_needed_is_not_imported(module: str, unwanted: set[str]) -> None:
+def test_unneeded_modules_are_not_imported(module: str, unwanted: set[str]) -> None:
     script = f"import sys, {module}; print('\\n'.join(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=TREE).stdout
     assert not unwanted & set(found.splitlines())
 
 
-async def test_the_shell_completes_verbs(folder: Path) -> None:
+async def test_the_shell_completes_commands(folder: Path) -> None:
     completing = {"_STREAMER_COMPLETE": "bash_complete", "COMP_WORDS": "streamer pu", "COMP_CWORD": "1"}
     assert (await run(folder, place=completing)).stdout == ["plain,pull"]
 
@@ -512,7 +512,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 async def by_shell(folder: Path, command: str) -> tuple[int, str]:
-    """The exit status, and what is said on standard error."""
+    """Returns the exit status, and the text of standard error."""
     process = await asyncio.create_subprocess_exec(
         *("bash", "-c", command), cwd=folder, env=environment(folder), stderr=asyncio.subprocess.PIPE
     )
@@ -522,7 +522,7 @@ async def by_shell(folder: Path, command: str) -> tuple[int, str]:
 
 
 async def began(session: aiohttp.ClientSession, url: str, count: int) -> list[dict[str, Any]]:
-    """The list of exports, once the server knows so many, the last of which has been begun."""
+    """Returns the list of exports, once there are so many and the latest one has started."""
     found: list[dict[str, Any]] = []
 
     async def known() -> bool:
@@ -535,7 +535,7 @@ async def began(session: aiohttp.ClientSession, url: str, count: int) -> list[di
 
 
 async def pretend_to_be_slow() -> None:
-    """An export that never ends, until it is cancelled; says its URL."""
+    """Serves an export that runs until it is cancelled, and prints its URL."""
     async with pretending(b"id\n1\n2\n") as pretender:
         pretender.state = "processing"
         print(pretender.url, flush=True)
@@ -543,7 +543,7 @@ async def pretend_to_be_slow() -> None:
 
 
 def in_a_terminal(folder: Path, url: str) -> str:
-    """What `streamer export` draws there, while Ctrl-C is pressed and the question is answered with yes."""
+    """Returns the output of `streamer export` in a terminal, after Ctrl-C and a question that is answered with yes."""
     arguments = [str(STREAMER), "export", "-o", "x.csv", "--server", url]
     child, terminal = pty.fork()
     if not child:

@@ -1,7 +1,7 @@
-"""What real download clients leave behind: the identical file, or an exit status that says it is not.
+"""Real download clients: they leave the identical file, or an exit status that reports a failure.
 
-Exit status 0 and other bytes is the one outcome that must never be. A client that fails leaves a beginning of the
-export and nothing else, so that its next attempt is safe too.
+Exit status 0 with other bytes must never happen. A client that fails leaves a beginning of the export and no other
+bytes, so that its next attempt is safe, too.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ def assert_failed(outcome: Outcome, path: Path) -> None:
 
 
 def is_a_part(path: Path) -> bool:
-    """A beginning; or, of a client that takes several pieces at once and notes which it has, with gaps."""
+    """Whether the file is a beginning of the export; a client that stores which pieces it has may leave gaps."""
     content = path.read_bytes()
     if WHOLE.startswith(content):
         return True
@@ -132,7 +132,7 @@ def assert_never_wrong(outcome: Outcome, path: Path) -> None:
 
 
 def assert_resumed(client: Client, outcome: Outcome, path: Path) -> None:
-    """Of a sealed export."""
+    """Resumes a download of a sealed export, and compares the files."""
     if client.resumes is Resumes.NEVER:
         assert_never_wrong(outcome, path)
     else:
@@ -144,7 +144,7 @@ def sha256(content: bytes) -> str:
 
 
 def offsets(chance: random.Random, end: int) -> Sequence[int]:
-    """Where partial files end: the first and the last places that there are, and a few between them."""
+    """Returns the lengths of partial files: the shortest, the longest, and a few between them."""
     return (1, *(chance.randrange(2, end - 1) for _ in range(3)), end - 1, end)
 
 
@@ -211,7 +211,7 @@ async def test_download_killed_while_the_export_grows_is_resumed_after_the_seal(
 
 @each(EVERY)
 async def test_killed_download_of_a_sealed_export_is_resumed(client: Client, held: Held, files: LocalFiles) -> None:
-    """With what the client itself leaves behind: aria2c has several pieces, and a file that says which."""
+    """Resumes the files that the client itself leaves: aria2c has several pieces, and a file that lists them."""
     export, path = await held.completed(LARGE), files.nothing()
     await kill_in_the_middle(client, export, path)
     assert_resumed(client, await client.fetch(export.url, path), path)
@@ -222,7 +222,7 @@ async def test_killed_download_of_a_sealed_export_is_resumed(client: Client, hel
 async def test_caught_up_download_fails_with_the_export(
     client: Client, end: End, held: Held, files: LocalFiles, chance: random.Random
 ) -> None:
-    """The end comes between two chunks."""
+    """The export fails between two chunks."""
     export = await held.export(LARGE, at=1)
     paths = [files.nothing(), *(files.partial(WHOLE[:offset]) for offset in offsets(chance, FIRST))]
     tasks = [asyncio.create_task(client.fetch(export.url, path)) for path in paths]
@@ -238,7 +238,7 @@ async def test_caught_up_download_fails_with_the_export(
 @bad_ends
 @each(EVERY)
 async def test_slow_download_fails_with_the_export(client: Client, end: End, held: Held, files: LocalFiles) -> None:
-    """The end comes within a chunk."""
+    """The export fails within a chunk."""
     export = await held.export(LARGE, at=1)
     paths = [files.nothing(), files.partial(WHOLE[:1000])]
     async with stalled(client, export, paths) as tasks:
@@ -262,10 +262,8 @@ async def test_slow_download_outlasts_the_export(client: Client, held: Held, fil
 
 
 @each(EVERY)
-async def test_sealed_export_that_is_deleted_in_the_middle_of_a_download(
-    client: Client, held: Held, files: LocalFiles
-) -> None:
-    """Whoever has the file open reads it to its end; a connection more, and the export is gone."""
+async def test_export_deleted_during_a_download(client: Client, held: Held, files: LocalFiles) -> None:
+    """An open download is read to its end; a further connection gets 410."""
     export = await held.completed(LARGE)
     paths = [files.nothing(), files.partial(WHOLE[:1000])]
     async with stalled(client, export, paths) as tasks:
@@ -276,7 +274,7 @@ async def test_sealed_export_that_is_deleted_in_the_middle_of_a_download(
 
 @bad_ends
 @each(PLAIN)
-async def test_download_resumed_after_a_bad_end_fails(
+async def test_download_resumed_after_the_export_failed_fails(
     client: Client, end: End, held: Held, files: LocalFiles, chance: random.Random
 ) -> None:
     export = await held.export(LARGE, at=1)
@@ -289,7 +287,7 @@ async def test_download_resumed_after_a_bad_end_fails(
 
 
 @each([CURL_WITHOUT_FAIL])
-async def test_partial_file_as_long_as_the_refusal_is_not_taken_for_the_whole(
+async def test_partial_file_as_long_as_the_error_body_is_not_taken_for_complete(
     client: Client, held: Held, files: LocalFiles, session: aiohttp.ClientSession
 ) -> None:
     export = await held.export(LARGE, at=1)
@@ -301,8 +299,8 @@ async def test_partial_file_as_long_as_the_refusal_is_not_taken_for_the_whole(
 
 
 @each(PLAIN)
-async def test_complete_file_is_left_as_it_is(client: Client, held: Held, files: LocalFiles) -> None:
-    """416 before the end would be taken for a complete file, so the answer waits for the end."""
+async def test_complete_file_stays_unchanged(client: Client, held: Held, files: LocalFiles) -> None:
+    """Clients take a 416 for a complete file, so the server delays it until the export has ended."""
     export, early, late = await held.export(LARGE, at=1), files.partial(WHOLE), files.partial(WHOLE)
     task = asyncio.create_task(client.fetch(export.url, early))
     await held.open()
@@ -314,7 +312,9 @@ async def test_complete_file_is_left_as_it_is(client: Client, held: Held, files:
 
 @pytest.mark.xfail(strict=True, reason="416 means to these clients that the file is complete, however long it is")
 @each((WGET, CURL_WITHOUT_FAIL))
-async def test_file_longer_than_the_export_is_not_taken_for_it(client: Client, held: Held, files: LocalFiles) -> None:
+async def test_file_longer_than_the_export_is_not_taken_for_complete(
+    client: Client, held: Held, files: LocalFiles
+) -> None:
     export, path = await held.completed(LARGE), files.partial(WHOLE + LONGER)
     outcome = await client.fetch(export.url, path)
     assert outcome.exit_status != 0, outcome
@@ -387,7 +387,7 @@ async def test_retries_over_breaking_connections_after_the_seal(
 async def test_retry_of_a_new_export_fails(
     client: Client, held: Held, files: LocalFiles, chance: random.Random
 ) -> None:
-    """The retry asks for the rest of what has another id by now."""
+    """The retry requests the rest of an export that has another id by now."""
     name = f"csv?dataset={LARGE.name}"
     path = files.nothing(name)
     relay = BreakingRelay(held.url, chance, breaks=1, least=10_000, most=100_000)
@@ -397,7 +397,7 @@ async def test_retry_of_a_new_export_fails(
 
 @several_seeds
 @each((CURL, CURL_GZIP, LIKE_HTTPIE))
-async def test_started_again_after_every_break_it_gets_the_identical_file(
+async def test_client_restarted_after_every_break_gets_the_identical_file(
     client: Client, held: Held, files: LocalFiles, chance: random.Random
 ) -> None:
     export, path = await held.export(LARGE, at=1), files.nothing()
@@ -423,7 +423,7 @@ async def kill_in_the_middle(client: Client, export: HeldExport, path: Path) -> 
 async def stalled(
     client: Client, export: HeldExport, paths: Sequence[Path]
 ) -> AsyncIterator[Sequence["asyncio.Task[Outcome]"]]:
-    """The client has the beginning of each download, or has refused to go on with it; the rest comes afterwards."""
+    """The client has the beginning of each download, or has refused to resume it; the rest is sent afterwards."""
     relay = StallingRelay(export.held.url, STALL)
     before = [size_of(path) for path in paths]
     async with relaying(relay) as relayed:

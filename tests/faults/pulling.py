@@ -1,8 +1,8 @@
-"""Pulls of one export behind a relay with faults, run after run, until there is a file; what should not have been.
+"""Pulls of one export behind a relay with faults, run after run, until the file is complete; and the violations.
 
-The export is live or sealed, over one connection or several. A run may be broken off as by Ctrl-C, may give up, and
-may then be followed by another one: in the end there is one without faults. After every run there is either the whole
-file and nothing beside it, or no file, and a part that is a beginning of it.
+The export is live or sealed, over one connection or several. A run may be cancelled as by Ctrl-C or give up, and is
+then followed by another one; the last one has no faults. After every run there is either the complete file and no other
+file, or no file and a part that is a beginning of it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ ROWS = 12_000
 BATCH = 600  # rows between two pauses
 PAUSE = 0.01  # seconds
 RUNS = 4  # behind the relay
-FLAWLESS = RetryPolicy(attempts=5, max_backoff=0.1, read_timeout=5.0)
+NO_FAULTS = RetryPolicy(attempts=5, max_backoff=0.1, read_timeout=5.0)
 SLOW = f"""
     SELECT CASE WHEN n % {BATCH} = 0 THEN slowly(n) ELSE n END AS id, repeat(md5(n::text), 3) AS text
     FROM (SELECT generate_series(1::bigint, {ROWS}) AS n) AS numbers
@@ -41,15 +41,15 @@ def content() -> bytes:
 
 @dataclass
 class Schedule:
-    """One lot, drawn from a seed."""
+    """One export with its random runs and faults, which a seed determines."""
 
     url: str  # of the server itself
     folder: Path
     seed: int
     runs: int = 0
-    faults: int = 0  # that have happened
-    gone_on: int = 0  # runs that had a part from an earlier one
-    flaws: list[str] = field(default_factory=list)
+    faults: int = 0  # that happened
+    resumed: int = 0  # runs that began with a part
+    violations: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
@@ -57,7 +57,7 @@ class Schedule:
         self._part = self._target.with_name(f"{self._target.name}.part")
 
     async def play(self) -> list[str]:
-        """What should not have been."""
+        """Returns the violations."""
         sealed = self._chance.random() < 0.5
         connections = self._chance.choice((1, 1, 3)) if sealed else 1
         async with Client(self.url) as client:
@@ -74,38 +74,38 @@ class Schedule:
                 await self._run(relayed, str(export.id), connections)
         self.faults = relay.happened
         if not self._target.exists():
-            async with Client(self.url, patience=FLAWLESS) as client:
+            async with Client(self.url, retry_policy=NO_FAULTS) as client:
                 await client.get(str(export.id)).save(self._target, connections=connections)
-        self._judge()
+        self._check()
         async with Client(self.url) as client:
             await client.get(str(export.id)).delete()
         self._target.unlink()
-        return [f"seed {self.seed}: {flaw}" for flaw in self.flaws]
+        return [f"seed {self.seed}: {violation}" for violation in self.violations]
 
     async def _run(self, url: str, export_id: str, connections: int) -> None:
-        """One run, which may be broken off."""
+        """Runs one pull, which may be cancelled."""
         self.runs += 1
-        self.gone_on += self._part.exists()
-        patience = RetryPolicy(attempts=self._chance.choice((1, 2, 4, 8)), max_backoff=0.05, read_timeout=0.15)
+        self.resumed += self._part.exists()
+        retry_policy = RetryPolicy(attempts=self._chance.choice((1, 2, 4, 8)), max_backoff=0.05, read_timeout=0.15)
         interrupted = self._chance.random() < 0.35
         limit = self._chance.random() * 0.3 if interrupted else None
         with suppress(GaveUp, TimeoutError):
-            async with asyncio.timeout(limit), Client(url, patience=patience) as client:
+            async with asyncio.timeout(limit), Client(url, retry_policy=retry_policy) as client:
                 await client.get(export_id).save(self._target, connections=connections)
-        self._judge()
+        self._check()
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         if self._target.exists():
             if self._target.read_bytes() != content():
-                self.flaws.append("a file that is not the export")
+                self.violations.append("a file that is not the export")
             if leftovers := [path.name for path in self.folder.glob(f"{self._target.name}.*")]:
-                self.flaws.append(f"left beside the file: {leftovers}")
+                self.violations.append(f"other files beside the file: {leftovers}")
         elif self._part.exists():
-            self._judge_part()
+            self._check_part()
 
-    def _judge_part(self) -> None:
-        there = self._part.read_bytes()
-        note = json.loads(self._part.with_name(f"{self._part.name}.json").read_bytes())
-        for start, stop in [(0, len(there))] if note["pieces"] is None else note["pieces"]:
-            if there[start:stop] != content()[start:stop]:
-                self.flaws.append(f"a part whose bytes from {start} to {stop} are not those of the export")
+    def _check_part(self) -> None:
+        content_of_part = self._part.read_bytes()
+        metadata = json.loads(self._part.with_name(f"{self._part.name}.json").read_bytes())
+        for start, stop in [(0, len(content_of_part))] if metadata["pieces"] is None else metadata["pieces"]:
+            if content_of_part[start:stop] != content()[start:stop]:
+                self.violations.append(f"a part whose bytes from {start} to {stop} are not those of the export")

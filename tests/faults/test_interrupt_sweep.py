@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a pull or an export: one sentence and 130, and the next run has the file.
+"""Ctrl-C at any moment of a pull or an export: one sentence and 130, and the next run completes the file.
 
 By default there are a few moments; `-m sweep` takes 40. The seed is printed, and SWEEP_SEED repeats it. The moments
 begin when the command has its handler: before that the interpreter itself is starting.
@@ -44,7 +44,7 @@ def arguments_of(verb: str, pretender: Pretender) -> Sequence[str]:
 
 
 async def duration_of(arguments: Sequence[str], folder: Path) -> float:
-    """Seconds of a run that nothing interrupts, from the handler to the end."""
+    """Returns the seconds of an uninterrupted run, from the installation of the handler to the end."""
     async with streamer(*arguments, folder=folder, command=COMMAND) as process:
         await process.said("listening")
         begin = time.monotonic()
@@ -52,16 +52,16 @@ async def duration_of(arguments: Sequence[str], folder: Path) -> float:
         return time.monotonic() - begin
 
 
-def judge(process: Process, exit_status: int, target: Path) -> None:
+def check(process: Process, exit_status: int, target: Path) -> None:
     said = "\n".join(process.stderr)
-    if exit_status == 0:  # it was faster
+    if exit_status == 0:  # the command ended before the signal
         assert process.stderr == []
         assert target.read_bytes() == CONTENT
     else:
         assert exit_status == 130, said
         assert process.stderr[0] == "streamer: interrupted", said
         assert len(process.stderr) <= 2, said
-        assert all("goes on with it" in line or "fetches it" in line for line in process.stderr[1:])
+        assert all("resumes it" in line or "downloads it" in line for line in process.stderr[1:])
 
 
 @pytest.mark.parametrize("verb", ["pull", "export"])
@@ -69,7 +69,7 @@ def judge(process: Process, exit_status: int, target: Path) -> None:
     "moments",
     [pytest.param(4, id="4"), pytest.param(40, id="40", marks=[pytest.mark.sweep, pytest.mark.timeout(600)])],
 )
-async def test_ctrl_c_at_any_moment_is_130_and_one_sentence(
+async def test_ctrl_c_at_any_moment_is_one_sentence_and_exit_status_130(
     pretender: Pretender, tmp_path: Path, seed: int, verb: str, moments: int
 ) -> None:
     arguments = arguments_of(verb, pretender)
@@ -82,10 +82,10 @@ async def test_ctrl_c_at_any_moment_is_130_and_one_sentence(
         async with streamer(*arguments, folder=tmp_path, command=COMMAND) as process:
             await process.said("listening")
             await asyncio.sleep(moment)
-            with suppress(ProcessLookupError):  # it was faster
+            with suppress(ProcessLookupError):  # the command ended before the signal
                 process.signal(signal.SIGINT)
             exit_status = await process.exit_code()
-        judge(process, exit_status, tmp_path / "x.csv")
+        check(process, exit_status, tmp_path / "x.csv")
         interrupted += exit_status == 130
     assert interrupted
     async with streamer("pull", pretender.download, "-o", "x.csv", folder=tmp_path) as process:
@@ -93,8 +93,8 @@ async def test_ctrl_c_at_any_moment_is_130_and_one_sentence(
     assert names(tmp_path) == {"x.csv"}
 
 
-async def test_ctrl_c_ends_a_pull_whose_reader_takes_nothing(pretender: Pretender, tmp_path: Path) -> None:
-    """A write to a full pipe lasts as long as its reader likes; neither Ctrl-C nor --max-time waits for it."""
+async def test_ctrl_c_ends_a_pull_whose_reader_has_stopped(pretender: Pretender, tmp_path: Path) -> None:
+    """A write to a full pipe blocks until its reader reads; neither Ctrl-C nor --max-time waits for it."""
     for options, exit_status in (((), 130), (("--max-time", "1"), 5)):
         reader, writer = os.pipe()
         command = STREAMER, "pull", pretender.download, "-o", "-", *options

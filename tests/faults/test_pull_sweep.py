@@ -17,16 +17,16 @@ AT_ONCE = 4  # schedules
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that an export of this size has many, and is synced while it comes."""
+    """Makes an export of this size have many pieces and syncs."""
     monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 50_000)
-    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 50_000)
+    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 50_000)
 
 
 @pytest.mark.parametrize(
     "schedules",
     [pytest.param(24, id="24"), pytest.param(200, id="200", marks=[pytest.mark.sweep, pytest.mark.timeout(1200)])],
 )
-async def test_a_pull_behind_faults_is_the_export_or_can_be_gone_on_with(
+async def test_a_pull_behind_faults_is_the_export_or_can_be_resumed(
     serve: Serve, gates: Gates, tmp_path: Path, seed: int, schedules: int
 ) -> None:
     await gates.connection.execute(SLOWLY)
@@ -35,16 +35,16 @@ async def test_a_pull_behind_faults_is_the_export_or_can_be_gone_on_with(
     folder = tmp_path / "pulled"
     folder.mkdir()
     free = asyncio.Semaphore(AT_ONCE)
-    lots = [Schedule(server.url, folder, seed + number) for number in range(schedules)]
+    plans = [Schedule(server.url, folder, seed + number) for number in range(schedules)]
 
     async def play(schedule: Schedule) -> list[str]:
         async with free:
             return await schedule.play()
 
-    flaws = [flaw for found in await asyncio.gather(*map(play, lots)) for flaw in found]
-    faults, runs, gone_on = (
-        sum(counts) for counts in zip(*((lot.faults, lot.runs, lot.gone_on) for lot in lots), strict=True)
+    violations = [violation for found in await asyncio.gather(*map(play, plans)) for violation in found]
+    faults, runs, resumed = (
+        sum(counts) for counts in zip(*((plan.faults, plan.runs, plan.resumed) for plan in plans), strict=True)
     )
-    print(f"{schedules} schedules, {faults} faults, {runs} runs, {gone_on} gone on with, {len(flaws)} violations")
-    assert not flaws, "\n".join(flaws)
+    print(f"{schedules} schedules, {faults} faults, {runs} runs, {resumed} resumed, {len(violations)} violations")
+    assert not violations, "\n".join(violations)
     assert not list(folder.iterdir())

@@ -1,4 +1,4 @@
-"""The client against servers that do what ours never does: lie, refuse, replace a file. And a few of its own rules."""
+"""The client against a test server that lies, refuses and replaces files; and a few tests against the real one."""
 
 import asyncio
 import errno
@@ -31,8 +31,8 @@ from streamer.client import (
     export_to,
     pull,
 )
-from streamer.client.partial import PartialFile
 from streamer.client.saving import MIN_PIECE
+from streamer.client.writing import SyncedWriter
 from tests.conftest import Server
 from tests.exporting import create, until
 from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
@@ -50,7 +50,7 @@ async def pretender() -> AsyncIterator[Pretender]:
 
 @pytest.fixture
 async def client(pretender: Pretender) -> AsyncIterator[Client]:
-    async with Client(pretender.url, patience=QUICK) as client:
+    async with Client(pretender.url, retry_policy=QUICK) as client:
         yield client
 
 
@@ -63,7 +63,7 @@ def part(target: Path) -> Path:
     return target.with_name(f"{target.name}.part")
 
 
-def note(target: Path) -> Path:
+def metadata(target: Path) -> Path:
     return target.with_name(f"{target.name}.part.json")
 
 
@@ -85,9 +85,9 @@ def names(target: Path) -> set[str]:
 
 
 async def leave_half(pretender: Pretender, target: Path) -> None:
-    """A part from an earlier run, which gave up."""
+    """Leaves a part of an earlier run, which gave up."""
     pretender.downloads = [breaks_after(pretender, HALF), *[says(503)] * 2]
-    async with Client(pretender.url, patience=RetryPolicy(attempts=2, max_backoff=0.01)) as client:
+    async with Client(pretender.url, retry_policy=RetryPolicy(attempts=2, max_backoff=0.01)) as client:
         with pytest.raises(GaveUp):
             await client.get(pretender.download).save(target)
     pretender.downloads.clear()
@@ -95,14 +95,14 @@ async def leave_half(pretender: Pretender, target: Path) -> None:
     assert 0 < part(target).stat().st_size <= HALF
 
 
-async def test_a_whole_file_appears_and_nothing_beside_it(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_a_complete_download_leaves_only_the_file(client: Client, pretender: Pretender, target: Path) -> None:
     saved = await client.get(pretender.id).save(target)
     assert read(target) == CONTENT
     assert names(target) == {"users.csv"}
     assert (saved.bytes, saved.sha256, saved.already_there) == (len(CONTENT), pretender.sha256, 0)
 
 
-async def test_a_part_of_an_earlier_run_is_gone_on_with(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_the_part_of_an_earlier_run_is_resumed(client: Client, pretender: Pretender, target: Path) -> None:
     await leave_half(pretender, target)
     there = part(target).stat().st_size
     saved = await client.get(pretender.id).save(target)
@@ -117,7 +117,7 @@ async def test_another_etag_is_refused_before_a_byte_is_appended(
     await leave_half(pretender, target)
     before = part(target).read_bytes()
     pretender.replace(bytes(300_000), '"another"')
-    with pytest.raises(Replaced, match="another one now"):
+    with pytest.raises(Replaced, match="was replaced"):
         await client.get(pretender.id).save(target)
     assert part(target).read_bytes() == before
     saved = await client.get(pretender.id).save(target, force=True)
@@ -128,7 +128,7 @@ async def test_another_etag_is_refused_before_a_byte_is_appended(
 async def test_an_etag_that_changes_while_it_is_downloaded_is_refused(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
-    """The status is that of the old file still, and the answer to the range is of the new one."""
+    """The status still has the old ETag, and the response to the range has the new one."""
 
     async def of_another(request: web.Request) -> web.StreamResponse:
         headers = {"ETag": '"another"', "Content-Range": f"bytes 10-{len(CONTENT) - 1}/{len(CONTENT)}"}
@@ -153,10 +153,10 @@ async def test_other_bytes_under_the_same_etag_are_found_by_their_hash(
     assert read(target) == bytes(300_000)
 
 
-async def test_a_body_that_ends_early_and_well_is_not_the_whole(
+async def test_a_body_that_ends_early_without_an_error_is_continued(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
-    """As one does that ends with its connection, wherever that is cut."""
+    """A body that is delimited by the end of its connection ends without an error wherever that is cut."""
 
     async def short(request: web.Request) -> web.StreamResponse:
         return web.Response(body=CONTENT[:HALF], headers={"ETag": pretender.etag})
@@ -167,19 +167,19 @@ async def test_a_body_that_ends_early_and_well_is_not_the_whole(
     assert read(target) == CONTENT
 
 
-async def test_a_body_that_is_longer_than_the_export_is_not_the_export(
+async def test_a_body_that_is_longer_than_the_export_is_refused(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
     async def long(request: web.Request) -> web.StreamResponse:
         return web.Response(body=CONTENT + b"more", headers={"ETag": pretender.etag})
 
     pretender.downloads = [long]
-    with pytest.raises(VerificationFailed, match="300004 bytes came, and the export has 300000"):
+    with pytest.raises(VerificationFailed, match="received 300004 bytes, but the export has 300000"):
         await client.get(pretender.id).save(target)
     assert names(target) == set()
 
 
-async def test_a_range_that_is_not_honoured_is_passed_over_up_to_what_is_there(
+async def test_a_200_for_a_range_is_skipped_up_to_the_existing_bytes(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
     async def whole(request: web.Request) -> web.StreamResponse:
@@ -208,7 +208,7 @@ async def test_a_wrong_content_range_is_never_appended(
     assert not part(target).exists() or CONTENT.startswith(part(target).read_bytes())
 
 
-async def test_a_body_that_is_coded_is_refused(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_a_body_with_a_content_coding_is_refused(client: Client, pretender: Pretender, target: Path) -> None:
     async def coded(request: web.Request) -> web.StreamResponse:
         return web.Response(body=b"x", headers={"ETag": pretender.etag, "Content-Encoding": "gzip"})
 
@@ -228,7 +228,7 @@ async def test_a_body_that_is_coded_is_refused(client: Client, pretender: Preten
         (says(200), Refused, "not a streamer"),
     ],
 )
-async def test_what_no_repetition_helps_against_is_asked_once(
+async def test_a_permanent_error_is_not_retried(
     client: Client, pretender: Pretender, target: Path, refusal: tuple[Answer, type[Exception], str]
 ) -> None:
     answer, expected, sentence = refusal
@@ -238,7 +238,7 @@ async def test_what_no_repetition_helps_against_is_asked_once(
     assert names(target) == set()
 
 
-async def test_a_sentence_that_comes_in_pieces_is_one(client: Client, pretender: Pretender) -> None:
+async def test_a_problem_that_arrives_in_pieces_is_read_whole(client: Client, pretender: Pretender) -> None:
     async def slowly(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(status=410, headers={"Content-Type": "application/problem+json"})
         await response.prepare(request)
@@ -252,11 +252,11 @@ async def test_a_sentence_that_comes_in_pieces_is_one(client: Client, pretender:
         await client.get(pretender.id).status()
 
 
-async def test_a_status_without_an_end_is_refused(
+async def test_a_status_that_is_too_long_is_refused(
     client: Client, pretender: Pretender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.client.transport.MAX_JSON", 100)
-    with pytest.raises(Refused, match="there is no end to it"):
+    with pytest.raises(Refused, match="more than 100 bytes"):
         await client.get(pretender.id).status()
 
 
@@ -270,21 +270,23 @@ async def test_a_page_of_html_instead_of_a_download_is_refused(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_waited_for(client: Client, pretender: Pretender, target: Path, status: int) -> None:
+async def test_a_retry_of_a_download_waits_for_retry_after(
+    client: Client, pretender: Pretender, target: Path, status: int
+) -> None:
     pretender.downloads = [says(status, headers={"Retry-After": "1"}, detail="not now")]
     begin = time.monotonic()
     await client.get(pretender.id).save(target)
     assert time.monotonic() - begin >= 1.0
 
 
-async def test_the_time_is_over_also_while_it_waits(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_max_time_ends_the_wait_for_a_retry(client: Client, pretender: Pretender, target: Path) -> None:
     pretender.downloads = [breaks_after(pretender, HALF), says(503, headers={"Retry-After": "3600"}, detail="not now")]
     with pytest.raises(GaveUp, match=r"not done within 2 s"):
         await client.get(pretender.id).save(target, max_time=2)
     assert part(target).exists()
 
 
-async def test_the_time_of_a_blocking_export_is_also_that_of_its_creation(pretender: Pretender, target: Path) -> None:
+async def test_max_time_of_export_to_includes_the_creation(pretender: Pretender, target: Path) -> None:
     pretender.statuses = [says(429, headers={"Retry-After": "999999999"})]
     begin = time.monotonic()
     with pytest.raises(GaveUp, match=r"not done within 0\.2 s"):
@@ -292,19 +294,19 @@ async def test_the_time_of_a_blocking_export_is_also_that_of_its_creation(preten
     assert time.monotonic() - begin < 5
 
 
-async def test_after_the_last_try_it_gives_up(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_the_client_gives_up_after_the_last_attempt(client: Client, pretender: Pretender, target: Path) -> None:
     pretender.downloads = [says(502)] * QUICK.attempts
     with pytest.raises(GaveUp, match="502 Bad Gateway; gave up after 3 tries"):
         await client.get(pretender.id).save(target)
 
 
-async def test_bytes_that_come_begin_the_count_anew(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_received_bytes_reset_the_count_of_attempts(client: Client, pretender: Pretender, target: Path) -> None:
     pretender.downloads = [says(502) if turn % 2 else breaks_after(pretender, 5000) for turn in range(24)]
     await client.get(pretender.id).save(target)
     assert read(target) == CONTENT
 
 
-async def test_a_creation_that_is_repeated_has_one_key(client: Client, pretender: Pretender) -> None:
+async def test_a_retried_creation_has_the_same_idempotency_key(client: Client, pretender: Pretender) -> None:
     pretender.statuses = [says(503), says(429, detail="100 exports are waiting already")]
     export = await client.export(dataset="users")
     assert export.id == pretender.id
@@ -313,7 +315,7 @@ async def test_a_creation_that_is_repeated_has_one_key(client: Client, pretender
     assert None not in pretender.keys
 
 
-async def test_a_file_that_is_this_export_is_done_and_any_other_is_in_the_way(
+async def test_an_existing_file_is_accepted_only_if_it_is_the_export(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
     write(target, CONTENT)
@@ -327,10 +329,10 @@ async def test_a_file_that_is_this_export_is_done_and_any_other_is_in_the_way(
     assert read(target) == CONTENT
 
 
-async def test_a_pull_that_another_one_has_overtaken_is_done_and_leaves_no_part(
+async def test_a_file_that_appears_during_the_download_is_accepted_only_if_it_is_the_export(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
-    """The file comes by another way while this one downloads; at its end it is this very export, or another file."""
+    """Another program creates the file during the download: with the content of the export, or with another one."""
 
     def overtaking(content: bytes) -> Answer:
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -344,21 +346,21 @@ async def test_a_pull_that_another_one_has_overtaken_is_done_and_leaves_no_part(
         await client.get(pretender.id).save(target)
     assert read(part(target)) == CONTENT
     assert read(target) == CONTENT[::-1]
-    remove(target, part(target), note(target))
+    remove(target, part(target), metadata(target))
     pretender.downloads = [overtaking(CONTENT)]
     saved = await client.get(pretender.id).save(target)
     assert (saved.bytes, saved.already_there) == (len(CONTENT), len(CONTENT))
     assert names(target) == {target.name}
 
 
-async def test_pulls_of_one_file_one_after_the_other_download_once(
+async def test_a_second_pull_accepts_the_file_of_the_first_one(
     client: Client, pretender: Pretender, target: Path
 ) -> None:
-    """The second one has seen no file, and gets the lock when the first one is done."""
+    """The second pull saw no file at its start, and gets the lock when the first one has finished."""
     other: list[Saved] = []
 
     async def finish_another(request: web.Request) -> web.StreamResponse:
-        async with Client(pretender.url, patience=QUICK) as second:
+        async with Client(pretender.url, retry_policy=QUICK) as second:
             other.append(await second.get(pretender.id).save(target))
         return web.json_response(pretender.status())
 
@@ -369,21 +371,19 @@ async def test_pulls_of_one_file_one_after_the_other_download_once(
     assert names(target) == {target.name}
 
 
-async def test_a_part_of_which_nothing_is_known_is_left_alone(
-    client: Client, pretender: Pretender, target: Path
-) -> None:
+async def test_a_part_without_metadata_is_left_alone(client: Client, pretender: Pretender, target: Path) -> None:
     part(target).write_bytes(CONTENT[:HALF])
     for known in (None, b"", b"{}", b"[1]", json.dumps({"exportId": "x"}).encode()):
         if known is not None:
-            note(target).write_bytes(known)
-        with pytest.raises(LocalFileError, match="nothing says of which export"):
+            metadata(target).write_bytes(known)
+        with pytest.raises(LocalFileError, match="its export is not known"):
             await client.get(pretender.id).save(target)
     assert part(target).read_bytes() == CONTENT[:HALF]
 
 
-async def test_a_part_of_another_export_is_in_the_way(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_a_part_of_another_export_is_an_error(client: Client, pretender: Pretender, target: Path) -> None:
     await leave_half(pretender, target)
-    async with pretending(CONTENT[::-1]) as other, Client(other.url, patience=QUICK) as second:
+    async with pretending(CONTENT[::-1]) as other, Client(other.url, retry_policy=QUICK) as second:
         with pytest.raises(LocalFileError, match=f"another export, {pretender.download}"):
             await second.get(other.id).save(target)
         await second.get(other.id).save(target, force=True)
@@ -398,7 +398,7 @@ async def test_two_pulls_never_write_the_same_part(client: Client, pretender: Pr
         return pretender.honest(request)
 
     async def held_part() -> bool:
-        return note(target).exists()
+        return metadata(target).exists()
 
     pretender.downloads = [hold]
     first = asyncio.create_task(client.get(pretender.id).save(target))
@@ -410,14 +410,14 @@ async def test_two_pulls_never_write_the_same_part(client: Client, pretender: Pr
     assert read(target) == CONTENT
 
 
-async def test_pieces_are_gone_on_with_by_any_number_of_connections(
+async def test_pieces_are_resumed_by_any_number_of_connections(
     client: Client, pretender: Pretender, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 40_000)
     pretender.downloads = [pretender_answers(pretender)] * 3 + [says(502)] * 20
     with pytest.raises(GaveUp):
         await client.get(pretender.id).save(target, connections=3)
-    known = json.loads(note(target).read_bytes())["pieces"]
+    known = json.loads(metadata(target).read_bytes())["pieces"]
     assert known == [[0, 120_000]]
     pretender.downloads.clear()
     saved = await client.get(pretender.id).save(target)
@@ -427,24 +427,22 @@ async def test_pieces_are_gone_on_with_by_any_number_of_connections(
 
 
 @pytest.mark.parametrize("connections", [1, 3])
-async def test_a_full_disk_is_told_with_its_cause(
+async def test_a_full_disk_is_an_error_with_its_cause(
     client: Client, pretender: Pretender, target: Path, monkeypatch: pytest.MonkeyPatch, connections: int
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def refuse(part: PartialFile, position: int, chunk: bytes) -> None:
+    def refuse(writer: SyncedWriter, position: int, chunk: bytes) -> None:
         raise full
 
     monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 40_000)
-    monkeypatch.setattr(PartialFile, "_write", refuse)
-    with pytest.raises(LocalFileError, match=r"users\.csv.*: No space left on device$") as told:
+    monkeypatch.setattr(SyncedWriter, "_write", refuse)
+    with pytest.raises(LocalFileError, match=r"users\.csv.*: No space left on device$") as caught:
         await client.get(pretender.id).save(target, connections=connections)
-    assert told.value.__cause__ is full
+    assert caught.value.__cause__ is full
 
 
-async def test_a_part_from_its_beginning_is_gone_on_with_in_pieces(
-    client: Client, pretender: Pretender, target: Path
-) -> None:
+async def test_a_sequential_part_is_resumed_in_pieces(client: Client, pretender: Pretender, target: Path) -> None:
     await leave_half(pretender, target)
     there = part(target).stat().st_size
     saved = await client.get(pretender.id).save(target, connections=4)
@@ -454,13 +452,15 @@ async def test_a_part_from_its_beginning_is_gone_on_with_in_pieces(
     assert pretender.ranges == [f"bytes={there}-{len(CONTENT) - 1}"]
 
 
-async def test_a_piece_must_be_exactly_what_was_asked_for(client: Client, pretender: Pretender, target: Path) -> None:
+async def test_a_response_for_a_piece_must_be_exactly_the_requested_range(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
     async def shifted(request: web.Request) -> web.StreamResponse:
         headers = {"ETag": pretender.etag, "Content-Range": f"bytes 1-{len(CONTENT) - 1}/{len(CONTENT)}"}
         return web.Response(status=206, body=CONTENT[1:], headers=headers)
 
     pretender.downloads = [shifted]
-    with pytest.raises(VerificationFailed, match="were asked for"):
+    with pytest.raises(VerificationFailed, match="requested bytes"):
         await client.get(pretender.id).save(target, connections=2)
     pretender.downloads = [says_whole(pretender)]
     with pytest.raises(Refused, match="use one connection"):
@@ -468,7 +468,7 @@ async def test_a_piece_must_be_exactly_what_was_asked_for(client: Client, preten
     assert read(target) is None
 
 
-async def test_a_stream_raises_where_it_is_not_the_whole(client: Client, pretender: Pretender) -> None:
+async def test_a_stream_raises_if_the_bytes_are_not_verified(client: Client, pretender: Pretender) -> None:
     pretender.downloads = [breaks_after(pretender, 1000), breaks_after(pretender, 1000)]
     assert b"".join([chunk async for chunk in client.get(pretender.id).stream()]) == CONTENT
     pretender.sha256 = "0" * 64
@@ -477,7 +477,7 @@ async def test_a_stream_raises_where_it_is_not_the_whole(client: Client, pretend
             pass
 
 
-async def test_a_watcher_sees_what_happens(pretender: Pretender, target: Path) -> None:
+async def test_a_listener_receives_the_progress(pretender: Pretender, target: Path) -> None:
     seen: list[str] = []
 
     class Seeing(ProgressListener):
@@ -488,21 +488,21 @@ async def test_a_watcher_sees_what_happens(pretender: Pretender, target: Path) -
             seen.append(reason)
 
     pretender.downloads = [breaks_after(pretender, 1000)]
-    async with Client(pretender.url, patience=QUICK, watcher=Seeing()) as client:
+    async with Client(pretender.url, retry_policy=QUICK, listener=Seeing()) as client:
         await client.get(pretender.id).save(target)
     assert any("broke" in entry for entry in seen)
     assert seen[-1] == str(len(CONTENT))
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://nobody.invalid"])
-async def test_a_server_that_cannot_be_reached_is_named(address: str) -> None:
-    async with Client(address, patience=QUICK) as client:
+async def test_the_error_for_an_unreachable_server_names_it(address: str) -> None:
+    async with Client(address, retry_policy=QUICK) as client:
         with pytest.raises(GaveUp, match="cannot be reached"):
             await client.get("00000000-0000-0000-0000-000000000000").status()
 
 
-async def test_a_blocking_call_works_where_a_loop_is_running(target: Path) -> None:
-    """As in Jupyter: the loop of the caller stands still meanwhile, so the server has one of its own."""
+async def test_a_blocking_call_works_inside_a_running_loop(target: Path) -> None:
+    """As in Jupyter. The loop of the caller is blocked meanwhile, so the server runs on a loop of its own."""
     address: Future[str] = Future()
     stop = Event()
 
@@ -549,7 +549,7 @@ async def test_the_library_against_the_real_server(
             await client.export(where={"nope": 1})
 
 
-async def test_python_values_ask_for_what_they_are(server: Server) -> None:
+async def test_python_values_select_the_same_rows_as_texts(server: Server) -> None:
     asked: list[tuple[dict[str, object], dict[str, object]]] = [
         ({"signup_date__lt": datetime(2024, 1, 1)}, {"signup_date__lt": "2024-01-01T00:00:00Z"}),
         ({"signup_date_to": date(2024, 1, 1)}, {"signup_date_to": "2024-01-01"}),
@@ -570,7 +570,7 @@ async def test_python_values_ask_for_what_they_are(server: Server) -> None:
             assert found[0].count(b"\n") > 1, values
 
 
-async def test_an_empty_variable_exports_nothing(server: Server, target: Path) -> None:
+async def test_an_empty_variable_is_refused(server: Server, target: Path) -> None:
     wrong: list[tuple[dict[str, object], type[Exception]]] = [
         ({"where": {"country_code": None}}, ValueError),
         ({"where": {"country_code": []}}, Refused),
@@ -593,14 +593,14 @@ async def test_an_empty_variable_exports_nothing(server: Server, target: Path) -
 
 
 @pytest.mark.parametrize("status", ["failed", ["failed"], iter(["failed"])], ids=["text", "list", "iterator"])
-async def test_every_page_of_a_list_is_of_the_states_asked(
+async def test_every_page_of_the_list_has_the_requested_states(
     client: Client, pretender: Pretender, status: Iterable[str]
 ) -> None:
     assert len([found async for found in client.exports(status=status)]) == 3
     assert [query["status"] for query in pretender.lists] == ["failed"] * 3
 
 
-async def test_export_to_is_one_call(server: Server, tmp_path: Path) -> None:
+async def test_export_to_creates_and_downloads(server: Server, tmp_path: Path) -> None:
     def script() -> int:
         return export_to(tmp_path / "us.csv", url=server.url, where={"id__lte": 7}).rows
 

@@ -1,6 +1,6 @@
-"""The client at servers that redirect: what was asked is asked of the right one, once, or not at all.
+"""The client at servers that redirect: a request reaches the right server once, or no server.
 
-Two real servers: one redirects whatever it is told to, the other one is a streamer and writes down what it is asked.
+There are two real servers: one redirects every request, the other one records the requests and answers as a streamer.
 """
 
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ ONCE = RetryPolicy(attempts=2, max_backoff=0.01, read_timeout=5.0)
 
 @dataclass
 class Gateway:
-    """Answers every request by a redirection to the same path at `to`, with `status`."""
+    """Redirects every request to the same path at `to`, with `status`."""
 
     to: str
     url: str = ""
@@ -54,11 +54,11 @@ async def gateway(pretender: Pretender) -> AsyncIterator[Gateway]:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirected_post_exports_nothing_and_the_new_address_is_named(
+async def test_a_post_redirected_to_another_origin_is_refused_and_the_url_named(
     gateway: Gateway, pretender: Pretender, status: int
 ) -> None:
     gateway.status = status
-    async with Client(gateway.url, KEY, patience=ONCE) as client:
+    async with Client(gateway.url, KEY, retry_policy=ONCE) as client:
         with pytest.raises(Refused, match=f"redirects to {pretender.url}/exports/csv, and a POST is not sent there"):
             await client.export(where={"country_code": "US"})
     assert gateway.asked == [("POST", "/exports/csv", f"Bearer {KEY}")]
@@ -67,11 +67,11 @@ async def test_a_redirected_post_exports_nothing_and_the_new_address_is_named(
 
 @pytest.mark.parametrize("verb", ["cancel", "delete"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307])
-async def test_a_redirected_cancel_or_delete_is_no_question(
+async def test_a_redirected_cancel_or_delete_is_refused(
     gateway: Gateway, pretender: Pretender, verb: str, status: int
 ) -> None:
     gateway.status = status
-    async with Client(gateway.url, patience=ONCE) as client:
+    async with Client(gateway.url, retry_policy=ONCE) as client:
         with pytest.raises(Refused, match="use that address"):
             await getattr(client.get(pretender.id), verb)()
     assert pretender.state == "completed"
@@ -79,11 +79,11 @@ async def test_a_redirected_cancel_or_delete_is_no_question(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_download_is_followed_elsewhere_without_the_key(
+async def test_a_redirected_download_is_followed_without_the_api_key(
     gateway: Gateway, pretender: Pretender, status: int, tmp_path: Path
 ) -> None:
     gateway.status = status
-    async with Client(gateway.url, KEY, patience=ONCE) as client:
+    async with Client(gateway.url, KEY, retry_policy=ONCE) as client:
         await client.get(pretender.id).save(tmp_path / "users.csv")
     assert (tmp_path / "users.csv").read_bytes() == CONTENT
     assert {key for _, _, key in gateway.asked} == {f"Bearer {KEY}"}
@@ -91,7 +91,7 @@ async def test_a_download_is_followed_elsewhere_without_the_key(
 
 
 @pytest.mark.parametrize("status", [307, 308])
-async def test_a_post_that_is_moved_within_the_server_is_sent_as_it_was(status: int) -> None:
+async def test_a_post_redirected_within_the_server_keeps_its_body_and_key(status: int) -> None:
     sent = []
 
     async def moved(request: web.Request) -> web.StreamResponse:
@@ -107,7 +107,7 @@ async def test_a_post_that_is_moved_within_the_server_is_sent_as_it_was(status: 
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with Client(f"http://127.0.0.1:{runner.addresses[0][1]}", KEY, patience=ONCE) as client:
+        async with Client(f"http://127.0.0.1:{runner.addresses[0][1]}", KEY, retry_policy=ONCE) as client:
             await client.export(where={"id": 1})
     finally:
         await runner.cleanup()
@@ -115,10 +115,10 @@ async def test_a_post_that_is_moved_within_the_server_is_sent_as_it_was(status: 
     assert (body, key) == ({"dataset": "users", "filters": {"id": 1}}, f"Bearer {KEY}")
 
 
-async def test_a_circle_is_left(gateway: Gateway, pretender: Pretender) -> None:
+async def test_a_redirection_loop_is_an_error(gateway: Gateway, pretender: Pretender) -> None:
     gateway.to = gateway.url
-    async with Client(gateway.url, patience=ONCE) as client:
-        with pytest.raises(Refused, match="redirects again and again"):
+    async with Client(gateway.url, retry_policy=ONCE) as client:
+        with pytest.raises(Refused, match="redirects more than 10 times"):
             await client.get(pretender.id).status()
     assert len(gateway.asked) == 10
 
@@ -126,6 +126,6 @@ async def test_a_circle_is_left(gateway: Gateway, pretender: Pretender) -> None:
 async def test_the_key_of_one_server_is_not_sent_to_the_export_of_another(
     gateway: Gateway, pretender: Pretender
 ) -> None:
-    async with Client(gateway.url, KEY, patience=ONCE) as client:
+    async with Client(gateway.url, KEY, retry_policy=ONCE) as client:
         await client.get(pretender.download).status()
     assert (gateway.asked, pretender.authorizations) == ([], {None})

@@ -1,4 +1,4 @@
-"""What a user pastes, as an address."""
+"""Ids and URLs, as users paste them, as addresses."""
 
 from uuid import UUID
 
@@ -13,7 +13,7 @@ ID = UUID(TEXT)
 
 
 @pytest.mark.parametrize("target", [TEXT, TEXT.upper()])
-def test_an_id_is_at_the_server(target: str) -> None:
+def test_an_id_is_an_export_of_the_server(target: str) -> None:
     address = address_of(target, SERVER + "/")
     assert (address.server, address.export_id) == (SERVER, ID)
     assert address.status == f"{SERVER}/exports/{TEXT}/status"
@@ -22,12 +22,12 @@ def test_an_id_is_at_the_server(target: str) -> None:
 
 @pytest.mark.parametrize("end", ["", "/", "/download", "/status", "/events", "/download/"])
 @pytest.mark.parametrize("prefix", ["http://a.example", "https://user:word@a.example:8443/some/where"])
-def test_any_url_of_an_export_is_that_export(prefix: str, end: str) -> None:
+def test_any_url_of_an_export_is_accepted(prefix: str, end: str) -> None:
     address = address_of(f"{prefix}/exports/{TEXT}{end}", SERVER)
     assert (address.server, address.export_id) == (prefix, ID)
 
 
-def test_the_query_of_a_url_stays_with_its_download() -> None:
+def test_the_query_of_a_url_is_kept_for_the_download() -> None:
     address = address_of(f"{SERVER}/exports/{TEXT}/download?signature=x", "")
     assert address.download == f"{SERVER}/exports/{TEXT}/download?signature=x"
     assert address.status == f"{SERVER}/exports/{TEXT}/status"
@@ -51,12 +51,12 @@ def test_the_query_of_a_url_stays_with_its_download() -> None:
         f"http:///exports/{TEXT}",
     ],
 )
-def test_anything_else_is_refused_in_a_sentence(target: str) -> None:
+def test_any_other_text_is_refused(target: str) -> None:
     with pytest.raises(Refused, match="neither the id nor the URL of an export"):
         address_of(target, SERVER)
 
 
 @pytest.mark.parametrize("text", ["", "127.0.0.1:8080", "ftp://a", "http://", "http://a?b=c", "http://a#b"])
-def test_a_server_is_named_by_its_url(text: str) -> None:
+def test_a_server_that_is_not_a_url_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="not the URL of a server"):
         server_url(text)

@@ -1,11 +1,12 @@
-"""What the progress bar says of an export, from the first status to the last."""
+"""The rows and the expected size that the progress bar shows."""
 
 from uuid import UUID
 
 import pytest
 
-from streamer.client.status import ExportProgress, ExportStatus
+from streamer.client.status import ExportStatus
 from streamer.commands.bar import expected_bytes, rows_of
+from streamer.schema import ExportProgress
 
 
 def status(state: str, rows: int, total: int | None, *, estimated: bool = True, percentage: float = 0) -> ExportStatus:
@@ -33,7 +34,7 @@ def status(state: str, rows: int, total: int | None, *, estimated: bool = True, 
         (status("archived", 5, 10, estimated=False), "5 of 10"),
     ],
 )
-def test_rows_are_told_of_how_many_once_that_is_known(found: ExportStatus, shown: str) -> None:
+def test_rows_are_shown_with_the_total_once_it_is_known(found: ExportStatus, shown: str) -> None:
     assert rows_of(found) == shown
 
 
@@ -47,5 +48,5 @@ def test_rows_are_told_of_how_many_once_that_is_known(found: ExportStatus, shown
         (status("completed", 0, 0, percentage=100), 0),
     ],
 )
-def test_the_length_of_the_bar_is_that_of_this_run(found: ExportStatus, total: float | None) -> None:
+def test_the_expected_size_is_that_of_the_current_run(found: ExportStatus, total: float | None) -> None:
     assert expected_bytes(found) == total

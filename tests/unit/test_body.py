@@ -1,4 +1,4 @@
-"""Python's values as the body of a request: what a user means, or a sentence that says why not."""
+"""Python values as the body of a request: JSON, or an error that names the argument."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Since(Enum):
 
 
 class Array:
-    """As numpy's arrays and scalars and pandas' series are, in the one thing that is asked of them."""
+    """An object with `tolist`, as arrays and scalars of numpy and series of pandas have it."""
 
     def __init__(self, inside: Any) -> None:
         self._inside = inside
@@ -58,13 +58,13 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("value", "sent"), VALUES, ids=[repr(value) for value, _ in VALUES])
-def test_value_of_a_condition_is_what_its_user_means(value: Any, sent: Any) -> None:
+def test_a_filter_value_becomes_json_without_loss(value: Any, sent: Any) -> None:
     body = request_body("users", None, {"c": value}, {})
     assert body == {"dataset": "users", "filters": {"c": sent}}
     assert json.loads(json.dumps(body, allow_nan=False)) == body
 
 
-def test_generator_is_a_list() -> None:
+def test_a_generator_becomes_a_list() -> None:
     assert request_body("users", None, {"c": (n * n for n in range(3))}, {})["filters"] == {"c": [0, 1, 4]}
 
 
@@ -83,12 +83,12 @@ WITHOUT_TEXT: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("value", "error", "sentence"), WITHOUT_TEXT, ids=[repr(row[0]) for row in WITHOUT_TEXT])
-def test_value_without_a_text_is_refused_with_a_sentence(value: Any, error: type[Exception], sentence: str) -> None:
+def test_a_value_without_a_text_form_is_refused(value: Any, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         request_body("users", None, {"c": value}, {})
 
 
-def test_everything_else_has_its_place() -> None:
+def test_columns_and_parameters_are_members_of_the_body() -> None:
     body = request_body("events", ("id", "at"), {}, {"delimiter": ";", "header": False, "limit": None})
     assert body == {
         "dataset": "events", "filters": {}, "columns": ["id", "at"], "delimiter": ";", "header": False, "limit": None,
@@ -98,7 +98,7 @@ def test_everything_else_has_its_place() -> None:
     }  # fmt: skip
 
 
-def test_a_label_and_a_lifetime_are_members_of_their_own() -> None:
+def test_label_and_ttl_are_members_of_the_body() -> None:
     lifetimes: list[tuple[str | float | timedelta, str | float]] = [
         ("2h", "2h"),
         (90, 90),
@@ -111,8 +111,8 @@ def test_a_label_and_a_lifetime_are_members_of_their_own() -> None:
     assert request_body("users", None, None, {}, label="")["label"] == ""
 
 
-def test_no_columns_are_not_all_of_them() -> None:
-    """The server refuses both."""
+def test_empty_columns_are_sent_as_empty() -> None:
+    """The server refuses both; dropping them would export every column."""
     assert request_body("users", [], None, {})["columns"] == []
     assert request_body("users", "", None, {})["columns"] == ""
 
@@ -132,6 +132,8 @@ def test_no_columns_are_not_all_of_them() -> None:
         (lambda: request_body("users", ["id", b"x"], None, {}), "^columns is of bytes"),  # type: ignore[list-item]
     ],
 )
-def test_what_could_drop_a_condition_or_mix_columns_is_refused(ask: Callable[[], Any], sentence: str) -> None:
+def test_arguments_that_could_drop_a_filter_or_reorder_columns_are_refused(
+    ask: Callable[[], Any], sentence: str
+) -> None:
     with pytest.raises(TypeError, match=sentence):
         ask()

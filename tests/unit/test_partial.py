@@ -1,4 +1,4 @@
-"""FILE.part as its writers see it: a disk that fails, a note that is kept, a lock."""
+"""FILE.part: failing disks, the metadata of pieces, the lock."""
 
 import asyncio
 import hashlib
@@ -15,9 +15,10 @@ from streamer.client.address import Address
 from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
 from streamer.client.progress import ProgressListener
-from streamer.client.status import ExportProgress, ExportStatus
+from streamer.client.status import ExportStatus
 from streamer.model import State
 from streamer.protocol.ranges import Slice
+from streamer.schema import ExportProgress
 
 ID = UUID("b42ef8e9-f053-4b3b-ac2a-212af6ebadc3")
 ADDRESS = Address("http://127.0.0.1:8080", ID)
@@ -46,10 +47,10 @@ def part(tmp_path: Path) -> Iterator[PartialFile]:
 async def append(part: PartialFile, chunks: Sequence[bytes]) -> None:
     for chunk in chunks:
         await part.append(chunk)
-    await part.appended()
+    await part.flush()
 
 
-def test_chunks_that_are_appended_are_in_order(tmp_path: Path) -> None:
+def test_appended_chunks_are_written_in_order(tmp_path: Path) -> None:
     async def append_all(part: PartialFile) -> None:
         await append(part, CHUNKS)
         await part.finish(force=False)
@@ -62,10 +63,8 @@ def test_chunks_that_are_appended_are_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 10, 29])
-def test_nothing_is_written_behind_a_write_that_failed(
-    tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second of three chunks: of it the disk takes a part, and says then that it is full; and then it is not."""
+def test_no_chunk_is_written_after_a_failed_write(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes a part of the second of three chunks, reports that it is full, and then takes every write."""
     answers = [30, taken]
     real = os.write
 
@@ -81,8 +80,8 @@ def test_nothing_is_written_behind_a_write_that_failed(
     assert part.path.read_bytes() == b"".join(CHUNKS)[: 30 + taken]
 
 
-def test_bytes_are_synced_while_the_next_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+def test_bytes_are_synced_while_further_chunks_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 60)
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     with begun(tmp_path / "x.csv") as part:
@@ -92,8 +91,10 @@ def test_bytes_are_synced_while_the_next_ones_come(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("good", [0, 1])
-def test_what_no_disk_has_is_never_the_file(tmp_path: Path, good: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sync fails, the first or the last one, and every other says that all is well, as the system does."""
+def test_a_part_whose_sync_failed_never_becomes_the_file(
+    tmp_path: Path, good: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sync fails, the first or the last one, and every other one succeeds, as on Linux."""
     answers = [None] * good + [OSError(5, "Input/output error")]
 
     def fsync(fd: int) -> None:
@@ -104,25 +105,25 @@ def test_what_no_disk_has_is_never_the_file(tmp_path: Path, good: int, monkeypat
         await append(part, CHUNKS)
         await part.finish(force=False)
 
-    monkeypatch.setattr("streamer.client.partial.SYNCED_AT_ONCE", 60)
+    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 60)
     monkeypatch.setattr(os, "fsync", fsync)
     with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: Input/output error"):
         asyncio.run(pull(part))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_hashed_by_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_hashes_the_existing_bytes(tmp_path: Path) -> None:
     with begun(tmp_path / "x.csv") as part:
         asyncio.run(append(part, CHUNKS[:1]))
     with begun(tmp_path / "x.csv") as part:
-        asyncio.run(part.hash_what_is_there(ProgressListener()))
+        asyncio.run(part.hash_existing(ProgressListener()))
         assert (part.length, part.sha256) == (30, hashlib.sha256(CHUNKS[0]).hexdigest())
 
 
-def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_knows_the_pieces(tmp_path: Path) -> None:
     async def write(part: PartialFile) -> None:
         await append(part, CHUNKS[:1])
-        await part.use_pieces(90)
+        await part.start_pieces(90)
         await part.write_piece(60, CHUNKS[2])
 
     with begun(tmp_path / "x.csv") as part:
@@ -132,8 +133,8 @@ def test_pieces_are_known_to_the_next_run(tmp_path: Path) -> None:
         assert part.pieces == [Slice(0, 30), Slice(60, 90)]
 
 
-def test_pieces_are_hashed_up_to_the_first_gap_while_others_come(part: PartialFile) -> None:
-    asyncio.run(part.use_pieces(90))
+def test_pieces_are_hashed_up_to_the_first_gap(part: PartialFile) -> None:
+    asyncio.run(part.start_pieces(90))
     for number, hashed in ((2, 0), (0, 30), (1, 90)):
         asyncio.run(part.write_piece(number * 30, CHUNKS[number]))
         part.hash_ahead()
@@ -143,7 +144,7 @@ def test_pieces_are_hashed_up_to_the_first_gap_while_others_come(part: PartialFi
     assert part.sha256 == hashlib.sha256(b"".join(CHUNKS)).hexdigest()
 
 
-def test_a_part_without_a_byte_leaves_nothing(tmp_path: Path) -> None:
+def test_an_empty_part_is_removed(tmp_path: Path) -> None:
     with PartialFile(tmp_path / "x.csv") as part:
         part.begin(ADDRESS, STATUS, force=False)
         assert len(list(tmp_path.iterdir())) == 3

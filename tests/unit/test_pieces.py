@@ -1,11 +1,11 @@
-"""Which bytes are there and which are missing, against a set of numbers."""
+"""Present and missing slices, compared with a set of positions."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.client.pieces import joined, missing
+from streamer.client.pieces import merge, missing
 from streamer.protocol.ranges import Slice
 
 LENGTH = 60
@@ -19,17 +19,17 @@ def positions(found: list[Slice]) -> set[int]:
 
 
 @given(slices)
-def test_joined_slices_are_the_same_bytes_in_order_with_gaps_between(found: list[Slice]) -> None:
-    result = joined(found)
+def test_merged_slices_have_the_same_bytes_sorted_with_gaps_between(found: list[Slice]) -> None:
+    result = merge(found)
     assert positions(result) == positions(found)
     assert all(piece.length > 0 for piece in result)
     assert all(before.stop < after.start for before, after in pairwise(result))
 
 
 @given(slices, st.integers(1, 20))
-def test_there_and_missing_are_all(found: list[Slice], most: int) -> None:
-    there = joined(found)
-    wanted = list(missing(there, LENGTH, most))
-    assert all(0 < piece.length <= most for piece in wanted)
-    assert sum(piece.length for piece in wanted) == LENGTH - len(positions(there))
-    assert positions(wanted) | positions(there) == set(range(LENGTH))
+def test_present_and_missing_slices_are_the_whole_file(found: list[Slice], max_piece: int) -> None:
+    present = merge(found)
+    wanted = list(missing(present, LENGTH, max_piece))
+    assert all(0 < piece.length <= max_piece for piece in wanted)
+    assert sum(piece.length for piece in wanted) == LENGTH - len(positions(present))
+    assert positions(wanted) | positions(present) == set(range(LENGTH))

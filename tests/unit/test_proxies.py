@@ -1,4 +1,4 @@
-"""Which proxy the environment names for which server."""
+"""The proxy of the environment for a server."""
 
 from collections.abc import Mapping
 
@@ -46,7 +46,7 @@ def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         (BOTH, "http://LOCALHOST:8080", None),
     ],
 )
-def test_the_proxy_of_a_server(
+def test_the_proxy_follows_the_environment(
     monkeypatch: pytest.MonkeyPatch, place: Mapping[str, str], server: str, found: str | None
 ) -> None:
     for name, value in place.items():
@@ -57,9 +57,7 @@ def test_the_proxy_of_a_server(
 @pytest.mark.parametrize(
     "proxy", ["socks5://me:secret@proxy.example:1080", "http://me:secret@proxy.example:port", "http://"]
 )
-def test_a_proxy_that_cannot_be_used_is_refused_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, proxy: str
-) -> None:
+def test_an_unusable_proxy_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     with pytest.raises(Refused, match="the proxy") as found:
         proxy_for("http://streamer.example")

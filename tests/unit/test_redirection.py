@@ -1,10 +1,10 @@
-"""Redirections as rows: what was asked, what it was answered, and what is asked next or refused."""
+"""Redirections as rows: request, response, and the next request or the error."""
 
 import pytest
 from yarl import URL
 
 from streamer.client.errors import Refused
-from streamer.client.redirection import redirected
+from streamer.client.redirection import redirect_target
 
 HERE = "http://here.example/exports/csv"
 
@@ -12,21 +12,21 @@ FOLLOWED = [
     *(("GET", HERE, status, "/x", "http://here.example/x") for status in (301, 302, 303, 307, 308)),
     ("GET", HERE, 302, "x?y=1", "http://here.example/exports/x?y=1"),
     ("GET", HERE, 301, "https://here.example/x", "https://here.example/x"),
-    ("GET", HERE, 307, "https://there.example/x?sig=a%2Bb", "https://there.example/x?sig=a%2Bb"),
-    ("GET", HERE, 302, "//there.example/x", "http://there.example/x"),
+    ("GET", HERE, 307, "https://other.example/x?sig=a%2Bb", "https://other.example/x?sig=a%2Bb"),
+    ("GET", HERE, 302, "//other.example/x", "http://other.example/x"),
     ("GET", "http://u:p@here.example/x", 302, "/y", "http://u:p@here.example/y"),
     ("GET", "http://u:p@here.example/x", 302, "http://here.example:80/y", "http://u:p@here.example:80/y"),
-    ("GET", "http://u:p@here.example/x", 302, "http://there.example/y", "http://there.example/y"),
+    ("GET", "http://u:p@here.example/x", 302, "http://other.example/y", "http://other.example/y"),
     *((method, HERE, status, "/x", "http://here.example/x") for method in ("POST", "DELETE") for status in (307, 308)),
     ("POST", HERE, 308, "http://here.example:80/x", "http://here.example:80/x"),
 ]
 
 
 @pytest.mark.parametrize(("method", "url", "status", "location", "new"), FOLLOWED)
-def test_redirection_to_what_asks_for_the_same_is_followed(
+def test_a_redirection_that_keeps_the_request_is_followed(
     method: str, url: str, status: int, location: str, new: str
 ) -> None:
-    assert redirected(method, URL(url), status, location) == URL(new)
+    assert redirect_target(method, URL(url), status, location) == URL(new)
 
 
 NOT_SENT = "is not sent there; use that address"
@@ -40,7 +40,7 @@ REFUSED = [
     *(
         ("POST", HERE, status, location, f"redirects to {location}, and a POST {NOT_SENT}")
         for status in (307, 308)
-        for location in ("https://here.example/x", "http://there.example/x", "http://here.example:8080/x")
+        for location in ("https://here.example/x", "http://other.example/x", "http://here.example:8080/x")
     ),
     ("GET", "https://here.example/x", 302, "http://here.example/x", "redirects to http://here.example/x, which is not"),
     ("DELETE", "https://here.example/x", 307, "http://here.example/x", "which is not encrypted"),
@@ -60,16 +60,16 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("method", "url", "status", "location", "sentence"), REFUSED)
-def test_redirection_to_anything_else_is_refused_and_named(
+def test_any_other_redirection_is_refused_and_its_url_named(
     method: str, url: str, status: int, location: str | None, sentence: str
 ) -> None:
     with pytest.raises(Refused) as refused:
-        redirected(method, URL(url), status, location)
+        redirect_target(method, URL(url), status, location)
     assert sentence in str(refused.value)
 
 
-def test_sentence_of_a_refusal_has_no_password() -> None:
+def test_the_error_of_a_redirection_has_no_password() -> None:
     with pytest.raises(Refused) as refused:
-        redirected("POST", URL("http://u:secret@here.example/x"), 302, "http://v:hidden@here.example/y")
+        redirect_target("POST", URL("http://u:secret@here.example/x"), 302, "http://v:hidden@here.example/y")
     assert "secret" not in str(refused.value)
     assert "hidden" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Where a download may be saved: names, links, permissions, and one sentence for what the file system refuses."""
+"""The path of a download: names, symbolic links, permissions, and one sentence for an error of the file system."""
 
 import asyncio
 import os
@@ -10,17 +10,17 @@ import pytest
 from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
 from streamer.client.saving import check_target
-from streamer.client.target import flaw_on_windows, part_of
+from streamer.client.target import part_path, windows_name_error
 from tests.unit.test_partial import ADDRESS, STATUS
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 
 
 async def save(target: Path, content: bytes, *, force: bool = False) -> None:
     with PartialFile(target) as part:
         part.begin(ADDRESS, STATUS, force=force)
         await part.append(content)
-        await part.appended()
+        await part.flush()
         await part.finish(force=force)
 
 
@@ -29,7 +29,7 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "flaw"),
+    ("name", "error"),
     [
         ("users_US_2026-11-21.csv", None),
         ("export_b42ef8e9-f053-4b3b-ac2a-212af6ebadc3.csv", None),
@@ -51,21 +51,21 @@ def mode_of(path: Path) -> int:
         ("conout$", "CONOUT$ is a device"),
     ],
 )
-def test_names_that_windows_does_not_take(name: str, flaw: str | None) -> None:
-    assert flaw_on_windows(name) == flaw
+def test_names_that_windows_reserves_are_errors(name: str, error: str | None) -> None:
+    assert windows_name_error(name) == error
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize("relative", [False, True])
-def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path, there: bool, relative: bool) -> None:
+def test_a_symbolic_link_stays_and_its_file_is_written(tmp_path: Path, exists: bool, relative: bool) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     real, link = folder / "real.csv", tmp_path / "link.csv"
     link.symlink_to(Path("elsewhere/real.csv") if relative else real)
-    if there:
+    if exists:
         real.write_bytes(b"old")
     check_target(link, force=True, new=True)
-    assert part_of(link) == folder / "real.csv.part"
+    assert part_path(link) == folder / "real.csv.part"
     asyncio.run(save(link, b"new", force=True))
     assert link.is_symlink()
     assert real.read_bytes() == b"new"
@@ -73,7 +73,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path, there: boo
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444])
-def test_a_file_that_is_replaced_keeps_its_mode_and_its_part_is_no_more_open(tmp_path: Path, mode: int) -> None:
+def test_a_replaced_file_and_its_part_keep_the_permissions(tmp_path: Path, mode: int) -> None:
     target = tmp_path / "x.csv"
     target.write_bytes(b"old")
     target.chmod(mode)
@@ -111,7 +111,7 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path, umask: int) -> Non
         ("/dev/full", "is no regular file"),
     ],
 )
-def test_what_cannot_be_a_file_is_one_sentence(tmp_path: Path, name: str, sentence: str, new: bool) -> None:
+def test_a_path_that_cannot_be_a_file_is_one_sentence(tmp_path: Path, name: str, sentence: str, new: bool) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
@@ -122,12 +122,12 @@ def test_what_cannot_be_a_file_is_one_sentence(tmp_path: Path, name: str, senten
     assert len(str(found.value)) < 300
 
 
-def test_a_folder_that_may_not_be_entered_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_permission_is_one_sentence(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()
     folder.chmod(0o600)
     user = os.geteuid()
-    os.seteuid(user or NOBODY)  # root may enter every folder
+    os.seteuid(user or UNPRIVILEGED)  # root may enter every folder
     try:
         with pytest.raises(LocalFileError, match=r"Permission denied$"):
             check_target(folder / "x.csv", force=False, new=False)

@@ -1,4 +1,4 @@
-"""An export as JSON: times, progress, and the query under the names that ask for it again."""
+"""The status of an export as JSON: times, progress, and the query by the names of the request parameters."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import pytest
 
-from streamer.http.api.status import UNREADABLE, entity_tag, representation
+from streamer.http.api.status import UNREADABLE, entity_tag, export_status
 from streamer.http.links import Links
 from streamer.jobs.active import ActiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
+from streamer.schema import ExportLinks, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.dataset import Column, Dataset
 from streamer.spool.spool import Spool
@@ -72,8 +72,8 @@ EXPORT = Export(
 
 
 def shown(export: Export, live: ActiveExport | None = None) -> dict[str, Any]:
-    """What the client reads, through JSON and back."""
-    found: dict[str, Any] = json.loads(msgspec.json.encode(representation(export, live, ttl=TTL, links=Links())))
+    """Returns the decoded JSON of the status."""
+    found: dict[str, Any] = json.loads(encode(export_status(export, live, ttl=TTL, links=Links())))
     return found
 
 
@@ -83,7 +83,7 @@ def echo(*conditions: Condition, dialect: Dialect | None = None) -> dict[str, An
     return found
 
 
-def test_completed_export_in_full() -> None:
+def test_a_completed_export_has_every_member() -> None:
     assert shown(EXPORT) == {
         "exportId": str(ID),
         "status": "completed",
@@ -124,12 +124,12 @@ def test_completed_export_in_full() -> None:
         (timedelta(hours=48), "2024-05-02T12:00:02.999Z"),  # the server keeps exports for less by now
     ],
 )
-def test_an_export_expires_after_its_own_time_or_that_of_the_server(ttl: timedelta, expires: str) -> None:
+def test_an_export_expires_after_the_shorter_of_its_ttl_and_the_servers(ttl: timedelta, expires: str) -> None:
     found = shown(replace(EXPORT, label="Month end", ttl=ttl))
     assert (found["label"], found["ttl"], found["expiresAt"]) == ("Month end", ttl.total_seconds(), expires)
 
 
-def test_pending_export_has_nothing_that_is_not_known_yet() -> None:
+def test_unknown_members_of_a_pending_export_are_null() -> None:
     pending = replace(
         EXPORT,
         state=State.PENDING,
@@ -153,18 +153,18 @@ def test_pending_export_has_nothing_that_is_not_known_yet() -> None:
     }
 
 
-def test_export_of_which_the_request_cannot_be_read_is_shown_without_it() -> None:
+def test_an_export_with_an_unreadable_request_has_a_notice_instead() -> None:
     found, whole = shown(replace(EXPORT, spec=None)), shown(EXPORT)
     assert found.pop("notice") == UNREADABLE
     assert found == {name: value for name, value in whole.items() if name not in ("dataset", "columns", "query")}
 
 
-def test_state_that_is_not_known_is_shown_as_it_is() -> None:
+def test_an_unknown_state_is_shown_as_text() -> None:
     found = shown(replace(EXPORT, state="archived"))
     assert (found["status"], found["expiresAt"]) == ("archived", None)
 
 
-def test_failed_export_says_why() -> None:
+def test_a_failed_export_has_an_error() -> None:
     found = shown(replace(EXPORT, state=State.FAILED, error="PostgreSQL: division by zero"))
     assert (found["status"], found["error"]) == ("failed", "PostgreSQL: division by zero")
 
@@ -178,7 +178,7 @@ def test_failed_export_says_why() -> None:
         (datetime(2024, 5, 1, 1, 2, 3, 456_789, tzinfo=timezone(-timedelta(minutes=90))), "2024-05-01T02:32:03.456Z"),
     ],
 )
-def test_time_is_utc_with_milliseconds(moment: datetime, text: str) -> None:
+def test_times_are_utc_with_milliseconds(moment: datetime, text: str) -> None:
     assert shown(replace(EXPORT, created_at=moment))["createdAt"] == text
 
 
@@ -194,7 +194,7 @@ def test_time_is_utc_with_milliseconds(moment: datetime, text: str) -> None:
         ),
     ],
 )
-def test_query_is_told_under_the_names_that_ask_for_it(
+def test_the_query_has_the_names_of_the_request_parameters(
     conditions: tuple[tuple[str, Operator, tuple[str, ...]], ...], asked: dict[str, Any]
 ) -> None:
     found = echo(
@@ -203,11 +203,11 @@ def test_query_is_told_under_the_names_that_ask_for_it(
     assert found == {**asked, "delimiter": ",", "quoteChar": '"'}
 
 
-def test_dialect_is_told_by_its_characters() -> None:
+def test_the_query_always_has_delimiter_and_quote() -> None:
     assert echo(dialect=Dialect(delimiter="\t", quote="'")) == {"delimiter": "\t", "quoteChar": "'"}
 
 
-def test_what_is_not_as_it_would_be_by_itself_is_told() -> None:
+def test_the_query_has_options_that_differ_from_their_defaults() -> None:
     dialect = Dialect(header=False, null="NULL", bom=True, escape_formulas=True, timestamps=Timestamps.ISO8601)
     assert echo(dialect=dialect) == {
         "delimiter": ",",
@@ -224,7 +224,7 @@ def test_what_is_not_as_it_would_be_by_itself_is_told() -> None:
     assert (query["order_by"], query["limit"]) == (["id", "-name"], 5)
 
 
-def test_a_limit_that_cut_rows_is_told() -> None:
+def test_a_limit_that_cut_rows_sets_truncated() -> None:
     assert shown(EXPORT)["truncated"] is False
     assert shown(replace(EXPORT, truncated=True))["truncated"] is True
 
@@ -245,27 +245,29 @@ def test_a_limit_that_cut_rows_is_told() -> None:
         [("timestamps", "iso8601"), ("bom", "true")],
     ],
 )
-def test_representation_asks_for_the_same_export_again(pairs: list[tuple[str, str]]) -> None:
+def test_the_query_sent_as_a_request_is_the_same_export(pairs: list[tuple[str, str]]) -> None:
     spec = read_spec(pairs, b"", CATALOG)
     found = shown(replace(EXPORT, spec=spec))
     body = {"dataset": found["dataset"], "columns": found["columns"], **found["query"]}
     assert read_spec([], json.dumps(body).encode(), CATALOG) == spec
 
 
-def test_export_that_runs_elsewhere_shows_the_progress_its_server_wrote_last() -> None:
+def test_an_export_of_another_server_shows_its_stored_progress() -> None:
     noted = Progress(total_rows=50, processed_rows=20, bytes=40, percentage=40.0, rows_per_second=7)
     found = shown(replace(EXPORT, state=State.PROCESSING, progress=noted))
     assert (found["progress"]["processedRows"], found["progress"]["percentage"]) == (20, 40.0)
     assert found["snapshotAt"] == "2024-05-01T12:00:01.250Z"
 
 
-async def nobody_notes() -> bool:
-    raise AssertionError("nobody was to be served")
+async def must_not_be_called() -> bool:
+    raise AssertionError("no byte is served here")
 
 
-async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+async def test_an_export_of_this_process_shows_its_current_progress(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
     spool = Spool(tmp_path / "export.csv", executor)
-    live = ActiveExport(ID, spool, note_served=nobody_notes)
+    live = ActiveExport(ID, spool, note_served=must_not_be_called)
     stale = replace(
         EXPORT, state=State.PROCESSING, progress=Progress(), snapshot_at=None, sha256=None, finished_at=None
     )
@@ -287,12 +289,12 @@ async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, 
     spool.seal()
 
 
-def test_export_whose_file_is_gone_says_since_when_and_has_no_link_to_it() -> None:
+def test_a_removed_export_has_removed_at_and_no_download_link() -> None:
     found = shown(replace(EXPORT, removed_at=datetime(2024, 5, 2, tzinfo=UTC)))
     assert (found["removedAt"], found["expiresAt"]) == ("2024-05-02T00:00:00.000Z", None)
     assert found["links"] == {"self": f"/exports/{ID}/status"}
 
 
-def test_links_and_entity_tag_are_made_of_the_id() -> None:
-    assert Links().of(ID) == {"self": f"/exports/{ID}/status", "download": f"/exports/{ID}/download"}
+def test_links_and_entity_tag_contain_the_id() -> None:
+    assert Links().of(ID) == ExportLinks(self_=f"/exports/{ID}/status", download=f"/exports/{ID}/download")
     assert entity_tag(ID) == '"12345678-1234-4678-9234-567812345678"'

@@ -4,20 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
-import msgspec
 from aiohttp import web
 
 from streamer.errors import BadParameter, BodyTooLarge, NotFound, SlowBody, Unavailable, shown
 from streamer.http.api.listing import cursor, read_page
 from streamer.http.api.parameters import Parameters
-from streamer.http.api.status import parameter_of, representation
+from streamer.http.api.status import export_status, parameter_of
 from streamer.http.links import LINKS, status_path
 from streamer.http.target import read_query
 from streamer.jobs.queue import ExportQueue
 from streamer.model import Export, ExportRequest, State
+from streamer.schema import CancelledJob, Created, CreatedJob, ExportPage, ExportStatus, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck, WrongNullError, WrongValueError
 
@@ -43,25 +42,26 @@ class Exports:
 
     async def create(self, request: web.Request) -> web.Response:
         export_id, state = await self._submit(request)
-        return _accepted(request, export_id, {"status": state, "links": request.app[LINKS].of(export_id)})
+        links = request.app[LINKS].of(export_id)
+        return _accepted(request, export_id, Created(export_id=export_id, state=state, links=links))
 
     async def create_job(self, request: web.Request) -> web.Response:
         export_id, state = await self._submit(request)
-        return _accepted(request, export_id, {"jobId": str(export_id), "status": state})
+        return _accepted(request, export_id, CreatedJob(export_id=export_id, job_id=export_id, state=state))
 
     async def status(self, request: web.Request) -> web.Response:
         export_id = requested_id(request)
         export = await self._queue.get(export_id)
-        return json_response(self._representation(request, export))
+        return json_response(self._status(request, export))
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /exports`: newest first; `nextCursor` is null on the last page."""
         exports, more = await self._queue.page(*read_page(request))
-        found = [self._representation(request, export) for export in exports]
-        return json_response({"exports": found, "nextCursor": cursor(exports[-1]) if more else None})
+        found = tuple(self._status(request, export) for export in exports)
+        return json_response(ExportPage(exports=found, next_cursor=cursor(exports[-1]) if more else None))
 
-    def _representation(self, request: web.Request, export: Export) -> dict[str, Any]:
-        return representation(export, self._queue.live(export.id), ttl=self._ttl, links=request.app[LINKS])
+    def _status(self, request: web.Request, export: Export) -> ExportStatus:
+        return export_status(export, self._queue.live(export.id), ttl=self._ttl, links=request.app[LINKS])
 
     async def delete(self, request: web.Request) -> web.Response:
         await self._queue.remove(requested_id(request))
@@ -69,7 +69,7 @@ class Exports:
 
     async def cancel_job(self, request: web.Request) -> web.Response:
         export = await self._queue.cancel(requested_id(request))
-        return json_response({"jobId": str(export.id), "exportId": str(export.id), "status": export.state})
+        return json_response(CancelledJob(job_id=export.id, export_id=export.id, state=export.state))
 
     async def read_request(self, request: web.Request, *, besides: str | None = None) -> ExportRequest:
         """The export that the request asks for, where `besides` is a parameter that somebody else reads.
@@ -134,9 +134,9 @@ class Exports:
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
 
 
-def _accepted(request: web.Request, export_id: UUID, members: dict[str, Any]) -> web.Response:
+def _accepted(request: web.Request, export_id: UUID, body: Created | CreatedJob) -> web.Response:
     location = request.app[LINKS].reference(status_path(export_id), request_path=request.path)
-    return json_response({"exportId": str(export_id), **members}, status=202, headers={"Location": location})
+    return json_response(body, status=202, headers={"Location": location})
 
 
 def _idempotency_key(request: web.Request) -> str | None:
@@ -161,9 +161,9 @@ def requested_id(request: web.Request) -> UUID:
     return export_id
 
 
-def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def json_response(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(
-        body=msgspec.json.encode(body),
+        body=encode(body),
         status=status,
         headers={"Cache-Control": "no-store", **(headers or {})},
         content_type="application/json",

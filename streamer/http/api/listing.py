@@ -1,7 +1,7 @@
 """The list of exports, newest first, page by page.
 
-A page says where the next one begins: its cursor is the place of its last export, so what is created meanwhile moves
-nothing, and no page is longer to find than the first.
+The cursor of a page is the position of its last export, by creation time and id. So exports that are created meanwhile
+do not shift the pages, and every page is found by an index.
 """
 
 import re
@@ -19,22 +19,22 @@ PARAMETERS = ("cursor", "label", "limit", "status")
 DEFAULT_LIMIT = 20  # exports
 MAX_LIMIT = 100  # exports
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds, and an id
+CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds since 1970, id
 
 
 def read_page(request: web.Request) -> tuple[list[State], str | None, Place | None, int]:
-    """States (none for any), a part of the label, where to begin, and how many exports at most.
+    """Returns states (empty: any), a part of the label, the position before the page, and the maximum of exports.
 
     Raises BadParameter and BadTarget.
     """
     query = read_query(request)
     if unknown := sorted({name for name, _ in query} - set(PARAMETERS)):
         raise BadParameter(unknown[0], f"is not a parameter of the list; allowed are {', '.join(PARAMETERS)}")
-    return _states(query), _label(query), _place(query), _limit(query)
+    return _states(query), _label(query), _position(query), _limit(query)
 
 
 def cursor(export: Export) -> str:
-    """The place of an export in the list, as text."""
+    """Returns the position of an export in the list, as text."""
     return f"{(export.created_at - EPOCH) // timedelta(microseconds=1)}.{export.id}"
 
 
@@ -42,17 +42,17 @@ def _states(query: Query) -> list[State]:
     named = [name.strip() for text in values_of(query, "status") for name in text.split(",")]
     for name in named:
         if name not in set(State):
-            raise BadParameter("status", f"{shown(name)!r} is none; allowed are {', '.join(State)}")
+            raise BadParameter("status", f"{shown(name)!r} is not a state; allowed are {', '.join(State)}")
     return [State(name) for name in named]
 
 
 def _label(query: Query) -> str | None:
-    text = _once(query, "label")
+    text = _single(query, "label")
     return None if text is None else check_label(text)
 
 
-def _place(query: Query) -> Place | None:
-    text = _once(query, "cursor")
+def _position(query: Query) -> Place | None:
+    text = _single(query, "cursor")
     if text is None:
         return None
     if found := CURSOR.fullmatch(text):
@@ -61,7 +61,7 @@ def _place(query: Query) -> Place | None:
 
 
 def _limit(query: Query) -> int:
-    text = _once(query, "limit")
+    text = _single(query, "limit")
     if text is None:
         return DEFAULT_LIMIT
     if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MAX_LIMIT:
@@ -69,7 +69,7 @@ def _limit(query: Query) -> int:
     raise BadParameter("limit", f"must be a number from 1 to {MAX_LIMIT}")
 
 
-def _once(query: Query, name: str) -> str | None:
+def _single(query: Query, name: str) -> str | None:
     texts = values_of(query, name)
     if len(texts) > 1:
         raise BadParameter(name, f"must be given once, not {len(texts)} times")

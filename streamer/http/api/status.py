@@ -1,14 +1,18 @@
-"""An export as JSON."""
+"""The status of an export, as JSON."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+import msgspec
+from msgspec import UNSET
 
 from streamer.http.api.parameters import GENERAL
 from streamer.http.links import Links
 from streamer.jobs.active import ActiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
+from streamer.schema import ExportLinks, ExportProgress, ExportStatus, Timestamp
 from streamer.source.catalog.filters import written_order
 
 UNREADABLE = (
@@ -16,64 +20,32 @@ UNREADABLE = (
 )
 
 
-def representation(export: Export, live: ActiveExport | None, *, ttl: timedelta, links: Links) -> dict[str, Any]:
-    """The row, with the progress of this moment where the export is running here."""
-    progress = _at_the_moment(live, export.progress) if live and export.state is State.PROCESSING else export.progress
-    return {
-        "exportId": str(export.id),
-        "status": export.state,
-        "progress": _progress(progress),
-        "error": export.error,
-        "createdAt": _time(export.created_at),
-        "startedAt": _time(export.started_at),
-        "completedAt": _time(export.finished_at),
-        "snapshotAt": _time(live.snapshot_at if live else export.snapshot_at),
-        "expiresAt": _time(_expiry(export, ttl)),
-        "removedAt": _time(export.removed_at),
-        "waitingFor": _waiting_for(export, live),
-        "attempts": export.attempts,
-        "label": export.label,
-        "ttl": None if export.ttl is None else export.ttl.total_seconds(),
+def export_status(export: Export, live: ActiveExport | None, *, ttl: timedelta, links: Links) -> ExportStatus:
+    """Returns the row; if the export is running in this process, with its current progress.
+
+    `ttl` is the server's EXPORT_TTL.
+    """
+    return ExportStatus(
+        export_id=export.id,
+        state=export.state,
+        progress=_progress(export, live),
+        error=export.error,
+        created_at=_timestamp(export.created_at),
+        started_at=_timestamp(export.started_at),
+        completed_at=_timestamp(export.finished_at),
+        snapshot_at=_timestamp(live.snapshot_at if live else export.snapshot_at),
+        expires_at=_timestamp(_expiry(export, ttl)),
+        removed_at=_timestamp(export.removed_at),
+        waiting_for=_waiting_for(export, live),
+        attempts=export.attempts,
+        label=export.label,
+        ttl=None if export.ttl is None else export.ttl.total_seconds(),
         **_request(export.spec),
-        "truncated": export.truncated,
-        "sha256": export.sha256.hex() if export.sha256 else None,
-        "etag": entity_tag(export.id),
-        "links": _links(export, links),
-    }
-
-
-def _links(export: Export, links: Links) -> dict[str, str]:
-    """A file that was removed has none."""
-    return {name: link for name, link in links.of(export.id).items() if name == "self" or export.removed_at is None}
-
-
-def _waiting_for(export: Export, live: ActiveExport | None) -> str | None:
-    """What an unfinished export waits for: `place`, `source` or nothing."""
-    if export.final:
-        return None
-    if live is not None:
-        return live.waiting_for
-    return export.waiting_for or ("place" if export.state is State.PENDING else None)
-
-
-def _at_the_moment(live: ActiveExport, noted: Progress) -> Progress:
-    """The percentage is not below what an earlier run has reached, here or on another server."""
-    progress = live.progress()
-    return replace(progress, percentage=max(progress.percentage, noted.percentage))
-
-
-def _request(spec: ExportSpec | None) -> dict[str, Any]:
-    """What was asked for. Members of which nothing is known are left out: clients have defaults for them."""
-    if spec is None:
-        return {"notice": UNREADABLE}
-    return {"dataset": spec.dataset, "columns": spec.columns, "query": _query(spec)}
-
-
-def _expiry(export: Export, ttl: timedelta) -> datetime | None:
-    """When the file of a completed export may be removed."""
-    if export.state is not State.COMPLETED or export.removed_at is not None or export.finished_at is None:
-        return None
-    return export.finished_at + (ttl if export.ttl is None else min(ttl, export.ttl))
+        truncated=export.truncated,
+        sha256=export.sha256.hex() if export.sha256 else None,
+        etag=entity_tag(export.id),
+        links=_links(export, links),
+    )
 
 
 def entity_tag(export_id: UUID) -> str:
@@ -81,48 +53,84 @@ def entity_tag(export_id: UUID) -> str:
     return f'"{export_id}"'
 
 
-def _progress(progress: Progress) -> dict[str, Any]:
-    return {
-        "totalRows": progress.total_rows,
-        "processedRows": progress.processed_rows,
-        "percentage": progress.percentage,
-        "estimated": progress.estimated,
-        "bytes": progress.bytes,
-        "rowsPerSecond": progress.rows_per_second,
-    }
-
-
 def parameter_of(condition: Condition) -> str:
-    """The name that asks for it."""
+    """Returns the name of the request parameter for a condition."""
     if condition.operator is Operator.EQ:
         return f"{condition.column}__in" if condition.column in GENERAL else condition.column
     return f"{condition.column}__{condition.operator}"
 
 
+def _links(export: Export, links: Links) -> ExportLinks:
+    """A removed file cannot be downloaded."""
+    found = links.of(export.id)
+    return found if export.removed_at is None else msgspec.structs.replace(found, download=UNSET)
+
+
+def _waiting_for(export: Export, live: ActiveExport | None) -> str | None:
+    """Returns `place` or `source` for an unfinished export that waits, otherwise None."""
+    if export.final:
+        return None
+    if live is not None:
+        return live.waiting_for
+    return export.waiting_for or ("place" if export.state is State.PENDING else None)
+
+
+def _expiry(export: Export, ttl: timedelta) -> datetime | None:
+    """Returns when the file of a completed export may be removed."""
+    if export.state is not State.COMPLETED or export.removed_at is not None or export.finished_at is None:
+        return None
+    return export.finished_at + (ttl if export.ttl is None else min(ttl, export.ttl))
+
+
+def _progress(export: Export, live: ActiveExport | None) -> ExportProgress:
+    progress = _current(live, export.progress) if live and export.state is State.PROCESSING else export.progress
+    return ExportProgress(
+        total_rows=progress.total_rows,
+        processed_rows=progress.processed_rows,
+        percentage=progress.percentage,
+        estimated=progress.estimated,
+        bytes=progress.bytes,
+        rows_per_second=progress.rows_per_second,
+    )
+
+
+def _current(live: ActiveExport, stored: Progress) -> Progress:
+    """The percentage is never below the one an earlier run has stored, in this process or on another server."""
+    progress = live.progress()
+    return replace(progress, percentage=max(progress.percentage, stored.percentage))
+
+
+def _request(spec: ExportSpec | None) -> dict[str, Any]:
+    """Unknown members are left out, because clients have defaults for them."""
+    if spec is None:
+        return {"notice": UNREADABLE}
+    return {"dataset": spec.dataset, "columns": spec.columns, "query": _query(spec)}
+
+
 def _query(spec: ExportSpec) -> dict[str, Any]:
-    """The conditions, and what else is not as it would be by itself, under the names of the parameters."""
-    asked: dict[str, list[str]] = {}
+    """Returns the conditions and the options that differ from their defaults, by the names of the parameters."""
+    values: dict[str, list[str]] = {}
     for condition in spec.conditions:
-        asked.setdefault(parameter_of(condition), []).extend(condition.values)
-    conditions = {name: values[0] if len(values) == 1 else values for name, values in asked.items()}
-    return {**conditions, **_rows(spec), **_written(spec.dialect)}
+        values.setdefault(parameter_of(condition), []).extend(condition.values)
+    conditions = {name: texts[0] if len(texts) == 1 else texts for name, texts in values.items()}
+    return {**conditions, **_order_and_limit(spec), **_dialect(spec.dialect)}
 
 
-def _rows(spec: ExportSpec) -> dict[str, Any]:
+def _order_and_limit(spec: ExportSpec) -> dict[str, Any]:
     return {
         **({"order_by": written_order(spec.order)} if spec.order else {}),
         **({} if spec.limit is None else {"limit": spec.limit}),
     }
 
 
-def _written(dialect: Dialect) -> dict[str, Any]:
-    usual = _forms(Dialect())
-    changed = {name: form for name, form in _forms(dialect).items() if form != usual[name]}
+def _dialect(dialect: Dialect) -> dict[str, Any]:
+    defaults = _optional(Dialect())
+    changed = {name: value for name, value in _optional(dialect).items() if value != defaults[name]}
     return {"delimiter": dialect.delimiter, "quoteChar": dialect.quote, **changed}
 
 
-def _forms(dialect: Dialect) -> dict[str, Any]:
-    """What is told only where it is not as usual, by the names of the parameters."""
+def _optional(dialect: Dialect) -> dict[str, Any]:
+    """Returns the options that are only shown where they differ from their defaults."""
     return {
         "header": dialect.header,
         "null": dialect.null,
@@ -132,8 +140,5 @@ def _forms(dialect: Dialect) -> dict[str, Any]:
     }
 
 
-def _time(moment: datetime | None) -> str | None:
-    """UTC with Z and milliseconds."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    return None if moment is None else Timestamp.of(moment)

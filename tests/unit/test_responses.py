@@ -1,4 +1,4 @@
-"""The head of an answer to a download, judged."""
+"""The checks of the head of a response to a download."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from streamer.client.answers import Body, read_answer, retry_after, unsatisfied_length
 from streamer.client.errors import Refused, Replaced, StreamerError, VerificationFailed
+from streamer.client.responses import Body, read_response, retry_after, unsatisfied_length
 from streamer.protocol.digest import repr_digest
 from streamer.protocol.ranges import Positions, Slice, content_range, live_content_range
 
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 22, 6, 0, 0, tzinfo=UTC)
 
 
 def judge(status: int, fields: Mapping[str, str], *, offset: int = 0, wanted: Slice | None = None) -> Body:
-    return read_answer(status, {"ETag": TAG, **fields}, etag=TAG, wanted=wanted, offset=offset)
+    return read_response(status, {"ETag": TAG, **fields}, etag=TAG, wanted=wanted, offset=offset)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def judge(status: int, fields: Mapping[str, str], *, offset: int = 0, wanted: Sl
         (206, {"Content-Range": live_content_range(Positions(0, None))}, 0, 0),
     ],
 )
-def test_a_body_to_the_end(status: int, fields: Mapping[str, str], offset: int, start: int) -> None:
+def test_a_body_up_to_the_end_is_accepted(status: int, fields: Mapping[str, str], offset: int, start: int) -> None:
     assert judge(status, fields, offset=offset) == Body(start, None)
 
 
@@ -52,13 +52,13 @@ def test_a_body_to_the_end(status: int, fields: Mapping[str, str], offset: int, 
         "",
     ],
 )
-def test_a_range_that_is_not_the_rest_is_never_taken(content_range: str) -> None:
+def test_a_range_that_is_not_the_rest_is_refused(content_range: str) -> None:
     with pytest.raises(StreamerError) as caught:
         judge(206, {"Content-Range": content_range}, offset=7)
     assert isinstance(caught.value, Refused | VerificationFailed)
 
 
-def test_a_piece_is_exactly_that_piece() -> None:
+def test_a_piece_must_be_exactly_the_requested_range() -> None:
     wanted = Slice(7, 50)
     assert judge(206, {"Content-Range": content_range(wanted, 100)}, offset=7, wanted=wanted) == Body(7, None)
     for other in (Slice(7, 49), Slice(7, 51), Slice(6, 50)):
@@ -70,17 +70,17 @@ def test_a_piece_is_exactly_that_piece() -> None:
 
 @pytest.mark.parametrize("etag", ['"other"', 'W/"tag"', "tag", '"tag"-gzip'])
 @pytest.mark.parametrize("status", [200, 206])
-def test_another_representation_is_told_by_its_etag(status: int, etag: str) -> None:
-    with pytest.raises(Replaced, match="another one now"):
+def test_another_etag_raises_replaced(status: int, etag: str) -> None:
+    with pytest.raises(Replaced, match="was replaced"):
         judge(status, {"ETag": etag, "Content-Range": "bytes 7-99/100"}, offset=7)
 
 
-def test_no_etag_at_all_is_no_streamer() -> None:
+def test_a_response_without_etag_is_refused() -> None:
     with pytest.raises(Refused, match="not a streamer"):
-        read_answer(200, {}, etag=TAG, wanted=None, offset=0)
+        read_response(200, {}, etag=TAG, wanted=None, offset=0)
 
 
-def test_a_coding_is_refused() -> None:
+def test_a_content_coding_is_refused() -> None:
     assert judge(200, {"Content-Encoding": "identity"}).start == 0
     with pytest.raises(Refused, match="gzip"):
         judge(200, {"Content-Encoding": "gzip"})
@@ -96,7 +96,7 @@ def test_a_coding_is_refused() -> None:
         ("", None),
     ],
 )
-def test_the_digest_of_the_whole(field: str, found: str | None) -> None:
+def test_the_sha256_of_repr_digest_is_read(field: str, found: str | None) -> None:
     assert judge(200, {"Repr-Digest": field}).sha256 == found
 
 
@@ -104,7 +104,7 @@ def test_the_digest_of_the_whole(field: str, found: str | None) -> None:
     ("field", "length"),
     [("bytes */100", 100), ("bytes */0", 0), ("bytes */*", None), ("bytes 0-1/100", None), ("", None)],
 )
-def test_the_length_that_a_416_names(field: str, length: int | None) -> None:
+def test_the_length_of_a_416_is_read(field: str, length: int | None) -> None:
     assert unsatisfied_length({"Content-Range": field}) == length
 
 
@@ -121,5 +121,5 @@ def test_the_length_that_a_416_names(field: str, length: int | None) -> None:
         ("", None),
     ],
 )
-def test_retry_after_in_seconds_or_as_a_date(field: str, seconds: float | None) -> None:
+def test_retry_after_is_read_as_seconds_or_date(field: str, seconds: float | None) -> None:
     assert retry_after({"Retry-After": field}, NOW) == seconds

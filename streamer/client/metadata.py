@@ -1,0 +1,70 @@
+"""FILE.part.json: the export that the bytes of FILE.part belong to.
+
+It is written atomically, and before the first byte of the part, so a part without it is not of this client. It is not
+synced with the part: after a power failure it may list pieces that are not on the disk. The SHA-256 at the end decides.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from streamer.client.errors import LocalFileError, Replaced
+from streamer.client.pieces import merge
+from streamer.protocol.ranges import Slice
+
+REMEDY = "remove it, or replace it with --force"
+
+
+class Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    """`url` is that of the download. `pieces` is None for a part that is written from its beginning on."""
+
+    export_id: UUID
+    url: str
+    etag: str
+    pieces: list[tuple[int, int]] | None = None
+
+    @property
+    def slices(self) -> list[Slice] | None:
+        return None if self.pieces is None else merge(Slice(start, stop) for start, stop in self.pieces)
+
+    def with_slices(self, slices: Sequence[Slice] | None) -> "Metadata":
+        pieces = None if slices is None else [(piece.start, piece.stop) for piece in slices]
+        return msgspec.structs.replace(self, pieces=pieces)
+
+
+class MetadataFile:
+    def __init__(self, part: Path) -> None:
+        self._path = part.with_name(f"{part.name}.json")
+
+    def read(self) -> Metadata | None:
+        """Returns None if the file does not exist or cannot be decoded. Raises OSError."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Metadata)
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def write(self, metadata: Metadata) -> None:
+        """Raises OSError."""
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        fresh.write_bytes(msgspec.json.encode(metadata) + b"\n")
+        fresh.replace(self._path)
+
+    def remove(self) -> None:
+        """Raises OSError."""
+        self._path.unlink(missing_ok=True)
+
+
+def mismatch(
+    part: Path, found: Metadata | None, *, export_id: UUID | None, etag: str
+) -> LocalFileError | Replaced | None:
+    """Returns an error if the bytes of a part do not belong to the export; a new export has no id yet."""
+    if found is None:
+        return LocalFileError(f"{part} exists, but its export is not known; {REMEDY}")
+    if found.export_id != export_id:
+        return LocalFileError(f"{part} is a part of another export, {found.url}; finish or {REMEDY}")
+    if found.etag != etag:
+        etags = f"its ETag is {etag}, and that of {part} is {found.etag}"
+        return Replaced(f"the export was replaced: {etags}; {REMEDY}")
+    return None

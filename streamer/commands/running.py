@@ -1,0 +1,94 @@
+"""Runs the work of a command with a client, and turns its outcome into one sentence and an exit status."""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from streamer.commands.interrupts import INTERRUPTED, interrupts
+from streamer.commands.output import discard_buffered, print_json, print_stderr
+
+if TYPE_CHECKING:
+    from streamer.client import Client, ProgressListener, RetryPolicy
+
+BROKEN_PIPE = 141  # as shells report SIGPIPE
+RESUMABLE = {1, 5, INTERRUPTED}  # exit statuses after which another run can continue the download
+
+Result = TypeVar("Result")
+
+
+def run_with_client(
+    server: str,
+    api_key: str | None,
+    work: "Callable[[Client], Awaitable[Result]]",
+    *,
+    retry_policy: "RetryPolicy | None" = None,
+    listener: "ProgressListener | None" = None,
+    max_time: float | None = None,
+) -> Result:
+    """Returns the result of `work`. Raises GaveUp after `max_time` seconds, and KeyboardInterrupt after Ctrl-C."""
+    from streamer.client import Client, RetryPolicy  # noqa: PLC0415 - it takes longer than the rest of the command
+    from streamer.client.client import time_limit  # noqa: PLC0415
+
+    gc.freeze()  # imported modules live as long as the process: collections need not traverse them
+
+    async def connected() -> Result:
+        client = Client(server, api_key, retry_policy=retry_policy or RetryPolicy(attempts=3), listener=listener)
+        async with time_limit(max_time), client:
+            return await work(client)
+
+    task = asyncio.run(_interruptible(connected()))
+    interrupts.raise_if_pressed()
+    return task.result()
+
+
+async def _interruptible(work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """Returns the task of the work when it is done; Ctrl-C cancels it."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    with interrupts.cancelling(lambda: loop.call_soon_threadsafe(task.cancel)):
+        await asyncio.gather(task, return_exceptions=True)
+    return task
+
+
+@contextmanager
+def reporting_errors(*, as_json: bool, remedy: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """Ends the process for a StreamerError or Ctrl-C, with one sentence on stderr and its exit status.
+
+    `remedy` returns a second sentence, which says how to continue, if that is possible.
+    """
+    with _exiting_on_errors(as_json=as_json, remedy=remedy), interrupts.deferred():
+        yield
+
+
+@contextmanager
+def _exiting_on_errors(*, as_json: bool, remedy: Callable[[], str | None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupts.ignore()
+        _exit("interrupted", INTERRUPTED, remedy(), as_json=as_json)
+    except BrokenPipeError:
+        discard_buffered(sys.stdout)
+        sys.exit(BROKEN_PIPE)
+    except Exception as error:
+        from streamer.client import StreamerError  # noqa: PLC0415 - see the package
+
+        if not isinstance(error, StreamerError):
+            raise
+        interrupts.ignore()
+        resumable = error.exit_status in RESUMABLE
+        _exit(str(error), error.exit_status, remedy() if resumable else None, as_json=as_json)
+
+
+def _exit(sentence: str, status: int, remedy: str | None, *, as_json: bool) -> None:
+    from streamer.client import LocalFileError  # noqa: PLC0415 - see the package
+
+    if as_json:
+        with suppress(LocalFileError, BrokenPipeError):
+            print_json({"exitStatus": status, "error": sentence})
+    print_stderr(f"streamer: {sentence}")
+    if remedy:
+        print_stderr(remedy)
+    sys.exit(status)
