@@ -63,8 +63,8 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         )
         if hangup_rereads:
             stack.enter_context(_rereading_at_hangup(catalog))
-        owner = uuid4()
-        store = Store(pools.store, owner)
+        server_id = uuid4()
+        store = Store(pools.store, server_id)
         await _claim(directory, store)
         sealed = CompletedCache(store, directory)
         stack.callback(sealed.close)
@@ -103,7 +103,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         )
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: queue.stop())
-        stack.enter_context(directory.alive(owner))
+        stack.enter_context(directory.alive(server_id))
         stack.push_async_callback(queue.stop)
         listener, url = await _listen(app, settings, stack)  # a server without a port removes and takes over nothing
         await _start(queue)

@@ -63,9 +63,9 @@ def _statements() -> dict[str, str]:
 class Store:
     """The exports that `owner`, this server process, works on, and a view of all others."""
 
-    def __init__(self, pool: Pool, owner: UUID) -> None:
+    def __init__(self, pool: Pool, server_id: UUID) -> None:
         self._pool = pool
-        self._owner = owner
+        self._server_id = server_id
         self._sql = _statements()
 
     async def migrate(self) -> None:
@@ -88,7 +88,7 @@ class Store:
         """None if the idempotency key is known already."""
         label = request.label
         return await self._one(
-            *("insert", export_id, request.spec.to_json(), self._owner, LEASE, key, SPEC_VERSION),
+            *("insert", export_id, request.spec.to_json(), self._server_id, LEASE, key, SPEC_VERSION),
             *(label, None if label is None else folded(label), request.ttl),
         )
 
@@ -113,14 +113,14 @@ class Store:
 
     async def claim(self, waiting: Sequence[UUID], folder: UUID) -> Export | None:
         """Takes the oldest of the exports that wait here: pending → processing. Its file will lie in `folder`."""
-        return await self._one("claim", self._owner, waiting, LEASE, folder)
+        return await self._one("claim", self._server_id, waiting, LEASE, folder)
 
     async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> Export | None:
         """None if the export is no longer this owner's to run."""
         return await self._one(
             "progress",
             export_id,
-            self._owner,
+            self._server_id,
             snapshot_at,
             progress.total_rows,
             progress.processed_rows,
@@ -131,35 +131,35 @@ class Store:
 
     async def note_served(self, export_id: UUID) -> Export | None:
         """A byte is about to leave; None if the export is no longer this owner's to run."""
-        return await self._one("serve", export_id, self._owner)
+        return await self._one("serve", export_id, self._server_id)
 
     async def requeue(self, export_id: UUID, delay: timedelta, percentage: float) -> Export | None:
         """processing → pending, for a while; None if it may not: a byte was served, or it was the last attempt.
 
         `percentage`, here and below, is the highest that was shown of it.
         """
-        return await self._one("again", export_id, self._owner, delay, ATTEMPTS, percentage)
+        return await self._one("again", export_id, self._server_id, delay, ATTEMPTS, percentage)
 
     async def wait_for_source(self, export_id: UUID, delay: timedelta) -> Export | None:
         """processing → pending, for a while, without an attempt lost; None if a byte was served."""
-        return await self._one("wait", export_id, self._owner, delay)
+        return await self._one("wait", export_id, self._server_id, delay)
 
     async def release(self, export_id: UUID, percentage: float) -> Export | None:
         """Leaves the export to the next server; None if a byte of it was served."""
-        return await self._one("release", export_id, self._owner, percentage)
+        return await self._one("release", export_id, self._server_id, percentage)
 
     async def complete(
         self, export_id: UUID, sealed: Sealed, rows_per_second: int, *, truncated: bool, snapshot_at: datetime
     ) -> Export | None:
         """processing → completed; None if the export was cancelled meanwhile."""
         return await self._one(
-            *("complete", export_id, self._owner, sealed.rows, sealed.length, sealed.sha256),
+            *("complete", export_id, self._server_id, sealed.rows, sealed.length, sealed.sha256),
             *(rows_per_second, truncated, snapshot_at),
         )
 
     async def fail(self, export_id: UUID, reason: str, percentage: float) -> Export | None:
         """processing → failed; None if the export is no longer this owner's to run."""
-        return await self._one("fail", export_id, self._owner, reason, percentage)
+        return await self._one("fail", export_id, self._server_id, reason, percentage)
 
     async def cancel(self, export_id: UUID, percentage: float) -> Export | None:
         return await self._one("cancel", export_id, percentage)
@@ -169,11 +169,11 @@ class Store:
         return [row["id"] for row in await self._rows("remove", export_ids)]
 
     async def renew_leases(self, waiting: Sequence[UUID], running: Sequence[UUID]) -> None:
-        await self._rows("renew", self._owner, LEASE, waiting, running)
+        await self._rows("renew", self._server_id, LEASE, waiting, running)
 
     async def lost(self, waiting: Sequence[UUID]) -> list[UUID]:
         """Those that wait here in vain: cancelled through another server, or taken over by one."""
-        return [row["id"] for row in await self._rows("lost", self._owner, waiting)]
+        return [row["id"] for row in await self._rows("lost", self._server_id, waiting)]
 
     async def reclaim(self, dead: Sequence[UUID], running: Sequence[UUID]) -> list[Export]:
         """Takes over the exports of dead owners that may be run again, of those that this version can read."""
@@ -181,7 +181,7 @@ class Store:
         readable = [row["id"] for row in orphans if read_spec(row)]
         if not readable:
             return []
-        rows = await self._rows("adopt", self._owner, LEASE, dead, ATTEMPTS, readable)
+        rows = await self._rows("adopt", self._server_id, LEASE, dead, ATTEMPTS, readable)
         return [Export.from_row(row) for row in rows]
 
     async def fail_orphans(

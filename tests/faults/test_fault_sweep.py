@@ -325,25 +325,25 @@ class Run:
             answer, _ = self.begin_download(export)
             await first_bytes([answer])
 
-    async def leave_dead_owners(self) -> None:
+    async def leave_dead_servers(self) -> None:
         """What a killed server leaves: its lock file, rows, parts of files, and a file without a row."""
-        dead, owner = uuid4(), uuid4()
+        dead, server_id = uuid4(), uuid4()
         spec = await self.database.fetchval(
             "SELECT spec FROM streamer.exports WHERE spec LIKE '%users%800%' ORDER BY created_at DESC LIMIT 1"
         )
         (self.folder / f"{dead}.csv").write_bytes(b"the table knows nothing of this")
         self.foreign.add(f"{dead}.csv")
-        (self.folder / f".owner-{owner}").write_bytes(b"")
+        (self.folder / f".owner-{server_id}").write_bytes(b"")
         if spec is None:
             return
         for served in (False, True):
             export = Remote(str(uuid4()), expected("users", 800))
             await self.database.execute(
-                "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served)"
+                "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts, served)"
                 " VALUES ($1, 'processing', $2, $3, clock_timestamp() + interval '1 hour', 1, $4)",
                 UUID(export.id),
                 spec,
-                owner,
+                server_id,
                 served,
             )
             (self.folder / f"{export.id}.csv").write_bytes(b"a part of something")
@@ -549,14 +549,14 @@ class Sweep:
         await self._database.execute("SELECT pg_advisory_unlock_all()")
         if run.tasks:
             await asyncio.wait(run.tasks)
-        await run.leave_dead_owners()
+        await run.leave_dead_servers()
         for _ in range(2):
             async with _life(run) as alive:
                 if alive:
                     await run.second_life()
-                    owners = {path.name for path in run.folder.glob(".owner-*")}
-                    if len(owners) != 1:
-                        run.flaws.append(f"{len(owners)} servers seem to be alive")
+                    locks = {path.name for path in run.folder.glob(".owner-*")}
+                    if len(locks) != 1:
+                        run.flaws.append(f"{len(locks)} servers seem to be alive")
             await run.faults.trouble.over()
             if alive:
                 break

@@ -552,7 +552,7 @@ async def test_a_restart_runs_again_what_a_dead_server_left_and_touches_nothing_
             (alive, "processing", "1 hour", 1, False),
         ):
             await connection.execute(
-                "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served)"
+                "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts, served)"
                 " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval, $6, $7)",
                 *(export_id, state, spec, uuid4(), lease, attempts, was_served),
             )

@@ -68,7 +68,8 @@ async def turns(session: aiohttp.ClientSession, server: Server) -> None:
     (server.spool / f"{failed}.csv").write_bytes(b"")
     async with connected(server.settings.database_url) as connection:
         await connection.execute(
-            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until) VALUES ($1, 'failed', $2, $1, now())",
+            "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until)"
+            " VALUES ($1, 'failed', $2, $1, now())",
             failed,
             SPEC,
         )
@@ -105,7 +106,8 @@ async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(confi
     for export_id, state in ((left, "failed"), (orphan, "processing")):
         (folder / f"{export_id}.csv").write_bytes(b"")
         await gates.connection.execute(
-            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until) VALUES ($1, $2, $3, $1, '-infinity')",
+            "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until)"
+            " VALUES ($1, $2, $3, $1, '-infinity')",
             *(export_id, state, SPEC),
         )
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartError, match=r"^API_PORT: cannot listen"):

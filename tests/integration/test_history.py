@@ -25,7 +25,7 @@ FEW = {"columns": "id", "id__lte": "10"}
 MANY = 100_000  # exports
 COPIES = """
     INSERT INTO streamer.exports
-        (id, state, spec, owner, lease_until, folder, created_at, finished_at, removed_at, ttl, label, label_folded,
+        (id, state, spec, server_id, lease_until, folder, created_at, finished_at, removed_at, ttl, label, label_folded,
          idempotency_key)
     SELECT gen_random_uuid(), state, '{}', gen_random_uuid(), now(), folder, gone_at, gone_at,
         CASE WHEN state = 'completed' AND n % 5 > 0 THEN gone_at END,
@@ -102,7 +102,7 @@ async def swept(gates: Gates, server: Server) -> None:
 async def add(gates: Gates, server: Server, *export_ids: UUID) -> None:
     """Exports of this server's folder that failed very long ago."""
     await gates.connection.execute(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, folder, finished_at)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, folder, finished_at)"
         " SELECT id, 'failed', '{}', gen_random_uuid(), now(), $2, now() - interval '10 years'"
         " FROM unnest($1::uuid[]) AS new (id)",
         export_ids,

@@ -286,7 +286,7 @@ async def test_an_older_server_beside_this_one_writes_and_ends_rows_as_it_knows_
 ) -> None:
     """Its statements name their columns."""
     export_id = await gates.connection.fetchval(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, idempotency_key, spec_version)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, idempotency_key, spec_version)"
         " SELECT gen_random_uuid(), 'pending', spec, gen_random_uuid(), now() + interval '1 hour', 'theirs', 1"
         ' FROM (VALUES (\'{"version":1,"dataset":"users","columns":["id"]}\')) AS asked (spec) RETURNING id'
     )

@@ -73,7 +73,7 @@ class Run:
     """One run of an export in the source, which does what it is told."""
 
     number: int
-    owner: UUID
+    server_id: UUID
     orders: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     rows: int = 0
 
@@ -102,14 +102,14 @@ class FakeSource:
         self.twice = False  # an export was run by two at once
         self._number = 0
 
-    def of(self, owner: UUID) -> Source:
-        return cast("Source", _OwnedSource(self, owner))
+    def of(self, server_id: UUID) -> Source:
+        return cast("Source", _SourceOfServer(self, server_id))
 
     @asynccontextmanager
-    async def open(self, owner: UUID, spec: ExportSpec) -> AsyncIterator[Run]:
+    async def open(self, server_id: UUID, spec: ExportSpec) -> AsyncIterator[Run]:
         self.twice |= spec.dataset in self.runs
         self._number += 1
-        run = self.runs[spec.dataset] = Run(self._number, owner)
+        run = self.runs[spec.dataset] = Run(self._number, server_id)
         if self.hurries:
             run.orders.put_nowait("row")
             run.orders.put_nowait("end")
@@ -126,12 +126,12 @@ class FakeSource:
 
 
 @dataclass(frozen=True)
-class _OwnedSource:
+class _SourceOfServer:
     source: FakeSource
-    owner: UUID
+    server_id: UUID
 
     def open(self, spec: ExportSpec) -> Any:
-        return self.source.open(self.owner, spec)
+        return self.source.open(self.server_id, spec)
 
 
 class MortalStore(Store):
@@ -149,9 +149,9 @@ class Server:
     """What `server.py` puts together, without HTTP."""
 
     def __init__(self, pool: Pool, folder: Path, executor: ThreadPoolExecutor, source: FakeSource) -> None:
-        self.owner = uuid4()
+        self.server_id = uuid4()
         self.source = source
-        self.store = MortalStore(pool, self.owner)
+        self.store = MortalStore(pool, self.server_id)
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
         self.sealed = CompletedCache(self.store, self.directory)
@@ -159,7 +159,7 @@ class Server:
         gate = SourceGate()
         self.queue = ExportQueue(
             self.store,
-            Runner(self.store, source.of(self.owner), gate, source_wait=60),
+            Runner(self.store, source.of(self.server_id), gate, source_wait=60),
             self.directory,
             self.sealed,
             self.retention,
@@ -167,11 +167,11 @@ class Server:
             concurrency=CONCURRENCY,
             capacity=CAPACITY,
         )
-        self._lock = folder / f"{PREFIX}{self.owner}"
+        self._lock = folder / f"{PREFIX}{self.server_id}"
         self._alive = ExitStack()
 
     async def start(self) -> None:
-        self._alive.enter_context(self.directory.alive(self.owner))
+        self._alive.enter_context(self.directory.alive(self.server_id))
         await self.queue.start()
 
     async def stop(self) -> None:
@@ -207,7 +207,7 @@ class Server:
     def at_rest(self) -> bool:
         """Whether nothing happens here unless somebody asks for it."""
         running = [live for live in self.queue._live.values() if not live.waiting]
-        if len(running) != sum(run.owner == self.owner for run in self.source.runs.values()):
+        if len(running) != sum(run.server_id == self.server_id for run in self.source.runs.values()):
             return False
         idle = self.queue._permits.locked() and not self.queue._claiming.locked()
         return len(running) == CONCURRENCY or idle

@@ -60,7 +60,7 @@ class Rows:
             "state": state,
             "spec": spec if isinstance(spec, str) else json.dumps(spec),
             "spec_version": version,
-            "owner": uuid4(),
+            "server_id": uuid4(),
             **more,
         }
         names = ", ".join(values)

@@ -432,7 +432,7 @@ class Left:
 
     async def export(
         self,
-        owner: UUID,
+        server_id: UUID,
         *,
         state: str = "processing",
         lease: str = "1 hour",
@@ -442,21 +442,21 @@ class Left:
     ) -> RemoteExport:
         export_id = uuid4()
         await self.gates.connection.execute(
-            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served, not_before)"
+            "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts, served, not_before)"
             " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval, $6, $7,"
             " clock_timestamp() + $8::text::interval)",
-            *(export_id, state, SPEC.to_json(), owner, lease, attempts, served, not_before),
+            *(export_id, state, SPEC.to_json(), server_id, lease, attempts, served, not_before),
         )
         if state == "processing":
             (self.server.spool / f"{export_id}.csv").write_bytes(b"id\n1\n2")
         return RemoteExport(self.session, self.server.url, str(export_id))
 
-    def lock_of(self, owner: UUID) -> Path:
-        return self.server.spool / f"{PREFIX}{owner}"
+    def lock_of(self, server_id: UUID) -> Path:
+        return self.server.spool / f"{PREFIX}{server_id}"
 
     @property
     def running(self) -> UUID:
-        """The owner that the server itself is."""
+        """The id of the server itself."""
         (lock,) = self.server.spool.glob(f"{PREFIX}*")
         return UUID(lock.name.removeprefix(PREFIX))
 
@@ -468,11 +468,11 @@ async def left(short_lease: None, serve: Serve, gates: Gates, session: aiohttp.C
 
 
 async def test_the_exports_of_a_server_whose_lock_is_free_are_settled_while_their_lease_holds(left: Left) -> None:
-    owner = uuid4()
-    waiting = await left.export(owner, state="pending", attempts=1, not_before="1 hour")
-    begun, served = await left.export(owner), await left.export(owner, served=True)
-    exhausted = await left.export(owner, attempts=3)
-    left.lock_of(owner).touch()
+    server_id = uuid4()
+    waiting = await left.export(server_id, state="pending", attempts=1, not_before="1 hour")
+    begun, served = await left.export(server_id), await left.export(server_id, served=True)
+    exhausted = await left.export(server_id, attempts=3)
+    left.lock_of(server_id).touch()
     for export, reason in ((served, SERVED), (exhausted, EXHAUSTED)):
         assert (await export.until("failed"))["error"] == reason
     for export in (waiting, begun):
@@ -480,16 +480,16 @@ async def test_the_exports_of_a_server_whose_lock_is_free_are_settled_while_thei
         assert (status["attempts"], status["sha256"]) == (2, users_sha256())
         assert sha256(await export.body()) == users_sha256()
     assert left.server.files() == {waiting.file_name, begun.file_name}
-    assert not left.lock_of(owner).exists()
+    assert not left.lock_of(server_id).exists()
 
 
 async def test_a_server_whose_lock_is_held_is_alive_until_its_lease_runs_out(left: Left) -> None:
-    owner = uuid4()
-    lock = left.lock_of(owner)
+    server_id = uuid4()
+    lock = left.lock_of(server_id)
     dead = uuid4()
     with lock.open("xb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        alive, late = await left.export(owner), await left.export(owner, lease="100 ms")
+        alive, late = await left.export(server_id), await left.export(server_id, lease="100 ms")
         clock = await left.export(dead)
         left.lock_of(dead).touch()
         for export in (late, clock):

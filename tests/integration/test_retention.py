@@ -227,7 +227,7 @@ async def test_room_for_much_is_made_of_many_small_exports(
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 3600.0)
     server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
     await gates.connection.execute(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, folder, bytes, finished_at)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, folder, bytes, finished_at)"
         " SELECT gen_random_uuid(), 'completed', '{}', gen_random_uuid(), now(), $1, 1000,"
         " now() - make_interval(mins => 60 * 24 - n) FROM generate_series(1, 1500) AS n",
         json.loads((server.spool / NAME).read_text())["folder"],

@@ -50,7 +50,7 @@ async def test_what_a_dead_server_has_left_is_shared_and_nothing_runs_twice(
     dead, exports = uuid4(), [uuid4() for _ in range(16)]
     spec = ExportSpec(dataset="users", columns=("id",)).to_json()
     await gates.connection.executemany(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts)"
         " VALUES ($1, 'processing', $2, $3, clock_timestamp(), 1)",
         [(export_id, spec, dead) for export_id in exports],
     )
@@ -74,8 +74,10 @@ async def test_every_server_runs_its_own_exports_once(
     for export in exports:
         status = await export.until("completed")
         assert (status["attempts"], status["sha256"]) == (1, users_sha256())
-    owners = Counter(row["owner"] for row in await gates.connection.fetch("SELECT owner FROM streamer.exports"))
-    assert sorted(owners.values()) == [6, 6]
+    servers = Counter(
+        row["server_id"] for row in await gates.connection.fetch("SELECT server_id FROM streamer.exports")
+    )
+    assert sorted(servers.values()) == [6, 6]
 
 
 async def test_a_download_asked_of_the_other_server_waits_while_it_grows_and_is_whole_once_it_is_sealed(

@@ -242,7 +242,7 @@ def test_row_becomes_an_export() -> None:
         "label": "month end",
         "label_folded": "month end",
         "ttl": timedelta(hours=2),
-        "owner": uuid4(),
+        "server_id": uuid4(),
         "lease_until": None,
     }
     assert Export.from_row(row) == export

@@ -1,11 +1,11 @@
 -- Of the orphans given ($5), those that still are: they are run again here. SKIP LOCKED, because another server may be
 -- doing the same.
 UPDATE streamer.exports
-SET state = 'pending', owner = $1, lease_until = clock_timestamp() + $2, not_before = NULL,
+SET state = 'pending', server_id = $1, lease_until = clock_timestamp() + $2, not_before = NULL,
     bytes = 0, processed_rows = 0, snapshot_at = NULL
 WHERE id IN (
     SELECT id FROM streamer.exports
-    WHERE state IN ('pending', 'processing') AND (lease_until < clock_timestamp() OR owner = ANY($3::uuid[]))
+    WHERE state IN ('pending', 'processing') AND (lease_until < clock_timestamp() OR server_id = ANY($3::uuid[]))
       AND NOT served AND attempts < $4 AND id = ANY($5::uuid[])
     ORDER BY created_at
     FOR UPDATE SKIP LOCKED

@@ -2,5 +2,5 @@
 UPDATE streamer.exports
 SET state = 'pending', not_before = clock_timestamp() + $3, bytes = 0, processed_rows = 0, snapshot_at = NULL,
     percentage = greatest(percentage, $5)
-WHERE id = $1 AND owner = $2 AND state = 'processing' AND NOT served AND attempts < $4
+WHERE id = $1 AND server_id = $2 AND state = 'processing' AND NOT served AND attempts < $4
 RETURNING *

@@ -5,7 +5,7 @@ SET state = 'processing', started_at = coalesce(started_at, clock_timestamp()), 
     lease_until = clock_timestamp() + $3, folder = $4
 WHERE id = (
     SELECT id FROM streamer.exports
-    WHERE state = 'pending' AND owner = $1 AND id = ANY($2::uuid[]) AND coalesce(not_before <= clock_timestamp(), true)
+    WHERE state = 'pending' AND server_id = $1 AND id = ANY($2::uuid[]) AND coalesce(not_before <= clock_timestamp(), true)
     ORDER BY created_at
     LIMIT 1
     FOR UPDATE
