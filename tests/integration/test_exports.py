@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from streamer.client import Client
-from streamer.jobs.queue import EXHAUSTED, SERVED
+from streamer.jobs.recovery import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.source import CursorChoice
@@ -258,7 +258,7 @@ async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
     database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))  # nobody finds it by looking later
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))  # nobody finds it by looking later
     monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
     await gates.view("gated")
     await gates.shut("gated", 50_000)

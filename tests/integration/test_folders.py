@@ -33,7 +33,7 @@ def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered of an export, and sweeps and leases come every moment."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Timeout
-from streamer.jobs.store import LEASE, PAGE_SPECS, _statements
+from streamer.jobs.store import LEASE, MAX_PAGE_SPECS, _statements
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
 from tests.exporting import RemoteExport, create, read_problem, until
@@ -315,18 +315,18 @@ async def test_no_query_of_a_large_table_reads_more_than_it_needs(
     statements: dict[str, tuple[int, tuple[Any, ...]]] = {  # rows that it may look at, and its arguments
         "expired": (batch + MANY // 50, (folder, 30 * day, [], batch)),
         "expired, only by their own time": (MANY // 50, (folder, 1000 * day, [], batch)),
-        "gone": (2 * batch, (folder, 30 * day, None, nobody, batch)),
-        "gone, nothing": (0, (folder, 1000 * day, None, nobody, batch)),
-        "forget": (1, ([UUID(export.id)],)),
+        "without_file": (2 * batch, (folder, 30 * day, None, nobody, batch)),
+        "without_file, nothing": (0, (folder, 1000 * day, None, nobody, batch)),
+        "delete_rows": (1, ([UUID(export.id)],)),
         "least_used": (batch, (folder, None, nobody, [], batch)),
-        "page": (21, ([], None, nobody, 20, PAGE_SPECS, None)),
-        "page, by state": (100, (["failed"], None, nobody, 20, PAGE_SPECS, None)),
-        "page, by label": (21, ([], None, nobody, 20, PAGE_SPECS, "label")),
-        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, PAGE_SPECS, "label 77770")),
+        "page": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None)),
+        "page, by state": (100, (["failed"], None, nobody, 20, MAX_PAGE_SPECS, None)),
+        "page, by label": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, "label")),
+        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, MAX_PAGE_SPECS, "label 77770")),
         "by_key": (1, ("key 5",)),
         "get": (1, (UUID(export.id),)),
         "orphans": (10, ([uuid4()], 3, [], 1)),
-        "settle": (10, ("served", "exhausted", [uuid4()], 3, [])),
+        "fail_orphans": (10, ("served", "exhausted", [uuid4()], 3, [])),
         "claim": (10, (uuid4(), [uuid4()], LEASE, folder)),
     }
     for name, (most, arguments) in statements.items():

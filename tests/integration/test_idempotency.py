@@ -151,7 +151,7 @@ async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.store.LEASE", timedelta(seconds=0.5))
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
     insert = Store.insert
 
     async def lose_the_answer(*arguments: Any) -> None:

@@ -34,11 +34,11 @@ from streamer.errors import ClientError, ExportFailure, TransientFailure
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
-from streamer.jobs.queue import ExportQueue
+from streamer.jobs.jobs import Jobs
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
-from streamer.jobs.store import ATTEMPTS, Store
-from streamer.model import TRANSITIONS, ExportRequest, ExportSpec, State
+from streamer.jobs.store import MAX_ATTEMPTS, Store
+from streamer.model import ExportRequest, ExportSpec, State, successors
 from streamer.postgres.pool import Pool, connect
 from streamer.source.cursors.cursor import Sink
 from streamer.source.source import Source
@@ -157,7 +157,7 @@ class Server:
         self.sealed = CompletedCache(self.store, self.directory)
         self.retention = Retention(self.store, self.directory, self.sealed, ttl=0, history_ttl=3600)
         gate = SourceGate()
-        self.queue = ExportQueue(
+        self.jobs = Jobs(
             self.store,
             Runner(self.store, source.of(self.server_id), gate, source_wait=60),
             self.directory,
@@ -172,20 +172,20 @@ class Server:
 
     async def start(self) -> None:
         self._alive.enter_context(self.directory.alive(self.server_id))
-        await self.queue.start()
+        await self.jobs.start()
 
     async def stop(self) -> None:
-        await self.queue.stop()
+        await self.jobs.stop()
         self.sealed.close()
         self._alive.close()
 
     async def die(self) -> None:
         """As if by kill -9: nothing is said to the table, no file is removed, and the lock is let go of."""
         self.store.dead = True
-        lives = list(self.queue._live.values())
+        lives = list(self.jobs._actives)
         for live in lives:
             setattr(live.spool, "discard", _nothing)  # noqa: B010 - the type checker is right to forbid it
-        tasks = list(self.queue._tasks)
+        tasks = list(self.jobs._tasks._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -193,23 +193,22 @@ class Server:
             live.spool.fail("dead")
             await asyncio.wait({asyncio.ensure_future(live.spool._stop_writing())})
             live.spool._close()
-        self.queue._live.clear()
+        self.jobs._actives.clear()
         self.sealed.close()
         self._alive.close()
         self._lock.touch()
 
     async def look_after(self) -> None:
         """What happens every RENEWAL."""
-        await self.store.renew_leases(self.queue._waiting(), self.queue._running())
-        await self.queue._drop_lost()
-        await self.queue._recover_orphans()
+        await self.jobs.recovery.renew()
+        await self.jobs.recovery.recover_orphans()
 
     def at_rest(self) -> bool:
         """Whether nothing happens here unless somebody asks for it."""
-        running = [live for live in self.queue._live.values() if not live.waiting]
+        running = [live for live in self.jobs._actives if not live.waiting]
         if len(running) != sum(run.server_id == self.server_id for run in self.source.runs.values()):
             return False
-        idle = self.queue._permits.locked() and not self.queue._claiming.locked()
+        idle = self.jobs.workers._permits.locked() and not self.jobs.workers._claiming.locked()
         return len(running) == CONCURRENCY or idle
 
 
@@ -281,7 +280,7 @@ class LifeCycle(RuleBasedStateMachine):
     async def _create(self, server: Server) -> None:
         with suppress(ClientError):
             spec = ExportSpec(dataset=f"export_{len(self.ids)}", columns=("run", "row"))
-            live = await server.queue.submit(ExportRequest(spec=spec))
+            live = await server.jobs.admission.submit(ExportRequest(spec=spec))
             assert isinstance(live, ActiveExport)
             self.ids.append(live.id)
 
@@ -306,7 +305,7 @@ class LifeCycle(RuleBasedStateMachine):
 
     async def _read(self, server: Server, export_id: UUID) -> None:
         with suppress(ClientError, TruncatedError):
-            if live := server.queue.live(export_id):
+            if live := server.jobs.admission.active(export_id):
                 self._saw(export_id, await self._follow(live))
             else:
                 self._saw(export_id, await self._read_sealed(server, export_id), whole=True)
@@ -341,11 +340,11 @@ class LifeCycle(RuleBasedStateMachine):
             self.do(self._cancel(server, self.export(place), at_once, removing))
 
     async def _cancel(self, server: Server, export_id: UUID, at_once: int, removing: bool) -> None:
-        act = server.queue.remove if removing else server.queue.cancel
+        act = server.jobs.admission.remove if removing else server.jobs.admission.cancel
         found = await asyncio.gather(*(act(export_id) for _ in range(at_once)))
         assert all(export.final for export in found)
         for other in self.alive:
-            if other is not server and (live := other.queue.live(export_id)) and not live.waiting:
+            if other is not server and (live := other.jobs.admission.active(export_id)) and not live.waiting:
                 live.abort("cancelled elsewhere")  # as its next report would
                 await live.finished()
         await self._look_after()
@@ -385,8 +384,8 @@ class LifeCycle(RuleBasedStateMachine):
         assert not self.source.twice, "an export is run twice at once"
         for change in self._runner.run(self._pool.fetch("SELECT * FROM journal")):
             before, after = State(change["before"]), State(change["after"])
-            assert before is after or after in TRANSITIONS[before], f"{before} → {after}"
-            assert change["attempts"] <= ATTEMPTS
+            assert before is after or after in successors(before), f"{before} → {after}"
+            assert change["attempts"] <= MAX_ATTEMPTS
             assert change["served"] >= change["was_served"], "what was served is forgotten"
             if change["was_served"]:
                 assert after is not State.PENDING, "an export that was served is run again"
@@ -420,7 +419,7 @@ class LifeCycle(RuleBasedStateMachine):
         async def over() -> bool:
             await self._look_after()
             unfinished = "SELECT count(*) FROM streamer.exports WHERE state IN ('pending', 'processing')"
-            return not await self._pool.fetchval(unfinished) and not any(s.queue._live for s in self.alive)
+            return not await self._pool.fetchval(unfinished) and not any(list(s.jobs._actives) for s in self.alive)
 
         await until(over, "every export has ended")
 
@@ -435,7 +434,7 @@ class LifeCycle(RuleBasedStateMachine):
 def life_cycle(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], "LifeCycle"]]:
     """Makes machines, on one database."""
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(0))
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))
     monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     name = f"streamer_life_{uuid4().hex[:8]}"

@@ -17,8 +17,8 @@ import pytest
 from streamer.client import Client, ExportGone
 from streamer.errors import StartError
 from streamer.http.api.status import UNREADABLE
-from streamer.jobs import queue
-from streamer.jobs.queue import EXHAUSTED, SERVED
+from streamer.jobs import recovery
+from streamer.jobs.recovery import EXHAUSTED, SERVED
 from streamer.jobs.store import _migrations
 from streamer.model import SPEC_VERSION, ExportSpec
 from streamer.server import serving
@@ -43,7 +43,7 @@ every_newer = pytest.mark.parametrize(("spec", "version"), NEWER.values(), ids=N
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that starts looks after the table every moment."""
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 class Rows:
@@ -214,7 +214,7 @@ async def test_a_key_of_a_newer_version_is_another_requests(
 async def test_a_request_that_becomes_unreadable_in_the_queue_is_left_to_a_server_that_can_read_it(
     gated: Gated, gates: Gates, rows: Rows, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "RENEWAL", timedelta(seconds=0.3))  # orphans are looked for as often
+    monkeypatch.setattr(recovery, "RENEWAL", timedelta(seconds=0.3))  # orphans are looked for as often
     server, running = await gated(1, max_concurrent_exports=1)
     await gates.reached("gated", 1)
     queued = await create(session, server.url, dataset="gated")

@@ -30,7 +30,7 @@ async def count_of_exports(gates: Gates) -> int:
 async def test_three_run_at_once_and_the_fourth_starts_when_one_of_them_ends(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))  # nothing but the end of one starts it
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))  # nothing but the end of one starts it
     names = [f"gated_{number}" for number in range(4)]
     for name in names:
         await gates.view(name)

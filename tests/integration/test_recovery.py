@@ -19,7 +19,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from streamer.jobs.queue import EXHAUSTED, SERVED
+from streamer.jobs.recovery import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.source import CursorChoice
@@ -54,7 +54,7 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody works on is found within a second."""
     for module in ("store", "runner"):
         monkeypatch.setattr(f"streamer.jobs.{module}.LEASE", timedelta(seconds=0.6))
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 async def row_of(gates: Gates, export_id: str) -> "asyncpg.Record":
@@ -572,7 +572,7 @@ async def test_a_database_that_does_not_answer_is_503_and_it_is_served_again_whe
         await export.until("completed")
         proxy.hold_answer_to("SELECT * FROM streamer.exports WHERE id = $1")
         with monkeypatch.context() as impatient:
-            impatient.setattr("streamer.jobs.store.PATIENCE", 0.3)
+            impatient.setattr("streamer.jobs.store.STATEMENT_TIMEOUT", 0.3)
             async with session.get(f"{server.url}/exports/{export.id}") as response:
                 assert "does not answer" in (await read_problem(response, 503))["detail"]
                 assert int(response.headers["Retry-After"]) > 0

@@ -44,13 +44,13 @@ READ_ONLY, NO_PRIVILEGE, SERIALIZATION, TIMEOUT = "25006", "42501", "40001", "57
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("store", "runner"):
         monkeypatch.setattr(f"streamer.jobs.{module}.LEASE", LEASE)
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", LEASE / 6)
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", LEASE / 6)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that is not answered is given up soon."""
-    monkeypatch.setattr("streamer.jobs.store.PATIENCE", 0.2)
+    monkeypatch.setattr("streamer.jobs.store.STATEMENT_TIMEOUT", 0.2)
 
 
 async def completing(gates: Gates) -> None:
@@ -126,7 +126,7 @@ async def test_a_stop_does_not_remove_the_file_of_an_export_whose_row_says_compl
     configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to the statement that completed it is late."""
-    monkeypatch.setattr("streamer.jobs.queue.STOP_TIMEOUT", 0.3)
+    monkeypatch.setattr("streamer.jobs.jobs.STOP_TIMEOUT", 0.3)
     await gates.view("gated", rows=1000)
     async with proxied(database) as proxy:
         settings = configure(database_url=proxy.url, **gates.settings)
@@ -211,7 +211,7 @@ async def test_completed_exports_are_downloaded_while_the_table_is_locked(
     serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.completed.NOTING", 0.1)
+    monkeypatch.setattr("streamer.jobs.completed.NOTE_TIMEOUT", 0.1)
     server = await serve()
     export = await create(session, server.url, columns="id")
     await export.until("completed")

@@ -12,7 +12,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from streamer.jobs.queue import SERVED
+from streamer.jobs.recovery import SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.spool.servers import PREFIX
@@ -24,7 +24,7 @@ from tests.gates import Gates, gated_csv, gated_sha256
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that starts looks after the table every moment."""
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 def asked_of(server: str, export: RemoteExport) -> RemoteExport:
@@ -74,10 +74,8 @@ async def test_every_server_runs_its_own_exports_once(
     for export in exports:
         status = await export.until("completed")
         assert (status["attempts"], status["sha256"]) == (1, users_sha256())
-    servers = Counter(
-        row["server_id"] for row in await gates.connection.fetch("SELECT server_id FROM streamer.exports")
-    )
-    assert sorted(servers.values()) == [6, 6]
+    counts = Counter(row["server_id"] for row in await gates.connection.fetch("SELECT server_id FROM streamer.exports"))
+    assert sorted(counts.values()) == [6, 6]
 
 
 async def test_a_download_asked_of_the_other_server_waits_while_it_grows_and_is_whole_once_it_is_sealed(
@@ -199,7 +197,7 @@ async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_
     slow, export = await gated(90_000)  # it looks at its leases in ten seconds
     backend = await gates.reached("gated", 90_000)
     await expire_leases(gates)
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
     quick = await serve(**gates.settings)
     other = asked_of(quick.url, export)
 

@@ -58,7 +58,7 @@ def _waiting_for(export: Export, live: ActiveExport | None) -> str | None:
 
 def _at_the_moment(live: ActiveExport, noted: Progress) -> Progress:
     """The percentage is not below what an earlier run has reached, here or on another server."""
-    progress = live.progress()
+    progress = live.meter.progress()
     return replace(progress, percentage=max(progress.percentage, noted.percentage))
 
 

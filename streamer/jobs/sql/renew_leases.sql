@@ -1,4 +1,5 @@
--- Only what this server_id holds, and as it holds it: a row of its own that nobody here works on is found by its lease.
+-- Only the exports that this server holds, in the state it knows. A row of its own that it does not work on is left to
+-- expire, and is recovered then.
 UPDATE streamer.exports
 SET lease_until = clock_timestamp() + $2
 WHERE server_id = $1 AND (state = 'pending' AND id = ANY($3::uuid[]) OR state = 'processing' AND id = ANY($4::uuid[]))

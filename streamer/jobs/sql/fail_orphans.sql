@@ -1,4 +1,4 @@
--- Exports whose server_id is dead and that cannot be run again: a byte has been served, or every attempt has died.
+-- Exports of dead servers that cannot be run again: a byte was served, or every attempt was used.
 UPDATE streamer.exports
 SET state = 'failed', finished_at = clock_timestamp(),
     error = CASE WHEN served THEN $1 ELSE $2 END

@@ -1,5 +1,4 @@
--- Of the orphans given ($5), those that still are: they are run again here. SKIP LOCKED, because another server may be
--- doing the same.
+-- Queues the given orphans ($5) here, if they still are orphans. SKIP LOCKED, because another server may do the same.
 UPDATE streamer.exports
 SET state = 'pending', server_id = $1, lease_until = clock_timestamp() + $2, not_before = NULL,
     bytes = 0, processed_rows = 0, snapshot_at = NULL
