@@ -1,9 +1,9 @@
-"""Two servers, one table, one folder, and anything that can happen to exports, in any order.
+"""A stateful test: two servers with one table and one folder, and operations on exports in any order.
 
-The table, the queues, the spools and the locks are real; the source gives a row, ends or fails when it is told to, and
-every run of an export has other bytes. A trigger writes down every change of a state. Whatever happens: a state moves
-along the table of transitions only, nothing runs twice at once, nobody sees two versions of one export, and when all is
-over there is a file for every completed row and a completed row for every file.
+The table, the queues, the spools and the locks are real. The source yields a row, ends or fails at a command of the
+test, and every run of an export has other bytes. A trigger records every change of a state. Invariants: states change
+only as the table of transitions allows, no export runs twice at once, no client sees bytes of two runs of one export,
+and at the end there is a file for every completed row and a completed row for every file.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ JOURNAL = """
 
 @dataclass(eq=False)
 class Run:
-    """One run of an export in the source, which does what it is told."""
+    """One run of an export in the source, controlled by `orders`."""
 
     number: int
     server_id: UUID
@@ -146,7 +146,7 @@ class MortalStore(Store):
 
 
 class Server:
-    """What `server.py` puts together, without HTTP."""
+    """The composition of `server.py`, without HTTP."""
 
     def __init__(self, pool: Pool, folder: Path, executor: ThreadPoolExecutor, source: FakeSource) -> None:
         self.server_id = uuid4()
@@ -180,7 +180,7 @@ class Server:
         self._alive.close()
 
     async def die(self) -> None:
-        """As if by kill -9: nothing is said to the table, no file is removed, and the lock is let go of."""
+        """Simulates kill -9: nothing is written to the table, no file is removed, and the lock is released."""
         self.store.dead = True
         lives = list(self.jobs._actives)
         for live in lives:
@@ -204,7 +204,7 @@ class Server:
         await self.jobs.recovery.recover_orphans()
 
     def at_rest(self) -> bool:
-        """Whether nothing happens here unless somebody asks for it."""
+        """Whether nothing happens here without another request."""
         running = [live for live in self.jobs._actives if not live.waiting]
         if len(running) != sum(run.server_id == self.server_id for run in self.source.runs.values()):
             return False
@@ -217,7 +217,7 @@ async def _nothing() -> None:
 
 
 class LifeCycle(RuleBasedStateMachine):
-    """`ids` are the exports there have been, `seen` what anybody has ever read of one.
+    """`ids` are all exports so far, `seen` the bytes that any client has read of one.
 
     Which rules may run never depends on what the threads of a server have done by then.
     """
@@ -234,7 +234,7 @@ class LifeCycle(RuleBasedStateMachine):
         self.seen: dict[UUID, bytes] = {}
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does it, and lets everything come to rest."""
+        """Runs the work, and returns when both servers are at rest."""
 
         async def wholly() -> T:
             async with asyncio.timeout(PATIENCE):
@@ -311,7 +311,7 @@ class LifeCycle(RuleBasedStateMachine):
                 self._saw(export_id, await self._read_sealed(server, export_id), whole=True)
 
     async def _follow(self, live: ActiveExport) -> bytes:
-        """As far as there is something to be read."""
+        """Reads the bytes that are available."""
         with live.followed(), Follower(live.spool, before_first=live.ensure_served) as follower:
             read = b""
             while not follower.caught_up:
@@ -335,7 +335,7 @@ class LifeCycle(RuleBasedStateMachine):
 
     @rule(slot=SLOTS, place=PLACES, at_once=st.integers(1, 3), removing=st.booleans())
     def cancel(self, slot: int, place: int, at_once: int, removing: bool) -> None:
-        """Or remove, if it is over."""
+        """Cancels an export, or removes it if it has ended."""
         if (server := self.servers[slot]) is not None and self.ids:
             self.do(self._cancel(server, self.export(place), at_once, removing))
 
@@ -399,7 +399,7 @@ class LifeCycle(RuleBasedStateMachine):
             self._executor.shutdown()
 
     def _end(self) -> None:
-        """Everything comes to its end, and then all fits together."""
+        """Lets every export end, and checks rows against files."""
         for slot in (0, 1):
             self.restart(slot)
         self.source.hurry()
@@ -432,7 +432,7 @@ class LifeCycle(RuleBasedStateMachine):
 
 @pytest.fixture
 def life_cycle(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], "LifeCycle"]]:
-    """Makes machines, on one database."""
+    """Creates state machines on one database."""
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(0))
     monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))
     monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
