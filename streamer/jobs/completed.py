@@ -150,7 +150,7 @@ class CompletedCache:
         except OSError as error:
             raise self._missing(export) from error
         if not intact:
-            log.error("the file of export %s is not what was sealed: its SHA-256 differs", export.id)
+            log.error("the file of export %s has changed since it was sealed: its SHA-256 differs", export.id)
             self.drop(export.id)
             raise self._missing(export)
         self._verified[export.id] = before

@@ -321,6 +321,26 @@ async def test_a_table_with_a_missing_migration_ends_the_start_and_is_not_change
     assert await migrations(gates) == before
 
 
+async def test_an_unfinished_export_of_an_older_version_is_run_after_the_migration(
+    configure: Configure, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    """Before migration 009 the column `server_id` had the name `owner`."""
+    async with serving(configure()):
+        pass
+    await gates.connection.execute("ALTER TABLE streamer.exports RENAME COLUMN server_id TO owner")
+    await gates.connection.execute("DELETE FROM streamer.migrations WHERE version = 9")
+    export_id = uuid4()
+    await gates.connection.execute(
+        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts)"
+        " VALUES ($1, 'processing', $2, $3, '-infinity', 1)",
+        *(export_id, json.dumps(SPEC), uuid4()),
+    )
+    async with serving(configure()) as url:
+        status = await RemoteExport(session, url, str(export_id)).until("completed")
+    assert (status["attempts"], status["sha256"]) == (2, users_sha256())
+    assert await migrations(gates) == list(range(1, KNOWN + 1))
+
+
 @asynccontextmanager
 async def server_as_a_role(configure: Configure, gates: Gates, *grants: str) -> AsyncIterator[str]:
     """Yields the URL of the migrated store for a role with these rights only."""
