@@ -1,4 +1,4 @@
-"""An unfinished export: its run, its end, and the moment after which it is not run again."""
+"""An unfinished export: its run, its end, and the note that a byte is served."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ async def test_stopped_export_is_not_cancelled_again(active: ActiveExport, clock
 
 
 class Work:
-    """A run that goes on until it is cancelled, and then tidies up until it may end."""
+    """A run that goes on until it is cancelled, and then cleans up until it may end."""
 
     def __init__(self) -> None:
         self.started, self.tidying, self.may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -189,7 +189,7 @@ async def test_next_follower_notes_served_again_after_a_refusal(
 
 
 async def test_second_run_with_another_prologue_fails(active: ActiveExport) -> None:
-    """The bytes before the rows may have left by then."""
+    """The prologue of the first run may have been sent."""
     for _ in range(2):
         active.begin(SNAPSHOT_AT, b"id\n", int)
         assert await active.early() == b"id\n"

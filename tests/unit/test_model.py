@@ -132,7 +132,7 @@ def test_values_cannot_be_changed(value: object, name: str) -> None:
         setattr(value, name, None)
 
 
-def test_progress_of_an_export_that_has_not_begun_is_nothing() -> None:
+def test_progress_of_a_queued_export_is_zero() -> None:
     assert Progress() == Progress(
         total_rows=0, estimated=True, processed_rows=0, bytes=0, percentage=0.0, rows_per_second=0
     )
@@ -147,7 +147,7 @@ SPEC = ExportSpec(
 
 
 def changed(*path: str | int, to: object) -> str:
-    """The JSON of SPEC with another value at a path."""
+    """Returns the JSON of SPEC with another value at a path."""
     whole = json.loads(SPEC.to_json())
     *parents, last = path
     part = whole
@@ -174,7 +174,7 @@ FROM_ELSEWHERE = {
 }
 
 
-def test_json_tells_its_version_and_may_lack_it() -> None:
+def test_json_contains_its_version_and_is_read_without_it() -> None:
     assert json.loads(SPEC.to_json())["version"] == SPEC_VERSION
     assert ExportSpec.from_json(changed("version", to=1)) == SPEC
     without = json.loads(SPEC.to_json())
@@ -183,7 +183,7 @@ def test_json_tells_its_version_and_may_lack_it() -> None:
 
 
 @pytest.mark.parametrize("text", FROM_ELSEWHERE.values(), ids=FROM_ELSEWHERE)
-def test_what_this_version_does_not_know_is_never_dropped(text: str) -> None:
+def test_unknown_fields_and_values_are_refused(text: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         ExportSpec.from_json(text)
 
