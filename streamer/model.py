@@ -1,11 +1,12 @@
-"""What an export is: frozen values, and the table of the states it may go through.
+"""An export as frozen values, and the table of its states.
 
-The table is a plan; the guard is SQL. Every statement that changes a state names the states it may leave
-(`jobs/sql/`), so that no state is ever left twice, whoever races.
+TRANSITIONS lists every statement of `jobs/sql/` that sets a state. The statements themselves enforce the table: each
+names the states that it may leave, so of several concurrent statements only one leaves a state. A test compares the
+table with the SQL.
 
-Several versions of the server may share one table, so a row may say more than this version understands. A request is
-read strictly: a field that was dropped would export other rows than were asked for. What cannot be read is None, a
-state that is not known stays the text it is, and no rule about either is guessed.
+Several versions of the server may share one exports table, so a row may contain more than this version understands. A
+request is read strictly, because an export without one of its fields would contain other rows. A request that cannot be
+read is None, and an unknown state stays a text; no rule about either is guessed.
 """
 
 import unicodedata
@@ -28,16 +29,42 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        return not TRANSITIONS[self]
+        """Whether no statement leaves this state."""
+        return self not in UNFINISHED
 
 
-TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.PROCESSING, State.FAILED, State.CANCELLED}),
-    State.PROCESSING: frozenset({State.PENDING, State.COMPLETED, State.FAILED, State.CANCELLED}),  # or once more
-    State.COMPLETED: frozenset(),
-    State.FAILED: frozenset(),
-    State.CANCELLED: frozenset(),
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One statement: it changes rows in one of the states `leaves`, and their state is `enters` then."""
+
+    leaves: frozenset[State]
+    enters: State
+
+
+def _from(*states: State, to: State) -> Transition:
+    return Transition(frozenset(states), to)
+
+
+TRANSITIONS: Mapping[str, Transition] = {
+    "insert": _from(to=State.PENDING),
+    "claim": _from(State.PENDING, to=State.PROCESSING),
+    "wait_for_source": _from(State.PROCESSING, to=State.PENDING),
+    "requeue": _from(State.PROCESSING, to=State.PENDING),
+    "release": _from(State.PENDING, State.PROCESSING, to=State.PENDING),
+    "reclaim": _from(State.PENDING, State.PROCESSING, to=State.PENDING),
+    "complete": _from(State.PROCESSING, to=State.COMPLETED),
+    "fail": _from(State.PROCESSING, to=State.FAILED),
+    "fail_orphans": _from(State.PENDING, State.PROCESSING, to=State.FAILED),
+    "cancel": _from(State.PENDING, State.PROCESSING, to=State.CANCELLED),
 }
+"""By the name of the statement in `jobs/sql/`."""
+
+UNFINISHED = frozenset[State]().union(*(transition.leaves for transition in TRANSITIONS.values()))
+
+
+def successors(state: State) -> frozenset[State]:
+    """Returns the other states that a statement may enter from this one."""
+    return frozenset(each.enters for each in TRANSITIONS.values() if state in each.leaves) - {state}
 
 
 class Operator(StrEnum):
@@ -53,11 +80,11 @@ class Operator(StrEnum):
 
 
 SPEC_VERSION = 1
-"""Of what an ExportSpec may hold. To be raised with every change that a server of the version before would refuse."""
+"""The version of ExportSpec. It must be raised with every change that servers of the previous version would refuse."""
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`column operator value`, the values in the text form the column's type reads."""
+    """`column operator values`. A value is text in the input syntax of the column's type."""
 
     column: str
     operator: Operator
@@ -65,7 +92,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """By a column, as its type orders."""
+    """A column to order by, in the order of its type."""
 
     column: str
     descending: bool = False
@@ -77,9 +104,9 @@ class Timestamps(StrEnum):
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a record is written: delimiter and quote are one ASCII character each, and they differ.
+    """The form of a record. Delimiter and quote are one ASCII character each, and they differ.
 
-    `null` is the text for NULL. What a version before this one has stored has the defaults.
+    `null` is the text for NULL. Requests stored by earlier versions have the defaults.
     """
 
     delimiter: str = ","
@@ -99,10 +126,10 @@ class ExportSpec(
     tag_field="version",  # in the JSON; without it the version is 1
     tag=SPEC_VERSION,
 ):
-    """A validated request: every name is in the catalog, every value reads as its column's type.
+    """A validated request: every name is in the catalog, and every value is valid for the type of its column.
 
-    `limit` is in rows. What the dataset itself demands (forced filters, a row limit) is not in here: it is added when
-    the export is run, as the dataset then is.
+    `limit` is in rows. Forced filters and the row limit of the dataset are not included: they are added when the export
+    is run, from the configuration at that time.
     """
 
     dataset: str
@@ -123,9 +150,9 @@ class ExportSpec(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What is asked of the server: the rows, and what belongs to the export beside them.
+    """A request for an export: the rows, and the properties of the export itself.
 
-    `label` is for people. `ttl` is how long the file stays once it is completed; None is the server's EXPORT_TTL.
+    `label` is a text for people. `ttl` is the lifetime of the completed file; None is the server's EXPORT_TTL.
     """
 
     spec: ExportSpec
@@ -134,15 +161,15 @@ class ExportRequest:
 
 
 def folded(label: str) -> str:
-    """A label, or a part of one, as labels are searched: in upper and lower case it is the same."""
+    """Returns a label, or a part of one, in the form for a search that ignores case."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an export is. Rows are data records, without the header; bytes are those a client can read.
+    """The progress of an export. Rows are data records, without the header; bytes are those that a client can read.
 
-    `total_rows` is 0 until there is an estimate. `percentage` never falls, also if the export is run again.
+    `total_rows` is 0 until there is an estimate. `percentage` never falls, even if the export is run again.
     """
 
     total_rows: int = 0
@@ -158,7 +185,7 @@ class Export:
     """One row of the exports table."""
 
     id: UUID
-    state: State | str  # a text: of a newer version
+    state: State | str  # a text if only a newer version knows it
     spec: ExportSpec | None  # None: this version cannot read it
     progress: Progress
     created_at: datetime
@@ -170,9 +197,9 @@ class Export:
     sha256: bytes | None
     attempts: int
     served: bool
-    truncated: bool  # a limit has cut rows
+    truncated: bool  # by a row limit
     waiting_for: str | None  # `source`, while it is unfinished
-    folder: UUID | None  # in which its file lies; None before its first run, and in rows of older versions
+    folder: UUID | None  # of the file; None before the first run, and in rows of older versions
     label: str | None
     ttl: timedelta | None  # None: the server's EXPORT_TTL
 
@@ -188,12 +215,12 @@ class Export:
 
     @property
     def final(self) -> bool:
-        """False for a state that is not known: it may be left again."""
+        """Returns False for an unknown state, because it may not be final."""
         return isinstance(self.state, State) and self.state.final
 
 
 def read_spec(row: Mapping[str, Any]) -> ExportSpec | None:
-    """What a row asks for; None if this version cannot read it."""
+    """Returns the request in a row; None if this version cannot read it."""
     if row["spec_version"] > SPEC_VERSION:
         return None
     try:
@@ -209,7 +236,7 @@ def _read_state(text: str) -> State | str:
         return text
 
 
-Place = tuple[datetime, UUID]  # in the list of exports: when one was created, and its id
+Place = tuple[datetime, UUID]  # in the list of exports: the time of creation of one, and its id
 PROGRESS_COLUMNS = ("total_rows", "estimated", "processed_rows", "bytes", "percentage", "rows_per_second")
 PLAIN_COLUMNS = (
     "created_at",

@@ -24,7 +24,7 @@ from streamer.http.net.readiness import WriteReadiness
 from streamer.http.routes import application
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
-from streamer.jobs.queue import ExportQueue
+from streamer.jobs.jobs import Jobs
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
@@ -63,8 +63,8 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         )
         if hangup_rereads:
             stack.enter_context(_rereading_at_hangup(catalog))
-        owner = uuid4()
-        store = Store(pools.store, owner)
+        server_id = uuid4()
+        store = Store(pools.store, server_id)
         await _claim(directory, store)
         sealed = CompletedCache(store, directory)
         stack.callback(sealed.close)
@@ -77,7 +77,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             source_wait=settings.source_wait,
             max_bytes=settings.export_max_bytes,
         )
-        queue = ExportQueue(
+        jobs = Jobs(
             store,
             runner,
             directory,
@@ -89,7 +89,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         )
         places = DownloadSlots(settings.max_followers)
         app = application(
-            queue,
+            jobs.admission,
             catalog,
             ValueCheck(pools.side, settings.dataset_role),
             sealed=sealed,
@@ -102,17 +102,17 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             ttl=settings.export_ttl,
         )
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
-        app.on_shutdown.append(lambda _: queue.stop())
-        stack.enter_context(directory.alive(owner))
-        stack.push_async_callback(queue.stop)
+        app.on_shutdown.append(lambda _: jobs.stop())
+        stack.enter_context(directory.alive(server_id))
+        stack.push_async_callback(jobs.stop)
         listener, url = await _listen(app, settings, stack)  # a server without a port removes and takes over nothing
-        await _start(queue)
+        await _start(jobs)
         await stack.enter_async_context(_in_background(retention.run()))
         await _accept(listener, settings)
         yield url
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.shutdown_grace):
-                await queue.drain()
+                await jobs.drain()
                 await places.wait_empty()
 
 
@@ -123,10 +123,10 @@ async def _claim(directory: SpoolDirectory, store: Store) -> None:
         directory.claim(await store.identity())
 
 
-async def _start(queue: ExportQueue) -> None:
+async def _start(jobs: Jobs) -> None:
     """Raises StartError."""
     with _unavailable_ends_the_start():
-        await queue.start()
+        await jobs.start()
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from streamer.http.net.body_sender import READ_AHEAD
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness, backpressure
 from streamer.http.problems import problems
+from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache
-from streamer.jobs.queue import ExportQueue
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck
 
@@ -23,7 +23,7 @@ EXPORT = "/exports/{id:(?!csv$)[^{}/]+}"  # `csv` is no id, so that a wrong meth
 
 
 def application(
-    queue: ExportQueue,
+    admission: Admission,
     catalog: Catalog,
     values: ValueCheck,
     *,
@@ -36,9 +36,9 @@ def application(
     abandon_after: float,
     ttl: float,
 ) -> web.Application:
-    exports = Exports(queue, catalog, values, ttl=ttl)
+    exports = Exports(admission, catalog, values, ttl=ttl)
     datasets = Datasets(catalog)
-    downloads = Downloads(queue, sealed, exports, gzip, places, abandon_after=abandon_after)
+    downloads = Downloads(admission, sealed, exports, gzip, places, abandon_after=abandon_after)
     app = web.Application(middlewares=[backpressure, problems, counted])
     app[READ_AHEAD] = read_ahead
     app[WRITE_READINESS] = room

@@ -1,1 +1,1 @@
-"""What an export is in time: a row, a place in the queue, a run."""
+"""Exports from submission to removal: the table, admission, workers, recovery, the run of one export, retention."""

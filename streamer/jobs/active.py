@@ -1,4 +1,4 @@
-"""An unfinished export in this process: its spool, its task, and who follows it."""
+"""An unfinished export in this process: its spool, the task that runs it, and its followers."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -8,62 +8,58 @@ from typing import Any
 from uuid import UUID
 
 from streamer.errors import ExportFailure, Unavailable
-from streamer.model import Progress
+from streamer.jobs.abandonment import Abandonment
+from streamer.jobs.progress import ProgressMeter
+from streamer.jobs.snapshot_wait import SnapshotWait
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.spool import Spool
 
-MAX_UNFINISHED = 99.9  # per cent: 100 is said by the row, when the export is completed
-
 
 class ActiveExport:
-    """From the moment it is queued to the moment its last byte or its failure is told."""
+    """Exists from before its row is inserted until its followers know of its last byte or its failure.
+
+    `note_served` writes to the table that a byte is about to be sent, and returns whether that is still allowed.
+    `source_away` returns whether the source takes no connections. `reading` keeps the file from being removed.
+    """
 
     def __init__(
         self,
         export_id: UUID,
         spool: Spool,
         *,
-        note_served: Callable[[], Coroutine[Any, Any, object]],
+        note_served: Callable[[], Coroutine[Any, Any, bool]],
         source_away: Callable[[], bool] = lambda: False,
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.id = export_id
         self.spool = spool
-        self.content: ContentDescription | None = None  # once there is a row
+        self.meter = ProgressMeter(spool)
+        self.abandonment = Abandonment(spool)
+        self.snapshot_wait = SnapshotWait()
+        self.content: ContentDescription | None = None  # None until the row is inserted
+        self.attempts = 0  # runs that have begun, including the current one
+        self.snapshot_at: datetime | None = None
         self._note_served = note_served
         self._source_away = source_away
         self._reading = reading
-        self.waits = 0  # runs in a row that got no snapshot
-        self._created = asyncio.get_running_loop().time()
-        self._first_wait: float | None = None  # when the first of them ended
         self._begun = asyncio.Event()
-        self._serving: asyncio.Task[object] | None = None
-        self.attempts = 0  # runs begun, this one included
-        self.snapshot_at: datetime | None = None
+        self._serving: asyncio.Task[bool] | None = None
         self._task: asyncio.Task[timedelta | None] | None = None
-        self._expected: Callable[[], int] = int
-        self._prologue: bytes | None = None  # once a query has run
-        self._started = 0.0
-        self.percentage = 0.0  # the highest that was shown
-        self._followers = 0
-        self._abandon: Callable[[], asyncio.TimerHandle] | None = None
-        self._abandonment: asyncio.TimerHandle | None = None
+        self._prologue: bytes | None = None  # None until a query has run
 
     @property
     def waiting(self) -> bool:
-        """Queued, and not begun."""
+        """Whether the export is queued and has not begun."""
         return self._task is None
 
     def begin(self, snapshot_at: datetime, prologue: bytes, expected: Callable[[], int]) -> None:
-        """The query is open: time counts from here. `expected` tells the rows in all, better and better.
+        """Notes that the query is open. `prologue` are the bytes before the rows; `expected` estimates all rows.
 
-        Raises ExportFailure if `prologue`, what stands before the rows, is not that of the run before.
+        Raises ExportFailure if the prologue differs from that of an earlier run.
         """
         self.snapshot_at = snapshot_at
-        self.waits = 0
-        self._first_wait = None
-        self._expected = expected
-        self._started = asyncio.get_running_loop().time()
+        self.snapshot_wait.reset()
+        self.meter.start(expected)
         if self._prologue not in {None, prologue}:
             raise ExportFailure(
                 "what stands before its rows has changed, and may have been downloaded; start a new one"
@@ -73,10 +69,10 @@ class ActiveExport:
 
     @property
     def waiting_for(self) -> str | None:
-        """`source` if that is away, locked or being changed; `place` in the queue; None once there is a snapshot."""
+        """`source` if it is away, locked or being changed; `place` in the queue; None once there is a snapshot."""
         if self._begun.is_set():
             return None
-        if self.waits or self._source_away():
+        if self.snapshot_wait.runs or self._source_away():
             return "source"
         return "place" if self.waiting else None
 
@@ -90,100 +86,72 @@ class ActiveExport:
             ended.cancel()
 
     async def early(self) -> bytes:
-        """What stands before the rows, as soon as the query runs; nothing if a row is there by then, or the end.
+        """Returns the bytes before the rows as soon as the query runs; b"" if a row can be read, or the export ended.
 
-        It may leave before `serve`, and the export is run again all the same: every run begins with the same bytes.
+        They may be sent before `ensure_served`: a later run begins with the same bytes.
         """
         await self.begun()
         return b"" if self.spool.frontier or self.spool.ended else self._prologue or b""
 
-    def progress(self) -> Progress:
-        """Exact rows and bytes of what can be read now; the total is an estimate, never below what is there."""
-        rows = self.spool.rows
-        total = max(self._expected(), rows) if self.snapshot_at else 0
-        if total:
-            self.percentage = max(self.percentage, min(MAX_UNFINISHED, round(100 * rows / total, 1)))
-        return Progress(
-            total_rows=total,
-            processed_rows=rows,
-            bytes=self.spool.frontier,
-            percentage=self.percentage,
-            rows_per_second=self.rows_per_second(),
-        )
-
-    def rows_per_second(self) -> int:
-        elapsed = asyncio.get_running_loop().time() - self._started
-        return round(self.spool.rows / elapsed) if self.snapshot_at and elapsed > 0 else 0
-
     @property
     def served(self) -> bool:
-        """A byte of a row has left, or is about to: this export is not run again."""
+        """Whether a byte of a row was sent, or is about to be: this export is not run again."""
         return self._serving is not None
 
     async def ensure_served(self) -> None:
-        """To be awaited before a byte of it leaves: returns when the table has been told. Raises Unavailable."""
+        """Must be awaited before the first byte is sent. Raises Unavailable if this server may not run the export."""
         if not await self.try_mark_served():
             raise Unavailable("the export is not run by this server at the moment")
 
     async def try_mark_served(self) -> bool:
-        """Tells the table that a byte is about to leave; False if the export has ended, or is another server's.
+        """Notes in the table that a byte is about to be sent. Returns False if this server may not run the export.
 
-        Only a table that has said yes is not asked again. Raises Unavailable.
+        All followers share one note. After a refusal or an error the next follower tries again. Raises Unavailable.
         """
         if self._serving is None:
             self._serving = asyncio.create_task(self._note_served(), name=f"first byte of {self.id}")
-        asked = self._serving
+        note = self._serving
         try:
-            ours = bool(await asyncio.shield(asked))
+            allowed = await asyncio.shield(note)
         except Exception:
-            self._forget(asked)
+            self._forget(note)
             raise
-        if not ours:
-            self._forget(asked)
-        return ours
+        if not allowed:
+            self._forget(note)
+        return allowed
 
-    def _forget(self, asked: "asyncio.Task[object]") -> None:
-        if self._serving is asked:
+    def _forget(self, note: "asyncio.Task[bool]") -> None:
+        if self._serving is note:
             self._serving = None
 
     def reset(self) -> None:
-        """The run has ended, and another one will begin."""
+        """Makes the export wait for another run."""
         self._task = None
         self.snapshot_at = None
+        self.meter.reset()
         self._begun.clear()
 
     def wait_for_source(self) -> None:
-        """The run got no snapshot, and another one will begin."""
+        """Makes the export wait for another run, because this one got no snapshot."""
         self.reset()
-        self.waits += 1
-        if self._first_wait is None:
-            self._first_wait = asyncio.get_running_loop().time()
-
-    def waited(self, away_since: float | None) -> float:
-        """Seconds without a snapshot, since the first run that got none or since the source went away.
-
-        `away_since` is on the clock of the event loop, None if the source is not away. The time in the queue before
-        that does not count.
-        """
-        now = asyncio.get_running_loop().time()
-        since = now if self._first_wait is None else self._first_wait
-        return now - (since if away_since is None else min(since, max(away_since, self._created)))
+        self.snapshot_wait.add_run()
 
     async def run(self, task: "asyncio.Task[timedelta | None]") -> timedelta | None:
-        """Waits for the run to end, however it ends; gives the time after which there is to be another one."""
+        """Waits until the run has ended in any way. Returns the delay before the next run, None if there is none."""
         self._task = task
         await self.finished()
         return None if task.cancelled() or task.exception() else task.result()
 
     async def finished(self) -> None:
-        """Returns when the run has ended, or if it never began."""
+        """Returns when the run has ended, at once if none has begun."""
         if self._task is not None:
             await asyncio.wait({self._task})
 
     async def stop(self, reason: str, *, ended: bool = True) -> None:
-        """Breaks the followers, ends the run, and returns when nothing of it is left.
+        """Breaks the followers, cancels the run, and returns when it has ended.
 
-        Unless the row has `ended`, or waits for another run, it decides later about a file that is whole.
+        `ended` means that the row has a final state, or waits for another run; otherwise the row decides later about a
+        file that is whole.
         """
         if ended:
             self.spool.kept = False
@@ -191,40 +159,17 @@ class ActiveExport:
         await self.finished()
 
     def abort(self, reason: str) -> None:
-        """Breaks the followers and ends the run, which may take a moment.
+        """Breaks the followers and cancels the run, which may take a moment to end.
 
-        A run that is ending already, as its next report saw it cancelled, is not disturbed while it tidies up.
+        A run that is being cancelled already is not cancelled again, so that it can clean up.
         """
         self.spool.fail(reason)
-        self._keep()
+        self.abandonment.stop_timer()
         if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 
-    def cancel_if_abandoned(self, seconds: float, cancel: Callable[[], object]) -> None:
-        """Calls `cancel` once nobody has followed for `seconds`."""
-        loop = asyncio.get_running_loop()
-
-        def leave() -> None:
-            if not self.spool.ended:
-                cancel()
-
-        self._abandon = lambda: loop.call_later(seconds, leave)
-        self._abandonment = self._abandon()
-
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """While somebody follows, the export is not abandoned, and its file is not removed when it is completed."""
-        self._followers += 1
-        self._keep()
-        try:
-            with self._reading():
-                yield
-        finally:
-            self._followers -= 1
-            if self._abandon and not self._followers and not self.spool.ended:
-                self._abandonment = self._abandon()
-
-    def _keep(self) -> None:
-        if self._abandonment is not None:
-            self._abandonment.cancel()
-            self._abandonment = None
+        """Keeps the export from being abandoned, and its file from being removed, while the context is open."""
+        with self.abandonment.followed(), self._reading():
+            yield

@@ -1,11 +1,11 @@
-"""Completed exports, with their files open, for those who read them.
+"""A cache of completed exports with open files.
 
-A range of a few kilobytes costs less than a statement to the database and an `open`. So the row and the file of an
-export that was just read are kept, for as long as `FRESH` says without asking again, and for `LIMIT` exports at most. A
-file is closed when it is no longer kept and the last reader has given it back.
+A statement to the database and an `open` cost more than a range of a few kilobytes. So the rows and files of the
+MAX_CACHED exports that were read last stay in the cache, and a row is used for FRESH seconds without reading it again.
+A file is closed when it has left the cache and its last reader has released it.
 
-What is served is what was sealed: the file is hashed before this process serves it for the first time, unless it sealed
-it itself, and again when its inode, size or time of modification have changed.
+Only the bytes that were sealed are served: a file is hashed before this process serves it for the first time, unless
+this process sealed it, and again when its inode, size or time of modification has changed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from time import monotonic
 from typing import BinaryIO, Self
 from uuid import UUID
 
-from streamer.errors import ClientError, ExportFailed, ExportGone, NotFound, Unavailable, WrittenByNewer
+from streamer.errors import ClientError, ExportFailed, ExportGone, Unavailable, WrittenByNewer
 from streamer.jobs.store import Store
 from streamer.model import Export, State
 from streamer.protocol.disposition import ContentDescription
@@ -28,33 +28,33 @@ from streamer.spool.pagecache import read_if_cached
 
 log = logging.getLogger(__name__)
 
-LIMIT = 64  # open files that nobody may be reading
-FRESH = 1.0  # seconds: so long a file may be served after another server has removed it
-NOTING = 1.0  # seconds that a download waits for the table to note that it was used
+MAX_CACHED = 64  # open files, with or without readers
+FRESH = 1.0  # seconds; a file may be served for so long after another server has removed it
+NOTE_TIMEOUT = 1.0  # seconds that a download waits for the table to note its use
 GONE = "the file of this export is gone, or damaged; start a new one"
 ELSEWHERE = "the file of this export is in the folder of another server"
 
 
 class CompletedExport:
-    """A completed export and its open file, lent to readers: `with` gives it back."""
+    """A completed export and its open file, with a count of references. `with` releases one."""
 
-    broken: "asyncio.Future[str] | None" = None  # all of it is there
+    broken: "asyncio.Future[str] | None" = None  # a completed export cannot fail
 
     def __init__(
         self, export: Export, file: BinaryIO, readers: Counter[UUID], close: Callable[[BinaryIO], object]
     ) -> None:
         self.export = export
-        self.content = ContentDescription.of(export)
+        self.content = ContentDescription.of(export.spec, export.created_at)
         self.file = file
         self._readers = readers
         self._close = close
         self.length = export.progress.bytes
         self._fresh_until = monotonic() + FRESH
-        self._holders = 1  # the shelf itself
+        self._references = 1  # of the cache
 
     @property
     def last_modified(self) -> datetime:
-        """In whole seconds, as HTTP writes it."""
+        """In whole seconds, as in HTTP."""
         assert self.export.finished_at is not None
         return self.export.finished_at.replace(microsecond=0)
 
@@ -64,39 +64,39 @@ class CompletedExport:
 
     @property
     def open(self) -> bool:
-        """Whether it may be lent: its file is closed, or about to be, once all have given it back."""
-        return self._holders > 0
+        """Whether the file is open. It is closed with the last reference."""
+        return self._references > 0
 
     def read(self, offset: int, length: int) -> bytearray | None:
-        """The bytes, if that takes no waiting for the disk. None otherwise."""
+        """Returns the bytes if they are in the page cache, None if the disk would have to be read."""
         return read_if_cached(self.file.fileno(), offset, length)
 
     def retain(self) -> Self:
-        self._holders += 1
+        self._references += 1
         self._readers[self.export.id] += 1
         return self
 
     def release(self) -> None:
-        self._holders -= 1
-        if not self._holders:
+        self._references -= 1
+        if not self._references:
             self._close(self.file)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        _leave(self._readers, self.export.id)
+        _count_down(self._readers, self.export.id)
         self.release()
 
 
-def _leave(readers: Counter[UUID], export_id: UUID) -> None:
+def _count_down(readers: Counter[UUID], export_id: UUID) -> None:
     readers[export_id] -= 1
     if not readers[export_id]:
         del readers[export_id]
 
 
 class CompletedCache:
-    """The shelf of completed exports."""
+    """Looks exports up, verifies their files, and counts the downloads of each."""
 
     def __init__(self, store: Store, directory: SpoolDirectory) -> None:
         self._store = store
@@ -108,33 +108,33 @@ class CompletedCache:
         self._looking_up: dict[UUID, asyncio.Task[CompletedExport]] = {}
 
     async def acquire(self, export_id: UUID) -> CompletedExport:
-        """A completed export, to be given back. Raises what `refusal` says of any other, and NotFound."""
+        """Returns a completed export, which the caller must release. Raises NotFound, and `refusal` of any other."""
         while True:
             kept = self._kept.get(export_id)
             if kept is None or not kept.fresh:
-                kept = await self._looked_up_once(export_id)
-            if kept.open:  # it may have been dropped meanwhile
+                kept = await self._look_up_once(export_id)
+            if kept.open:  # it may have been evicted meanwhile
                 return kept.retain()
 
     def mark_verified(self, export_id: UUID) -> None:
-        """The file was sealed by this very process."""
-        with suppress(OSError):  # it is hashed then, if it is there
+        """Trusts the file without hashing, because this process has sealed it."""
+        with suppress(OSError):  # then it is hashed when it is served
             self._verified[export_id] = self._directory.stamp(export_id)
 
     async def ensure_verified(self, sealed: CompletedExport) -> None:
-        """To be awaited before a byte of it leaves. Raises ExportGone and Unavailable as `borrow` does."""
+        """Must be awaited before the first byte is sent. Raises ExportGone and Unavailable."""
         if self._is_verified(sealed):
             return
-        await self._verified_once(sealed)
-        if not self._is_verified(sealed):  # what was hashed has taken the place of what is open
+        await self._verify_once(sealed)
+        if not self._is_verified(sealed):  # another file than the open one was hashed
             self.evict(sealed.export.id)
             raise Unavailable("the file of this export was replaced a moment ago")
 
     def _is_verified(self, sealed: CompletedExport) -> bool:
         return self._verified.get(sealed.export.id) == Stamp.of(os.fstat(sealed.file.fileno()))
 
-    async def _verified_once(self, sealed: CompletedExport) -> None:
-        """However many ask at once."""
+    async def _verify_once(self, sealed: CompletedExport) -> None:
+        """Shares one verification between concurrent callers."""
         verifying = self._verifying.get(sealed.export.id)
         if verifying is None:
             verifying = self._verifying[sealed.export.id] = asyncio.create_task(self._verify(sealed.export))
@@ -150,41 +150,41 @@ class CompletedCache:
         except OSError as error:
             raise self._missing(export) from error
         if not intact:
-            log.error("the file of export %s is not what was sealed: its SHA-256 differs", export.id)
+            log.error("the file of export %s has changed since it was sealed: its SHA-256 differs", export.id)
             self.drop(export.id)
             raise self._missing(export)
         self._verified[export.id] = before
 
     def _missing(self, export: Export) -> ClientError:
-        """What to say of a completed export without a whole file here."""
+        """Returns the error for a completed export without an intact file in this folder."""
         here = export.folder is None or export.folder == self._directory.id
         return ExportGone(GONE) if here else Unavailable(ELSEWHERE)
 
     @contextmanager
     def reading(self, export_id: UUID) -> Iterator[None]:
-        """While the context is open the file is being downloaded, whether it is sealed yet or not."""
+        """Counts a download of the file, sealed or not, while the context is open."""
         self._readers[export_id] += 1
         try:
             yield
         finally:
-            _leave(self._readers, export_id)
+            _count_down(self._readers, export_id)
 
     def is_read(self, export_id: UUID) -> bool:
-        """Whether it is being downloaded from here."""
+        """Whether this process has a download of it."""
         return export_id in self._readers
 
     @property
     def being_read(self) -> list[UUID]:
-        """Those that are being downloaded from here."""
+        """The exports of which this process has a download."""
         return list(self._readers)
 
     def evict(self, export_id: UUID) -> None:
-        """It is kept no longer; whoever asks next has it looked up again."""
+        """Removes it from the cache; the next caller looks it up again."""
         if kept := self._kept.pop(export_id, None):
             kept.release()
 
     def drop(self, export_id: UUID) -> None:
-        """Its file is removed. Who asks from now on is not given what was looked up before."""
+        """Forgets it, because its file is removed. A concurrent look-up does not enter the cache."""
         self.evict(export_id)
         self._looking_up.pop(export_id, None)
         self._verified.pop(export_id, None)
@@ -195,8 +195,8 @@ class CompletedCache:
         for export_id in list(self._kept):
             self.evict(export_id)
 
-    async def _looked_up_once(self, export_id: UUID) -> CompletedExport:
-        """However many ask at once. It may have been dropped since, and is closed then."""
+    async def _look_up_once(self, export_id: UUID) -> CompletedExport:
+        """Shares one look-up between concurrent callers. The export may have been dropped since, and is closed then."""
         looking_up = self._looking_up.get(export_id)
         if looking_up is None:
             looking_up = self._looking_up[export_id] = asyncio.create_task(self._look_up_and_keep(export_id))
@@ -217,8 +217,6 @@ class CompletedCache:
 
     async def _look_up(self, export_id: UUID) -> CompletedExport:
         export = await self._store.get(export_id)
-        if export is None:
-            raise NotFound(f"there is no export {export_id}")
         if export.state is not State.COMPLETED or export.removed_at is not None:
             raise refusal(export)
         try:
@@ -234,22 +232,22 @@ class CompletedCache:
         return found
 
     async def _note_used(self, export_id: UUID) -> None:
-        """A table that cannot be written to keeps no completed export from being downloaded."""
+        """Notes the use. A table that cannot be written must not prevent the download."""
         try:
-            async with asyncio.timeout(NOTING):
+            async with asyncio.timeout(NOTE_TIMEOUT):
                 await self._store.note_used(export_id)
         except (Unavailable, TimeoutError) as error:
             log.warning("that export %s is used could not be noted: %r", export_id, error.__cause__ or error)
 
     def _keep(self, found: CompletedExport) -> CompletedExport:
         self._kept[found.export.id] = found
-        while len(self._kept) > LIMIT:
+        while len(self._kept) > MAX_CACHED:
             self.evict(next(iter(self._kept)))
         return found
 
 
 def refusal(export: Export) -> ClientError:
-    """Why an export that is not running here has nothing to download."""
+    """Returns the error for a download of an export that is neither completed nor active in this process."""
     if export.state is State.FAILED:
         return ExportFailed(f"the export failed: {export.error}")
     if export.final:

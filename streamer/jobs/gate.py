@@ -1,11 +1,11 @@
-"""While the source takes no connection, one export at a time asks whether it does again.
+"""While the source takes no connection, one export at a time tries to connect.
 
-That a source is away (stopped, starting, failing over, out of connections) is a fact about the source, not about the
-export that found it. So the export goes back to the queue without an attempt lost, and the gate closes: of the workers
-that want to begin an export one goes through after a pause, which grows, and the others wait. The one that goes through
-claims the oldest export, so the order of the queue is kept. When a snapshot has been taken, the gate is open again.
+A source that is away (stopped, starting, failing over, out of connections) is no fault of the export that found it. So
+the export returns to the queue without an attempt counted, and the gate closes: one worker passes after a pause, which
+grows with each failure, and the others wait. The worker that passes claims the oldest export, so the order of the queue
+is kept. When a snapshot has been taken, the gate is open again.
 
-A run that ends gives a connection back: then the next attempt is made at once.
+A run that ends frees a connection, so the next attempt is made at once.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ LOG_INTERVAL = 30.0  # seconds between two log lines while the source is away
 
 
 class SourceGate:
+    """`max_pause` is in seconds."""
+
     def __init__(self, *, max_pause: float = MAX_PAUSE, clock: Callable[[], float] | None = None) -> None:
         self.away_since: float | None = None  # on the clock of the event loop
         self._clock = clock or asyncio.get_running_loop().time
@@ -30,7 +32,7 @@ class SourceGate:
         self._attempting = False
         self._logged_at = 0.0
         self._changed = asyncio.Event()  # pulsed when the gate opens or an attempt has ended
-        self._hurried = asyncio.Event()
+        self._skip_pause = asyncio.Event()
 
     @property
     def away(self) -> bool:
@@ -38,7 +40,7 @@ class SourceGate:
 
     @asynccontextmanager
     async def passage(self) -> AsyncIterator[None]:
-        """Lets a worker begin an export, at once or in its turn. The context is open while the export runs."""
+        """Waits until the worker may begin an export. The context is open while the export runs."""
         attempting = await self._admit()
         try:
             yield
@@ -47,7 +49,7 @@ class SourceGate:
                 self._end_attempt()
 
     async def _admit(self) -> bool:
-        """Whether this is the one attempt that is made while the source is away."""
+        """Waits at the closed gate. Returns whether this worker makes the one attempt while the source is away."""
         while self.away:
             if not self._attempting:
                 self._attempting = True
@@ -61,29 +63,29 @@ class SourceGate:
         return False
 
     def went_away(self, reason: str) -> None:
-        """A connection was refused, or did not answer."""
+        """Closes the gate: a connection was refused, or did not answer."""
         now = self._clock()
         if self.away_since is None:
             self.away_since = now
             self._failures = 0
             self._logged_at = now - LOG_INTERVAL
         self._failures += 1
-        self._hurried.clear()
+        self._skip_pause.clear()
         if now - self._logged_at >= LOG_INTERVAL:
             self._logged_at = now
             log.warning("SOURCE_DATABASE_URL: exports wait for the database: %s", reason)
         self._end_attempt()
 
     def answered(self) -> None:
-        """The source took a connection."""
+        """Opens the gate: the source took a connection."""
         if self.away_since is not None:
             log.info("SOURCE_DATABASE_URL: the database answers again after %.0f s", self._clock() - self.away_since)
             self.away_since = None
         self._end_attempt()
 
     def released(self) -> None:
-        """A run that had a connection has ended."""
-        self._hurried.set()
+        """Ends the current pause: a run that had a connection has ended."""
+        self._skip_pause.set()
 
     def _end_attempt(self) -> None:
         self._attempting = False
@@ -91,9 +93,9 @@ class SourceGate:
         self._changed.clear()
 
     async def _pause(self) -> None:
-        """Half of it is random, so that several servers do not ask at the same moments."""
-        longest = min(FIRST_PAUSE * 2 ** min(self._failures - 1, 10), self._max_pause)
+        """Waits before the next attempt. Half of the time is random, so that servers do not try at the same moments."""
+        maximum = min(FIRST_PAUSE * 2 ** min(self._failures - 1, 10), self._max_pause)
         with suppress(TimeoutError):
-            async with asyncio.timeout(longest * random.uniform(0.5, 1)):  # noqa: S311 - not a secret
-                await self._hurried.wait()
-        self._hurried.clear()
+            async with asyncio.timeout(maximum * random.uniform(0.5, 1)):  # noqa: S311 - not a secret
+                await self._skip_pause.wait()
+        self._skip_pause.clear()

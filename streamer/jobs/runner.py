@@ -1,11 +1,11 @@
 """One export from start to end: cursor → spool → seal or fail.
 
-The order at the end is the rule of the house: all bytes on disk, then the row, then the followers are told. Whoever has
-the last byte, or sees the connection break, finds the same verdict in the status.
+The order at the end is fixed: all bytes on disk, then the row, then the followers. A client that has received the last
+byte, or whose connection was broken, finds the same result in the status.
 
-Once all bytes are on disk, the row alone decides about the file. Its answer may be late or lost, so a run that ends
-without it leaves the file where it is; the sweep removes it if the row says so. A whole export waits for a table that
-is locked or read-only until the row is another server's, or this server stops.
+Once all bytes are on disk, the row alone decides about the file. The answer of the database may be late or lost, so a
+run that ends without it leaves the file in place; the sweep removes it if the row says so. A whole export waits for a
+table that is locked or read-only until another server has taken the row over, or this server stops.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import tenacity
 
-from streamer.errors import ExportFailure, SourceAway, SourceWait, TransientFailure, Unavailable
+from streamer.errors import ExportFailure, NotFound, SourceAway, SourceWait, TransientFailure, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.store import LEASE, Store
@@ -29,17 +30,17 @@ from streamer.spool.spool import Sealed
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT = 0.1  # seconds before another snapshot where what is read is locked; twice as long before the next
-MAX_WAIT = 5.0  # seconds
-FIRST_DELAY = timedelta(seconds=1)  # before the second attempt, twice as long before the third
-ENDED_ELSEWHERE = "the export was ended by somebody else"
+FIRST_SOURCE_PAUSE = 0.1  # seconds before the next run if a relation is locked; doubles with each run
+MAX_SOURCE_PAUSE = 5.0  # seconds
+FIRST_DELAY = timedelta(seconds=1)  # before the second attempt; doubles with each attempt
+ENDED_ELSEWHERE = "the export was ended by another server"
 REPORT_INTERVAL = 0.5  # seconds between two writes of the progress
 
 
 class Runner:
-    """`source_wait` is how long an export waits for a snapshot, in seconds, before it fails.
+    """An export that gets no snapshot for `source_wait` seconds fails, and so does one larger than `max_bytes`.
 
-    `max_bytes` is how large its file may be, None without a limit.
+    `max_bytes` is None without a limit.
     """
 
     def __init__(
@@ -51,200 +52,210 @@ class Runner:
         self._source_wait = source_wait
         self._max_bytes = max_bytes
 
-    async def run(self, live: ActiveExport, spec: ExportSpec) -> timedelta | None:
-        """Runs a claimed export. If it is to be run again, returns after what time.
+    async def run(self, active: ActiveExport, spec: ExportSpec) -> timedelta | None:
+        """Runs a claimed export. Returns the delay before the next run, None if there is none.
 
-        Only cancellation is raised; whoever cancels has settled the row.
+        Raises only CancelledError; the code that cancels the run settles the row.
         """
         delay = None
         try:
-            await self._produce(live, spec)
+            await self._produce(active, spec)
         except SourceWait as failure:
-            delay = await self._wait(live, failure)
+            delay = await self._wait_for_source(active, failure)
         except TransientFailure as failure:
-            delay = await self._again(live, failure)
+            delay = await self._run_again(active, failure)
             if delay is None:
-                await self._fail(live, failure)
+                await self._fail(active, failure)
         except ExportFailure as failure:
-            await self._fail(live, failure)
+            await self._fail(active, failure)
         except Exception as error:
-            await self._fail(live, ExportFailure("an internal error, which the server's log describes"), error)
+            await self._fail(active, ExportFailure("an internal error, which the server's log describes"), error)
         finally:
-            if not live.spool.sealed and delay is None:
-                live.spool.fail("the export was stopped")
-                await live.spool.discard()
+            if not active.spool.sealed and delay is None:
+                active.spool.fail("the export was stopped")
+                await active.spool.discard()
         return delay
 
-    async def _produce(self, live: ActiveExport, spec: ExportSpec) -> None:
-        live.spool.open()
+    async def _produce(self, active: ActiveExport, spec: ExportSpec) -> None:
+        active.spool.open()
         try:
             async with self._source.open(spec) as rows:
                 self._gate.answered()
-                live.begin(rows.snapshot_at, rows.prologue, lambda: rows.expected)
-                async with self._reporting(live, rows.snapshot_at):
-                    total = await rows.drain(self._limited(live.spool.append))
+                active.begin(rows.snapshot_at, rows.prologue, lambda: rows.expected)
+                async with self._reporting(active, rows.snapshot_at):
+                    total = await rows.drain(self._limited(active.spool.append))
         finally:
-            if live.snapshot_at is not None:
+            if active.snapshot_at is not None:
                 self._gate.released()
-        sealed = await live.spool.finish()
+        sealed = await active.spool.finish()
         if sealed.rows != total:
             raise ExportFailure(f"{sealed.rows} records were written for {total} rows")
-        live.spool.kept = True
-        if not await self._complete(live, sealed, rows):
-            live.spool.kept = False
+        active.spool.kept = True
+        if not await self._complete(active, sealed, rows):
+            active.spool.kept = False
             raise ExportFailure(ENDED_ELSEWHERE)
-        live.spool.seal()
-        log.info("export %s completed: %d rows, %d bytes", live.id, sealed.rows, sealed.length)
+        active.spool.seal()
+        log.info("export %s completed: %d rows, %d bytes", active.id, sealed.rows, sealed.length)
 
     def _limited(self, sink: Sink) -> Sink:
-        """The sink, which refuses the first page that would make the file too large, and so never has a part of it."""
+        """Returns a sink that raises ExportFailure for the first page that would make the file too large."""
         if self._max_bytes is None:
             return sink
-        most, taken = self._max_bytes, 0
+        limit, taken = self._max_bytes, 0
 
         async def take(page: bytes | bytearray, rows: int) -> None:
             nonlocal taken
             taken += len(page)
-            if taken > most:
-                raise ExportFailure(f"the file would be larger than EXPORT_MAX_BYTES allows, {most:,} bytes")
+            if taken > limit:
+                raise ExportFailure(f"the file would be larger than EXPORT_MAX_BYTES allows, {limit:,} bytes")
             await sink(page, rows)
 
         return take
 
-    async def _complete(self, live: ActiveExport, sealed: Sealed, rows: Rows) -> bool:
-        """False if somebody else has ended the export."""
+    async def _complete(self, active: ActiveExport, sealed: Sealed, rows: Rows) -> bool:
+        """Returns False if the export was cancelled, or ended by another server."""
         return await self._written(
-            live,
+            active,
             lambda: self._store.complete(
-                *(live.id, sealed, live.rows_per_second()), truncated=rows.truncated, snapshot_at=rows.snapshot_at
+                *(active.id, sealed, active.meter.rows_per_second()),
+                truncated=rows.truncated,
+                snapshot_at=rows.snapshot_at,
             ),
             lambda row: row.state is State.COMPLETED and row.sha256 == sealed.sha256,
-            retrying=_persistently(live),
+            retrying=_retrying_completion(active),
         )
 
-    async def _wait(self, live: ActiveExport, failure: SourceWait) -> timedelta | None:
-        """Nothing was read: the export goes back to the queue, and the others with it if the source is away.
+    async def _wait_for_source(self, active: ActiveExport, failure: SourceWait) -> timedelta | None:
+        """Returns the export to the queue without counting the attempt, and closes the gate if the source is away.
 
-        After `source_wait` it fails. None if it has ended.
+        Returns the delay before the next run. After `source_wait` seconds the export fails, and None is returned.
         """
         if isinstance(failure, SourceAway):
             self._gate.went_away(with_causes(failure))
         else:
             self._gate.answered()
-        waited = live.waited(self._gate.away_since)
+        waited = active.snapshot_wait.seconds(self._gate.away_since)
         if waited >= self._source_wait:
-            over = SourceWait(f"no snapshot could be taken for {waited:.0f} s: {failure}")
-            over.__cause__ = failure.__cause__
-            await self._fail(live, over)
+            failed = SourceWait(f"no snapshot could be taken for {waited:.0f} s: {failure}")
+            failed.__cause__ = failure.__cause__
+            await self._fail(active, failed)
             return None
-        delay = timedelta() if self._gate.away else timedelta(seconds=_pause(live.waits))
-        if live.served or not await self._requeued(live, lambda: self._store.wait_for_source(live.id, delay)):
-            await self._fail(live, failure)
+        delay = timedelta() if self._gate.away else timedelta(seconds=_pause(active.snapshot_wait.runs))
+        if active.served or not await self._requeued(active, lambda: self._store.wait_for_source(active.id, delay)):
+            await self._fail(active, failure)
             return None
-        why = with_causes(failure)
-        log.log(logging.DEBUG if live.waits else logging.INFO, "export %s waits for the source: %s", live.id, why)
-        live.wait_for_source()
+        level = logging.DEBUG if active.snapshot_wait.runs else logging.INFO
+        log.log(level, "export %s waits for the source: %s", active.id, with_causes(failure))
+        active.wait_for_source()
         return delay
 
-    async def _requeued(self, live: ActiveExport, change: Callable[[], Awaitable[Export | None]]) -> bool:
-        """Whether the row says that the export is to be run again, and its spool is empty."""
+    async def _requeued(self, active: ActiveExport, change: Callable[[], Awaitable[bool]]) -> bool:
+        """Empties the spool for another run. Returns whether the row allows one."""
         try:
-            if not await self._written(live, change, lambda row: row.state is State.PENDING, retrying=_patiently(live)):
+            if not await self._written(
+                active, change, lambda row: row.state is State.PENDING, retrying=_retrying_for_lease(active)
+            ):
                 return False
-            await live.spool.rewind()
+            await active.spool.rewind()
         except Exception:
-            log.exception("export %s: that it is to be run again could not be written", live.id)
+            log.exception("export %s: that it is to be run again could not be written", active.id)
             return False
         return True
 
-    async def _again(self, live: ActiveExport, failure: TransientFailure) -> timedelta | None:
-        """Rule: what nobody has a byte of may be run again, under the same id, with other bytes."""
-        if live.served:
+    async def _run_again(self, active: ActiveExport, failure: TransientFailure) -> timedelta | None:
+        """Requeues the export if no byte was served: only then may its bytes change. Returns the delay, or None."""
+        if active.served:
             return None
-        delay = FIRST_DELAY * (1 << (live.attempts - 1))
-        if not await self._requeued(live, lambda: self._store.requeue(live.id, delay, live.percentage)):
+        delay = FIRST_DELAY * (1 << (active.attempts - 1))
+        if not await self._requeued(active, lambda: self._store.requeue(active.id, delay, active.meter.percentage)):
             return None
-        log.warning("export %s is run again in %s: %s", live.id, delay, with_causes(failure))
-        live.reset()
+        log.warning("export %s is run again in %s: %s", active.id, delay, with_causes(failure))
+        active.reset()
         return delay
 
     async def _written(
         self,
-        live: ActiveExport,
-        change: Callable[[], Awaitable[Export | None]],
+        active: ActiveExport,
+        change: Callable[[], Awaitable[bool]],
         as_wanted: Callable[[Export], bool],
         *,
         retrying: tenacity.AsyncRetrying,
     ) -> bool:
-        """Whether the row is `as_wanted`. A database that does not answer is asked again, and may have heard before.
+        """Executes `change` until the database answers. Returns whether the row is `as_wanted`.
 
-        There is much to lose: an export that is whole, or one whose source was cut off together with the table.
+        A statement whose answer was lost may have been executed, so the row is read after a `change` without effect.
+        Without retries a whole export would be lost, or one whose source failed together with the table.
         """
         async for attempt in retrying:
             with attempt:
-                if await change():
-                    return True
-                found = await self._store.get(live.id)
-                return found is not None and as_wanted(found)
+                return await change() or await self._is(active.id, as_wanted)
         raise AssertionError("tenacity either returns an attempt or raises")
 
-    async def _fail(self, live: ActiveExport, failure: ExportFailure, unexpected: Exception | None = None) -> None:
-        """The row first: a client whose download breaks finds the reason in the status.
-
-        The log shows where something `unexpected` happened.
-        """
-        log.warning("export %s failed: %s", live.id, with_causes(failure), exc_info=unexpected)
+    async def _is(self, export_id: UUID, as_wanted: Callable[[Export], bool]) -> bool:
         try:
-            async for attempt in _patiently(live):
+            return as_wanted(await self._store.get(export_id))
+        except NotFound:
+            return False
+
+    async def _fail(self, active: ActiveExport, failure: ExportFailure, unexpected: Exception | None = None) -> None:
+        """Writes the failure to the row, then breaks the followers, whose clients find the reason in the status.
+
+        The log contains the traceback of an `unexpected` error.
+        """
+        log.warning("export %s failed: %s", active.id, with_causes(failure), exc_info=unexpected)
+        try:
+            async for attempt in _retrying_for_lease(active):
                 with attempt:
-                    if await self._store.fail(live.id, str(failure), live.percentage):
-                        live.spool.kept = False
+                    if await self._store.fail(active.id, str(failure), active.meter.percentage):
+                        active.spool.kept = False
         except Exception:
-            log.exception("export %s: its failure could not be written; it is settled when its lease runs out", live.id)
-        live.spool.fail(str(failure))
+            log.exception(
+                "export %s: its failure could not be written; it is settled when its lease runs out", active.id
+            )
+        active.spool.fail(str(failure))
 
     @asynccontextmanager
-    async def _reporting(self, live: ActiveExport, snapshot_at: datetime) -> AsyncIterator[None]:
-        reporter = asyncio.create_task(self._report(live, snapshot_at), name=f"progress of {live.id}")
+    async def _reporting(self, active: ActiveExport, snapshot_at: datetime) -> AsyncIterator[None]:
+        reporter = asyncio.create_task(self._report(active, snapshot_at), name=f"progress of {active.id}")
         try:
             yield
         finally:
             reporter.cancel()
             await asyncio.wait({reporter})
 
-    async def _report(self, live: ActiveExport, snapshot_at: datetime) -> None:
+    async def _report(self, active: ActiveExport, snapshot_at: datetime) -> None:
         while True:
             try:
-                if await self._store.note_progress(live.id, snapshot_at, live.progress()) is None:
-                    live.abort(ENDED_ELSEWHERE)
+                if not await self._store.note_progress(active.id, snapshot_at, active.meter.progress()):
+                    active.abort(ENDED_ELSEWHERE)
             except Unavailable as error:
-                log.warning("export %s: its progress could not be written: %s", live.id, with_causes(error))
+                log.warning("export %s: its progress could not be written: %s", active.id, with_causes(error))
             except Exception:
-                log.exception("export %s: its progress could not be written", live.id)
+                log.exception("export %s: its progress could not be written", active.id)
             await asyncio.sleep(REPORT_INTERVAL)
 
 
 def _pause(waits: int) -> float:
-    """Seconds, with full jitter."""
-    return random.uniform(0, min(FIRST_WAIT * 2 ** min(waits, 10), MAX_WAIT))  # noqa: S311 - not a secret
+    """Returns seconds, with full jitter."""
+    return random.uniform(0, min(FIRST_SOURCE_PAUSE * 2 ** min(waits, 10), MAX_SOURCE_PAUSE))  # noqa: S311 - not a secret
 
 
-def _patiently(live: ActiveExport) -> tenacity.AsyncRetrying:
-    """A statement to the table is tried again for as long as the lease may last."""
-    return _retrying(live, tenacity.stop_after_delay(LEASE.total_seconds()))
+def _retrying_for_lease(active: ActiveExport) -> tenacity.AsyncRetrying:
+    """Retries a statement until the lease may have expired."""
+    return _retrying(active, tenacity.stop_after_delay(LEASE.total_seconds()))
 
 
-def _persistently(live: ActiveExport) -> tenacity.AsyncRetrying:
-    """A statement is tried again for as long as the table is not to be had; after other errors as `_patiently`."""
+def _retrying_completion(active: ActiveExport) -> tenacity.AsyncRetrying:
+    """Retries without a limit while the table is unavailable; after other errors until the lease may have expired."""
     lease = tenacity.stop_after_delay(LEASE.total_seconds())
-    return _retrying(live, lambda state: lease(state) and not isinstance(_error_of(state), Unavailable))
+    return _retrying(active, lambda state: lease(state) and not isinstance(_error_of(state), Unavailable))
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _retrying(live: ActiveExport, stop: Callable[[tenacity.RetryCallState], bool]) -> tenacity.AsyncRetrying:
+def _retrying(active: ActiveExport, stop: Callable[[tenacity.RetryCallState], bool]) -> tenacity.AsyncRetrying:
     return tenacity.AsyncRetrying(
-        stop=stop, wait=PAUSES, before_sleep=say_waiting(log, f"export {live.id}"), reraise=True
+        stop=stop, wait=PAUSES, before_sleep=say_waiting(log, f"export {active.id}"), reraise=True
     )

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Self
 from urllib.parse import quote
 
-from streamer.model import Export, ExportSpec, Operator
+from streamer.model import ExportSpec, Operator
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f"*/:<>?\\|\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 PERCENT_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2})")  # some browsers decode it (RFC 6266, appendix D)
@@ -36,9 +36,8 @@ class ContentDescription:
     header: bool | None  # whether the first record has the names of the columns; None if that is not known
 
     @classmethod
-    def of(cls, export: Export) -> Self:
-        spec = export.spec
-        return cls(default_filename(spec, export.created_at), None if spec is None else spec.dialect.header)
+    def of(cls, spec: ExportSpec | None, created_at: datetime) -> Self:
+        return cls(default_filename(spec, created_at), None if spec is None else spec.dialect.header)
 
 
 def default_filename(spec: ExportSpec | None, created_at: datetime) -> str:

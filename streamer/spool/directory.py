@@ -24,8 +24,7 @@ from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 from streamer.errors import StartError
-from streamer.spool import closing
-from streamer.spool import servers as owners
+from streamer.spool import closing, servers
 from streamer.spool.identity import NAME, UNNAMED, Identity, establish
 from streamer.spool.spool import ASIDE, Spool
 
@@ -149,23 +148,23 @@ class SpoolDirectory:
         return self._identity.folder
 
     @contextmanager
-    def alive(self, owner: UUID) -> Iterator[None]:
+    def alive(self, server_id: UUID) -> Iterator[None]:
         """While the context is open, the other servers of this folder know that this one is alive.
 
         Raises StartError where files cannot be locked.
         """
         with ExitStack() as stack:
             try:
-                self._relock = stack.enter_context(owners.alive(self._path, owner))
+                self._relock = stack.enter_context(servers.alive(self._path, server_id))
             except OSError as error:
                 raise StartError(
                     f"EXPORT_STORAGE_PATH: cannot lock a file in {self._path}: {error.strerror}"
                 ) from error
             yield
 
-    def dead_owners(self) -> AbstractContextManager[list[UUID]]:
+    def dead_servers(self) -> AbstractContextManager[list[UUID]]:
         """The servers of this folder that have died; forgotten once the context is left well."""
-        return owners.dead_servers(self._path)
+        return servers.dead_servers(self._path)
 
     def restore(self) -> None:
         """Makes the folder anew if it was deleted while the server runs. Raises OSError."""

@@ -1,8 +1,8 @@
-"""Who is alive among the servers that share a folder of spools.
+"""Which of the servers that share a spool folder are alive.
 
-Each server holds a lock on a file of its own there (flock(2)). The kernel lets go of it when the process ends, however
-that happens, so a lock that can be taken belongs to a server that is dead: what it left is settled at once, without
-waiting for a lease to run out.
+Each server holds a lock (flock(2)) on a file of its own in the folder. The kernel releases the lock when the process
+ends, however it ends. So a lock that can be taken belongs to a dead server, whose exports are settled at once, without
+waiting for their leases to run out.
 """
 
 import fcntl
@@ -16,18 +16,18 @@ from uuid import UUID
 
 log = logging.getLogger(__name__)
 
-PREFIX = ".owner-"
+PREFIX = ".owner-"  # as in every version, so that servers of different versions find each other's locks
 UNLOCKED = ".new"
 STALE = 60.0  # seconds
 
 
 @contextmanager
-def alive(folder: Path, owner: UUID) -> Iterator[Callable[[], None]]:
-    """This owner is alive while the context is open. Left with an error, it is dead: others settle what it has left.
+def alive(folder: Path, server_id: UUID) -> Iterator[Callable[[], None]]:
+    """Holds the lock of this server while the context is open. After an error its file stays, as that of a dead server.
 
-    Gives what takes the lock anew, if its file was deleted. Raises OSError.
+    Yields a function that takes the lock again if its file was deleted. Raises OSError.
     """
-    path = folder / f"{PREFIX}{owner}"
+    path = folder / f"{PREFIX}{server_id}"
     with ExitStack() as stack:
         lock = partial(_lock, path, stack)
         lock()
@@ -36,8 +36,8 @@ def alive(folder: Path, owner: UUID) -> Iterator[Callable[[], None]]:
 
 
 def _lock(path: Path, stack: ExitStack) -> None:
-    """Makes the file and holds its lock until the stack is closed."""
-    unlocked = path.with_suffix(UNLOCKED)  # under this name nobody takes it for a dead one's
+    """Creates the file and holds its lock until the stack is closed."""
+    unlocked = path.with_suffix(UNLOCKED)  # a file that is not locked yet must not look like that of a dead server
     try:
         file = stack.enter_context(unlocked.open("xb"))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,10 +48,10 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 @contextmanager
 def dead_servers(folder: Path) -> Iterator[list[UUID]]:
-    """The owners that have died here. Once the context is left without an error, they are forgotten."""
+    """Yields the ids of the dead servers of this folder. When the context ends without an error, their files go."""
     _remove_unlocked(folder)
     with ExitStack() as stack:
-        dead = {path: owner for owner, path in _servers(folder) if _taken_over(path, stack)}
+        dead = {path: server_id for server_id, path in _servers(folder) if _taken_over(path, stack)}
         yield list(dead.values())
         for path in dead:
             path.unlink(missing_ok=True)
@@ -62,11 +62,11 @@ def _servers(folder: Path) -> Iterator[tuple[UUID, Path]]:
         try:
             yield UUID(path.name.removeprefix(PREFIX)), path
         except ValueError:
-            continue  # not ours
+            continue  # not the file of a server
 
 
 def _remove_unlocked(folder: Path) -> None:
-    """What a server leaves that dies between the two steps of `alive`, which take no time."""
+    """Removes what is left by a server that died between the two steps of `_lock`."""
     for path in folder.glob(f"{PREFIX}*{UNLOCKED}"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > STALE:
@@ -74,12 +74,12 @@ def _remove_unlocked(folder: Path) -> None:
 
 
 def _taken_over(path: Path, stack: ExitStack) -> bool:
-    """Whether its lock could be taken; it is then held until the stack is closed."""
+    """Returns whether the lock could be taken; it is then held until the stack is closed."""
     try:
         file = stack.enter_context(path.open("rb"))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (FileNotFoundError, BlockingIOError):
-        return False  # it has just stopped well, or it lives
+        return False  # the server has just stopped, or it is alive
     except OSError as error:
         log.warning("%s cannot be locked, so its server counts as alive until its leases run out: %s", path, error)
         return False

@@ -18,7 +18,7 @@ import asyncpg
 import psutil  # type: ignore[import-untyped] # its types are a package of their own, which nothing else needs
 import pytest
 
-from streamer.jobs.queue import SERVED, STOPPED
+from streamer.jobs.recovery import SERVED, STOPPED
 from tests import seeds
 from tests.acceptance.process import LOG_LINE, STREAMER, Process, streamer
 from tests.conftest import ROWS, at_database, connected, files_and_locks, files_in, folder_for_postgres

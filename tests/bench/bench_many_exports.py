@@ -45,7 +45,7 @@ POSTS = 5
 EVERY = 0.01  # seconds between two POSTs, and between two requests for /health
 FILL = """
     INSERT INTO streamer.exports
-        (id, state, spec, owner, lease_until, total_rows, processed_rows, bytes, percentage, estimated,
+        (id, state, spec, server_id, lease_until, total_rows, processed_rows, bytes, percentage, estimated,
          created_at, started_at, finished_at, snapshot_at, removed_at, sha256, folder)
     SELECT coalesce(kept.id, gen_random_uuid()),
         CASE WHEN kept.id IS NOT NULL OR number % 10 < 6 THEN 'completed' WHEN number % 10 < 8 THEN 'failed'

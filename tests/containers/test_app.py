@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.jobs.queue import STOPPED
+from streamer.jobs.recovery import STOPPED
 from tests.containers.conftest import SLOW_ROWS
 from tests.containers.stack import LONG, ROWS, Stack, engine_answers, sha256_of, until
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
-from streamer.jobs.store import ATTEMPTS
+from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.spool.identity import NAME as IDENTITY
 from tests.conftest import connected
 from tests.faults.client import Answer, Client, End
@@ -237,7 +237,7 @@ class Judge:
             flaws += [
                 f"{found} was begun {row['attempts']} times"
                 for found, row in rows.items()
-                if row["attempts"] > ATTEMPTS
+                if row["attempts"] > MAX_ATTEMPTS
             ]
             for export in crowd.exports.values():
                 if export.id in rows:

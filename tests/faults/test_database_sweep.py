@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from streamer.config import Duration, Names, Settings, Size
-from streamer.jobs import queue, store
+from streamer.jobs import recovery, store
 from streamer.server import serving
 from tests.conftest import at_database, connected
 from tests.faults.client import Client
@@ -41,7 +41,7 @@ Trouble = Callable[[random.Random], Awaitable[None]]
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LEASE", timedelta(seconds=LEASE))
-    monkeypatch.setattr(queue, "RENEWAL", timedelta(seconds=LEASE / 5))
+    monkeypatch.setattr(recovery, "RENEWAL", timedelta(seconds=LEASE / 5))
 
 
 async def violations_under(trouble: Trouble, *, direct: str, through: str, folder: Path, seed: int, times: int) -> None:

@@ -41,7 +41,7 @@ import pytest
 from streamer.config import Duration, Names, Settings, Size
 from streamer.errors import StartError
 from streamer.http.net import sized_sender as sized
-from streamer.jobs import queue, retention, runner, store
+from streamer.jobs import jobs, recovery, retention, runner, store
 from streamer.server import serving
 from streamer.spool import spool
 from streamer.spool.identity import NAME as IDENTITY
@@ -85,10 +85,10 @@ GATED = Steps("gated", GATED_ROWS, gates=(GATE,))
 CUT_OFF = f"SELECT pg_terminate_backend(pid) FROM ({AT_A_GATE}) AS standing"
 LEASES = Point("sql lost", "jobs.store:Store")
 READING = ("by_key", "expired", "get", "identity", "least_used", "lost", "orphans", "page", "unknown")  # statements
-LATE = ("again", "cancel", "claim", "complete", "fail", "insert", "remove", "serve")  # statements
+LATE = ("cancel", "claim", "complete", "fail", "insert", "note_removed", "note_served", "requeue")  # statements
 LASTING = {
-    LOCKED: ("sql claim", "sql complete", "sql remove"),
-    FORBIDDEN: ("sql complete", "sql insert", "sql serve"),
+    LOCKED: ("sql claim", "sql complete", "sql note_removed"),
+    FORBIDDEN: ("sql complete", "sql insert", "sql note_served"),
     FILLED: ("open in spool.spool:Spool.open", "write in spool.spool:Spool._write"),
     BUSY: ("unlink in spool.directory:SpoolDirectory._remove", "rename in spool.spool:Spool._remove"),
 }
@@ -325,25 +325,25 @@ class Run:
             answer, _ = self.begin_download(export)
             await first_bytes([answer])
 
-    async def leave_dead_owners(self) -> None:
+    async def leave_dead_servers(self) -> None:
         """What a killed server leaves: its lock file, rows, parts of files, and a file without a row."""
-        dead, owner = uuid4(), uuid4()
+        dead, server_id = uuid4(), uuid4()
         spec = await self.database.fetchval(
             "SELECT spec FROM streamer.exports WHERE spec LIKE '%users%800%' ORDER BY created_at DESC LIMIT 1"
         )
         (self.folder / f"{dead}.csv").write_bytes(b"the table knows nothing of this")
         self.foreign.add(f"{dead}.csv")
-        (self.folder / f".owner-{owner}").write_bytes(b"")
+        (self.folder / f".owner-{server_id}").write_bytes(b"")
         if spec is None:
             return
         for served in (False, True):
             export = Remote(str(uuid4()), expected("users", 800))
             await self.database.execute(
-                "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served)"
+                "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts, served)"
                 " VALUES ($1, 'processing', $2, $3, clock_timestamp() + interval '1 hour', 1, $4)",
                 UUID(export.id),
                 spec,
-                owner,
+                server_id,
                 served,
             )
             (self.folder / f"{export.id}.csv").write_bytes(b"a part of something")
@@ -399,7 +399,7 @@ class Run:
         rows = {str(row["id"]): row for row in await self.database.fetch("SELECT * FROM streamer.exports")}
         for export in self.exports.values():
             row = rows[export.id]
-            if row["attempts"] > store.ATTEMPTS:
+            if row["attempts"] > store.MAX_ATTEMPTS:
                 self.flaws.append(f"export {export.id} was begun {row['attempts']} times")
             if row["state"] == "completed" and row["sha256"] != hashlib.sha256(export.content).digest():
                 self.flaws.append(f"export {export.id} is completed with other bytes than it should have")
@@ -549,14 +549,14 @@ class Sweep:
         await self._database.execute("SELECT pg_advisory_unlock_all()")
         if run.tasks:
             await asyncio.wait(run.tasks)
-        await run.leave_dead_owners()
+        await run.leave_dead_servers()
         for _ in range(2):
             async with _life(run) as alive:
                 if alive:
                     await run.second_life()
-                    owners = {path.name for path in run.folder.glob(".owner-*")}
-                    if len(owners) != 1:
-                        run.flaws.append(f"{len(owners)} servers seem to be alive")
+                    locks = {path.name for path in run.folder.glob(".owner-*")}
+                    if len(locks) != 1:
+                        run.flaws.append(f"{len(locks)} servers seem to be alive")
             await run.faults.trouble.over()
             if alive:
                 break
@@ -631,9 +631,9 @@ async def sweep(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(runner, "REPORT_INTERVAL", 0.02)
     monkeypatch.setattr(retention, "SWEEP_INTERVAL", 0.02)
     monkeypatch.setattr(store, "LEASE", timedelta(seconds=0.6))
-    monkeypatch.setattr(store, "PATIENCE", 1.0)
-    monkeypatch.setattr(queue, "RENEWAL", timedelta(seconds=0.1))
-    monkeypatch.setattr(queue, "STOP_TIMEOUT", 0.3)
+    monkeypatch.setattr(store, "STATEMENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(recovery, "RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr(jobs, "STOP_TIMEOUT", 0.3)
     logging.disable(logging.CRITICAL)
     async with connected(database) as connection:
         await connection.execute(f"ALTER DATABASE {urlsplit(database).path[1:]} SET synchronous_commit = off")
@@ -736,8 +736,8 @@ async def test_whatever_fails_once_leaves_no_lie(sweep: Sweep, tmp_path: Path, s
 
 OF_THE_TABLE = (
     Fault(Point("sql complete", "jobs.store:Store"), When.LATE),
-    Fault(Point("sql remove", "jobs.store:Store"), When.AFTER, "lost"),
-    Fault(Point("sql renew", "jobs.store:Store"), When.LASTING, LOCKED),
+    Fault(Point("sql note_removed", "jobs.store:Store"), When.AFTER, "lost"),
+    Fault(Point("sql renew_leases", "jobs.store:Store"), When.LASTING, LOCKED),
 )
 
 

@@ -636,7 +636,7 @@ async def test_exports_of_a_version_before_are_served_and_run(
         '"dialect":{"delimiter":",","quote":"\\""}}'  # fmt: skip
     async with connected(database) as connection:
         await connection.execute(
-            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until)"
+            "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until)"
             " VALUES ($2, 'pending', $1, gen_random_uuid(), now() - interval '1 hour')",
             old,
             UUID(OLD),

@@ -1,5 +1,5 @@
-"""EXPORT_MAX_TIME and EXPORT_MAX_BYTES: an export that takes too much fails visibly, lets go of its snapshot, and is
-not run again.
+"""EXPORT_MAX_TIME and EXPORT_MAX_BYTES: an export beyond a limit fails visibly, releases its snapshot, and is not
+run again.
 
 The rows are those of the table `acting`. With every cursor its scan stops at one of them while the test holds a lock.
 """
@@ -88,7 +88,7 @@ async def scan(database: str, serve: Serve, session: aiohttp.ClientSession) -> A
 
 
 async def followed(export: RemoteExport) -> bytes:
-    """What a follower has when its download breaks, as it must."""
+    """Returns the bytes of a follower whose download breaks, as it must."""
     received = bytearray()
 
     async def read(response: aiohttp.ClientResponse) -> None:
@@ -111,7 +111,7 @@ async def failed(export: RemoteExport, sentence: str) -> dict[str, Any]:
 
 
 @every_cursor
-async def test_an_export_that_reads_for_too_long_fails_and_lets_go_of_its_snapshot(
+async def test_an_export_that_reads_for_too_long_fails_and_releases_its_snapshot(
     scan: Scan, choice: CursorChoice
 ) -> None:
     await scan.make(stops_at=1400)
@@ -127,7 +127,7 @@ async def test_an_export_that_reads_for_too_long_fails_and_lets_go_of_its_snapsh
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.COPY, CursorChoice.FETCH])
-async def test_the_time_also_runs_while_the_first_row_of_a_sort_is_waited_for(scan: Scan, choice: CursorChoice) -> None:
+async def test_the_time_includes_the_wait_for_the_first_row_of_a_sort(scan: Scan, choice: CursorChoice) -> None:
     await scan.make(stops_at=ROWS)
     server = await scan.serve(choice, export_max_time=SHORT)
     export = await scan.create(server, order_by="-n", n__gt="3")
@@ -137,7 +137,7 @@ async def test_the_time_also_runs_while_the_first_row_of_a_sort_is_waited_for(sc
 
 
 @every_cursor
-async def test_the_time_also_runs_while_the_spool_waits_for_the_disk(scan: Scan, choice: CursorChoice) -> None:
+async def test_the_time_includes_the_wait_for_the_disk(scan: Scan, choice: CursorChoice) -> None:
     await scan.make()
     async with pooled(scan.url) as pool:
         opened = Opened(pool, await read_catalog(pool, ["acting"]), choice)
@@ -156,8 +156,7 @@ async def test_the_time_also_runs_while_the_spool_waits_for_the_disk(scan: Scan,
         await scan.is_over()
 
 
-async def test_an_export_that_ends_in_time_is_completed_however_long_it_has_waited(scan: Scan) -> None:
-    """For the source, and for a place."""
+async def test_the_wait_for_the_source_and_in_the_queue_does_not_count(scan: Scan) -> None:
     await scan.make()
     server = await scan.serve(max_concurrent_exports=1, export_max_time=Timeout(3))
     transaction = scan.plain.transaction()
@@ -171,7 +170,7 @@ async def test_an_export_that_ends_in_time_is_completed_however_long_it_has_wait
         assert await export.body() == numbers(ROWS)
 
 
-async def test_the_clock_stops_with_the_last_row(scan: Scan) -> None:
+async def test_the_time_ends_with_the_last_row(scan: Scan) -> None:
     """What is done with the rows afterwards needs no snapshot."""
     await scan.make()
     async with pooled(scan.url) as pool:
@@ -186,7 +185,7 @@ async def test_the_clock_stops_with_the_last_row(scan: Scan) -> None:
             await asyncio.sleep(2.5)
 
 
-async def test_an_export_that_takes_too_long_leaves_the_next_one_a_place_and_the_whole_of_the_time(scan: Scan) -> None:
+async def test_the_next_export_has_the_full_time_after_one_that_took_too_long(scan: Scan) -> None:
     await scan.make(stops_at=1400)
     server = await scan.serve(max_concurrent_exports=1, export_max_time=SHORT)
     first, second = await scan.create(server), await scan.create(server, n__lt="1000")
@@ -196,7 +195,7 @@ async def test_an_export_that_takes_too_long_leaves_the_next_one_a_place_and_the
 
 
 @pytest.mark.skipif("DATABASE_URL" in os.environ, reason="its processes are not ours to stop")
-async def test_a_database_process_that_has_stopped_does_not_keep_the_export(scan: Scan) -> None:
+async def test_an_export_fails_in_time_when_its_database_process_is_stopped(scan: Scan) -> None:
     await scan.make(stops_at=1400)
     server = await scan.serve(CursorChoice.COPY, export_max_time=SHORT)
     export = await scan.create(server)
@@ -216,7 +215,7 @@ async def test_a_database_process_that_has_stopped_does_not_keep_the_export(scan
 
 @every_cursor
 @pytest.mark.parametrize("shape", [{}, {"order_by": "-n"}, {"limit": "9"}], ids=["all", "sorted", "cut"])
-async def test_a_file_may_be_as_large_as_is_allowed_and_no_larger(
+async def test_a_file_of_the_maximum_size_is_completed_and_a_larger_one_fails(
     scan: Scan, choice: CursorChoice, shape: dict[str, str]
 ) -> None:
     await scan.make()
@@ -232,7 +231,7 @@ async def test_a_file_may_be_as_large_as_is_allowed_and_no_larger(
 
 
 @every_cursor
-async def test_a_follower_of_an_export_that_becomes_too_large_breaks_within_what_is_allowed(
+async def test_a_follower_of_an_export_that_becomes_too_large_breaks_below_the_limit(
     scan: Scan, choice: CursorChoice
 ) -> None:
     most = 1_000_000
@@ -250,7 +249,7 @@ async def test_a_follower_of_an_export_that_becomes_too_large_breaks_within_what
     await server.holds()
 
 
-async def test_the_names_of_the_columns_count(scan: Scan) -> None:
+async def test_the_header_counts(scan: Scan) -> None:
     await scan.make()
     server = await scan.serve(export_max_bytes=Size(len(b"n\n")))
     await (await scan.create(server, n__lt="0")).until("completed")

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from streamer.client import Client
-from streamer.jobs.queue import EXHAUSTED, SERVED
+from streamer.jobs.recovery import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.source import CursorChoice
@@ -258,7 +258,7 @@ async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
     database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))  # nobody finds it by looking later
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))  # nobody finds it by looking later
     monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
     await gates.view("gated")
     await gates.shut("gated", 50_000)
@@ -552,7 +552,7 @@ async def test_a_restart_runs_again_what_a_dead_server_left_and_touches_nothing_
             (alive, "processing", "1 hour", 1, False),
         ):
             await connection.execute(
-                "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served)"
+                "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts, served)"
                 " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval, $6, $7)",
                 *(export_id, state, spec, uuid4(), lease, attempts, was_served),
             )

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from streamer.config import Names
-from streamer.jobs.store import ATTEMPTS
+from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
@@ -60,8 +60,8 @@ def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
 @pytest.mark.parametrize(
     ("act", "attempts", "losses", "error", "code"),
     [
-        (LEAD_ENDS, ATTEMPTS, 0, f"the connection to the database was lost: {ENDED}", "57P01"),
-        (HELPER_ENDS, ATTEMPTS, 1, f"the connection to the database was lost: {ENDED}", "57P01"),
+        (LEAD_ENDS, MAX_ATTEMPTS, 0, f"the connection to the database was lost: {ENDED}", "57P01"),
+        (HELPER_ENDS, MAX_ATTEMPTS, 1, f"the connection to the database was lost: {ENDED}", "57P01"),
         (DIVIDES, 1, 0, "PostgreSQL: division by zero", "22012"),
     ],
     ids=["lead", "helper", "division"],

@@ -1,7 +1,7 @@
-"""Whose a folder of spools is, and which server looks after an export.
+"""Spool folders: the exports table that a folder belongs to, and the server that manages an export.
 
-A folder belongs to one exports table. Several servers of a table may have folders of their own: what one of them has
-written is served, expires and makes room there alone.
+A folder belongs to one exports table. Several servers of a table may have folders of their own: an export is served,
+expires and is evicted only in the folder that it was written to.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ SPEC = ExportSpec(dataset="users", columns=("id",)).to_json()
 
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is remembered of an export, and sweeps and leases come every moment."""
+    """Rows are not cached, and sweeps and leases run every 0.1 s or less."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 @pytest.fixture
@@ -63,12 +63,13 @@ async def age(gates: Gates, export: RemoteExport, hours: int) -> None:
 
 
 async def turns(session: aiohttp.ClientSession, server: Server) -> None:
-    """Waits until the sweep of the server has come round: it removes the file of a row that the test has made."""
+    """Waits until a sweep of the server has ended: it removes the file of a row that the test has inserted."""
     failed = uuid4()
     (server.spool / f"{failed}.csv").write_bytes(b"")
     async with connected(server.settings.database_url) as connection:
         await connection.execute(
-            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until) VALUES ($1, 'failed', $2, $1, now())",
+            "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until)"
+            " VALUES ($1, 'failed', $2, $1, now())",
             failed,
             SPEC,
         )
@@ -105,7 +106,8 @@ async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(confi
     for export_id, state in ((left, "failed"), (orphan, "processing")):
         (folder / f"{export_id}.csv").write_bytes(b"")
         await gates.connection.execute(
-            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until) VALUES ($1, $2, $3, $1, '-infinity')",
+            "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until)"
+            " VALUES ($1, $2, $3, $1, '-infinity')",
             *(export_id, state, SPEC),
         )
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartError, match=r"^API_PORT: cannot listen"):
@@ -115,7 +117,7 @@ async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(confi
     assert await gates.connection.fetchval("SELECT state FROM streamer.exports WHERE id = $1", orphan) == "processing"
 
 
-async def test_a_file_that_the_table_knows_nothing_of_is_named_and_stays(
+async def test_a_file_without_a_row_is_logged_and_stays(
     configure: Configure, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = configure(export_ttl=Duration(0))
@@ -128,7 +130,7 @@ async def test_a_file_that_the_table_knows_nothing_of_is_named_and_stays(
     assert f"knows nothing of {foreign}" in caplog.text
 
 
-async def test_a_folder_that_is_deleted_while_the_server_runs_is_made_anew(
+async def test_a_folder_that_is_deleted_while_the_server_runs_is_created_again(
     serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     server = await serve()
@@ -145,10 +147,10 @@ async def test_a_folder_that_is_deleted_while_the_server_runs_is_made_anew(
 # Folders of their own
 
 
-async def test_what_lies_in_the_folder_of_another_server_is_left_to_it(
+async def test_files_in_the_folder_of_another_server_stay(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """Neither the shorter time nor the shortage of the one removes exports of the other."""
+    """Neither expiry nor a shortage of one server removes exports of the other."""
     await gates.view("gated")
     other = await serve(export_storage_path=tmp_path / "other", **gates.settings)
     theirs = await completed(session, other, dataset="gated")
@@ -165,7 +167,7 @@ async def test_what_lies_in_the_folder_of_another_server_is_left_to_it(
     assert (await theirs.status())["removedAt"] is None
 
 
-async def test_a_download_from_a_server_that_has_not_the_file_is_refused_with_the_reason_by_head_and_get(
+async def test_a_server_without_the_file_refuses_get_and_head_with_the_reason(
     serve: Serve, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     here, there = await serve(), await serve(export_storage_path=tmp_path / "other")
@@ -183,7 +185,7 @@ async def test_a_download_from_a_server_that_has_not_the_file_is_refused_with_th
             assert response.status == 410
 
 
-async def test_an_export_deleted_through_a_server_without_its_file_is_removed_by_the_one_that_has_it(
+async def test_a_file_is_removed_by_its_server_when_the_export_is_deleted_through_another(
     serve: Serve, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     here, there = await serve(), await serve(export_storage_path=tmp_path / "other")
@@ -197,7 +199,7 @@ async def test_an_export_deleted_through_a_server_without_its_file_is_removed_by
             await read_problem(response, 410)
 
 
-async def test_what_a_run_has_left_is_removed_once_the_export_is_run_in_another_folder(
+async def test_a_part_of_a_file_is_removed_when_the_export_is_run_in_another_folder(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     await gates.view("gated")

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Timeout
-from streamer.jobs.store import LEASE, PAGE_SPECS, _statements
+from streamer.jobs.store import LEASE, MAX_PAGE_SPECS, _statements
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
 from tests.exporting import RemoteExport, create, read_problem, until
@@ -25,7 +25,7 @@ FEW = {"columns": "id", "id__lte": "10"}
 MANY = 100_000  # exports
 COPIES = """
     INSERT INTO streamer.exports
-        (id, state, spec, owner, lease_until, folder, created_at, finished_at, removed_at, ttl, label, label_folded,
+        (id, state, spec, server_id, lease_until, folder, created_at, finished_at, removed_at, ttl, label, label_folded,
          idempotency_key)
     SELECT gen_random_uuid(), state, '{}', gen_random_uuid(), now(), folder, gone_at, gone_at,
         CASE WHEN state = 'completed' AND n % 5 > 0 THEN gone_at END,
@@ -42,14 +42,14 @@ COPIES = """
 
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is remembered of an export, and the sweep comes every moment."""
+    """Rows are not cached, and the sweep runs every 0.05 s."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
 
 
 @pytest.fixture
 def immutable() -> Iterator[Callable[[Path, bool], None]]:
-    """Makes a file so that it cannot be removed, also by root, and undoes it."""
+    """Makes a file immutable, also for root, and reverts it."""
     changed: set[Path] = set()
 
     def change(path: Path, lasting: bool) -> None:
@@ -65,7 +65,7 @@ def immutable() -> Iterator[Callable[[Path, bool], None]]:
 
 
 async def age(gates: Gates, *exports: RemoteExport, by: timedelta) -> None:
-    """They were created, ended and removed so much earlier."""
+    """Moves creation, end and removal of the exports into the past."""
     await gates.connection.execute(
         "UPDATE streamer.exports SET created_at = created_at - $2::interval, finished_at = finished_at - $2::interval,"
         " removed_at = removed_at - $2::interval WHERE id = ANY($1::uuid[])",
@@ -79,7 +79,7 @@ async def known(gates: Gates) -> set[str]:
 
 
 async def only(gates: Gates, *exports: RemoteExport) -> None:
-    """Waits until the table knows these exports and no other."""
+    """Waits until the table has exactly these exports."""
     wanted = {export.id for export in exports}
 
     async def as_hoped() -> bool:
@@ -89,7 +89,7 @@ async def only(gates: Gates, *exports: RemoteExport) -> None:
 
 
 async def swept(gates: Gates, server: Server) -> None:
-    """Waits until a sweep that began after now has ended: it deletes the row of an export that was made for that."""
+    """Waits until a sweep that began after the call has ended: it deletes a row that is inserted for that."""
     export_id = uuid4()
     await add(gates, server, export_id)
 
@@ -100,9 +100,9 @@ async def swept(gates: Gates, server: Server) -> None:
 
 
 async def add(gates: Gates, server: Server, *export_ids: UUID) -> None:
-    """Exports of this server's folder that failed very long ago."""
+    """Inserts exports in this server's folder that failed long ago."""
     await gates.connection.execute(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, folder, finished_at)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, folder, finished_at)"
         " SELECT id, 'failed', '{}', gen_random_uuid(), now(), $2, now() - interval '10 years'"
         " FROM unnest($1::uuid[]) AS new (id)",
         export_ids,
@@ -110,8 +110,8 @@ async def add(gates: Gates, server: Server, *export_ids: UUID) -> None:
     )
 
 
-async def told(caplog: pytest.LogCaptureFixture, number: int, age: str) -> None:
-    """Waits until the log has said that so many rows were deleted."""
+async def logged(caplog: pytest.LogCaptureFixture, number: int, age: str) -> None:
+    """Waits until the log shows this number of deleted rows."""
     said = re.compile(rf"rows deleted of exports whose files went more than HISTORY_TTL, {age}, ago: ([0-9]+)")
 
     async def all_of_them() -> bool:
@@ -130,7 +130,7 @@ async def post(session: aiohttp.ClientSession, server: Server, key: str) -> str:
         return str((await response.json())["exportId"])
 
 
-async def test_rows_go_when_their_files_have_been_gone_for_long_enough(
+async def test_rows_are_deleted_history_ttl_after_their_files(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "streamer.jobs.retention")
@@ -168,17 +168,17 @@ async def test_rows_go_when_their_files_have_been_gone_for_long_enough(
     for export in (removed, failed, cancelled):
         async with session.get(f"{export.resource}/status") as response:
             await read_problem(response, 404)
-    await told(caplog, 3 + 1, "30d")  # one was made to see the sweep come
+    await logged(caplog, 3 + 1, "30d")  # one was inserted to detect the sweep
     assert await kept.body() == b"id\n1\n"
     await gates.open("gated", 1, 10_000)
     for export in (running, second, waiting):
         await export.until("completed")
 
 
-async def test_a_completed_export_is_remembered_from_the_moment_its_file_went(
+async def test_history_ttl_of_a_completed_export_begins_when_its_file_is_removed(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    """It may have been completed long before."""
+    """It was completed long before."""
     server = await serve(history_ttl=Timeout(30 * 86_400), export_ttl=Duration(100 * 86_400))
     export = await create(session, server.url, **FEW)
     await export.until("completed")
@@ -189,7 +189,7 @@ async def test_a_completed_export_is_remembered_from_the_moment_its_file_went(
         await read_problem(response, 410)
 
 
-async def test_an_idempotency_key_is_free_again_when_its_row_has_gone(
+async def test_an_idempotency_key_is_free_when_its_row_is_deleted(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(history_ttl=Timeout(30 * 86_400))
@@ -204,7 +204,7 @@ async def test_an_idempotency_key_is_free_again_when_its_row_has_gone(
     await other.until("completed")
 
 
-async def test_a_row_stays_for_as_long_as_its_file_cannot_be_removed(
+async def test_a_row_stays_while_its_file_cannot_be_removed(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, immutable: Callable[[Path, bool], None]
 ) -> None:
     server = await serve(history_ttl=Timeout(30 * 86_400))
@@ -222,7 +222,7 @@ async def test_a_row_stays_for_as_long_as_its_file_cannot_be_removed(
     await only(gates)
 
 
-async def test_more_rows_than_a_batch_go_past_files_that_stay(
+async def test_rows_behind_a_batch_of_files_that_stay_are_deleted(
     serve: Serve, gates: Gates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Files that stay are the oldest ones here, and more than a batch."""
@@ -242,11 +242,11 @@ async def test_more_rows_than_a_batch_go_past_files_that_stay(
         return await known(gates) == {str(export_id) for export_id in stay}
 
     await until(gone, "only the exports whose files stay are known")
-    await told(caplog, 95, "90d")
+    await logged(caplog, 95, "90d")
     assert len([line for line in caplog.messages if "HISTORY_TTL" in line]) == 1
 
 
-async def test_rows_of_other_folders_are_left_to_their_servers_and_those_of_none_are_not(
+async def test_rows_of_no_folder_are_deleted_and_rows_of_other_folders_stay(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     server = await serve(history_ttl=Timeout(30 * 86_400))
@@ -267,7 +267,7 @@ async def test_rows_of_other_folders_are_left_to_their_servers_and_those_of_none
     await only(gates)
 
 
-async def test_states_and_rows_of_newer_versions_are_no_history(serve: Serve, gates: Gates) -> None:
+async def test_rows_in_a_state_of_a_newer_version_stay(serve: Serve, gates: Gates) -> None:
     server = await serve(history_ttl=Timeout(30 * 86_400))
     await gates.connection.execute("ALTER TABLE streamer.exports DROP CONSTRAINT exports_state_check")
     theirs = uuid4()
@@ -281,7 +281,7 @@ async def test_states_and_rows_of_newer_versions_are_no_history(serve: Serve, ga
 
 
 async def plans(gates: Gates, statement: str, *arguments: Any) -> list[dict[str, Any]]:
-    """The scans of the table that a statement makes, with what they have read."""
+    """Returns the scans of the exports table in a statement, with the rows they have read."""
     (row,) = await gates.connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {_statements()[statement]}", *arguments)
     found: list[dict[str, Any]] = []
 
@@ -296,7 +296,7 @@ async def plans(gates: Gates, statement: str, *arguments: Any) -> list[dict[str,
 
 
 def read_by(scan: dict[str, Any]) -> int:
-    """Rows that it has looked at."""
+    """Returns the number of rows that a scan has read."""
     removed = scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Index Recheck", 0)
     return int((scan["Actual Rows"] + removed) * scan["Actual Loops"])
 
@@ -312,21 +312,21 @@ async def test_no_query_of_a_large_table_reads_more_than_it_needs(
     await gates.connection.execute(COPIES, folder, uuid4(), MANY)
     await gates.connection.execute("ANALYZE streamer.exports")
     day, batch = timedelta(days=1), 200
-    statements: dict[str, tuple[int, tuple[Any, ...]]] = {  # rows that it may look at, and its arguments
+    statements: dict[str, tuple[int, tuple[Any, ...]]] = {  # the rows that it may read, and its arguments
         "expired": (batch + MANY // 50, (folder, 30 * day, [], batch)),
         "expired, only by their own time": (MANY // 50, (folder, 1000 * day, [], batch)),
-        "gone": (2 * batch, (folder, 30 * day, None, nobody, batch)),
-        "gone, nothing": (0, (folder, 1000 * day, None, nobody, batch)),
-        "forget": (1, ([UUID(export.id)],)),
+        "without_file": (2 * batch, (folder, 30 * day, None, nobody, batch)),
+        "without_file, nothing": (0, (folder, 1000 * day, None, nobody, batch)),
+        "delete_rows": (1, ([UUID(export.id)],)),
         "least_used": (batch, (folder, None, nobody, [], batch)),
-        "page": (21, ([], None, nobody, 20, PAGE_SPECS, None)),
-        "page, by state": (100, (["failed"], None, nobody, 20, PAGE_SPECS, None)),
-        "page, by label": (21, ([], None, nobody, 20, PAGE_SPECS, "label")),
-        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, PAGE_SPECS, "label 77770")),
+        "page": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None)),
+        "page, by state": (100, (["failed"], None, nobody, 20, MAX_PAGE_SPECS, None)),
+        "page, by label": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, "label")),
+        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, MAX_PAGE_SPECS, "label 77770")),
         "by_key": (1, ("key 5",)),
         "get": (1, (UUID(export.id),)),
         "orphans": (10, ([uuid4()], 3, [], 1)),
-        "settle": (10, ("served", "exhausted", [uuid4()], 3, [])),
+        "fail_orphans": (10, ("served", "exhausted", [uuid4()], 3, [])),
         "claim": (10, (uuid4(), [uuid4()], LEASE, folder)),
     }
     for name, (most, arguments) in statements.items():

@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same key and the same request are the same export, whenever and however often it is asked."""
+"""Idempotency-Key: the same key and the same request are the same export, at any time and however many requests."""
 
 import asyncio
 from datetime import timedelta
@@ -24,7 +24,7 @@ FIELDS = {"Idempotency-Key": KEY}
 async def post(
     session: aiohttp.ClientSession, server: str, path: str = "/exports/csv", *, key: str = KEY, **parameters: str
 ) -> dict[str, Any]:
-    """What an accepted request says."""
+    """Returns the body of an accepted request."""
     async with session.post(f"{server}{path}", params=parameters, headers={"Idempotency-Key": key}) as response:
         assert response.status == 202, await response.text()
         found: dict[str, Any] = await response.json()
@@ -69,7 +69,7 @@ async def test_requests_with_one_key_at_once_are_one_export(
     assert server.files() == {export.file_name}
 
 
-async def test_the_same_key_for_another_request_is_422_and_begins_nothing(
+async def test_the_same_key_for_another_request_gets_422_and_creates_nothing(
     server: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     export = RemoteExport(session, server.url, (await post(session, server.url, columns="id"))["exportId"])
@@ -82,7 +82,7 @@ async def test_the_same_key_for_another_request_is_422_and_begins_nothing(
     assert sha256(await export.body()) == users_sha256()
 
 
-async def test_the_same_request_in_other_words_is_the_same_request(
+async def test_the_same_request_in_another_form_is_the_same_request(
     server: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     first = await post(session, server.url, columns="id,email", country_code="US")
@@ -93,7 +93,7 @@ async def test_the_same_request_in_other_words_is_the_same_request(
     assert await count(gates) == 1
 
 
-async def test_another_key_and_no_key_are_other_exports(
+async def test_another_key_or_no_key_creates_another_export(
     server: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     ids = {(await post(session, server.url, key=key, columns="id"))["exportId"] for key in ("a", "A", "b", "x" * 255)}
@@ -102,7 +102,7 @@ async def test_another_key_and_no_key_are_other_exports(
 
 
 @pytest.mark.parametrize("key", ["", "x" * (MAX_KEY + 1), "tab\tstop", "caf\u00e9"])
-async def test_a_key_that_is_none_is_400_and_begins_nothing(
+async def test_an_invalid_key_gets_400_and_creates_nothing(
     server: Server, gates: Gates, session: aiohttp.ClientSession, key: str
 ) -> None:
     async with session.post(f"{server.url}/exports/csv", headers={"Idempotency-Key": key}) as response:
@@ -111,7 +111,7 @@ async def test_a_key_that_is_none_is_400_and_begins_nothing(
     assert await count(gates) == 0
 
 
-async def test_two_keys_are_400(server: Server, gates: Gates, session: aiohttp.ClientSession) -> None:
+async def test_two_keys_get_400(server: Server, gates: Gates, session: aiohttp.ClientSession) -> None:
     fields = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     async with session.post(f"{server.url}/exports/csv", headers=fields) as response:
         assert (await read_problem(response, 400))["parameter"] == "Idempotency-Key"
@@ -131,7 +131,7 @@ async def test_a_key_is_known_after_a_restart(
     assert await count(gates) == 1
 
 
-async def test_a_known_key_is_answered_when_there_is_no_place_for_another_export(
+async def test_a_known_key_is_answered_when_the_queue_is_full(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -151,7 +151,7 @@ async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.store.LEASE", timedelta(seconds=0.5))
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
     insert = Store.insert
 
     async def lose_the_answer(*arguments: Any) -> None:

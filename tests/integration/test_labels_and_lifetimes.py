@@ -1,4 +1,4 @@
-"""`label` and `ttl`: what belongs to an export and not to its rows."""
+"""`label` and `ttl`, the properties of an export that do not change its rows."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,13 +20,13 @@ FEW = {"columns": "id", "id__lte": "10"}
 
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is remembered of an export, and the sweep comes every moment."""
+    """Rows are not cached, and the sweep runs every 0.05 s."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
 
 
 async def age(gates: Gates, by: timedelta) -> None:
-    """All exports were completed so much earlier."""
+    """Moves the completion of all exports into the past."""
     await gates.connection.execute("UPDATE streamer.exports SET finished_at = finished_at - $1::interval", by)
 
 
@@ -37,13 +37,13 @@ async def completed(session: aiohttp.ClientSession, server: Server, **parameters
 
 
 async def lifetime(export: RemoteExport) -> timedelta:
-    """From its completion to the moment at which it says to expire."""
+    """Returns the time from completion to `expiresAt`."""
     status = await export.status()
     return datetime.fromisoformat(status["expiresAt"]) - datetime.fromisoformat(status["completedAt"])
 
 
 async def listed(session: aiohttp.ClientSession, server: Server, **query: str) -> list[str]:
-    """Ids, over all pages."""
+    """Returns the ids of all pages."""
     found: list[str] = []
     while True:
         async with session.get(f"{server.url}/exports", params=query) as response:
@@ -94,7 +94,7 @@ async def test_an_unfinished_export_does_not_expire(serve: Serve, gates: Gates, 
 
 
 @pytest.mark.usefixtures("attentive")
-async def test_no_export_stays_for_longer_than_the_server_keeps_one_now(
+async def test_no_export_is_kept_longer_than_the_current_export_ttl(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     async with serving(configure(export_ttl=Duration(24 * 3600))) as url:
@@ -116,7 +116,7 @@ async def test_no_export_stays_for_longer_than_the_server_keeps_one_now(
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/exports/csv"), ("POST", "/exports/csv"), ("POST", "/exports")], ids=repr
 )
-async def test_every_way_to_ask_for_an_export_takes_both(
+async def test_every_way_to_create_an_export_takes_label_and_ttl(
     serve: Serve, session: aiohttp.ClientSession, method: str, path: str
 ) -> None:
     server = await serve(export_ttl=Duration(24 * 3600))
@@ -156,7 +156,7 @@ async def test_every_way_to_ask_for_an_export_takes_both(
     assert len(await listed(session, server)) == 2
 
 
-async def test_head_starts_nothing_and_refuses_the_same(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_head_creates_nothing_and_refuses_as_get_does(server: Server, session: aiohttp.ClientSession) -> None:
     for ttl, status in (("1h", 200), ("25h", 400)):
         async with session.head(f"{server.url}/exports/csv", params={"ttl": ttl}) as response:
             assert response.status == status
@@ -189,9 +189,7 @@ async def test_label_and_ttl_are_a_part_of_the_request_that_a_key_stands_for(
 # Labels
 
 
-async def test_labels_are_searched_for_with_states_and_page_by_page(
-    server: Server, session: aiohttp.ClientSession
-) -> None:
+async def test_a_search_for_labels_works_with_states_and_pages(server: Server, session: aiohttp.ClientSession) -> None:
     labels = [
         "Monthly 100%",
         "monthly_report",
@@ -232,14 +230,14 @@ async def test_labels_are_searched_for_with_states_and_page_by_page(
 
 
 @pytest.mark.parametrize("query", ["label=", "label=%20", f"label={'x' * 101}", "label=a%0Ab", "label=a&label=b"])
-async def test_a_search_for_what_is_no_label_is_refused(
+async def test_a_search_for_an_invalid_label_is_refused(
     server: Server, session: aiohttp.ClientSession, query: str
 ) -> None:
     async with session.get(f"{server.url}/exports?{query}") as response:
         assert (await read_problem(response, 400))["parameter"] == "label"
 
 
-async def test_columns_called_label_and_ttl_stay_in_reach(
+async def test_columns_named_label_and_ttl_can_be_filtered(
     database: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     await run_sql(database, "CREATE TABLE goods (label text, ttl int)", "INSERT INTO goods VALUES ('a', 1), ('b', 2)")
@@ -264,10 +262,10 @@ async def test_columns_called_label_and_ttl_stay_in_reach(
         assert "filters" in problem["detail"]
 
 
-async def test_an_export_that_is_run_again_keeps_both(
+async def test_an_export_that_is_run_again_keeps_label_and_ttl(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    """By the next server, after the one that was asked has stopped."""
+    """The first server stops, and the next one runs the export."""
     await gates.view("gated")
     await gates.shut("gated", 1)
     settings = configure(**gates.settings)
@@ -281,12 +279,12 @@ async def test_an_export_that_is_run_again_keeps_both(
         assert (status["label"], await lifetime(export)) == ("Month end", HOUR)
 
 
-async def test_an_older_server_beside_this_one_writes_and_ends_rows_as_it_knows_them(
+async def test_a_row_without_label_and_ttl_is_shown_and_not_found_by_label(
     server: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    """Its statements name their columns."""
+    """As servers without these columns have inserted it."""
     export_id = await gates.connection.fetchval(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, idempotency_key, spec_version)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, idempotency_key, spec_version)"
         " SELECT gen_random_uuid(), 'pending', spec, gen_random_uuid(), now() + interval '1 hour', 'theirs', 1"
         ' FROM (VALUES (\'{"version":1,"dataset":"users","columns":["id"]}\')) AS asked (spec) RETURNING id'
     )

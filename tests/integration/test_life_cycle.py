@@ -1,9 +1,9 @@
-"""Two servers, one table, one folder, and anything that can happen to exports, in any order.
+"""A stateful test: two servers with one table and one folder, and operations on exports in any order.
 
-The table, the queues, the spools and the locks are real; the source gives a row, ends or fails when it is told to, and
-every run of an export has other bytes. A trigger writes down every change of a state. Whatever happens: a state moves
-along the table of transitions only, nothing runs twice at once, nobody sees two versions of one export, and when all is
-over there is a file for every completed row and a completed row for every file.
+The table, the queues, the spools and the locks are real. The source yields a row, ends or fails at a command of the
+test, and every run of an export has other bytes. A trigger records every change of a state. Invariants: states change
+only as the table of transitions allows, no export runs twice at once, no client sees bytes of two runs of one export,
+and at the end there is a file for every completed row and a completed row for every file.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ from streamer.errors import ClientError, ExportFailure, TransientFailure
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
-from streamer.jobs.queue import ExportQueue
+from streamer.jobs.jobs import Jobs
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
-from streamer.jobs.store import ATTEMPTS, Store
-from streamer.model import TRANSITIONS, ExportRequest, ExportSpec, State
+from streamer.jobs.store import MAX_ATTEMPTS, Store
+from streamer.model import ExportRequest, ExportSpec, State, successors
 from streamer.postgres.pool import Pool, connect
 from streamer.source.cursors.cursor import Sink
 from streamer.source.source import Source
@@ -70,10 +70,10 @@ JOURNAL = """
 
 @dataclass(eq=False)
 class Run:
-    """One run of an export in the source, which does what it is told."""
+    """One run of an export in the source, controlled by `orders`."""
 
     number: int
-    owner: UUID
+    server_id: UUID
     orders: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     rows: int = 0
 
@@ -102,14 +102,14 @@ class FakeSource:
         self.twice = False  # an export was run by two at once
         self._number = 0
 
-    def of(self, owner: UUID) -> Source:
-        return cast("Source", _OwnedSource(self, owner))
+    def of(self, server_id: UUID) -> Source:
+        return cast("Source", _SourceOfServer(self, server_id))
 
     @asynccontextmanager
-    async def open(self, owner: UUID, spec: ExportSpec) -> AsyncIterator[Run]:
+    async def open(self, server_id: UUID, spec: ExportSpec) -> AsyncIterator[Run]:
         self.twice |= spec.dataset in self.runs
         self._number += 1
-        run = self.runs[spec.dataset] = Run(self._number, owner)
+        run = self.runs[spec.dataset] = Run(self._number, server_id)
         if self.hurries:
             run.orders.put_nowait("row")
             run.orders.put_nowait("end")
@@ -126,12 +126,12 @@ class FakeSource:
 
 
 @dataclass(frozen=True)
-class _OwnedSource:
+class _SourceOfServer:
     source: FakeSource
-    owner: UUID
+    server_id: UUID
 
     def open(self, spec: ExportSpec) -> Any:
-        return self.source.open(self.owner, spec)
+        return self.source.open(self.server_id, spec)
 
 
 class MortalStore(Store):
@@ -146,20 +146,20 @@ class MortalStore(Store):
 
 
 class Server:
-    """What `server.py` puts together, without HTTP."""
+    """The composition of `server.py`, without HTTP."""
 
     def __init__(self, pool: Pool, folder: Path, executor: ThreadPoolExecutor, source: FakeSource) -> None:
-        self.owner = uuid4()
+        self.server_id = uuid4()
         self.source = source
-        self.store = MortalStore(pool, self.owner)
+        self.store = MortalStore(pool, self.server_id)
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
         self.sealed = CompletedCache(self.store, self.directory)
         self.retention = Retention(self.store, self.directory, self.sealed, ttl=0, history_ttl=3600)
         gate = SourceGate()
-        self.queue = ExportQueue(
+        self.jobs = Jobs(
             self.store,
-            Runner(self.store, source.of(self.owner), gate, source_wait=60),
+            Runner(self.store, source.of(self.server_id), gate, source_wait=60),
             self.directory,
             self.sealed,
             self.retention,
@@ -167,25 +167,25 @@ class Server:
             concurrency=CONCURRENCY,
             capacity=CAPACITY,
         )
-        self._lock = folder / f"{PREFIX}{self.owner}"
+        self._lock = folder / f"{PREFIX}{self.server_id}"
         self._alive = ExitStack()
 
     async def start(self) -> None:
-        self._alive.enter_context(self.directory.alive(self.owner))
-        await self.queue.start()
+        self._alive.enter_context(self.directory.alive(self.server_id))
+        await self.jobs.start()
 
     async def stop(self) -> None:
-        await self.queue.stop()
+        await self.jobs.stop()
         self.sealed.close()
         self._alive.close()
 
     async def die(self) -> None:
-        """As if by kill -9: nothing is said to the table, no file is removed, and the lock is let go of."""
+        """Simulates kill -9: nothing is written to the table, no file is removed, and the lock is released."""
         self.store.dead = True
-        lives = list(self.queue._live.values())
+        lives = list(self.jobs._actives)
         for live in lives:
             setattr(live.spool, "discard", _nothing)  # noqa: B010 - the type checker is right to forbid it
-        tasks = list(self.queue._tasks)
+        tasks = list(self.jobs._tasks._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -193,23 +193,22 @@ class Server:
             live.spool.fail("dead")
             await asyncio.wait({asyncio.ensure_future(live.spool._stop_writing())})
             live.spool._close()
-        self.queue._live.clear()
+        self.jobs._actives.clear()
         self.sealed.close()
         self._alive.close()
         self._lock.touch()
 
     async def look_after(self) -> None:
         """What happens every RENEWAL."""
-        await self.store.renew_leases(self.queue._waiting(), self.queue._running())
-        await self.queue._drop_lost()
-        await self.queue._recover_orphans()
+        await self.jobs.recovery.renew()
+        await self.jobs.recovery.recover_orphans()
 
     def at_rest(self) -> bool:
-        """Whether nothing happens here unless somebody asks for it."""
-        running = [live for live in self.queue._live.values() if not live.waiting]
-        if len(running) != sum(run.owner == self.owner for run in self.source.runs.values()):
+        """Whether nothing happens here without another request."""
+        running = [live for live in self.jobs._actives if not live.waiting]
+        if len(running) != sum(run.server_id == self.server_id for run in self.source.runs.values()):
             return False
-        idle = self.queue._permits.locked() and not self.queue._claiming.locked()
+        idle = self.jobs.workers._permits.locked() and not self.jobs.workers._claiming.locked()
         return len(running) == CONCURRENCY or idle
 
 
@@ -218,7 +217,7 @@ async def _nothing() -> None:
 
 
 class LifeCycle(RuleBasedStateMachine):
-    """`ids` are the exports there have been, `seen` what anybody has ever read of one.
+    """`ids` are all exports so far, `seen` the bytes that any client has read of one.
 
     Which rules may run never depends on what the threads of a server have done by then.
     """
@@ -235,7 +234,7 @@ class LifeCycle(RuleBasedStateMachine):
         self.seen: dict[UUID, bytes] = {}
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does it, and lets everything come to rest."""
+        """Runs the work, and returns when both servers are at rest."""
 
         async def wholly() -> T:
             async with asyncio.timeout(PATIENCE):
@@ -281,7 +280,7 @@ class LifeCycle(RuleBasedStateMachine):
     async def _create(self, server: Server) -> None:
         with suppress(ClientError):
             spec = ExportSpec(dataset=f"export_{len(self.ids)}", columns=("run", "row"))
-            live = await server.queue.submit(ExportRequest(spec=spec))
+            live = await server.jobs.admission.submit(ExportRequest(spec=spec))
             assert isinstance(live, ActiveExport)
             self.ids.append(live.id)
 
@@ -306,13 +305,13 @@ class LifeCycle(RuleBasedStateMachine):
 
     async def _read(self, server: Server, export_id: UUID) -> None:
         with suppress(ClientError, TruncatedError):
-            if live := server.queue.live(export_id):
+            if live := server.jobs.admission.active(export_id):
                 self._saw(export_id, await self._follow(live))
             else:
                 self._saw(export_id, await self._read_sealed(server, export_id), whole=True)
 
     async def _follow(self, live: ActiveExport) -> bytes:
-        """As far as there is something to be read."""
+        """Reads the bytes that are available."""
         with live.followed(), Follower(live.spool, before_first=live.ensure_served) as follower:
             read = b""
             while not follower.caught_up:
@@ -336,16 +335,16 @@ class LifeCycle(RuleBasedStateMachine):
 
     @rule(slot=SLOTS, place=PLACES, at_once=st.integers(1, 3), removing=st.booleans())
     def cancel(self, slot: int, place: int, at_once: int, removing: bool) -> None:
-        """Or remove, if it is over."""
+        """Cancels an export, or removes it if it has ended."""
         if (server := self.servers[slot]) is not None and self.ids:
             self.do(self._cancel(server, self.export(place), at_once, removing))
 
     async def _cancel(self, server: Server, export_id: UUID, at_once: int, removing: bool) -> None:
-        act = server.queue.remove if removing else server.queue.cancel
+        act = server.jobs.admission.remove if removing else server.jobs.admission.cancel
         found = await asyncio.gather(*(act(export_id) for _ in range(at_once)))
         assert all(export.final for export in found)
         for other in self.alive:
-            if other is not server and (live := other.queue.live(export_id)) and not live.waiting:
+            if other is not server and (live := other.jobs.admission.active(export_id)) and not live.waiting:
                 live.abort("cancelled elsewhere")  # as its next report would
                 await live.finished()
         await self._look_after()
@@ -385,8 +384,8 @@ class LifeCycle(RuleBasedStateMachine):
         assert not self.source.twice, "an export is run twice at once"
         for change in self._runner.run(self._pool.fetch("SELECT * FROM journal")):
             before, after = State(change["before"]), State(change["after"])
-            assert before is after or after in TRANSITIONS[before], f"{before} → {after}"
-            assert change["attempts"] <= ATTEMPTS
+            assert before is after or after in successors(before), f"{before} → {after}"
+            assert change["attempts"] <= MAX_ATTEMPTS
             assert change["served"] >= change["was_served"], "what was served is forgotten"
             if change["was_served"]:
                 assert after is not State.PENDING, "an export that was served is run again"
@@ -400,7 +399,7 @@ class LifeCycle(RuleBasedStateMachine):
             self._executor.shutdown()
 
     def _end(self) -> None:
-        """Everything comes to its end, and then all fits together."""
+        """Lets every export end, and checks rows against files."""
         for slot in (0, 1):
             self.restart(slot)
         self.source.hurry()
@@ -420,7 +419,7 @@ class LifeCycle(RuleBasedStateMachine):
         async def over() -> bool:
             await self._look_after()
             unfinished = "SELECT count(*) FROM streamer.exports WHERE state IN ('pending', 'processing')"
-            return not await self._pool.fetchval(unfinished) and not any(s.queue._live for s in self.alive)
+            return not await self._pool.fetchval(unfinished) and not any(list(s.jobs._actives) for s in self.alive)
 
         await until(over, "every export has ended")
 
@@ -433,9 +432,9 @@ class LifeCycle(RuleBasedStateMachine):
 
 @pytest.fixture
 def life_cycle(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], "LifeCycle"]]:
-    """Makes machines, on one database."""
+    """Creates state machines on one database."""
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(0))
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))
     monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     name = f"streamer_life_{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""`GET /exports`: the newest first, page by page, by state."""
+"""`GET /exports`: the list of exports, newest first, in pages, filtered by state."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def ids(found: dict[str, Any]) -> list[str]:
 
 
 async def several(session: aiohttp.ClientSession, server: Server, count: int) -> list[RemoteExport]:
-    """Oldest first, all of them completed."""
+    """Creates completed exports; returns them oldest first."""
     made = [await create(session, server.url, id__lte="10") for _ in range(count)]
     for export in made:
         await export.until("completed")
@@ -48,7 +48,9 @@ async def test_pages_are_the_whole_list_newest_first(server: Server, session: ai
     assert (await page(session, server, limit="5"))["nextCursor"] is None
 
 
-async def test_what_is_created_meanwhile_moves_no_page(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_an_export_created_between_two_pages_does_not_shift_them(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
     made = [export.id for export in await several(session, server, 3)]
     first = await page(session, server, limit="1")
     await several(session, server, 2)
@@ -56,12 +58,14 @@ async def test_what_is_created_meanwhile_moves_no_page(server: Server, session: 
     assert ids(first) + ids(second) == made[::-1]
 
 
-async def test_an_entry_is_the_status(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_each_entry_is_equal_to_the_status(server: Server, session: aiohttp.ClientSession) -> None:
     (export,) = await several(session, server, 1)
     assert (await page(session, server))["exports"] == [await export.status()]
 
 
-async def test_only_the_states_asked_for(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> None:
+async def test_the_list_contains_only_the_requested_states(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
     await gates.view("gated")
     await gates.dataset("short", "SELECT 1 AS id")
     server = await serve(**gates.settings)
@@ -83,8 +87,8 @@ async def test_only_the_states_asked_for(serve: Serve, gates: Gates, session: ai
     await gates.open("gated", 1)
 
 
-async def test_a_page_of_large_requests_is_shorter(server: Server, session: aiohttp.ClientSession) -> None:
-    """A list is put together in memory, so it ends where it would become large."""
+async def test_a_page_of_large_requests_has_fewer_entries(server: Server, session: aiohttp.ClientSession) -> None:
+    """A page is built in memory, so it ends before it becomes large."""
     names = [f"somebody with a long name {number}" for number in range(600)]
     made = [await create(session, server.url, body={"filters": {"name": names}}) for _ in range(3)]
     first = await page(session, server)
@@ -109,7 +113,7 @@ async def test_a_page_of_large_requests_is_shorter(server: Server, session: aioh
         ("state=completed", "state"),
     ],
 )
-async def test_a_bad_parameter_is_named(
+async def test_the_answer_names_an_invalid_parameter(
     server: Server, session: aiohttp.ClientSession, query: str, parameter: str
 ) -> None:
     async with session.get(f"{server.url}/exports?{query}") as response:

@@ -1,7 +1,7 @@
 """Rows of a newer version in a table that this version shares with it, and tables that are not of this version.
 
-A newer version is played by SQL. What it wrote is shown and can be downloaded, cancelled and deleted, but is never run
-here: a request of which a part is not understood would export other rows than were asked for.
+The newer version is simulated with SQL. Its exports are shown and can be downloaded, cancelled and deleted, but are
+never run here: an export from a request that is understood only in part would contain other rows.
 """
 
 import json
@@ -17,8 +17,8 @@ import pytest
 from streamer.client import Client, ExportGone
 from streamer.errors import StartError
 from streamer.http.api.status import UNREADABLE
-from streamer.jobs import queue
-from streamer.jobs.queue import EXHAUSTED, SERVED
+from streamer.jobs import recovery
+from streamer.jobs.recovery import EXHAUSTED, SERVED
 from streamer.jobs.store import _migrations
 from streamer.model import SPEC_VERSION, ExportSpec
 from streamer.server import serving
@@ -42,25 +42,25 @@ every_newer = pytest.mark.parametrize(("spec", "version"), NEWER.values(), ids=N
 
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that starts looks after the table every moment."""
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    """Servers renew their leases and look for orphans every 0.1 s."""
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 class Rows:
-    """The table, and another server's hand in it."""
+    """The table, and rows that another version writes to it."""
 
     def __init__(self, gates: Gates, session: aiohttp.ClientSession) -> None:
         self._connection = gates.connection
         self._session = session
 
     async def add(self, server: Server, spec: Any, version: int = 1, state: str = "pending", **more: Any) -> "Row":
-        """A row of a server that is dead."""
+        """Inserts a row of a dead server."""
         values = {
             "id": uuid4(),
             "state": state,
             "spec": spec if isinstance(spec, str) else json.dumps(spec),
             "spec_version": version,
-            "owner": uuid4(),
+            "server_id": uuid4(),
             **more,
         }
         names = ", ".join(values)
@@ -114,7 +114,7 @@ async def listed(server: Server, session: aiohttp.ClientSession) -> dict[str, di
 
 @every_newer
 @pytest.mark.usefixtures("attentive")
-async def test_a_request_of_a_newer_version_is_shown_and_left_alone_while_others_are_run(
+async def test_a_request_of_a_newer_version_is_shown_and_not_run_while_others_are(
     serve: Serve, rows: Rows, session: aiohttp.ClientSession, spec: Any, version: int
 ) -> None:
     first = await serve()
@@ -198,7 +198,7 @@ async def test_an_unfinished_export_of_a_newer_version_is_cancelled(
 
 
 @every_newer
-async def test_a_key_of_a_newer_version_is_another_requests(
+async def test_a_key_of_a_newer_version_belongs_to_another_request(
     serve: Serve, rows: Rows, session: aiohttp.ClientSession, spec: Any, version: int
 ) -> None:
     server = await serve()
@@ -211,10 +211,10 @@ async def test_a_key_of_a_newer_version_is_another_requests(
 
 
 @pytest.mark.usefixtures("attentive")
-async def test_a_request_that_becomes_unreadable_in_the_queue_is_left_to_a_server_that_can_read_it(
+async def test_a_request_that_becomes_unreadable_in_the_queue_is_released(
     gated: Gated, gates: Gates, rows: Rows, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "RENEWAL", timedelta(seconds=0.3))  # orphans are looked for as often
+    monkeypatch.setattr(recovery, "RENEWAL", timedelta(seconds=0.3))  # orphans are looked for as often
     server, running = await gated(1, max_concurrent_exports=1)
     await gates.reached("gated", 1)
     queued = await create(session, server.url, dataset="gated")
@@ -249,7 +249,7 @@ async def test_the_client_shows_what_a_newer_version_wrote(serve: Serve, rows: R
 # States
 
 
-async def test_a_state_of_a_newer_version_is_told_as_it_is_and_never_taken_for_an_end(
+async def test_a_state_of_a_newer_version_is_shown_unchanged_and_is_not_final(
     serve: Serve, rows: Rows, session: aiohttp.ClientSession
 ) -> None:
     server = await serve()
@@ -297,7 +297,7 @@ def test_migrations_are_numbered_from_one_without_a_hole() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def test_a_table_of_a_newer_version_ends_the_start_and_stays_as_it_is(
+async def test_a_table_of_a_newer_version_ends_the_start_and_is_not_changed(
     configure: Configure, gates: Gates, rows: Rows, serve: Serve
 ) -> None:
     row = await rows.add(await serve(), SPEC, state="processing", served=True)
@@ -310,7 +310,7 @@ async def test_a_table_of_a_newer_version_ends_the_start_and_stays_as_it_is(
 
 
 @pytest.mark.parametrize("hole", [1, 3, KNOWN - 1])
-async def test_a_table_with_a_hole_in_its_migrations_ends_the_start_and_stays_as_it_is(
+async def test_a_table_with_a_missing_migration_ends_the_start_and_is_not_changed(
     configure: Configure, gates: Gates, hole: int
 ) -> None:
     async with serving(configure()):
@@ -321,9 +321,29 @@ async def test_a_table_with_a_hole_in_its_migrations_ends_the_start_and_stays_as
     assert await migrations(gates) == before
 
 
+async def test_an_unfinished_export_of_an_older_version_is_run_after_the_migration(
+    configure: Configure, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    """Before migration 009 the column `server_id` had the name `owner`."""
+    async with serving(configure()):
+        pass
+    await gates.connection.execute("ALTER TABLE streamer.exports RENAME COLUMN server_id TO owner")
+    await gates.connection.execute("DELETE FROM streamer.migrations WHERE version = 9")
+    export_id = uuid4()
+    await gates.connection.execute(
+        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts)"
+        " VALUES ($1, 'processing', $2, $3, '-infinity', 1)",
+        *(export_id, json.dumps(SPEC), uuid4()),
+    )
+    async with serving(configure()) as url:
+        status = await RemoteExport(session, url, str(export_id)).until("completed")
+    assert (status["attempts"], status["sha256"]) == (2, users_sha256())
+    assert await migrations(gates) == list(range(1, KNOWN + 1))
+
+
 @asynccontextmanager
 async def server_as_a_role(configure: Configure, gates: Gates, *grants: str) -> AsyncIterator[str]:
-    """The URL of the store as a role that owns nothing, once the table is there."""
+    """Yields the URL of the migrated store for a role with these rights only."""
     async with serving(configure()):
         pass
     async with made_role(gates.connection) as role:
@@ -332,7 +352,7 @@ async def server_as_a_role(configure: Configure, gates: Gates, *grants: str) -> 
         yield entered_as(configure().database_url, role)
 
 
-async def test_a_store_where_nothing_is_to_be_migrated_needs_no_right_to_create(
+async def test_a_migrated_table_needs_no_right_to_create(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     grants = (
@@ -348,7 +368,7 @@ async def test_a_store_where_nothing_is_to_be_migrated_needs_no_right_to_create(
 
 
 @pytest.mark.parametrize("grants", [[], ["USAGE ON SCHEMA streamer"]])
-async def test_a_store_that_may_not_be_read_ends_the_start_with_one_line(
+async def test_a_table_that_may_not_be_read_ends_the_start_with_one_line(
     configure: Configure, gates: Gates, grants: list[str]
 ) -> None:
     async with server_as_a_role(configure, gates, *grants) as url:
@@ -360,7 +380,7 @@ async def test_a_store_that_may_not_be_read_ends_the_start_with_one_line(
 # Progress
 
 
-async def test_every_number_of_the_progress_is_one_from_the_first_answer_to_the_last(
+async def test_every_value_of_the_progress_is_a_number_in_every_answer(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server, running = await gated(50_000, max_concurrent_exports=1)
@@ -381,7 +401,7 @@ async def test_every_number_of_the_progress_is_one_from_the_first_answer_to_the_
 
 
 async def shown_percentage(export: RemoteExport) -> float:
-    """While it stands at the gate, and all before it can be read."""
+    """Returns the percentage when every row before the gate can be read."""
     found: dict[str, Any] = {}
 
     async def all_there() -> bool:
@@ -397,7 +417,7 @@ async def shown_percentage(export: RemoteExport) -> float:
 async def test_the_percentage_does_not_fall_when_an_export_ends_early_or_is_run_again(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row has no progress but what is told at the end of a run."""
+    """Progress is written to the row only at the end of a run."""
     monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.2))
     await gates.view("gated")

@@ -1,4 +1,4 @@
-"""Who may run when: so many at once, the others in the order in which they came, and no more than there is room for."""
+"""The queue: a limit on exports that run at once, their order, and a limit on exports that wait."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -30,7 +30,9 @@ async def count_of_exports(gates: Gates) -> int:
 async def test_three_run_at_once_and_the_fourth_starts_when_one_of_them_ends(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(hours=1))  # nothing but the end of one starts it
+    monkeypatch.setattr(
+        "streamer.jobs.recovery.RENEWAL", timedelta(hours=1)
+    )  # only the end of an export starts another
     names = [f"gated_{number}" for number in range(4)]
     for name in names:
         await gates.view(name)
@@ -53,7 +55,7 @@ async def test_three_run_at_once_and_the_fourth_starts_when_one_of_them_ends(
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-async def test_first_come_is_first_served(
+async def test_exports_begin_in_the_order_of_their_creation(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, concurrency: int
 ) -> None:
     await gates.view("gated", rows=20_000)
@@ -70,7 +72,7 @@ async def test_first_come_is_first_served(
     assert all(earlier <= later for earlier, later in zip(ended, started[concurrency:], strict=False))
 
 
-async def test_a_failed_and_a_cancelled_export_make_room_for_the_next(
+async def test_the_next_export_begins_when_one_fails_or_is_cancelled(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -88,7 +90,7 @@ async def test_a_failed_and_a_cancelled_export_make_room_for_the_next(
     assert (await last.until("completed"))["sha256"] == sha256(gated_csv())
 
 
-async def test_a_full_queue_is_429_and_loses_nothing(
+async def test_a_full_queue_answers_429_and_keeps_its_exports(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated", rows=20_000)
@@ -112,7 +114,7 @@ async def test_a_full_queue_is_429_and_loses_nothing(
     assert sha256(await late.body()) == sha256(gated_csv(20_000))
 
 
-async def test_a_cancelled_waiting_export_makes_room_in_the_queue(
+async def test_a_queue_accepts_an_export_when_a_queued_one_is_cancelled(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server, running = await gated(10_000, rows=20_000, max_concurrent_exports=1, max_queued_exports=1)
@@ -127,7 +129,7 @@ async def test_a_cancelled_waiting_export_makes_room_in_the_queue(
         assert (await export.until("completed"))["sha256"] == sha256(gated_csv(20_000))
 
 
-async def test_requests_that_come_at_once_do_not_overfill_the_queue(
+async def test_concurrent_requests_do_not_exceed_the_capacity_of_the_queue(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated", rows=20_000)
@@ -146,7 +148,7 @@ async def test_requests_that_come_at_once_do_not_overfill_the_queue(
 
 
 @pytest.mark.parametrize("answer", ["no answer", "known already"])
-async def test_an_export_whose_row_is_late_when_the_server_stops_is_no_error(
+async def test_an_insert_that_ends_after_the_server_has_stopped_logs_no_error(
     configure: Configure,
     session: aiohttp.ClientSession,
     monkeypatch: pytest.MonkeyPatch,

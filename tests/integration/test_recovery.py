@@ -1,8 +1,8 @@
-"""What nobody has a byte of is run again under the same id; what somebody has a byte of never is.
+"""An export of which no byte was served is run again under the same id; any other never is.
 
-The same rule is shown for a source that is cut off, for a table that is cut off, for servers that died and for leases
-that ran out: at most three attempts, with a growing pause, counted in the status. That a byte was served is in the
-table before the byte leaves.
+The rule is shown for a source that is cut off, for a table that is cut off, for servers that died and for leases that
+ran out: at most three attempts, with a growing pause, counted in the status. The table notes that a byte is served
+before the byte is sent.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from streamer.jobs.queue import EXHAUSTED, SERVED
+from streamer.jobs.recovery import EXHAUSTED, SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.source.source import CursorChoice
@@ -31,7 +31,7 @@ from tests.proxy import proxied
 from tests.rawhttp import connection
 
 NOTHING_COMES = 0.2  # seconds
-LONG_ENOUGH = timedelta(seconds=3)  # a pause in which a test sees what it has to see, and acts
+LONG_ENOUGH = timedelta(seconds=3)  # a pause that is long enough for a test to act in
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 
 END_SESSIONS = """
@@ -51,10 +51,10 @@ def soon_again(monkeypatch: pytest.MonkeyPatch) -> timedelta:
 
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody works on is found within a second."""
+    """Orphans are found within a second."""
     for module in ("store", "runner"):
         monkeypatch.setattr(f"streamer.jobs.{module}.LEASE", timedelta(seconds=0.6))
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 async def row_of(gates: Gates, export_id: str) -> "asyncpg.Record":
@@ -64,7 +64,7 @@ async def row_of(gates: Gates, export_id: str) -> "asyncpg.Record":
 
 
 async def until_bytes(export: RemoteExport, least: int = 1) -> None:
-    """Waits until so many bytes can be read."""
+    """Waits until this number of bytes can be read."""
 
     async def there() -> bool:
         return bool((await export.status())["progress"]["bytes"] >= least)
@@ -84,7 +84,7 @@ async def until_row(gates: Gates, export: RemoteExport, **wanted: object) -> Non
 
 
 @both_cursors
-async def test_a_run_that_loses_its_connection_before_a_byte_was_served_begins_anew_under_the_same_id(
+async def test_a_run_that_loses_its_connection_before_a_byte_was_served_is_repeated_under_the_same_id(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, soon_again: timedelta
 ) -> None:
     server, export = await gated(90_000, export_cursor=cursor)
@@ -107,7 +107,7 @@ async def test_a_run_that_loses_its_connection_before_a_byte_was_served_begins_a
     assert server.files() == {export.file_name}
 
 
-async def test_a_follower_that_has_no_byte_yet_is_kept_and_gets_the_second_run_whole(
+async def test_a_follower_without_a_byte_gets_the_whole_second_run(
     gated: Gated,
     gates: Gates,
     session: aiohttp.ClientSession,
@@ -174,7 +174,7 @@ PERMANENT = ("42501", "42P01", "22012", "57014", "53100", "XX000", "P0001", "0A0
 
 
 async def refusing(gates: Gates, *codes: str) -> dict[str, Any]:
-    """A dataset for each SQLSTATE, which fails with it until the table says otherwise; the settings to serve them."""
+    """The settings for a dataset for each SQLSTATE, which fails with it until the table says otherwise."""
     await gates.connection.execute(REFUSING)
     await gates.connection.execute("INSERT INTO refused SELECT unnest($1::text[])", codes)
     for code in codes:
@@ -183,7 +183,7 @@ async def refusing(gates: Gates, *codes: str) -> dict[str, Any]:
     return {**gates.settings, "max_concurrent_exports": len(codes)}
 
 
-async def test_what_time_can_heal_is_tried_again(
+async def test_a_temporary_error_is_retried(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
@@ -199,7 +199,7 @@ async def test_what_time_can_heal_is_tried_again(
         assert sha256(await export.body()) == status["sha256"] == sha256(b"n\n1\n2\n3\n")
 
 
-async def test_what_time_cannot_heal_fails_at_once_with_the_message_of_the_database_alone(
+async def test_a_permanent_error_fails_the_export_with_the_message_of_the_database(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(**await refusing(gates, *PERMANENT))
@@ -210,7 +210,7 @@ async def test_what_time_cannot_heal_fails_at_once_with_the_message_of_the_datab
     assert server.files() == set()
 
 
-async def test_a_failure_in_the_pause_is_no_obstacle_to_a_cancel(
+async def test_an_export_is_cancelled_in_the_pause_before_its_next_attempt(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
@@ -224,18 +224,18 @@ async def test_a_failure_in_the_pause_is_no_obstacle_to_a_cancel(
     assert (status["status"], status["attempts"]) == ("cancelled", 1)
 
 
-# That a byte was served
+# The note that a byte was served
 
 
 class Locked:
-    """The row of one export, locked by the test: whatever changes it waits."""
+    """The row of one export, locked by the test: every statement that changes it waits."""
 
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", gates: Gates) -> None:
         self._connection = connection
         self._gates = gates
 
     async def waiting(self) -> list[int]:
-        """The sessions that wait to say that a byte is served, once there are any."""
+        """Returns the sessions that wait to note that a byte is served, as soon as there are any."""
 
         async def waits() -> bool:
             return bool(await self._gates.connection.fetch(WAITS_TO_SERVE))
@@ -258,7 +258,7 @@ async def locked_row(database: str, gates: Gates, export: RemoteExport) -> Async
 @pytest.mark.parametrize(
     "fields", [{}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=7-"}, {"Range": "bytes=7-99"}], ids=str
 )
-async def test_no_byte_leaves_before_the_table_knows_that_one_does(
+async def test_no_byte_is_sent_before_the_table_has_noted_it(
     gated: Gated, gates: Gates, database: str, fields: dict[str, str]
 ) -> None:
     server, export = await gated(90_000)
@@ -281,7 +281,7 @@ async def test_no_byte_leaves_before_the_table_knows_that_one_does(
 
 
 async def what_comes(reader: asyncio.StreamReader) -> bytes:
-    """What is there of a body, if anything, in a moment; the head may have come."""
+    """Returns the part of the body that arrives within a moment, if any."""
     came = bytearray()
     with suppress(TimeoutError):
         async with asyncio.timeout(NOTHING_COMES):
@@ -290,10 +290,10 @@ async def what_comes(reader: asyncio.StreamReader) -> bytes:
     return bytes(came).partition(b"\r\n\r\n")[2]
 
 
-async def test_a_table_that_cannot_be_told_breaks_the_download_that_has_begun_and_refuses_the_next(
+async def test_a_table_that_does_not_answer_breaks_the_download_that_has_begun_and_refuses_the_next(
     serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
-    """Whoever came before the first row has a head already; who comes after it gets an answer. Nothing is served."""
+    """A client that came before the first row has got the head; a later one gets the answer 503. No byte is served."""
     await gates.view("gated")
     for gate in (1, 90_000):
         await gates.shut("gated", gate)
@@ -344,7 +344,7 @@ async def test_a_download_that_begins_between_the_row_and_the_seal_is_whole(
 
 
 @pytest.mark.usefixtures("soon_again")
-async def test_a_database_that_restarts_is_waited_for_and_the_export_is_run_again(
+async def test_an_export_is_run_again_when_the_database_has_restarted(
     gated: Gated, gates: Gates, postgres: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, export = await gated(90_000)
@@ -357,7 +357,7 @@ async def test_a_database_that_restarts_is_waited_for_and_the_export_is_run_agai
     assert sha256(await export.body()) == gated_sha256()
 
 
-async def test_a_failure_that_cannot_be_written_is_written_when_the_database_is_back(
+async def test_a_failure_is_written_when_the_database_is_back(
     gated: Gated, gates: Gates, postgres: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, export = await gated(90_000)
@@ -368,12 +368,12 @@ async def test_a_failure_that_cannot_be_written_is_written_when_the_database_is_
             await until_said(caplog, f"export {export.id}: waiting for the database")
         with pytest.raises(aiohttp.ClientPayloadError):
             await follower.read()
-        status = await export.status()  # whoever sees the break finds the reason
+        status = await export.status()  # a client whose download was broken finds the reason
     assert (status["status"], status["attempts"]) == ("failed", 1)
     assert "connection" in status["error"]
 
 
-async def test_an_end_that_was_never_written_is_settled_by_the_lease(
+async def test_an_end_that_was_not_written_is_settled_when_the_lease_runs_out(
     serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession, short_lease: None
 ) -> None:
     await gates.view("gated")
@@ -387,7 +387,7 @@ async def test_an_end_that_was_never_written_is_settled_by_the_lease(
         async with unreachable(postgres, gates):
             with pytest.raises(aiohttp.ClientPayloadError):
                 await follower.read()
-            await server.holds()  # both runs have given up
+            await server.holds()  # both runs have ended
             await gates.open("gated", 90_000)
     assert (await served.until("failed"))["error"] == SERVED
     status = await unserved.until("completed")
@@ -424,7 +424,7 @@ SPEC = ExportSpec(dataset="users", columns=("id",))
 
 @dataclass(frozen=True)
 class Left:
-    """What a server has left in the table and in the folder."""
+    """The rows and files that a dead server has left."""
 
     gates: Gates
     session: aiohttp.ClientSession
@@ -432,7 +432,7 @@ class Left:
 
     async def export(
         self,
-        owner: UUID,
+        server_id: UUID,
         *,
         state: str = "processing",
         lease: str = "1 hour",
@@ -442,37 +442,37 @@ class Left:
     ) -> RemoteExport:
         export_id = uuid4()
         await self.gates.connection.execute(
-            "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts, served, not_before)"
+            "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts, served, not_before)"
             " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval, $6, $7,"
             " clock_timestamp() + $8::text::interval)",
-            *(export_id, state, SPEC.to_json(), owner, lease, attempts, served, not_before),
+            *(export_id, state, SPEC.to_json(), server_id, lease, attempts, served, not_before),
         )
         if state == "processing":
             (self.server.spool / f"{export_id}.csv").write_bytes(b"id\n1\n2")
         return RemoteExport(self.session, self.server.url, str(export_id))
 
-    def lock_of(self, owner: UUID) -> Path:
-        return self.server.spool / f"{PREFIX}{owner}"
+    def lock_of(self, server_id: UUID) -> Path:
+        return self.server.spool / f"{PREFIX}{server_id}"
 
     @property
     def running(self) -> UUID:
-        """The owner that the server itself is."""
+        """The id of the server itself."""
         (lock,) = self.server.spool.glob(f"{PREFIX}*")
         return UUID(lock.name.removeprefix(PREFIX))
 
 
 @pytest.fixture
 async def left(short_lease: None, serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> Left:
-    """A running server that looks after the dead every moment."""
+    """A running server that looks for dead servers every 0.1 s."""
     return Left(gates, session, await serve(max_concurrent_exports=1))
 
 
 async def test_the_exports_of_a_server_whose_lock_is_free_are_settled_while_their_lease_holds(left: Left) -> None:
-    owner = uuid4()
-    waiting = await left.export(owner, state="pending", attempts=1, not_before="1 hour")
-    begun, served = await left.export(owner), await left.export(owner, served=True)
-    exhausted = await left.export(owner, attempts=3)
-    left.lock_of(owner).touch()
+    server_id = uuid4()
+    waiting = await left.export(server_id, state="pending", attempts=1, not_before="1 hour")
+    begun, served = await left.export(server_id), await left.export(server_id, served=True)
+    exhausted = await left.export(server_id, attempts=3)
+    left.lock_of(server_id).touch()
     for export, reason in ((served, SERVED), (exhausted, EXHAUSTED)):
         assert (await export.until("failed"))["error"] == reason
     for export in (waiting, begun):
@@ -480,16 +480,16 @@ async def test_the_exports_of_a_server_whose_lock_is_free_are_settled_while_thei
         assert (status["attempts"], status["sha256"]) == (2, users_sha256())
         assert sha256(await export.body()) == users_sha256()
     assert left.server.files() == {waiting.file_name, begun.file_name}
-    assert not left.lock_of(owner).exists()
+    assert not left.lock_of(server_id).exists()
 
 
 async def test_a_server_whose_lock_is_held_is_alive_until_its_lease_runs_out(left: Left) -> None:
-    owner = uuid4()
-    lock = left.lock_of(owner)
+    server_id = uuid4()
+    lock = left.lock_of(server_id)
     dead = uuid4()
     with lock.open("xb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        alive, late = await left.export(owner), await left.export(owner, lease="100 ms")
+        alive, late = await left.export(server_id), await left.export(server_id, lease="100 ms")
         clock = await left.export(dead)
         left.lock_of(dead).touch()
         for export in (late, clock):
@@ -505,20 +505,20 @@ async def test_a_server_whose_lock_is_held_is_alive_until_its_lease_runs_out(lef
 
 
 @pytest.mark.parametrize("state", ["pending", "processing"])
-async def test_a_row_of_its_own_that_a_server_does_not_know_is_found_by_its_lease(left: Left, state: str) -> None:
-    """The answer to the statement that made it so was lost."""
+async def test_a_row_of_this_server_that_it_does_not_run_is_settled_by_its_lease(left: Left, state: str) -> None:
+    """The answer to the statement that changed the row was lost."""
     export = await left.export(left.running, state=state, lease="300 ms", attempts=int(state == "processing"))
     assert (await export.until("completed"))["sha256"] == users_sha256()
     assert sha256(await export.body()) == users_sha256()
 
 
-async def test_a_row_of_its_own_that_a_server_does_not_know_keeps_no_other_from_running(left: Left) -> None:
+async def test_a_row_of_this_server_that_it_does_not_run_does_not_block_others(left: Left) -> None:
     await left.export(left.running, state="pending", attempts=0)
     export = await create(left.session, left.server.url, columns="id")
     assert (await export.until("completed"))["sha256"] == users_sha256()
 
 
-async def test_the_lease_of_a_run_and_of_a_queue_is_renewed_for_as_long_as_they_last(
+async def test_the_leases_of_running_and_queued_exports_are_renewed(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession, short_lease: None
 ) -> None:
     server, running = await gated(50_000, max_concurrent_exports=1)
@@ -538,7 +538,7 @@ async def test_the_lease_of_a_run_and_of_a_queue_is_renewed_for_as_long_as_they_
 
 
 @pytest.mark.parametrize("how", ["pending", "processing"])
-async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
+async def test_a_run_with_a_damaged_lease_is_not_started_twice(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession, short_lease: None, how: str
 ) -> None:
     server, running = await gated(50_000, max_concurrent_exports=1)
@@ -560,10 +560,10 @@ async def test_a_damaged_lease_of_a_live_run_does_not_start_it_twice(
     assert (await running.status())["attempts"] == 1
 
 
-# A database that does not answer those who ask
+# Requests while the database does not answer
 
 
-async def test_a_database_that_does_not_answer_is_503_and_it_is_served_again_when_it_does(
+async def test_requests_get_503_until_the_database_answers(
     serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with proxied(database) as proxy:
@@ -572,7 +572,7 @@ async def test_a_database_that_does_not_answer_is_503_and_it_is_served_again_whe
         await export.until("completed")
         proxy.hold_answer_to("SELECT * FROM streamer.exports WHERE id = $1")
         with monkeypatch.context() as impatient:
-            impatient.setattr("streamer.jobs.store.PATIENCE", 0.3)
+            impatient.setattr("streamer.jobs.store.STATEMENT_TIMEOUT", 0.3)
             async with session.get(f"{server.url}/exports/{export.id}") as response:
                 assert "does not answer" in (await read_problem(response, 503))["detail"]
                 assert int(response.headers["Retry-After"]) > 0
@@ -580,7 +580,7 @@ async def test_a_database_that_does_not_answer_is_503_and_it_is_served_again_whe
         assert (await export.status())["status"] == "completed"
 
 
-async def test_a_database_that_is_gone_is_503_and_the_server_lives(
+async def test_requests_get_503_without_a_database_and_the_server_goes_on(
     serve: Serve, database: str, session: aiohttp.ClientSession
 ) -> None:
     async with proxied(database) as proxy:

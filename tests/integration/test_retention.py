@@ -1,7 +1,7 @@
-"""How long the file of a completed export stays: its time, the room there is, and that nobody is reading it.
+"""How long the file of a completed export stays: expiry, eviction for lack of room, and downloads that keep it.
 
-The time is told by the status, a file that is gone is 410, and a removal that is interrupted between the row and the
-file, or that the file system refuses, is finished by the sweep.
+The status shows the time of expiry, a download of a removed file gets 410, and the sweep finishes a removal that was
+interrupted between the row and the file, or that the file system refused.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is remembered of an export, and the sweep comes every moment."""
+    """Rows are not cached, and the sweep runs every 0.05 s."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
 
@@ -51,7 +51,7 @@ async def completed(session: aiohttp.ClientSession, server: Server) -> RemoteExp
 
 
 async def age(gates: Gates, export: RemoteExport, by: timedelta) -> None:
-    """The export was completed, and last used, so much earlier."""
+    """Moves the completion and the last use of the export into the past."""
     await gates.connection.execute(
         "UPDATE streamer.exports SET finished_at = finished_at - $2::interval, used_at = used_at - $2::interval"
         " WHERE id = $1",
@@ -72,7 +72,7 @@ async def assert_gone(export: RemoteExport) -> None:
 
 @asynccontextmanager
 async def reading(export: RemoteExport) -> AsyncIterator[Body]:
-    """A download under way: the client has the head, and reads on when the test does."""
+    """A download in progress: the client has the head, and reads when the test does."""
     async with connection(export.server, receive=4096) as wire:
         await wire.send("GET", export.path, {"Connection": "close"})
         head, body = await wire.begin()
@@ -116,7 +116,7 @@ async def test_only_a_completed_export_expires(serve: Serve, gates: Gates, sessi
     await assert_gone(running)
 
 
-async def test_an_expired_export_stays_for_as_long_as_somebody_reads_it(
+async def test_an_expired_export_stays_while_it_is_being_downloaded(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(export_ttl=Duration(3600), **gates.settings)
@@ -131,7 +131,7 @@ async def test_an_expired_export_stays_for_as_long_as_somebody_reads_it(
     await assert_gone(export)
 
 
-async def test_when_room_is_short_those_go_first_that_nobody_has_asked_for_the_longest(
+async def test_the_least_recently_used_exports_are_evicted_first(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(spool_max_bytes=Size(3 * len(gated_csv())), **gates.settings)
@@ -146,7 +146,7 @@ async def test_when_room_is_short_those_go_first_that_nobody_has_asked_for_the_l
         assert sha256(await export.body()) == gated_sha256()
 
 
-async def test_when_all_that_could_go_is_being_read_there_is_no_room(
+async def test_there_is_no_room_when_every_completed_export_is_being_downloaded(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(spool_max_bytes=Size(len(gated_csv())), **gates.settings)
@@ -164,7 +164,7 @@ async def test_when_all_that_could_go_is_being_read_there_is_no_room(
     await assert_gone(export)
 
 
-async def test_nothing_is_removed_when_that_would_not_make_room(
+async def test_nothing_is_evicted_when_all_evictions_would_not_make_room(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something else fills the disk, or the folder."""
@@ -186,7 +186,7 @@ async def status_of_new(session: aiohttp.ClientSession, server: Server) -> int:
         return response.status
 
 
-async def test_nothing_is_removed_for_an_export_that_is_not_taken(
+async def test_nothing_is_evicted_for_an_export_that_is_refused(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
@@ -203,7 +203,7 @@ async def test_nothing_is_removed_for_an_export_that_is_not_taken(
     await gates.open("gated", 1)
 
 
-async def test_a_live_download_that_is_still_being_read_keeps_the_file_of_the_completed_export(
+async def test_a_live_download_keeps_the_file_of_the_completed_export(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(spool_max_bytes=Size(len(gated_csv())), export_ttl=Duration(3600), **gates.settings)
@@ -220,14 +220,14 @@ async def test_a_live_download_that_is_still_being_read_keeps_the_file_of_the_co
     await assert_gone(export)
 
 
-async def test_room_for_much_is_made_of_many_small_exports(
+async def test_many_small_exports_are_evicted_in_batches(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table and the folder are asked once for a batch, and not once for each file."""
+    """The table and the folder are read once for a batch, not once for each file."""
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 3600.0)
     server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
     await gates.connection.execute(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, folder, bytes, finished_at)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, folder, bytes, finished_at)"
         " SELECT gen_random_uuid(), 'completed', '{}', gen_random_uuid(), now(), $1, 1000,"
         " now() - make_interval(mins => 60 * 24 - n) FROM generate_series(1, 1500) AS n",
         json.loads((server.spool / NAME).read_text())["folder"],
@@ -256,7 +256,7 @@ def counted(counts: Counter[str], method: Callable[..., Any]) -> Callable[..., A
 
 @pytest.fixture
 def immutable() -> Iterator[Callable[[Path, bool], None]]:
-    """Makes a folder, or a file, so that nothing in it can be removed, also by root, and undoes it."""
+    """Makes a folder or a file immutable, also for root, and reverts it."""
     changed: set[Path] = set()
 
     def change(path: Path, lasting: bool) -> None:
@@ -271,7 +271,7 @@ def immutable() -> Iterator[Callable[[Path, bool], None]]:
         change(path, False)
 
 
-async def test_as_long_as_files_cannot_be_removed_no_more_than_one_export_is_given_up(
+async def test_at_most_one_export_is_evicted_while_files_cannot_be_removed(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, immutable: Callable[[Path, bool], None]
 ) -> None:
     server = await serve(spool_max_bytes=Size(3 * len(gated_csv())), **gates.settings)
@@ -289,7 +289,7 @@ async def test_as_long_as_files_cannot_be_removed_no_more_than_one_export_is_giv
         assert sha256(await export.body()) == gated_sha256()
 
 
-async def test_a_deleted_export_whose_file_cannot_be_removed_is_gone_and_its_file_goes_when_it_can(
+async def test_the_file_of_a_deleted_export_is_removed_as_soon_as_that_is_possible(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, immutable: Callable[[Path, bool], None]
 ) -> None:
     server = await serve(**gates.settings)
@@ -358,7 +358,7 @@ async def test_a_sweep_goes_on_after_a_database_that_did_not_answer(
     await assert_gone(export)
 
 
-async def test_files_of_exports_that_are_not_kept_are_removed_when_a_server_starts(
+async def test_files_without_a_use_are_removed_when_a_server_starts(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     settings = configure(**gates.settings)

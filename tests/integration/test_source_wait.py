@@ -1,6 +1,6 @@
-"""A source that is away, locked, or without a free connection: exports wait for it, and lose neither attempt nor order.
+"""A source that is away, locked, or without a free connection: exports wait, and keep attempts and order.
 
-The exports table is on another server than the source, so that the one can be stopped without the other.
+The exports table is on another database server than the source, so that the source can be stopped alone.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def source() -> Iterator[OwnPostgres]:
 
 @pytest.fixture
 async def numbers(source: OwnPostgres) -> str:
-    """The URL of a database with a table `numbers`."""
+    """Yields the URL of a database with a table `numbers`."""
     name = f"numbers_{uuid4().hex[:8]}"
     async with connected(source.url) as connection:
         await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
@@ -62,7 +62,7 @@ async def waits_for(export: RemoteExport, what: str | None) -> dict[str, Any]:
 
 
 async def all_whole(exports: list[RemoteExport]) -> list[dict[str, Any]]:
-    """The statuses once all are completed: of one attempt each, and with the right bytes."""
+    """Returns the statuses when all exports are completed, after one attempt each and with the right bytes."""
     statuses = [await export.until("completed") for export in exports]
     assert {status["sha256"] for status in statuses} == {sha256(BODY.encode())}
     assert {(status["attempts"], status["waitingFor"]) for status in statuses} == {(1, None)}
@@ -86,7 +86,7 @@ async def test_exports_wait_for_a_source_that_is_stopped_and_keep_their_attempts
     assert begun == sorted(begun)
 
 
-async def test_a_live_client_is_told_to_come_back_and_the_export_goes_on_waiting(
+async def test_a_live_client_gets_503_with_retry_after_and_the_export_waits_on(
     source: OwnPostgres,
     configure: Configure,
     numbers: str,
@@ -113,7 +113,7 @@ async def test_a_live_client_is_told_to_come_back_and_the_export_goes_on_waiting
         assert await export.body() == BODY.encode()
 
 
-async def test_an_export_fails_once_it_has_waited_long_enough(
+async def test_an_export_fails_after_the_maximum_wait(
     source: OwnPostgres, serve: Serve, numbers: str, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(source_database_url=numbers, datasets=Names(("numbers",)), source_wait=Duration(0.5))
@@ -151,7 +151,7 @@ async def test_exports_wait_for_a_failover_to_another_host(serve: Serve, session
             await all_whole(exports)
 
 
-async def test_a_role_with_fewer_connections_than_exports_at_once_only_makes_them_wait(
+async def test_exports_wait_when_the_role_has_too_few_connections(
     numbers: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     role = f"narrow_{uuid4().hex[:8]}"
@@ -166,7 +166,7 @@ async def test_a_role_with_fewer_connections_than_exports_at_once_only_makes_the
         await all_whole(await many(session, server))
 
 
-async def test_an_export_waits_for_a_lock_without_a_place_and_others_go_on(
+async def test_an_export_that_waits_for_a_lock_does_not_block_others(
     numbers: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     async with connected(numbers) as connection, connected(numbers) as other:
@@ -201,7 +201,7 @@ async def test_a_waiting_export_can_be_cancelled_and_is_not_run_afterwards(
     assert (found["status"], found["waitingFor"]) == ("cancelled", None)
 
 
-async def test_an_export_in_the_queue_waits_for_a_place(
+async def test_a_queued_export_shows_that_it_waits_for_a_place(
     numbers: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     async with connected(numbers) as connection:
@@ -222,7 +222,7 @@ async def test_an_export_in_the_queue_waits_for_a_place(
         await all_whole([running, queued])
 
 
-async def test_a_restart_of_the_server_while_the_source_is_locked_loses_nothing(
+async def test_an_export_survives_a_restart_while_the_source_is_locked(
     numbers: str, configure: Configure, session: aiohttp.ClientSession
 ) -> None:
     settings = configure(source_database_url=numbers, datasets=Names(("numbers",)))

@@ -1,7 +1,7 @@
-"""When there is no room, and when the disk fails: the export fails, its file goes, the server stays.
+"""No room, and a disk that fails: the export fails, its file is removed, and the server goes on.
 
-New exports are 507 until there is room again. A sealed file that is not what its row says is never served. The faults
-are made of `os.write` and `os.fsync`, the two calls that the spool makes of the disk, and of a full file system.
+New exports get 507 until there is room again. A sealed file that differs from its row is never served. The faults are
+errors of `os.write` and `os.fsync`, the calls by which a spool uses the disk, and a full file system.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from tests.conftest import Configure, Gated, Serve, Server, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, Steps, gated_csv, gated_sha256
 
-BLOCK_SIZE, FREE_BLOCKS = 1, 4  # places in what statvfs gives
+BLOCK_SIZE, FREE_BLOCKS = 1, 4  # indexes in the result of statvfs
 REFUSED = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
 
 
 async def refuse_new(session: aiohttp.ClientSession, server: Server) -> None:
-    """Every way to begin an export is 507, and leaves nothing."""
+    """Asserts that every way to create an export gets 507, and leaves nothing."""
     for method, path in REFUSED:
         async with session.request(method, f"{server.url}{path}", params=dataset(server)) as response:
             problem = await read_problem(response, 507)
@@ -55,13 +55,13 @@ async def still_works(session: aiohttp.ClientSession, server: Server, expected: 
 # No room
 
 
-async def test_a_full_folder_is_507_until_something_is_deleted(
+async def test_a_full_folder_answers_507_until_an_export_is_deleted(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)  # what others write is seen at once
+    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)  # files of other servers are counted at once
     await gates.view("gated")
     server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
-    foreign = server.spool / "00000000-0000-0000-0000-000000000000.csv"  # nobody's, so that nothing can make room
+    foreign = server.spool / "00000000-0000-0000-0000-000000000000.csv"  # without a row, so that it cannot be evicted
     foreign.write_bytes(bytes(1_000_000))
     await refuse_new(session, server)
     assert await gates.connection.fetchval("SELECT count(*) FROM streamer.exports") == 0
@@ -70,7 +70,7 @@ async def test_a_full_folder_is_507_until_something_is_deleted(
     await still_works(session, server)
 
 
-async def test_a_reached_disk_reserve_is_507_and_finished_exports_are_still_served(
+async def test_a_reached_disk_reserve_answers_507_and_completed_exports_are_served(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gates.view("gated")
@@ -89,7 +89,7 @@ async def test_a_reached_disk_reserve_is_507_and_finished_exports_are_still_serv
     await still_works(session, server)
 
 
-async def test_no_more_is_removed_than_was_missing_though_the_disk_does_not_show_it(
+async def test_no_more_is_evicted_than_necessary_if_the_disk_shows_free_space_late(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some file systems free space later, and others may take it."""
@@ -106,7 +106,7 @@ async def test_no_more_is_removed_than_was_missing_though_the_disk_does_not_show
 
 
 def filled(free: Callable[[], int]) -> Callable[[Path], os.statvfs_result]:
-    """What statvfs says of a disk on which so many bytes are free."""
+    """Returns the statvfs of a disk with this number of free bytes."""
     statvfs = os.statvfs
 
     def told(path: Path) -> os.statvfs_result:
@@ -118,7 +118,7 @@ def filled(free: Callable[[], int]) -> Callable[[Path], os.statvfs_result]:
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["unread", "followed"])
-async def test_a_folder_that_becomes_full_fails_the_export_breaks_its_follower_and_frees_the_room(
+async def test_a_folder_that_becomes_full_fails_the_export_and_removes_its_file(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", 1_000_000)
@@ -144,7 +144,7 @@ async def test_a_folder_that_becomes_full_fails_the_export_breaks_its_follower_a
 
 
 class FailingDisk:
-    """`os.write` and `os.fsync` of the files of exports, which go wrong once the test says so."""
+    """`os.write` and `os.fsync` of the files of exports, which fail at a command of the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write_error: int | None = None
@@ -241,7 +241,7 @@ async def test_a_file_that_cannot_be_read_breaks_its_follower_and_the_export_goe
     assert sha256(await export.body()) == gated_sha256()
 
 
-# Sealed files that are not what was sealed
+# Sealed files that were changed
 
 
 def flip_a_bit(file: Path) -> None:
@@ -264,7 +264,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     [{}, {"Range": "bytes=0-9"}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=0-0, 5-6"}],
     ids=["whole", "range", "gzip", "ranges"],
 )
-async def test_a_damaged_file_is_410_after_a_restart_however_it_is_asked_for(
+async def test_a_damaged_file_gets_410_after_a_restart_for_every_kind_of_request(
     configure: Configure, session: aiohttp.ClientSession, fields: dict[str, str]
 ) -> None:
     settings = configure()
@@ -285,7 +285,7 @@ async def test_a_damaged_file_is_410_after_a_restart_however_it_is_asked_for(
         assert sha256(await intact.body()) == sha256(expected)
 
 
-async def test_a_file_of_another_time_is_hashed_once_however_many_ask_at_once(
+async def test_a_file_of_an_earlier_process_is_hashed_once_for_concurrent_requests(
     configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = configure()
@@ -308,7 +308,7 @@ async def test_a_file_of_another_time_is_hashed_once_however_many_ask_at_once(
     assert hashed == [UUID(export.id)]
 
 
-async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_however_many_ask_at_once(
+async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_for_concurrent_requests(
     serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await serve()
@@ -326,7 +326,7 @@ async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_however_many_
     assert looking.count == 1
 
 
-async def test_what_was_looked_up_before_a_removal_is_not_given_to_who_asks_after_it(
+async def test_a_look_up_that_began_before_a_removal_is_not_used_after_it(
     serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await serve()
@@ -344,7 +344,7 @@ async def test_what_was_looked_up_before_a_removal_is_not_given_to_who_asks_afte
 
 
 class Held:
-    """The answers of the table to those who look up a completed export are held."""
+    """Delays the rows of completed exports that are looked up."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
@@ -376,7 +376,7 @@ async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
 async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
     serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its length is the same, and so is its inode."""
+    """Its length and its inode stay the same."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     server = await serve()
     export, touched = [await create(session, server.url, columns="id") for _ in range(2)]
@@ -393,10 +393,10 @@ async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
     assert sha256(await touched.body()) == expected
 
 
-async def test_a_damaged_file_that_is_replaced_by_a_copy_of_what_was_sealed_is_served_again(
+async def test_a_damaged_file_that_is_replaced_by_an_intact_copy_is_served_again(
     configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is served of the damaged one, which is still open, though the new one is intact."""
+    """The damaged file is still open, and none of its bytes is served although the new file is intact."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 3600.0)
     settings = configure()
     async with serving(settings) as url:
@@ -421,7 +421,7 @@ async def test_a_damaged_file_that_is_replaced_by_a_copy_of_what_was_sealed_is_s
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of four megabytes, and of twenty files."""
+    """Yields a file system of four megabytes and twenty files."""
     with mounted(tmp_path / "small", "size=4m,nr_inodes=20") as folder:
         yield folder
 
@@ -451,7 +451,7 @@ def mounted(folder: Path, limits: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-async def test_a_file_system_without_room_for_another_file_is_507(
+async def test_a_file_system_without_inodes_answers_507(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, small_disk: Path
 ) -> None:
     await gates.view("little", rows=20_000)
@@ -467,7 +467,7 @@ async def test_a_file_system_without_room_for_another_file_is_507(
     assert sha256(await little.body()) == sha256(gated_csv(20_000))
 
 
-async def test_a_full_file_system_fails_the_export_and_is_507_until_there_is_room(
+async def test_a_full_file_system_fails_the_export_and_answers_507_until_there_is_room(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, small_disk: Path
 ) -> None:
     await gates.view("gated")
@@ -489,7 +489,7 @@ async def test_a_full_file_system_fails_the_export_and_is_507_until_there_is_roo
     assert files_in(small_disk) == {little.file_name}
 
 
-async def test_a_disk_that_is_smaller_than_the_reserve_is_a_warning_at_the_start(
+async def test_a_disk_smaller_than_the_reserve_is_logged_at_the_start(
     serve: Serve, session: aiohttp.ClientSession, disk_of_64_megabytes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await serve(export_storage_path=disk_of_64_megabytes)
@@ -499,20 +499,20 @@ async def test_a_disk_that_is_smaller_than_the_reserve_is_a_warning_at_the_start
     await refuse_new(session, server)
 
 
-async def test_a_disk_with_room_or_without_a_reserve_is_no_warning(
+async def test_a_disk_with_room_or_without_a_reserve_is_not_logged(
     serve: Serve, disk_of_64_megabytes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for reserve in (0, 32 * 1024 * 1024):
         await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(reserve))
-    (disk_of_64_megabytes / f"{uuid4()}{SUFFIX}").write_bytes(bytes(40 * 1024 * 1024))  # gives way, if it must
+    (disk_of_64_megabytes / f"{uuid4()}{SUFFIX}").write_bytes(bytes(40 * 1024 * 1024))  # can be evicted
     await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(32 * 1024 * 1024))
     assert not [record for record in caplog.records if "SPOOL_DISK_RESERVE" in record.getMessage()]
 
 
-async def test_exports_that_run_at_once_cross_the_reserve_by_two_megabytes_each_at_most(
+async def test_concurrent_exports_exceed_the_reserve_by_at_most_two_megabytes_each(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, disk_of_64_megabytes: Path
 ) -> None:
-    """Together they would write 90 MB, and each of them less than it writes between two looks at the whole folder."""
+    """Together they would write 90 MB, and each less than is written between two scans of the folder."""
     reserve, running = 24 * 1024 * 1024, 6
     await gates.make(Steps("rows", rows=9500, gates=(2,), width=50))
     await gates.shut("rows", 2)

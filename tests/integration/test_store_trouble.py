@@ -1,4 +1,4 @@
-"""A table that is locked, read-only, late or forbidden: what is whole on the disk is not lost by it.
+"""An exports table that is locked, read-only, late or forbidden: no export that is whole on the disk is lost.
 
 Once all bytes of an export are durable, the row alone decides about its file.
 """
@@ -44,17 +44,17 @@ READ_ONLY, NO_PRIVILEGE, SERIALIZATION, TIMEOUT = "25006", "42501", "40001", "57
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("store", "runner"):
         monkeypatch.setattr(f"streamer.jobs.{module}.LEASE", LEASE)
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", LEASE / 6)
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", LEASE / 6)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement that is not answered is given up soon."""
-    monkeypatch.setattr("streamer.jobs.store.PATIENCE", 0.2)
+    """Statements time out after 0.2 s."""
+    monkeypatch.setattr("streamer.jobs.store.STATEMENT_TIMEOUT", 0.2)
 
 
 async def completing(gates: Gates) -> None:
-    """Waits until an export wants to be completed, and cannot."""
+    """Waits until the statement that completes an export is blocked."""
 
     async def waits() -> bool:
         return bool(
@@ -78,7 +78,7 @@ async def locked_table(database: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("short_lease", "impatient")
-async def test_a_table_that_is_locked_for_longer_than_a_lease_is_waited_for_and_nothing_is_lost(
+async def test_a_whole_export_survives_a_table_that_is_locked_for_longer_than_a_lease(
     serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -100,7 +100,7 @@ async def test_a_table_that_is_locked_for_longer_than_a_lease_is_waited_for_and_
 
 @pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("code", [READ_ONLY, NO_PRIVILEGE, TIMEOUT])
-async def test_a_table_that_takes_no_end_at_the_moment_is_told_again(
+async def test_a_completion_that_the_table_refuses_is_retried(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, code: str
 ) -> None:
     server = await serve()
@@ -126,7 +126,7 @@ async def test_a_stop_does_not_remove_the_file_of_an_export_whose_row_says_compl
     configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to the statement that completed it is late."""
-    monkeypatch.setattr("streamer.jobs.queue.STOP_TIMEOUT", 0.3)
+    monkeypatch.setattr("streamer.jobs.jobs.STOP_TIMEOUT", 0.3)
     await gates.view("gated", rows=1000)
     async with proxied(database) as proxy:
         settings = configure(database_url=proxy.url, **gates.settings)
@@ -173,7 +173,7 @@ async def test_an_export_cancelled_while_it_waits_to_be_completed_leaves_no_file
 # Other requests
 
 
-async def test_a_delete_that_the_table_does_not_hear_of_leaves_the_file(
+async def test_a_delete_without_the_table_leaves_the_file(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server = await serve()
@@ -192,7 +192,7 @@ async def test_a_delete_that_the_table_does_not_hear_of_leaves_the_file(
 
 
 @pytest.mark.parametrize("code", [READ_ONLY, SERIALIZATION])
-async def test_completed_exports_are_downloaded_while_the_table_takes_no_changes_and_new_ones_are_503(
+async def test_completed_exports_are_served_while_the_table_is_read_only_and_new_ones_get_503(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
@@ -211,7 +211,7 @@ async def test_completed_exports_are_downloaded_while_the_table_is_locked(
     serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.completed.NOTING", 0.1)
+    monkeypatch.setattr("streamer.jobs.completed.NOTE_TIMEOUT", 0.1)
     server = await serve()
     export = await create(session, server.url, columns="id")
     await export.until("completed")
@@ -223,7 +223,7 @@ async def test_completed_exports_are_downloaded_while_the_table_is_locked(
 # Roles and their defaults
 
 
-async def test_servers_work_whatever_the_isolation_that_is_the_default_of_the_database(
+async def test_servers_work_with_every_default_isolation_level(
     configure: Configure, serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     name = await gates.connection.fetchval("SELECT current_database()")
@@ -262,7 +262,7 @@ async def test_a_database_that_is_read_only_ends_the_start_with_one_line(configu
 
 
 @pytest.mark.usefixtures("short_lease")
-async def test_a_role_with_a_statement_timeout_is_503_while_the_table_is_locked_and_works_afterwards(
+async def test_a_role_with_a_statement_timeout_gets_503_while_the_table_is_locked(
     configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = await gates.connection.fetchval("SELECT current_database()")

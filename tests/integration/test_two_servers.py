@@ -1,7 +1,7 @@
 """Two servers on one database with one folder of spools: no export runs twice, and either server answers for both.
 
-What one of them runs can be downloaded there only; what is sealed, from both. Whoever is asked to cancel stops the run
-wherever it is, and a run that has been taken over leaves the other's file alone.
+A running export can be downloaded only from the server that runs it, a sealed one from both. A cancel through either
+server stops the run, and a run that was taken over does not touch the file of the new run.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from streamer.jobs.queue import SERVED
+from streamer.jobs.recovery import SERVED
 from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.spool.servers import PREFIX
@@ -23,8 +23,8 @@ from tests.gates import Gates, gated_csv, gated_sha256
 
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that starts looks after the table every moment."""
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    """Servers renew their leases and look for orphans every 0.1 s."""
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
 
 
 def asked_of(server: str, export: RemoteExport) -> RemoteExport:
@@ -36,21 +36,21 @@ async def expire_leases(gates: Gates) -> None:
 
 
 async def refused(export: RemoteExport, status: int) -> dict[str, str]:
-    """The fields of the problem with which a download is refused, its Retry-After included."""
+    """Returns the problem that refuses a download, and its Retry-After."""
     async with export.session.get(export.download) as response:
         problem = await read_problem(response, status)
         return {**problem, "Retry-After": response.headers.get("Retry-After", "")}
 
 
 @pytest.mark.usefixtures("attentive")
-async def test_what_a_dead_server_has_left_is_shared_and_nothing_runs_twice(
+async def test_the_exports_of_a_dead_server_are_shared_and_none_runs_twice(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     servers = [await serve(max_concurrent_exports=2) for _ in range(2)]
     dead, exports = uuid4(), [uuid4() for _ in range(16)]
     spec = ExportSpec(dataset="users", columns=("id",)).to_json()
     await gates.connection.executemany(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts)"
+        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, attempts)"
         " VALUES ($1, 'processing', $2, $3, clock_timestamp(), 1)",
         [(export_id, spec, dead) for export_id in exports],
     )
@@ -74,11 +74,11 @@ async def test_every_server_runs_its_own_exports_once(
     for export in exports:
         status = await export.until("completed")
         assert (status["attempts"], status["sha256"]) == (1, users_sha256())
-    owners = Counter(row["owner"] for row in await gates.connection.fetch("SELECT owner FROM streamer.exports"))
-    assert sorted(owners.values()) == [6, 6]
+    counts = Counter(row["server_id"] for row in await gates.connection.fetch("SELECT server_id FROM streamer.exports"))
+    assert sorted(counts.values()) == [6, 6]
 
 
-async def test_a_download_asked_of_the_other_server_waits_while_it_grows_and_is_whole_once_it_is_sealed(
+async def test_a_download_from_the_other_server_is_refused_until_the_export_is_sealed(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -102,7 +102,7 @@ async def test_a_download_asked_of_the_other_server_waits_while_it_grows_and_is_
             assert sha256(await response.read()) == sha256(gated_csv()[1000:2000])
 
 
-async def test_a_cancel_asked_of_the_other_server_stops_the_run_and_breaks_its_followers(
+async def test_a_cancel_through_the_other_server_stops_the_run_and_breaks_its_followers(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -125,7 +125,7 @@ async def test_a_cancel_asked_of_the_other_server_stops_the_run_and_breaks_its_f
 
 
 @pytest.mark.usefixtures("attentive")
-async def test_a_cancel_asked_of_the_other_server_while_queued_makes_room_and_breaks_its_followers(
+async def test_a_cancel_through_the_other_server_frees_the_queue_and_breaks_followers(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -147,7 +147,7 @@ async def test_a_cancel_asked_of_the_other_server_while_queued_makes_room_and_br
     assert (await queued.status())["startedAt"] is None
 
 
-async def test_a_sealed_export_that_is_deleted_through_the_other_server_is_read_to_its_end_and_then_gone(
+async def test_a_download_ends_well_when_the_other_server_deletes_the_export(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.1)
@@ -168,7 +168,7 @@ async def test_a_sealed_export_that_is_deleted_through_the_other_server_is_read_
     assert await export.delete() == 204
 
 
-async def test_what_a_server_leaves_when_it_stops_is_run_by_the_other_at_once(
+async def test_the_exports_of_a_server_that_stops_are_run_by_the_other_at_once(
     configure: Configure,
     serve: Serve,
     gates: Gates,
@@ -191,13 +191,13 @@ async def test_what_a_server_leaves_when_it_stops_is_run_by_the_other_at_once(
     assert staying.files() == {export.file_name for export in exports}
 
 
-async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_run_alone(
+async def test_a_run_that_was_taken_over_ends_and_does_not_touch_the_file_of_the_new_run(
     serve: Serve, gated: Gated, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, export = await gated(90_000)  # it looks at its leases in ten seconds
+    slow, export = await gated(90_000)  # it reads its leases every ten seconds
     backend = await gates.reached("gated", 90_000)
     await expire_leases(gates)
-    monkeypatch.setattr("streamer.jobs.queue.RENEWAL", timedelta(seconds=0.1))
+    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
     quick = await serve(**gates.settings)
     other = asked_of(quick.url, export)
 
@@ -208,7 +208,7 @@ async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_
     await until(taken_over, "the export is run by the other server alone")
 
     async def given_up() -> bool:
-        """Until then it gives nobody a byte of its own run."""
+        """Until then it serves no byte of its own run."""
         async with session.get(export.download) as response:
             if response.status == 503:
                 return True
@@ -227,7 +227,7 @@ async def test_a_run_that_is_taken_over_gives_up_and_leaves_the_file_of_the_new_
     assert files_in(slow.spool) == {export.file_name}
 
 
-async def test_a_served_run_whose_lease_the_other_server_saw_run_out_fails_and_its_followers_break(
+async def test_a_served_run_with_an_expired_lease_is_failed_by_the_other_server(
     serve: Serve, gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     slow, export = await gated(90_000)
@@ -235,7 +235,7 @@ async def test_a_served_run_whose_lease_the_other_server_saw_run_out_fails_and_i
         await follower.content.readexactly(1000)
         await gates.reached("gated", 90_000)
         await expire_leases(gates)
-        quick = await serve(**gates.settings)  # it settles what it finds when it starts
+        quick = await serve(**gates.settings)  # it settles orphans when it starts
         with pytest.raises(aiohttp.ClientPayloadError):
             await follower.read()
     for server in (slow, quick):

@@ -1,4 +1,4 @@
-"""The gate before a source that is away: one attempt at a time, and nobody is left behind it."""
+"""The gate before a source that is away: one attempt at a time, and every waiting worker passes in the end."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,12 +7,12 @@ import pytest
 
 from streamer.jobs.gate import SourceGate
 
-QUICK = 0.01  # seconds of the longest pause
+QUICK = 0.01  # seconds, the maximum pause
 WAIT = 10.0  # seconds until a test that waits has failed
 
 
 class Workers:
-    """Workers that want to begin an export; each run ends as the source then answers."""
+    """Workers that begin an export; each run ends with the current answer of the source."""
 
     def __init__(self, gate: SourceGate, answer: Callable[[int], bool]) -> None:
         self.attempts = 0
@@ -22,7 +22,7 @@ class Workers:
         self._answer = answer
 
     async def run(self) -> None:
-        """Until a run has got a connection."""
+        """Returns when a run has got a connection."""
         while True:
             async with self._gate.passage():
                 self.attempts += 1
@@ -36,13 +36,13 @@ class Workers:
                 self._gate.went_away("refused")
 
 
-async def test_an_open_gate_lets_everything_through() -> None:
+async def test_every_worker_passes_an_open_gate() -> None:
     workers = Workers(SourceGate(), lambda attempt: True)
     await asyncio.gather(*(workers.run() for _ in range(5)))
     assert (workers.attempts, workers.most_at_once) == (5, 5)
 
 
-async def test_while_the_source_is_away_there_is_one_attempt_at_a_time() -> None:
+async def test_one_attempt_at_a_time_while_the_source_is_away() -> None:
     gate = SourceGate(max_pause=QUICK)
     gate.went_away("refused")
     workers = Workers(gate, lambda attempt: attempt > 7)
@@ -52,7 +52,7 @@ async def test_while_the_source_is_away_there_is_one_attempt_at_a_time() -> None
     assert not gate.away
 
 
-async def test_an_attempt_that_finds_nothing_to_run_leaves_the_next_one_to_another_worker() -> None:
+async def test_another_worker_makes_the_next_attempt_if_one_has_nothing_to_run() -> None:
     gate = SourceGate(max_pause=QUICK)
     gate.went_away("refused")
     async with asyncio.timeout(WAIT):
@@ -63,7 +63,7 @@ async def test_an_attempt_that_finds_nothing_to_run_leaves_the_next_one_to_anoth
     assert not gate.away
 
 
-async def test_a_worker_that_is_cancelled_in_its_pause_leaves_the_attempt_to_another() -> None:
+async def test_another_worker_makes_the_attempt_of_one_that_is_cancelled_in_its_pause() -> None:
     gate = SourceGate()
     gate.went_away("refused")
     entered = asyncio.Event()
@@ -83,7 +83,7 @@ async def test_a_worker_that_is_cancelled_in_its_pause_leaves_the_attempt_to_ano
     await waiting
 
 
-async def test_a_run_that_ends_gives_a_connection_back_and_the_next_attempt_is_made_at_once() -> None:
+async def test_next_attempt_is_made_at_once_when_a_run_frees_its_connection() -> None:
     gate = SourceGate(max_pause=3600)
     for _ in range(20):
         gate.went_away("too many connections")
@@ -102,7 +102,7 @@ async def test_a_run_that_ends_gives_a_connection_back_and_the_next_attempt_is_m
     await waiting
 
 
-async def test_the_time_away_counts_from_the_first_refusal() -> None:
+async def test_time_away_counts_from_the_first_refusal() -> None:
     now = 100.0
     gate = SourceGate(clock=lambda: now)
     gate.went_away("refused")

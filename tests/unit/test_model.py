@@ -1,4 +1,4 @@
-"""The table of states, and the values that go through JSON and the database."""
+"""The states of an export, and the values that are stored as JSON and in the database."""
 
 import json
 from dataclasses import replace
@@ -22,6 +22,7 @@ from streamer.model import (
     Progress,
     State,
     Timestamps,
+    successors,
 )
 
 FINAL = {State.COMPLETED, State.FAILED, State.CANCELLED}
@@ -55,18 +56,18 @@ def reachable(start: State) -> set[State]:
     while ahead:
         state = ahead.pop()
         found.add(state)
-        ahead |= TRANSITIONS[state] - found
+        ahead |= successors(state) - found
     return found
 
 
-def test_table_names_every_state_once() -> None:
-    assert set(TRANSITIONS) == set(State)
+def test_new_exports_are_pending() -> None:
+    assert [each.enters for each in TRANSITIONS.values() if not each.leaves] == [State.PENDING]
 
 
 @pytest.mark.parametrize("state", State)
-def test_state_is_final_exactly_when_it_has_no_way_out(state: State) -> None:
+def test_state_is_final_exactly_when_no_statement_leaves_it(state: State) -> None:
     assert state.final is (state in FINAL)
-    assert bool(TRANSITIONS[state]) is (state not in FINAL)
+    assert bool(successors(state)) is (state not in FINAL)
 
 
 def test_every_state_is_reached_from_pending() -> None:
@@ -74,22 +75,22 @@ def test_every_state_is_reached_from_pending() -> None:
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - FINAL))
-def test_unfinished_state_leads_to_every_end(state: State) -> None:
+def test_every_final_state_can_follow_an_unfinished_one(state: State) -> None:
     assert reachable(state) >= FINAL
 
 
-def test_the_one_way_back_is_that_of_a_run_that_is_to_be_repeated() -> None:
-    back = [(state, following) for state in State for following in TRANSITIONS[state] if state in reachable(following)]
+def test_only_a_run_that_is_repeated_returns_to_an_earlier_state() -> None:
+    back = [(state, following) for state in State for following in successors(state) if state in reachable(following)]
     assert sorted(back) == [(State.PENDING, State.PROCESSING), (State.PROCESSING, State.PENDING)]
 
 
-def test_completed_is_reached_only_by_processing() -> None:
-    assert [state for state in State if State.COMPLETED in TRANSITIONS[state]] == [State.PROCESSING]
+def test_completed_follows_only_processing() -> None:
+    assert [state for state in State if State.COMPLETED in successors(state)] == [State.PROCESSING]
 
 
 @settings(max_examples=100, deadline=None)
 @given(specs)
-def test_any_spec_comes_back_from_json_as_it_was(spec: ExportSpec) -> None:
+def test_any_spec_survives_json_unchanged(spec: ExportSpec) -> None:
     assert ExportSpec.from_json(spec.to_json()) == spec
 
 
@@ -131,7 +132,7 @@ def test_values_cannot_be_changed(value: object, name: str) -> None:
         setattr(value, name, None)
 
 
-def test_progress_of_an_export_that_has_not_begun_is_nothing() -> None:
+def test_progress_of_a_queued_export_is_zero() -> None:
     assert Progress() == Progress(
         total_rows=0, estimated=True, processed_rows=0, bytes=0, percentage=0.0, rows_per_second=0
     )
@@ -146,7 +147,7 @@ SPEC = ExportSpec(
 
 
 def changed(*path: str | int, to: object) -> str:
-    """The JSON of SPEC with another value at a path."""
+    """Returns the JSON of SPEC with another value at a path."""
     whole = json.loads(SPEC.to_json())
     *parents, last = path
     part = whole
@@ -173,7 +174,7 @@ FROM_ELSEWHERE = {
 }
 
 
-def test_json_tells_its_version_and_may_lack_it() -> None:
+def test_json_contains_its_version_and_is_read_without_it() -> None:
     assert json.loads(SPEC.to_json())["version"] == SPEC_VERSION
     assert ExportSpec.from_json(changed("version", to=1)) == SPEC
     without = json.loads(SPEC.to_json())
@@ -182,7 +183,7 @@ def test_json_tells_its_version_and_may_lack_it() -> None:
 
 
 @pytest.mark.parametrize("text", FROM_ELSEWHERE.values(), ids=FROM_ELSEWHERE)
-def test_what_this_version_does_not_know_is_never_dropped(text: str) -> None:
+def test_unknown_fields_and_values_are_refused(text: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         ExportSpec.from_json(text)
 
@@ -242,7 +243,7 @@ def test_row_becomes_an_export() -> None:
         "label": "month end",
         "label_folded": "month end",
         "ttl": timedelta(hours=2),
-        "owner": uuid4(),
+        "server_id": uuid4(),
         "lease_until": None,
     }
     assert Export.from_row(row) == export

@@ -1,4 +1,4 @@
-"""Who is alive among the servers of a folder: locks that the kernel lets go of, whatever becomes of their holder."""
+"""Which servers of a folder are alive: locks that the kernel releases, however their process ends."""
 
 import fcntl
 import os
@@ -33,9 +33,9 @@ def found_dead(folder: Path) -> set[UUID]:
 
 
 @contextmanager
-def holder(folder: Path, owner: UUID) -> Iterator["subprocess.Popen[str]"]:
-    """Another process that says it is alive, until its input ends."""
-    arguments = [sys.executable, "-c", HOLDER, str(folder), str(owner)]
+def holder(folder: Path, server_id: UUID) -> Iterator["subprocess.Popen[str]"]:
+    """Starts another process that is alive until its input ends."""
+    arguments = [sys.executable, "-c", HOLDER, str(folder), str(server_id)]
     with subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     ) as process:
@@ -47,29 +47,29 @@ def holder(folder: Path, owner: UUID) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def lock_of(folder: Path, owner: UUID) -> Path:
-    return folder / f"{PREFIX}{owner}"
+def lock_of(folder: Path, server_id: UUID) -> Path:
+    return folder / f"{PREFIX}{server_id}"
 
 
-def test_owner_is_alive_as_long_as_its_context_and_leaves_nothing(tmp_path: Path) -> None:
-    owner = uuid4()
-    with alive(tmp_path, owner):
-        assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{owner}"]
+def test_server_is_alive_while_its_context_is_open_and_leaves_no_file(tmp_path: Path) -> None:
+    server_id = uuid4()
+    with alive(tmp_path, server_id):
+        assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{server_id}"]
         assert found_dead(tmp_path) == set()
-        assert lock_of(tmp_path, owner).exists()
+        assert lock_of(tmp_path, server_id).exists()
     assert found_dead(tmp_path) == set()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_owner_that_ends_with_an_error_is_dead(tmp_path: Path) -> None:
-    owner = uuid4()
-    with pytest.raises(RuntimeError), alive(tmp_path, owner):
+def test_server_that_ends_with_an_error_is_dead(tmp_path: Path) -> None:
+    server_id = uuid4()
+    with pytest.raises(RuntimeError), alive(tmp_path, server_id):
         raise RuntimeError
-    assert found_dead(tmp_path) == {owner}
+    assert found_dead(tmp_path) == {server_id}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_owner_that_died_before_it_had_its_lock_leaves_nothing_for_long(tmp_path: Path) -> None:
+def test_file_of_a_server_that_died_before_it_had_its_lock_is_removed_when_stale(tmp_path: Path) -> None:
     stale, fresh = (tmp_path / f"{PREFIX}{uuid4()}{UNLOCKED}" for _ in range(2))
     for path in (stale, fresh):
         path.touch()
@@ -79,7 +79,7 @@ def test_owner_that_died_before_it_had_its_lock_leaves_nothing_for_long(tmp_path
     assert list(tmp_path.iterdir()) == [fresh]
 
 
-def test_owners_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
+def test_servers_that_are_alive_are_not_found_dead_by_each_other(tmp_path: Path) -> None:
     with ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(alive(tmp_path, uuid4()))
@@ -87,43 +87,43 @@ def test_owners_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_process_that_is_killed_is_dead_at_once_and_then_forgotten(tmp_path: Path) -> None:
-    owner, other = uuid4(), uuid4()
-    with alive(tmp_path, other), holder(tmp_path, owner) as process:
+def test_killed_process_is_found_dead_once_and_at_once(tmp_path: Path) -> None:
+    server_id, other = uuid4(), uuid4()
+    with alive(tmp_path, other), holder(tmp_path, server_id) as process:
         assert found_dead(tmp_path) == set()
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert found_dead(tmp_path) == {owner}
+        assert found_dead(tmp_path) == {server_id}
         assert found_dead(tmp_path) == set()
         assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{other}"]
 
 
-def test_process_that_ends_well_leaves_nothing_to_find(tmp_path: Path) -> None:
+def test_process_that_ends_normally_leaves_no_file(tmp_path: Path) -> None:
     with holder(tmp_path, uuid4()) as process:
         process.communicate()
         assert process.returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dead_owners_are_not_forgotten_when_settling_them_fails(tmp_path: Path) -> None:
-    owner = uuid4()
-    lock_of(tmp_path, owner).touch()
+def test_dead_servers_are_found_again_when_settling_them_failed(tmp_path: Path) -> None:
+    server_id = uuid4()
+    lock_of(tmp_path, server_id).touch()
     with pytest.raises(ConnectionError), dead_servers(tmp_path):
         raise ConnectionError
-    assert found_dead(tmp_path) == {owner}
+    assert found_dead(tmp_path) == {server_id}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dead_owner_is_settled_by_one_alone(tmp_path: Path) -> None:
-    owner = uuid4()
-    lock_of(tmp_path, owner).touch()
+def test_dead_server_is_found_by_one_server_at_a_time(tmp_path: Path) -> None:
+    server_id = uuid4()
+    lock_of(tmp_path, server_id).touch()
     with dead_servers(tmp_path) as found:
-        assert found == [owner]
+        assert found == [server_id]
         assert found_dead(tmp_path) == set()
     assert found_dead(tmp_path) == set()
 
 
-def test_owner_that_has_a_name_but_no_lock_yet_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_has_no_lock_yet_is_not_found_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[UUID]] = []
     flock = fcntl.flock
 
@@ -138,7 +138,7 @@ def test_owner_that_has_a_name_but_no_lock_yet_is_not_seen(tmp_path: Path, monke
         assert found_dead(tmp_path) == set()
 
 
-def test_owner_that_stops_well_while_it_is_looked_at_is_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_stops_while_its_lock_is_tried_is_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock_of(tmp_path, uuid4()).touch()
     opened = Path.open
 
@@ -150,7 +150,7 @@ def test_owner_that_stops_well_while_it_is_looked_at_is_nobody(tmp_path: Path, m
     assert found_dead(tmp_path) == set()
 
 
-def test_what_is_not_an_owner_is_left_alone(tmp_path: Path) -> None:
+def test_files_with_other_names_are_left_alone(tmp_path: Path) -> None:
     names = {f"{PREFIX}", f"{PREFIX}notes", f"{uuid4()}.csv", f"owner-{uuid4()}", f"{PREFIX}{uuid4()}.bak"}
     for name in names:
         (tmp_path / name).touch()

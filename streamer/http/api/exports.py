@@ -14,7 +14,7 @@ from streamer.http.api.parameters import Parameters
 from streamer.http.api.status import export_status, parameter_of
 from streamer.http.links import LINKS, status_path
 from streamer.http.target import read_query
-from streamer.jobs.queue import ExportQueue
+from streamer.jobs.admission import Admission
 from streamer.model import Export, ExportRequest, State
 from streamer.schema import CancelledJob, Created, CreatedJob, ExportPage, ExportStatus, encode
 from streamer.source.catalog.catalog import Catalog
@@ -31,8 +31,8 @@ MAX_SENTENCE = 300  # characters of what the database says, which repeats the cl
 
 
 class Exports:
-    def __init__(self, queue: ExportQueue, catalog: Catalog, values: ValueCheck, *, ttl: float) -> None:
-        self._queue = queue
+    def __init__(self, admission: Admission, catalog: Catalog, values: ValueCheck, *, ttl: float) -> None:
+        self._admission = admission
         self._ttl = timedelta(seconds=ttl)
         self._catalog = catalog
         self._values = values
@@ -51,24 +51,24 @@ class Exports:
 
     async def status(self, request: web.Request) -> web.Response:
         export_id = requested_id(request)
-        export = await self._queue.get(export_id)
+        export = await self._admission.get(export_id)
         return json_response(self._status(request, export))
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /exports`: newest first; `nextCursor` is null on the last page."""
-        exports, more = await self._queue.page(*read_page(request))
+        exports, more = await self._admission.page(*read_page(request))
         found = tuple(self._status(request, export) for export in exports)
         return json_response(ExportPage(exports=found, next_cursor=cursor(exports[-1]) if more else None))
 
     def _status(self, request: web.Request, export: Export) -> ExportStatus:
-        return export_status(export, self._queue.live(export.id), ttl=self._ttl, links=request.app[LINKS])
+        return export_status(export, self._admission.active(export.id), ttl=self._ttl, links=request.app[LINKS])
 
     async def delete(self, request: web.Request) -> web.Response:
-        await self._queue.remove(requested_id(request))
+        await self._admission.remove(requested_id(request))
         return web.Response(status=204)
 
     async def cancel_job(self, request: web.Request) -> web.Response:
-        export = await self._queue.cancel(requested_id(request))
+        export = await self._admission.cancel(requested_id(request))
         return json_response(CancelledJob(job_id=export.id, export_id=export.id, state=export.state))
 
     async def read_request(self, request: web.Request, *, besides: str | None = None) -> ExportRequest:
@@ -130,7 +130,7 @@ class Exports:
 
     async def _submit(self, request: web.Request) -> tuple[UUID, str]:
         """The new export, or the one that was begun with the same Idempotency-Key."""
-        submitted = await self._queue.submit(await self.read_request(request), key=_idempotency_key(request))
+        submitted = await self._admission.submit(await self.read_request(request), key=_idempotency_key(request))
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
 
 

@@ -96,7 +96,7 @@ def _progress(export: Export, live: ActiveExport | None) -> ExportProgress:
 
 def _current(live: ActiveExport, stored: Progress) -> Progress:
     """The percentage is never below the one an earlier run has stored, in this process or on another server."""
-    progress = live.progress()
+    progress = live.meter.progress()
     return replace(progress, percentage=max(progress.percentage, stored.percentage))
 
 

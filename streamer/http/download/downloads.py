@@ -33,8 +33,8 @@ from streamer.http.net.listener import Connection
 from streamer.http.net.readiness import wait_drained
 from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
+from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache, CompletedExport, refusal
-from streamer.jobs.queue import ExportQueue
 from streamer.protocol.digest import repr_digest
 from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import (
@@ -57,7 +57,7 @@ COPIED = 1 * 1024 * 1024  # bytes of all such bodies together
 class Downloads:
     def __init__(
         self,
-        queue: ExportQueue,
+        admission: Admission,
         sealed: CompletedCache,
         exports: Exports,
         gzip: GzipStreams,
@@ -65,7 +65,7 @@ class Downloads:
         *,
         abandon_after: float,
     ) -> None:
-        self._queue = queue
+        self._admission = admission
         self._sealed_exports = sealed
         self._exports = exports
         self._gzip = gzip
@@ -81,7 +81,7 @@ class Downloads:
         follow = _follow_wanted(request)
         asked = DownloadRequest.from_request(request)
         async with self._place(request, asked) as coding:
-            live = self._queue.live(export_id)
+            live = self._admission.active(export_id)
             if live is None:
                 return await self._sealed(request, asked, coding, export_id)
             if not follow:
@@ -98,7 +98,7 @@ class Downloads:
                 with response.body():
                     await response.begin(request)
                 return response
-            live = await self._queue.submit(wanted, abandon_after=self._abandon_after)
+            live = await self._admission.submit(wanted, abandon_after=self._abandon_after)
             assert isinstance(live, ActiveExport)  # there is no key
             return await self._live(request, asked, coding, live)
 
@@ -222,7 +222,7 @@ class Downloads:
     async def _served(self, request: web.Request, live: ActiveExport) -> None:
         """Before headers that a byte will follow at once: who comes in the moment of its end is told how it ended."""
         if request.method != "HEAD" and not await live.try_mark_served():
-            raise refusal(await self._queue.get(live.id))
+            raise refusal(await self._admission.get(live.id))
 
     async def _first_rows(self, live: ActiveExport, asked: DownloadRequest) -> None:
         with suppress(TimeoutError):
@@ -231,7 +231,7 @@ class Downloads:
         if live.waiting_for == "source":
             await self._source_answers(live, asked)
         if live.spool.broken.done():
-            raise refusal(await self._queue.get(live.id))
+            raise refusal(await self._admission.get(live.id))
 
     async def _source_answers(self, live: ActiveExport, asked: DownloadRequest) -> None:
         """Raises Unavailable if that takes too long; the export goes on waiting."""

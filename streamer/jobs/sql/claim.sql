@@ -1,11 +1,11 @@
--- The oldest of the exports that wait here ($2) whose time has come. Two claims at once never get the same row. A row
--- that is locked, because its lease is being renewed, is waited for: one that is skipped would never get its turn.
+-- The oldest of the exports that wait here ($2) and may begin. Two claims at once never get the same row. A row that is
+-- locked, because its lease is being renewed, is waited for: skipping it would break the order of the queue.
 UPDATE streamer.exports
 SET state = 'processing', started_at = coalesce(started_at, clock_timestamp()), attempts = attempts + 1,
     lease_until = clock_timestamp() + $3, folder = $4
 WHERE id = (
     SELECT id FROM streamer.exports
-    WHERE state = 'pending' AND owner = $1 AND id = ANY($2::uuid[]) AND coalesce(not_before <= clock_timestamp(), true)
+    WHERE state = 'pending' AND server_id = $1 AND id = ANY($2::uuid[]) AND coalesce(not_before <= clock_timestamp(), true)
     ORDER BY created_at
     LIMIT 1
     FOR UPDATE

@@ -1,5 +1,5 @@
--- Completed exports in this folder whose time is over, that of all or their own, but for those that are being downloaded
--- ($3). now() and not clock_timestamp(), which is volatile: no index could be searched for it.
+-- Completed exports in this folder that are older than the common time to live ($2) or their own, except those that are
+-- being downloaded ($3). now() and not clock_timestamp(), which is volatile: no index could be searched for it.
 SELECT id FROM (
     (
         SELECT id FROM streamer.exports

@@ -1,4 +1,4 @@
--- Completed exports in this folder, least recently used first, after a place in that order, but for those that are being
+-- Completed exports in this folder, least recently used first, after a place in that order, except those that are being
 -- downloaded ($4).
 SELECT id, greatest(finished_at, used_at) AS used_at FROM streamer.exports
 WHERE state = 'completed' AND removed_at IS NULL AND folder = $1

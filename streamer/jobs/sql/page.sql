@@ -1,6 +1,6 @@
--- The newest exports before a place in the list, in one of the states given, or in any, with a text ($6) in their label,
--- if one is given. $4 limits the exports, and $5 the bytes of what they ask for, because a list is put together in
--- memory. `found` counts one beyond the page.
+-- The newest exports before a place in the list, in one of the given states (in any if none is given), with a given text
+-- ($6) in their label. $4 limits the exports, and $5 the bytes of their requests, because a page is built in memory.
+-- `found` counts one beyond the page.
 SELECT * FROM (
     SELECT *, count(*) OVER () AS found, row_number() OVER newest AS place,
         sum(length(spec)) OVER newest - length(spec) AS ahead

@@ -1,0 +1,149 @@
+"""The calls of the API: submit, read, list, cancel and remove exports."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+from streamer.errors import KeyReused, QueueFull, Unavailable
+from streamer.jobs.active import ActiveExport
+from streamer.jobs.completed import unknown_state
+from streamer.jobs.registry import ActiveExports
+from streamer.jobs.retention import Retention
+from streamer.jobs.store import Store
+from streamer.jobs.tasks import Tasks
+from streamer.model import Export, ExportRequest, Place, State
+from streamer.protocol.disposition import ContentDescription
+
+CANCELLED = "the export was cancelled"
+
+
+class Admission:
+    """`capacity` is the number of exports that may wait. Each release of `permits` lets a worker claim one more row."""
+
+    def __init__(
+        self,
+        store: Store,
+        actives: ActiveExports,
+        *,
+        retention: Retention,
+        tasks: Tasks,
+        permits: asyncio.Semaphore,
+        capacity: int,
+    ) -> None:
+        self._store = store
+        self._actives = actives
+        self._retention = retention
+        self._tasks = tasks
+        self._permits = permits
+        self._capacity = capacity
+        self._listing = asyncio.Lock()
+
+    async def submit(
+        self, request: ExportRequest, *, key: str | None = None, abandon_after: float | None = None
+    ) -> ActiveExport | Export:
+        """Queues an export; the row and its followers stay consistent if the caller is cancelled.
+
+        With an idempotency `key` that is known, returns the export of the first request. With `abandon_after`
+        (seconds), the export is cancelled when it has had no follower for that long. Raises QueueFull, KeyReused,
+        Unavailable and InsufficientStorage.
+        """
+        if self._actives.stopping:
+            raise Unavailable("the server is stopping")
+        if key is not None and (known := await self._store.by_key(key)):
+            return _same_request(known, request)
+        self._check_capacity()  # before a completed export is removed to make room for this one
+        await self._retention.make_room()
+        self._check_capacity()
+        active = self._actives.register(uuid4())
+        insertion = self._insert(active, request, key, abandon_after)
+        if await asyncio.shield(self._tasks.spawn(insertion, "submit")):
+            return active
+        assert key is not None
+        known = await self._store.by_key(key)  # another request with the same key was faster
+        assert known is not None
+        return _same_request(known, request)
+
+    def _check_capacity(self) -> None:
+        if len(self._actives.waiting) >= self._capacity:
+            raise QueueFull(f"{self._capacity} exports are waiting already")
+
+    async def _insert(
+        self, active: ActiveExport, request: ExportRequest, key: str | None, abandon_after: float | None
+    ) -> bool:
+        """Returns whether the row is new."""
+        try:
+            created_at = await self._store.insert(active.id, request, key)
+        except BaseException:
+            self._actives.pop(active.id)
+            raise
+        if created_at is None:
+            self._actives.pop(active.id)
+            return False
+        active.content = ContentDescription.of(request.spec, created_at)
+        if abandon_after is not None:
+            active.abandonment.arm(abandon_after, lambda: self._tasks.spawn(self._cancel(active.id), "abandoned"))
+        self._permits.release()
+        return True
+
+    async def get(self, export_id: UUID) -> Export:
+        """Returns the row. The file of a completed export is sealed, also in this process. Raises NotFound."""
+        export = await self._store.get(export_id)
+        if export.state is State.COMPLETED and (active := self._actives.get(export_id)):
+            await active.spool.end()  # the row is written before the file is sealed
+        return export
+
+    async def page(
+        self, states: Sequence[State], label: str | None, before: Place | None, limit: int
+    ) -> tuple[list[Export], bool]:
+        """Returns the newest exports before a place in the list, and whether there are more. One call at a time."""
+        async with self._listing:
+            return await self._store.page(states, label, before, limit)
+
+    def active(self, export_id: UUID) -> ActiveExport | None:
+        """Returns the export if it is unfinished and belongs to this process."""
+        active = self._actives.get(export_id)
+        return active if active and not active.spool.ended else None
+
+    async def cancel(self, export_id: UUID) -> Export:
+        """Cancels an unfinished export, and leaves a finished one as it is. Raises NotFound and WrittenByNewer.
+
+        It completes even if the caller is cancelled.
+        """
+        return await asyncio.shield(self._tasks.spawn(self._cancel(export_id), "cancel"))
+
+    async def remove(self, export_id: UUID) -> Export:
+        """Cancels an unfinished export, or removes the file of a finished one. Otherwise as `cancel`."""
+        return await asyncio.shield(self._tasks.spawn(self._remove(export_id), "remove"))
+
+    async def _cancel(self, export_id: UUID) -> Export:
+        return await self._cancel_unfinished(export_id) or await self._finished(export_id)
+
+    async def _cancel_unfinished(self, export_id: UUID) -> Export | None:
+        active = self._actives.get(export_id)
+        cancelled = await self._store.cancel(export_id, active.meter.percentage if active else 0.0)
+        if cancelled is not None and (active := self._actives.pop(export_id)):
+            await active.stop(CANCELLED)
+        return cancelled
+
+    async def _remove(self, export_id: UUID) -> Export:
+        if cancelled := await self._cancel_unfinished(export_id):
+            return cancelled
+        export = await self._finished(export_id)
+        await self._retention.remove(export_id)
+        return export
+
+    async def _finished(self, export_id: UUID) -> Export:
+        """Returns an export that has ended. Raises NotFound, and WrittenByNewer for a state that may not be final."""
+        export = await self.get(export_id)
+        if not export.final:
+            raise unknown_state(export)
+        return export
+
+
+def _same_request(known: Export, request: ExportRequest) -> Export:
+    """Returns `known`. Raises KeyReused if it was created by another request."""
+    if known.spec is None:
+        raise KeyReused("Idempotency-Key: it was used for a request that this version cannot read; send a new one")
+    if ExportRequest(spec=known.spec, label=known.label, ttl=known.ttl) != request:
+        raise KeyReused("Idempotency-Key: it was used for another request; send a new one")
+    return known

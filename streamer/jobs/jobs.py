@@ -1,0 +1,84 @@
+"""Admission, workers and recovery of one server: how they are put together, and the order of start and stop."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from streamer.jobs.admission import Admission
+from streamer.jobs.completed import CompletedCache
+from streamer.jobs.gate import SourceGate
+from streamer.jobs.recovery import Recovery
+from streamer.jobs.registry import ActiveExports
+from streamer.jobs.retention import Retention
+from streamer.jobs.runner import Runner
+from streamer.jobs.store import Store
+from streamer.jobs.tasks import Tasks, all_ended
+from streamer.jobs.workers import Workers
+from streamer.spool.directory import SpoolDirectory
+
+STOP_TIMEOUT = 2.0  # seconds for the database to answer when the server stops
+
+
+class Jobs:
+    """`concurrency` exports run at once, and `capacity` may wait."""
+
+    def __init__(
+        self,
+        store: Store,
+        runner: Runner,
+        directory: SpoolDirectory,
+        completed: CompletedCache,
+        retention: Retention,
+        *,
+        gate: SourceGate,
+        concurrency: int,
+        capacity: int,
+    ) -> None:
+        self._retention = retention
+        self._concurrency = concurrency
+        self._services: list[asyncio.Task[Any]] = []
+        self._tasks = tasks = Tasks()
+        permits = asyncio.Semaphore(0)
+        self._actives = actives = ActiveExports(store, directory, completed=completed, retention=retention, gate=gate)
+        self.admission = Admission(store, actives, retention=retention, tasks=tasks, permits=permits, capacity=capacity)
+        self.recovery = Recovery(store, directory, actives, tasks=tasks, permits=permits)
+        self.workers = Workers(
+            *(store, directory, actives),
+            runner=runner,
+            completed=completed,
+            gate=gate,
+            recovery=self.recovery,
+            tasks=tasks,
+            permits=permits,
+        )
+
+    async def start(self) -> None:
+        """Settles the exports of dead servers, removes files that no client can ask for, and starts the workers.
+
+        Raises Unavailable and OSError.
+        """
+        await self.recovery.recover_orphans()
+        await self._retention.sweep()
+        await self._retention.name_unknown()
+        self._services = self.workers.start(self._concurrency)
+        self._services.append(self._tasks.spawn(self.recovery.keep_leases(), "leases"))
+
+    async def drain(self) -> None:
+        """Takes no more exports, and returns when those that are running have ended."""
+        self._actives.stopping = True
+        await asyncio.gather(*(active.finished() for active in self._actives))
+
+    async def stop(self) -> None:
+        """Takes no more exports; releases unfinished ones to the next server, or fails them.
+
+        Waits STOP_TIMEOUT for the database. After that, other servers settle the rows when their leases run out.
+        """
+        self._actives.stopping = True
+        services, self._services = self._services, []
+        for service in services:
+            service.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT):
+                await all_ended(services)
+                await self.recovery.release_all()
+        self.recovery.abort_all()

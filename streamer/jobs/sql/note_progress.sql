@@ -1,0 +1,6 @@
+-- No row if this server may not run the export any more: it was cancelled through another server, or its lease was lost.
+UPDATE streamer.exports
+SET snapshot_at = $3, waiting_for = NULL, total_rows = $4, processed_rows = $5, bytes = $6,
+    percentage = greatest(percentage, $7), rows_per_second = $8
+WHERE id = $1 AND server_id = $2 AND state = 'processing'
+RETURNING id

@@ -1,6 +1,0 @@
--- Nothing if the export is no longer this owner's to run: cancelled through another server, or its lease lost.
-UPDATE streamer.exports
-SET snapshot_at = $3, waiting_for = NULL, total_rows = $4, processed_rows = $5, bytes = $6,
-    percentage = greatest(percentage, $7), rows_per_second = $8
-WHERE id = $1 AND owner = $2 AND state = 'processing'
-RETURNING *

@@ -1,4 +1,0 @@
--- Only what this owner holds, and as it holds it: a row of its own that nobody here works on is found by its lease.
-UPDATE streamer.exports
-SET lease_until = clock_timestamp() + $2
-WHERE owner = $1 AND (state = 'pending' AND id = ANY($3::uuid[]) OR state = 'processing' AND id = ANY($4::uuid[]))

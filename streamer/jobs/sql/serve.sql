@@ -1,5 +1,0 @@
--- Before the first byte leaves: from now on this export is not run again. It may just have been completed.
-UPDATE streamer.exports
-SET served = true
-WHERE id = $1 AND owner = $2 AND state IN ('processing', 'completed')
-RETURNING *

@@ -1,7 +1,0 @@
--- Exports whose owner is dead and that cannot be run again: a byte has been served, or every attempt has died.
-UPDATE streamer.exports
-SET state = 'failed', finished_at = clock_timestamp(),
-    error = CASE WHEN served THEN $1 ELSE $2 END
-WHERE state IN ('pending', 'processing') AND (lease_until < clock_timestamp() OR owner = ANY($3::uuid[]))
-  AND (served OR attempts >= $4) AND id <> ALL($5::uuid[])
-RETURNING *
