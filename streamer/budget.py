@@ -16,10 +16,10 @@ from streamer.http.net.listener import HEADS_LIMIT
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
 from streamer.logs import LOG_QUEUE
-from streamer.server import SPARE_CONNECTIONS
+from streamer.server.http import SPARE_CONNECTIONS
 from streamer.source.cursors.blocks import HOLD_LIMIT
 from streamer.spool.directory import HASH_BUFFER, HASHING
-from streamer.spool.spool import GATHER_LIMIT
+from streamer.spool.writer import MAX_GATHERED
 
 KB, MB = 1024, 1024 * 1024
 
@@ -67,7 +67,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("small bodies, copied", COPIED),
         Item("gzip streams (GZIP_STREAMS)", GZIP_HELD + GZIP_STATE, settings.gzip_streams),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
-        Item("exports: gathered and being written", 2 * GATHER_LIMIT, exports),
+        Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
         Item("large rows (MAX_ROW_SIZE), one of them put together", settings.max_row_size, connections + 1),
         Item("files that are hashed", HASH_BUFFER, HASHING),

@@ -88,9 +88,9 @@ async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> As
             name = f"{limit} {settings}"
             if name not in started:
                 with pytest.MonkeyPatch.context() as patched:
-                    patched.setattr("streamer.server.Listener", Known)
+                    patched.setattr("streamer.server.http.Listener", Known)
                     if limit is not None:
-                        patched.setattr("streamer.server.SPARE_CONNECTIONS", limit - 1)
+                        patched.setattr("streamer.server.http.SPARE_CONNECTIONS", limit - 1)
                         settings["max_followers"] = 1
                     spool = tmp_path_factory.mktemp("spool")
                     held = await stack.enter_async_context(gated_server(database, spool, **settings))

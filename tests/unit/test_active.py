@@ -16,6 +16,7 @@ from streamer.errors import ExportFailure, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 
 SNAPSHOT_AT = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 MINUTE = 60.0
@@ -47,7 +48,7 @@ async def nobody_notes() -> bool:
 
 @pytest.fixture
 async def live(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[ActiveExport]:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     spool.open()
     yield ActiveExport(UUID(int=1), spool, note_served=nobody_notes)
     spool.fail("the test is over")

@@ -16,10 +16,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from streamer.errors import StartError
-from streamer.spool.directory import HASH_BUFFER, HASH_PIECE, HASHING, Shortage, SpoolDirectory
+from streamer.spool.directory import HASH_BUFFER, HASH_PIECE, HASHING, SpoolDirectory
+from streamer.spool.file import ASIDE
 from streamer.spool.identity import NAME, UNNAMED
 from streamer.spool.servers import PREFIX
-from streamer.spool.spool import ASIDE
+from streamer.spool.space import Shortage
 
 CONTENT = b"id\n1\n2\n"
 
@@ -260,7 +261,7 @@ def test_folder_without_locks_is_a_start_error(
 async def test_shortage_is_known_in_bytes_and_follows_what_is_written_and_removed(
     tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = SpoolDirectory(tmp_path, executor, most=2 * len(CONTENT))
+    directory = SpoolDirectory(tmp_path, executor, max_bytes=2 * len(CONTENT))
     assert not await directory.shortage()
     export_id = uuid4()
     spool = directory.create(export_id, no_question)
@@ -308,7 +309,7 @@ async def test_what_is_removed_while_the_files_are_counted_is_not_counted(
 
     monkeypatch.setattr(SpoolDirectory, "_scan", scan_slowly)
     with ThreadPoolExecutor(2) as executor:
-        directory = SpoolDirectory(tmp_path, executor, most=2 * len(CONTENT))
+        directory = SpoolDirectory(tmp_path, executor, max_bytes=2 * len(CONTENT))
         going, staying = uuid4(), uuid4()
         for export_id in (going, staying):
             directory.file_of(export_id).write_bytes(CONTENT)

@@ -20,6 +20,7 @@ import pytest
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.notifier import GROUP, REST_PER_WAITER, Notifier
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 
 PATIENCE = 20.0  # seconds until a test that waits has failed
 SPACING = 0.005  # seconds between two moves of a frontier, as the spool has it
@@ -319,7 +320,7 @@ async def read_to_the_end(spool: Spool) -> bytes:
 
 @pytest.fixture
 async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> Spool:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     spool.open()
     return spool
 

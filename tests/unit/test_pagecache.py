@@ -21,12 +21,14 @@ import pytest
 from streamer.errors import ExportFailure
 from streamer.spool.pagecache import SAMPLE, is_cached, load, read_if_cached
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume, WriteLimits
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
 SIZE = 4 * 1024 * 1024  # bytes
 BYTES = bytes(range(256)) * (SIZE // 256)
 BACK = 64 * 1024  # bytes from one write-back to the next
 PAGE = b"x" * 8191 + b"\n"
+LIMITS = WriteLimits(write_back=BACK, max_gathered=BACK // 2, flush_interval=0.0)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -189,16 +191,13 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch, executor: ThreadPoolExecutor) -> Iterator[Disk]:
     disk = Disk()
     monkeypatch.setattr(os, "fsync", disk.sync)
-    monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", BACK)
-    monkeypatch.setattr("streamer.spool.spool.GATHER_LIMIT", BACK // 2)
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 0.0)
     yield disk
     disk.release()
 
 
 @pytest.fixture
 async def spool(tmp_path: Path, executor: ThreadPoolExecutor, disk: Disk) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor, limits=LIMITS))
     spool.open()
     yield spool
     disk.release()

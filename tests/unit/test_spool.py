@@ -19,7 +19,8 @@ import pytest
 
 from streamer.errors import ExportFailure
 from streamer.spool.follower import WINDOW, Extent, Follower, TruncatedError
-from streamer.spool.spool import GATHER_LIMIT, Sealed, Spool
+from streamer.spool.spool import Sealed, Spool
+from streamer.spool.writer import MAX_GATHERED, Volume, WriteLimits
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
 HEADER = b"id,name\n"
@@ -40,17 +41,21 @@ async def let_the_loop_run() -> None:
 
 
 @pytest.fixture
-async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", executor)
+def limits() -> WriteLimits:
+    return WriteLimits()
+
+
+@pytest.fixture
+async def spool(tmp_path: Path, executor: ThreadPoolExecutor, limits: WriteLimits) -> AsyncIterator[Spool]:
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor, limits=limits))
     yield spool
     spool.fail("the test is over")
     await spool.discard()
 
 
-@pytest.fixture
-def long_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two pieces lies an hour: whatever is published meanwhile did not wait for it."""
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 3600.0)
+HOUR = 3600.0  # seconds
+rare_flushes = pytest.mark.parametrize("limits", [WriteLimits(flush_interval=HOUR)], ids=["rare-flushes"])
+"""Between two batches lies an hour: a batch that is published meanwhile did not wait for it."""
 
 
 class Disk:
@@ -138,7 +143,8 @@ def exists(fd: int) -> bool:
 # Publishing
 
 
-async def test_first_page_is_published_at_once(spool: Spool, long_spacing: None) -> None:
+@rare_flushes
+async def test_first_page_is_published_at_once(spool: Spool) -> None:
     spool.open()
     await spool.append(FIRST, 1)
     await soon(spool.moved_beyond(0))
@@ -173,23 +179,29 @@ async def test_export_that_fails_before_its_first_row_shows_nothing(spool: Spool
     assert disk.pieces == []
 
 
-async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool, long_spacing: None) -> None:
+@rare_flushes
+async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool) -> None:
     spool.open()
     await let_the_loop_run()
     await published(spool, FIRST)
 
 
-async def test_page_after_a_pause_is_published_at_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 0.0)
+@rare_flushes
+async def test_page_after_the_flush_interval_is_published_at_once(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool.open()
     await published(spool, FIRST)
     await let_the_loop_run()
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 3600.0)
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + HOUR)
     await let_the_loop_run()
     await published(spool, PAGES[0])
 
 
-async def test_pages_within_the_spacing_gather(spool: Spool, long_spacing: None, disk: Disk) -> None:
+@rare_flushes
+async def test_pages_within_the_flush_interval_gather(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
     for page in PAGES:
@@ -199,7 +211,7 @@ async def test_pages_within_the_spacing_gather(spool: Spool, long_spacing: None,
     assert disk.pieces == [FIRST]
 
 
-async def test_pages_after_the_spacing_are_published_without_an_end(spool: Spool) -> None:
+async def test_pages_after_the_flush_interval_are_published_without_an_end(spool: Spool) -> None:
     spool.open()
     written = b""
     for page in PAGES[:10]:
@@ -271,7 +283,7 @@ async def test_append_within_the_limit_never_waits_for_the_disk(spool: Spool, di
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    half = b"x" * (GATHER_LIMIT // 2)
+    half = b"x" * (MAX_GATHERED // 2)
     await soon(spool.append(half, 1))
     await soon(spool.append(half, 1))
     assert spool.frontier == 0
@@ -282,14 +294,14 @@ async def test_append_beyond_the_limit_waits_for_the_disk(spool: Spool, disk: Di
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    await spool.append(b"x" * GATHER_LIMIT, 1)
+    await spool.append(b"x" * MAX_GATHERED, 1)
     waiting = asyncio.create_task(spool.append(b"\n", 0))
     await let_the_loop_run()
     assert not waiting.done()
     disk.release()
     await soon(waiting)
     await soon(spool.finish())
-    assert spool.path.read_bytes() == FIRST + b"x" * GATHER_LIMIT + b"\n"
+    assert spool.path.read_bytes() == FIRST + b"x" * MAX_GATHERED + b"\n"
 
 
 async def test_every_append_beyond_the_limit_is_let_go(spool: Spool, disk: Disk) -> None:
@@ -297,12 +309,12 @@ async def test_every_append_beyond_the_limit_is_let_go(spool: Spool, disk: Disk)
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    waiting = [asyncio.create_task(spool.append(b"x" * GATHER_LIMIT, 1)) for _ in range(3)]
+    waiting = [asyncio.create_task(spool.append(b"x" * MAX_GATHERED, 1)) for _ in range(3)]
     await let_the_loop_run()
     assert not any(task.done() for task in waiting[1:])
     disk.release()
     await soon(asyncio.gather(*waiting))
-    assert (await soon(spool.finish())).length == len(FIRST) + 3 * GATHER_LIMIT
+    assert (await soon(spool.finish())).length == len(FIRST) + 3 * MAX_GATHERED
 
 
 # The good end
@@ -324,7 +336,8 @@ async def test_finish_of_an_empty_spool_is_an_empty_file(spool: Spool) -> None:
     assert spool.path.read_bytes() == b""
 
 
-async def test_finish_does_not_wait_for_the_spacing(spool: Spool, long_spacing: None) -> None:
+@rare_flushes
+async def test_finish_does_not_wait_for_the_flush_interval(spool: Spool) -> None:
     spool.open()
     await published(spool, FIRST)
     for page in PAGES:
@@ -543,7 +556,8 @@ async def test_discard_waits_for_no_fsync(spool: Spool, monkeypatch: pytest.Monk
     assert synced == []
 
 
-async def test_discard_does_not_write_what_is_gathered(spool: Spool, long_spacing: None, disk: Disk) -> None:
+@rare_flushes
+async def test_discard_does_not_write_what_is_gathered(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
     for page in PAGES:
@@ -598,7 +612,7 @@ async def test_discard_after_the_caller_was_cancelled_in_append_removes_the_file
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    appending = asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1))
+    appending = asyncio.create_task(spool.append(b"x" * (MAX_GATHERED + 1), 1))
     await let_the_loop_run()
     appending.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -681,7 +695,7 @@ async def test_append_that_waits_for_a_disk_is_let_go_when_it_fails(spool: Spool
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    waiting = [asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1)) for _ in range(3)]
+    waiting = [asyncio.create_task(spool.append(b"x" * (MAX_GATHERED + 1), 1)) for _ in range(3)]
     await let_the_loop_run()
     assert not any(task.done() for task in waiting)
     disk.failure = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -754,7 +768,7 @@ async def test_open_where_what_is_left_cannot_be_removed_fails(spool: Spool) -> 
 
 async def test_open_in_a_folder_that_is_gone_fails(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     with pytest.raises(ExportFailure, match="could not be written: No such file or directory"):
-        Spool(tmp_path / "gone" / "export.csv", executor).open()
+        Spool(tmp_path / "gone" / "export.csv", Volume(executor, executor)).open()
 
 
 async def test_opened_file_is_for_its_owner_and_group_only(spool: Spool) -> None:

@@ -19,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Sealed, Spool
+from streamer.spool.writer import Volume
 
 PATIENCE = 10.0  # seconds until what waits has failed
 LARGE = 1000  # bytes
@@ -93,7 +94,7 @@ class SpoolAgainstBytes(RuleBasedStateMachine):
         self.spool = self.run(self._open())
 
     async def _open(self) -> Spool:
-        spool = Spool(self.folder / "export.csv", self.executor)
+        spool = Spool(self.folder / "export.csv", Volume(self.executor, self.executor))
         spool.open()
         return spool
 

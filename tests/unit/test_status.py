@@ -18,6 +18,7 @@ from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Ord
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.dataset import Column, Dataset
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 from tests.asking import read_spec
 
 ID = UUID("12345678-1234-4678-9234-567812345678")
@@ -264,7 +265,7 @@ async def nobody_notes() -> bool:
 
 
 async def test_running_export_shows_the_progress_of_this_moment(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     live = ActiveExport(ID, spool, note_served=nobody_notes)
     stale = replace(
         EXPORT, state=State.PROCESSING, progress=Progress(), snapshot_at=None, sha256=None, finished_at=None
