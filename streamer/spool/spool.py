@@ -33,12 +33,12 @@ class Sealed:
 class Spool:
     """One export's file, while it is written. Belongs to one event loop."""
 
-    def __init__(self, path: Path, volume: Volume) -> None:
+    def __init__(self, path: Path, volume: Volume, notifier: Notifier | None = None) -> None:
         self.path = path
         self.sealed = False
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the rest will never come
         self._volume = volume
-        self._notifier = Notifier()
+        self._notifier = notifier or Notifier()
         self._begin()
 
     def _begin(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 
 from streamer.spool.follower import Follower, TruncatedError
-from streamer.spool.notifier import GROUP, REST_PER_WAITER, Notifier
+from streamer.spool.notifier import GROUP, PAUSE_PER_WAITER, Notifier
 from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume
 
@@ -105,7 +105,7 @@ async def a_second_of_moves(size: int) -> tuple[Crowd, float]:
         last = now()
         wakeups.wake_soon()
         await asyncio.sleep(SPACING)
-    await asyncio.sleep(2 * REST_PER_WAITER * size)
+    await asyncio.sleep(2 * PAUSE_PER_WAITER * size)
     await crowd.leave()
     return crowd, last
 
@@ -143,7 +143,7 @@ def test_one_waiter_is_woken_for_every_move() -> None:
 @pytest.mark.parametrize("size", [10, 100, 1000, 2000])
 def test_a_crowd_is_woken_less_often_in_proportion_to_its_size(size: int) -> None:
     crowd, _ = in_virtual_time(lambda: a_second_of_moves(size))
-    rounds = MOVES * SPACING / max(SPACING, REST_PER_WAITER * size)
+    rounds = MOVES * SPACING / max(SPACING, PAUSE_PER_WAITER * size)
     assert max(crowd.counts) <= rounds + 2
     assert min(crowd.counts) >= min(MOVES, rounds) * 0.9 - 1
 
@@ -159,7 +159,7 @@ def test_a_thousand_together_are_woken_hardly_more_often_than_ten() -> None:
 @pytest.mark.parametrize("size", [1, 10, 100, 1000])
 def test_the_last_move_reaches_everybody_when_the_rest_is_over(size: int) -> None:
     crowd, last_move = in_virtual_time(lambda: a_second_of_moves(size))
-    assert all(last_move <= times[-1] <= last_move + REST_PER_WAITER * size + 1e-6 for times in crowd.woken)
+    assert all(last_move <= times[-1] <= last_move + PAUSE_PER_WAITER * size + 1e-6 for times in crowd.woken)
 
 
 def test_a_waiter_who_comes_during_the_rest_is_woken_at_its_end_with_all_others() -> None:
@@ -170,11 +170,11 @@ def test_a_waiter_who_comes_during_the_rest_is_woken_at_its_end_with_all_others(
         wakeups.wake_soon()
         await let_the_loop_run()
         wakeups.wake_soon()
-        await asyncio.sleep(REST_PER_WAITER * 50)
+        await asyncio.sleep(PAUSE_PER_WAITER * 50)
         late = asyncio.create_task(wakeups.wait())
-        await asyncio.sleep(REST_PER_WAITER * 49)
+        await asyncio.sleep(PAUSE_PER_WAITER * 49)
         assert not late.done()
-        await asyncio.sleep(REST_PER_WAITER * 2)
+        await asyncio.sleep(PAUSE_PER_WAITER * 2)
         assert late.done()
         assert crowd.counts == [2] * 100
         await crowd.leave()
@@ -188,14 +188,14 @@ def test_to_wake_now_waits_for_no_rest_and_leaves_no_timer_behind() -> None:
         crowd = Crowd(wakeups, 1000)
         await asyncio.sleep(0)
         wakeups.wake()
-        await asyncio.sleep(REST_PER_WAITER)
+        await asyncio.sleep(PAUSE_PER_WAITER)
         wakeups.wake_soon()
         wakeups.wake()
         woken_at = now()
         for _ in range(1000):
             await asyncio.sleep(0)
         assert {times[-1] for times in crowd.woken} == {woken_at}
-        await asyncio.sleep(2 * REST_PER_WAITER * 1000)
+        await asyncio.sleep(2 * PAUSE_PER_WAITER * 1000)
         assert crowd.counts == [2] * 1000
         await crowd.leave()
 
@@ -319,8 +319,13 @@ async def read_to_the_end(spool: Spool) -> bytes:
 
 
 @pytest.fixture
-async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> Spool:
-    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
+def pause_per_waiter() -> float:
+    return PAUSE_PER_WAITER
+
+
+@pytest.fixture
+async def spool(tmp_path: Path, executor: ThreadPoolExecutor, pause_per_waiter: float) -> Spool:
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor), Notifier(pause_per_waiter))
     spool.open()
     return spool
 
@@ -336,15 +341,13 @@ async def test_a_thousand_followers_read_the_same_bytes(spool: Spool) -> None:
     assert set(await soon(asyncio.gather(*followers))) == {b"".join(PAGES)}
 
 
-@pytest.fixture
-def endless_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first wake-up a crowd rests for longer than any test: whoever is woken again did not wait for it."""
-    monkeypatch.setattr("streamer.spool.notifier.REST_PER_WAITER", 3600.0)
+endless_pause = pytest.mark.parametrize("pause_per_waiter", [3600.0])
+"""The pause after the first notification is longer than any test: a waiter that is woken again did not wait for it."""
 
 
 @pytest.fixture
-async def resting(spool: Spool, endless_rest: None) -> list["asyncio.Task[bytes]"]:
-    """Followers that have been woken for the first page and rest, while the frontier has moved beyond it."""
+async def pausing(spool: Spool) -> list["asyncio.Task[bytes]"]:
+    """Followers that have been woken for the first page, while the frontier has moved beyond it in the pause."""
     followers = [asyncio.create_task(read_to_the_end(spool)) for _ in range(100)]
     await let_the_loop_run()
     await spool.append(FIRST, 1)
@@ -357,13 +360,15 @@ async def resting(spool: Spool, endless_rest: None) -> list["asyncio.Task[bytes]
     return followers
 
 
-async def test_the_seal_wakes_everybody_out_of_the_rest(spool: Spool, resting: list["asyncio.Task[bytes]"]) -> None:
+@endless_pause
+async def test_seal_wakes_every_follower_during_the_pause(spool: Spool, pausing: list["asyncio.Task[bytes]"]) -> None:
     spool.seal()
-    assert set(await soon(asyncio.gather(*resting))) == {FIRST + b"2\n"}
+    assert set(await soon(asyncio.gather(*pausing))) == {FIRST + b"2\n"}
 
 
-async def test_a_failure_wakes_everybody_out_of_the_rest(spool: Spool, resting: list["asyncio.Task[bytes]"]) -> None:
+@endless_pause
+async def test_failure_wakes_every_follower_during_the_pause(spool: Spool, pausing: list["asyncio.Task[bytes]"]) -> None:
     spool.fail("the database is gone")
-    ends = await soon(asyncio.gather(*resting, return_exceptions=True))
+    ends = await soon(asyncio.gather(*pausing, return_exceptions=True))
     assert {(type(end), str(end)) for end in ends} == {(TruncatedError, "the database is gone")}
     await spool.discard()
