@@ -361,13 +361,15 @@ async def pausing(spool: Spool) -> list["asyncio.Task[bytes]"]:
 
 
 @endless_pause
-async def test_seal_wakes_every_follower_during_the_pause(spool: Spool, pausing: list["asyncio.Task[bytes]"]) -> None:
+async def test_seal_wakes_all_followers_during_the_pause(spool: Spool, pausing: list["asyncio.Task[bytes]"]) -> None:
     spool.seal()
     assert set(await soon(asyncio.gather(*pausing))) == {FIRST + b"2\n"}
 
 
 @endless_pause
-async def test_failure_wakes_every_follower_during_the_pause(spool: Spool, pausing: list["asyncio.Task[bytes]"]) -> None:
+async def test_failure_wakes_every_follower_during_the_pause(
+    spool: Spool, pausing: list["asyncio.Task[bytes]"]
+) -> None:
     spool.fail("the database is gone")
     ends = await soon(asyncio.gather(*pausing, return_exceptions=True))
     assert {(type(end), str(end)) for end in ends} == {(TruncatedError, "the database is gone")}
