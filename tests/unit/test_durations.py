@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.durations import MOST, read_duration, written_duration
+from streamer.durations import MAX_DURATION, read_duration, written_duration
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_duration_is_written_in_the_largest_unit_that_divides_it(text: str, wr
     assert written_duration(read_duration(text)) == written
 
 
-@given(st.timedeltas(timedelta(), MOST))
+@given(st.timedeltas(timedelta(), MAX_DURATION))
 def test_what_is_written_is_read_as_the_same(duration: timedelta) -> None:
     found = read_duration(written_duration(duration))
     assert abs(found - duration) <= duration * 1e-15 + timedelta(microseconds=1) * (duration > timedelta(days=36_500))
