@@ -62,16 +62,16 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("request bodies", BODIES_LIMIT),
         Item("a large request, while it is parsed", PARSING),
         Item("large answers", ANSWERS_LIMIT),
-        Item("exports that wait (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
+        Item("waiting exports (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
         Item("exports: their requests", SPEC, exports),
         Item("small bodies, copied", COPIED),
         Item("gzip streams (GZIP_STREAMS)", GZIP_HELD + GZIP_STATE, settings.gzip_streams),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
-        Item("large rows (MAX_ROW_SIZE), one of them put together", settings.max_row_size, connections + 1),
-        Item("files that are hashed", HASH_BUFFER, HASHING),
-        Item("log lines that wait", LOG_RECORD, LOG_QUEUE),
+        Item("large rows (MAX_ROW_SIZE), one being assembled", settings.max_row_size, connections + 1),
+        Item("files being hashed", HASH_BUFFER, HASHING),
+        Item("queued log lines", LOG_RECORD, LOG_QUEUE),
     )
 
 
@@ -83,4 +83,4 @@ def total(items: Sequence[Item]) -> int:
 def table(items: Sequence[Item]) -> str:
     """Returns one line for each item, and one for the sum."""
     lines = [f"{item.name:<53}{item.count:>5} x {item.size / KB:>6,.0f} kB{item.total / MB:>7.1f} MB" for item in items]
-    return "\n".join([*lines, f"{'in all':<70}{total(items) / MB:>7.1f} MB"])
+    return "\n".join([*lines, f"{'total':<70}{total(items) / MB:>7.1f} MB"])
