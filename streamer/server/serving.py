@@ -9,8 +9,8 @@ from uuid import uuid4
 from streamer.config import Settings
 from streamer.jobs.store import Store
 from streamer.server.database import claim, database_pools, export_source, start_errors
-from streamer.server.http import accept, http_application, listening
-from streamer.server.jobs import export_jobs, retaining
+from streamer.server.http import Http, accept, http_application, listening
+from streamer.server.jobs import Jobs, export_jobs, retaining
 from streamer.server.signals import cancel_on_signal, reread_on_hangup
 from streamer.server.storage import spool_directory
 from streamer.server.tuning import Tuning
@@ -49,10 +49,15 @@ async def serving(
         await stack.enter_async_context(retaining(jobs.retention))
         await accept(listener, settings)
         yield listener.name
-        with suppress(TimeoutError):
-            async with asyncio.timeout(settings.shutdown_grace):
-                await jobs.queue.drain()
-                await http.slots.wait_empty()
+        await _drain(jobs, http, settings.shutdown_grace)
+
+
+async def _drain(jobs: Jobs, http: Http, grace: float) -> None:
+    """Returns when no export runs and no download is open, or after `grace` seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace):
+            await jobs.queue.drain()
+            await http.slots.wait_empty()
 
 
 async def serve(settings: Settings, announce: Callable[[str], None], *, hangup_rereads: bool) -> None:
