@@ -16,7 +16,7 @@ from streamer.http.net.listener import HEADS_LIMIT
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
 from streamer.logs import LOG_QUEUE
-from streamer.server.http import SPARE_CONNECTIONS
+from streamer.server.tuning import SPARE_CONNECTIONS
 from streamer.source.cursors.blocks import HOLD_LIMIT
 from streamer.spool.directory import HASH_BUFFER, HASHING
 from streamer.spool.writer import MAX_GATHERED

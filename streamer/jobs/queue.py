@@ -285,7 +285,7 @@ class ExportQueue:
 
     async def _recover_orphans(self) -> None:
         """Settles the exports of dead owners: runs them again, or fails them."""
-        with self._directory.dead_owners() as dead:
+        with self._directory.dead_servers() as dead:
             running = self._running()
             for export in await self._store.fail_orphans(dead, running, served=SERVED, exhausted=EXHAUSTED):
                 log.warning("export %s failed: %s", export.id, export.error)

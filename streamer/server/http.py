@@ -19,7 +19,8 @@ from streamer.http.net.readiness import WriteReadiness
 from streamer.http.routes import application
 from streamer.process.cores import cores
 from streamer.server.database import Pools
-from streamer.server.jobs import Jobs
+from streamer.server.jobs import JobParts
+from streamer.server.tuning import Tuning
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck
 
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD_THREADS = 4
 OTHER_FILES = 256  # that are open beside those of clients
-SPARE_CONNECTIONS = 250  # of clients that do not download, beside MAX_FOLLOWERS
 SHUTDOWN_TIMEOUT = 1.0  # seconds for handlers to end after the grace period; aiohttp waits for it twice
 
 
@@ -38,7 +38,7 @@ class Http:
 
 
 @contextmanager
-def http_application(settings: Settings, jobs: Jobs, pools: Pools, catalog: Catalog) -> Iterator[Http]:
+def http_application(settings: Settings, jobs: JobParts, pools: Pools, catalog: Catalog) -> Iterator[Http]:
     """Builds the application and its threads; at the end the threads are joined."""
     with (
         ThreadPoolExecutor(cores(), "gzip") as compressing,
@@ -65,7 +65,7 @@ def http_application(settings: Settings, jobs: Jobs, pools: Pools, catalog: Cata
 
 
 @asynccontextmanager
-async def listening(app: web.Application, settings: Settings) -> AsyncIterator[Listener]:
+async def listening(app: web.Application, settings: Settings, tuning: Tuning) -> AsyncIterator[Listener]:
     """Takes the port; connections wait until `accept`. Raises StartError."""
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT)
     await runner.setup()
@@ -74,7 +74,7 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[L
             runner,
             settings.api_host,
             settings.api_port,
-            limit=_connections(settings.max_followers + SPARE_CONNECTIONS),
+            limit=_connections(settings.max_followers + tuning.spare_connections),
             stall_timeout=settings.follower_stall_timeout,
         )
         with _start_errors(settings):

@@ -1,4 +1,4 @@
-"""What runs exports and removes them: queue, cache of completed exports, retention."""
+"""The parts that run and remove exports: queue, cache of completed exports, retention."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -17,14 +17,14 @@ from streamer.spool.directory import SpoolDirectory
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
+class JobParts:
     queue: ExportQueue
     completed: CompletedCache
     retention: Retention
 
 
 @contextmanager
-def export_jobs(settings: Settings, store: Store, directory: SpoolDirectory, source: Source) -> Iterator[Jobs]:
+def export_jobs(settings: Settings, store: Store, directory: SpoolDirectory, source: Source) -> Iterator[JobParts]:
     """Builds the parts; nothing runs yet. At the end the files of the cache are closed."""
     with closing(CompletedCache(store, directory)) as completed:
         retention = Retention(store, directory, completed, ttl=settings.export_ttl, history_ttl=settings.history_ttl)
@@ -40,7 +40,7 @@ def export_jobs(settings: Settings, store: Store, directory: SpoolDirectory, sou
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
         )
-        yield Jobs(queue, completed, retention)
+        yield JobParts(queue, completed, retention)
 
 
 @asynccontextmanager

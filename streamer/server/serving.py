@@ -10,7 +10,7 @@ from streamer.config import Settings
 from streamer.jobs.store import Store
 from streamer.server.database import claim, database_pools, export_source, start_errors
 from streamer.server.http import Http, accept, http_application, listening
-from streamer.server.jobs import Jobs, export_jobs, retaining
+from streamer.server.jobs import JobParts, export_jobs, retaining
 from streamer.server.signals import cancel_on_signal, reread_on_hangup
 from streamer.server.storage import spool_directory
 from streamer.server.tuning import Tuning
@@ -27,8 +27,9 @@ async def serving(
 
     With `hangup_rereads` SIGHUP reads the datasets again.
     """
+    tuning = tuning or Tuning()
     async with AsyncExitStack() as stack:
-        directory = stack.enter_context(spool_directory(settings, tuning or Tuning()))
+        directory = stack.enter_context(spool_directory(settings, tuning))
         pools = await stack.enter_async_context(database_pools(settings))
         catalog = await read_catalog(
             pools.side, settings.datasets, file=settings.datasets_file, role=settings.dataset_role
@@ -43,7 +44,7 @@ async def serving(
         stack.enter_context(directory.alive(server_id))
         stack.push_async_callback(jobs.queue.stop)
         # The port comes first: a server that cannot listen must neither remove exports nor take over those of others.
-        listener = await stack.enter_async_context(listening(http.app, settings))
+        listener = await stack.enter_async_context(listening(http.app, settings, tuning))
         with start_errors():
             await jobs.queue.start()
         await stack.enter_async_context(retaining(jobs.retention))
@@ -52,7 +53,7 @@ async def serving(
         await _drain(jobs, http, settings.shutdown_grace)
 
 
-async def _drain(jobs: Jobs, http: Http, grace: float) -> None:
+async def _drain(jobs: JobParts, http: Http, grace: float) -> None:
     """Returns when no export runs and no download is open, or after `grace` seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(grace):

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from streamer.spool.space import RECOUNT
 from streamer.spool.writer import WriteLimits
 
+SPARE_CONNECTIONS = 250  # of clients that do not download, beside MAX_FOLLOWERS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
@@ -12,3 +14,4 @@ class Tuning:
 
     write_limits: WriteLimits = field(default_factory=WriteLimits)
     recount: float = RECOUNT
+    spare_connections: int = SPARE_CONNECTIONS

@@ -147,21 +147,21 @@ class SpoolDirectory:
         return self._identity.folder
 
     @contextmanager
-    def alive(self, owner: UUID) -> Iterator[None]:
+    def alive(self, server_id: UUID) -> Iterator[None]:
         """Shows the other servers of this folder that this one is alive, while the context is open.
 
         Raises StartError if files cannot be locked.
         """
         with ExitStack() as stack:
             try:
-                self._relock = stack.enter_context(servers.alive(self._path, owner))
+                self._relock = stack.enter_context(servers.alive(self._path, server_id))
             except OSError as error:
                 raise StartError(
                     f"EXPORT_STORAGE_PATH: cannot lock a file in {self._path}: {error.strerror}"
                 ) from error
             yield
 
-    def dead_owners(self) -> AbstractContextManager[list[UUID]]:
+    def dead_servers(self) -> AbstractContextManager[list[UUID]]:
         """The servers of this folder that have died; they are forgotten when the context is left without an error."""
         return servers.dead_servers(self._path)
 
@@ -193,7 +193,7 @@ class SpoolDirectory:
         return spool
 
     async def shortage(self, *, recount: bool = False) -> Shortage:
-        """Returns what has to be freed before another byte may be written. Raises OSError."""
+        """Returns the space to free before another byte may be written. Raises OSError."""
         if recount or self._space.is_stale:
             await self.spools()
         disk = await _in_thread(self._threads.scanning, self._disk)

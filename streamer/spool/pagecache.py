@@ -1,4 +1,4 @@
-"""Which bytes of a file are in the page cache, and loading the others, without blocking the event loop.
+"""Checks for bytes in the page cache, and loading of missing ones, without blocking the event loop.
 
 sendfile reads on the calling thread. A page that is not in the page cache would block the whole server until the disk
 has answered, so a body sender on the event loop checks first, and lets a thread load missing pages.

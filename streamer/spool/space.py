@@ -1,4 +1,4 @@
-"""How many bytes the spools of a folder have, and how many have to be freed before more may be written."""
+"""The bytes of all spools of a folder, and the shortage of space before more may be written."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ RECOUNT = 10.0  # seconds after which all spools are counted again: other server
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """What has to be freed before another byte may be written: bytes below the limit, bytes of the disk, and files."""
+    """The space to free before another byte may be written: bytes below the limit, bytes of the disk, and files."""
 
     limit: int = 0
     disk: int = 0

@@ -46,7 +46,7 @@ class WriteLimits:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What a folder provides to its spools: threads, disk space, and limits on how they write.
+    """The resources that a folder provides to its spools: threads, disk space, and limits of a writer.
 
     A writer uses up to `THREADS` threads of `writing` at once; those of `removing` free the blocks of removed files.
     `ensure_room` is awaited before each write-back, and before a batch when `is_short`, which is called in a thread,

@@ -228,17 +228,17 @@ def test_deleted_folder_is_created_again_with_its_identity_and_its_lock(
     tmp_path: Path, executor: ThreadPoolExecutor
 ) -> None:
     directory = SpoolDirectory(tmp_path / "spool", executor)
-    store, owner = uuid4(), uuid4()
+    store, server_id = uuid4(), uuid4()
     directory.prepare()
     directory.claim(store)
-    with directory.alive(owner):
+    with directory.alive(server_id):
         shutil.rmtree(tmp_path / "spool")
         directory.restore()
         again = SpoolDirectory(tmp_path / "spool", executor)
         again.claim(store)
         assert again.id == directory.id
-        assert (tmp_path / "spool" / f"{PREFIX}{owner}").exists()
-        with again.dead_owners() as dead:
+        assert (tmp_path / "spool" / f"{PREFIX}{server_id}").exists()
+        with again.dead_servers() as dead:
             assert dead == []
     assert [path.name for path in (tmp_path / "spool").iterdir()] == [NAME]
 
