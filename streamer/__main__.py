@@ -1,4 +1,4 @@
-"""The process of the command line. Ctrl-C has its handler before the rest is imported, which takes half a second."""
+"""The process of the command line. Ctrl-C has a handler before the imports, which take half a second."""
 
 from streamer.commands.interrupts import interrupts
 

@@ -1,7 +1,7 @@
-"""The memory budget: each buffer x how many of them there can be, on top of what the process is without any.
+"""The memory budget: the size of each buffer x its largest number, plus the memory of the idle process.
 
-The sizes are the constants that the code itself obeys; the few that no constant decides were measured, and the tests
-measure them again. Nothing here allocates: it is the sum that says whether a set of settings fits into a container.
+The sizes are the constants that the code uses; the few that no constant decides were measured, and the tests measure
+them again. This module allocates nothing: its sum shows whether the settings fit into a container.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from streamer.http.net.listener import HEADS_LIMIT
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
 from streamer.logs import LOG_QUEUE
-from streamer.server import SPARE_CONNECTIONS
+from streamer.server.tuning import SPARE_CONNECTIONS
 from streamer.source.cursors.blocks import HOLD_LIMIT
 from streamer.spool.directory import HASH_BUFFER, HASHING
-from streamer.spool.spool import GATHER_LIMIT
+from streamer.spool.writer import MAX_GATHERED
 
 KB, MB = 1024, 1024 * 1024
 
@@ -27,12 +27,12 @@ KB, MB = 1024, 1024 * 1024
 BASE = 47 * MB  # the interpreter, the libraries, an idle server
 FOLLOWER = 26 * KB  # its connection, request, response and open file, also in the kernel
 CONNECTION = 10 * KB  # without a download, also in the kernel
-SOCKET = 4 * MB  # of a client that is not in a crowd: what the kernel gives by itself (net.ipv4.tcp_wmem)
-GZIP_STATE = 352 * KB  # of ISA-L at level 1, once it is in use
+SOCKET = 4 * MB  # of an unlimited download: the largest send buffer of the kernel (net.ipv4.tcp_wmem)
+GZIP_STATE = 352 * KB  # of ISA-L at level 1, in use
 WAITING_EXPORT = 8 * KB
-UNDERSTOOD = 3584 * KB  # beside a body as large as there may be, with as many values
+PARSING = 3584 * KB  # beside the largest body, with the largest number of values
 SPEC = 2 * MB  # of 1,600 columns and 1000 values, while its rows are read
-CHUNK = 512 * KB  # what the driver reads from a socket at a time, and what it makes of that
+CHUNK = 512 * KB  # that the driver reads from a socket at a time, and the page made of it
 LOG_RECORD = KB
 
 
@@ -50,37 +50,37 @@ class Item:
 
 
 def budget(settings: Settings) -> Sequence[Item]:
-    """The most memory that a server with these settings uses for each purpose, in bytes."""
+    """Returns the most memory that a server with these settings uses for each purpose, in bytes."""
     exports = settings.max_concurrent_exports
     connections = exports * settings.export_connections
     return (
         Item("the process itself", BASE),
         Item("followers (MAX_FOLLOWERS)", FOLLOWER, settings.max_followers),
         Item("other connections", CONNECTION + MIN_QUOTA, SPARE_CONNECTIONS),
-        Item("what waits in sockets", max_queued_bytes(settings.max_followers, SOCKET)),
+        Item("queued in sockets", max_queued_bytes(settings.max_followers, SOCKET)),
         Item("request heads", HEADS_LIMIT),
         Item("request bodies", BODIES_LIMIT),
-        Item("a large request, while it is understood", UNDERSTOOD),
+        Item("a large request, while it is parsed", PARSING),
         Item("large answers", ANSWERS_LIMIT),
-        Item("exports that wait (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
-        Item("exports: what they ask for", SPEC, exports),
+        Item("waiting exports (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
+        Item("exports: their requests", SPEC, exports),
         Item("small bodies, copied", COPIED),
         Item("gzip streams (GZIP_STREAMS)", GZIP_HELD + GZIP_STATE, settings.gzip_streams),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
-        Item("exports: gathered and being written", 2 * GATHER_LIMIT, exports),
+        Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
-        Item("large rows (MAX_ROW_SIZE), one of them put together", settings.max_row_size, connections + 1),
-        Item("files that are hashed", HASH_BUFFER, HASHING),
-        Item("log lines that wait", LOG_RECORD, LOG_QUEUE),
+        Item("large rows (MAX_ROW_SIZE), one being assembled", settings.max_row_size, connections + 1),
+        Item("files being hashed", HASH_BUFFER, HASHING),
+        Item("queued log lines", LOG_RECORD, LOG_QUEUE),
     )
 
 
 def total(items: Sequence[Item]) -> int:
-    """In bytes."""
+    """Returns the sum in bytes."""
     return sum(item.total for item in items)
 
 
 def table(items: Sequence[Item]) -> str:
-    """One line for each item, and the sum."""
+    """Returns one line for each item, and one for the sum."""
     lines = [f"{item.name:<53}{item.count:>5} x {item.size / KB:>6,.0f} kB{item.total / MB:>7.1f} MB" for item in items]
-    return "\n".join([*lines, f"{'in all':<70}{total(items) / MB:>7.1f} MB"])
+    return "\n".join([*lines, f"{'total':<70}{total(items) / MB:>7.1f} MB"])

@@ -1,4 +1,4 @@
-"""The verbs of the command line. Nothing of the server is imported before one of its verbs is called."""
+"""The commands of the command line. The server is imported only when one of its commands is called."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from streamer.errors import StartError
 def main() -> None:
     """Streams a PostgreSQL query as a CSV download that can be followed while it grows.
 
-    `serve` and `demo` are the server; everything else is its client. Tab completion: put
+    `serve` and `demo` are the server; all others are its client. Tab completion: put
     `eval "$(_STREAMER_COMPLETE=bash_source streamer)"` into ~/.bashrc (zsh_source for zsh, fish_source for fish).
     """
 
@@ -37,7 +37,7 @@ def serve(budget: bool) -> None:
     setting.
     """
     with _server_process():
-        from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the server, which its client does without
+        from streamer.budget import budget as memory_budget  # noqa: PLC0415 - of the server: the client does not need it
         from streamer.budget import table  # noqa: PLC0415
         from streamer.config import read_settings  # noqa: PLC0415
         from streamer.logs import logging_to_stderr  # noqa: PLC0415
@@ -67,11 +67,11 @@ def serve(budget: bool) -> None:
 def demo(rows: int, port: int, directory: Path) -> None:
     """Run the server on an embedded PostgreSQL with a table of users; Ctrl-C stops both."""
     with _server_process():
-        from streamer.config import LogFormat  # noqa: PLC0415 - the server, which its client does without
+        from streamer.config import LogFormat  # noqa: PLC0415 - of the server: the client does not need it
         from streamer.logs import logging_to_stderr  # noqa: PLC0415
 
         try:
-            from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an extra of their own
+            from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an optional extra
         except ImportError as error:
             raise StartError(f"the demo needs the packages of streamer[demo]: {error}") from error
         _raise_on_interrupt()
@@ -81,13 +81,13 @@ def demo(rows: int, port: int, directory: Path) -> None:
 
 @contextmanager
 def _server_process() -> Iterator[None]:
-    """What both verbs of the server need before it has threads; StartError ends the process with one line.
+    """Sets up the process before it has threads; StartError ends it with one line.
 
-    Ctrl-C ends the command without a word, where the server does not take it for its stop.
+    Ctrl-C ends the command without a message, unless the server handles it.
     """
     try:
         _check_platform()
-        from streamer.process.allocator import keep_the_heap_small  # noqa: PLC0415 - the server, which its client does without
+        from streamer.process.allocator import keep_the_heap_small  # noqa: PLC0415 - of the server: the client does not need it
         from streamer.process.streams import open_closed_streams  # noqa: PLC0415
 
         open_closed_streams()
@@ -101,7 +101,7 @@ def _server_process() -> Iterator[None]:
 
 
 def _raise_on_interrupt() -> None:
-    """Once all is imported: an import that is interrupted is half done. The server has handlers of its own."""
+    """To be called once all is imported: an interrupted import is half done. The server has handlers of its own."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

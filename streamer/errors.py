@@ -1,26 +1,26 @@
-"""Every error that leaves the house.
+"""Every error visible outside the process.
 
-A `ClientError` is what a client can see: a stable code, a status, a title and a time to come back after that belong to
-the class, and one sentence that belongs to the case. `http/problems.py` turns it into application/problem+json
-(RFC 9457), and nothing else does. An `ExportFailure` is the reason an export ended badly; its sentence goes into the
-export's row. A `StartError` is the one line a user reads when the server cannot start.
+A `ClientError` is visible to a client: the class has a stable code, a status, a title and a Retry-After, and each error
+has a sentence of its own. Only `http/problems.py` turns it into application/problem+json (RFC 9457). An `ExportFailure`
+is the reason why an export failed; its sentence goes into the export's row. A `StartError` is the one line that a user
+reads when the server cannot start.
 """
 
 from collections.abc import Mapping
 from typing import ClassVar
 
 MAX_SHOWN = 60  # characters
-RETRY_AFTER = 5  # seconds: what is taken or away now may be there in a moment
+RETRY_AFTER = 5  # seconds: a shortage that ends by itself
 
 
-def shown(text: str, most: int = MAX_SHOWN) -> str:
-    """A client's own text, of so few characters that a sentence can hold it, and with nothing that could break one."""
-    cut = text if len(text) <= most else text[:most] + "…"
+def shown(text: str, max_length: int = MAX_SHOWN) -> str:
+    """Returns a client's own text for a sentence: cut to `max_length` characters, and escaped where not printable."""
+    cut = text if len(text) <= max_length else text[:max_length] + "…"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
 
 
 class ClientError(Exception):
-    """An answer other than success."""
+    """A response other than success."""
 
     code: ClassVar[str]
     status: ClassVar[int]
@@ -121,26 +121,26 @@ class InsufficientStorage(ClientError):
 
 
 class ExportFailure(Exception):
-    """Why an export cannot be finished, in a sentence its user may read."""
+    """Why an export cannot be finished, in a sentence for its user."""
 
 
 class TransientFailure(ExportFailure):
-    """A failure that may be over in a moment: the connection was lost, the server is starting."""
+    """A failure that a retry may overcome: the connection was lost, the server is starting."""
 
 
 class SourceWait(ExportFailure):
-    """No snapshot of the source could be taken, or none that its locks agree with: nothing was read.
+    """No snapshot of the source could be taken that is consistent with its locks: no row was read.
 
-    That is no attempt. The export waits, and begins anew.
+    It does not count as an attempt. The export waits, and starts again.
     """
 
 
 class SourceAway(SourceWait):
-    """The source takes no connection at the moment: it is stopped, starting, or has no connection left."""
+    """The source accepts no connection at the moment: it is stopped, starting, or has no connection left."""
 
 
 class SourceBusy(SourceWait):
-    """What this export reads is locked, or is being changed."""
+    """A relation that this export reads is locked, or is being changed."""
 
 
 class StartError(Exception):

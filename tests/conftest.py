@@ -25,6 +25,7 @@ import pytest
 from streamer.config import Duration, Settings
 from streamer.embedded import embedded_postgres
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.servers import PREFIX
 from tests import seeds
@@ -142,9 +143,9 @@ async def serve(configure: Configure) -> AsyncIterator[Serve]:
     """Starts servers in this process, on real sockets: `await serve(max_concurrent_exports=1)`."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> Server:
+        async def start(*, tuning: Tuning | None = None, **settings: Any) -> Server:
             chosen = configure(**settings)
-            return Server(await stack.enter_async_context(serving(chosen)), chosen)
+            return Server(await stack.enter_async_context(serving(chosen, tuning=tuning)), chosen)
 
         yield start
 

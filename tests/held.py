@@ -12,6 +12,7 @@ import pytest
 
 from streamer.config import Duration, Names, Settings
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import at_database, connected
 from tests.exporting import PATIENCE
 from tests.gates import UNLOCK, Gates, Steps
@@ -160,7 +161,12 @@ class Serve(Protocol):
 
 @asynccontextmanager
 async def gated_server(
-    database: str, spool: Path, datasets: Sequence[str] = (SMALL.name, BULK.name), **settings: Any
+    database: str,
+    spool: Path,
+    datasets: Sequence[str] = (SMALL.name, BULK.name),
+    *,
+    tuning: Tuning | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Held]:
     """A server on such a database. Its exports come to their ends before it is stopped, unless a test stops it."""
     chosen = Settings(
@@ -173,7 +179,8 @@ async def gated_server(
         **settings,
     )
     async with connected(database) as hand, AsyncExitStack() as server:
-        held = Held(await server.enter_async_context(serving(chosen)), spool, Gates(hand, database), server.aclose)
+        url = await server.enter_async_context(serving(chosen, tuning=tuning))
+        held = Held(url, spool, Gates(hand, database), server.aclose)
         try:
             yield held
         finally:

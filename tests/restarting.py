@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamer.embedded import embedded_postgres, psql, started
+from streamer.embedded import embedded_postgres, start_server
 from tests.conftest import folder_for_postgres
 from tests.exporting import until
+from tests.programs import PSQL
 
-BASEBACKUP = psql().with_name("pg_basebackup")
+BASEBACKUP = PSQL.with_name("pg_basebackup")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class OwnPostgres:
         await until(stopped, "PostgreSQL has stopped")
 
     async def start(self) -> None:
-        await asyncio.to_thread(started, self.files)
+        await asyncio.to_thread(start_server, self.files)
 
 
 @contextmanager

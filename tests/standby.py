@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from streamer.embedded import embedded_postgres, psql
+from streamer.embedded import embedded_postgres
 from tests.conftest import connected, folder_for_postgres
 from tests.exporting import until
+from tests.programs import PSQL
 from tests.restarting import back_up
 
 
@@ -34,7 +35,7 @@ def paired(sql: str = "") -> Iterator[Pair]:
     """The standby is made when the primary has run `sql`."""
     with folder_for_postgres() as folder, embedded_postgres(folder / "primary") as primary:
         owner = (folder / "primary").stat().st_uid  # not ours if we are root
-        subprocess.run([psql(), "-q", "-v", "ON_ERROR_STOP=1", primary, "-c", sql], check=True)
+        subprocess.run([PSQL, "-q", "-v", "ON_ERROR_STOP=1", primary, "-c", sql], check=True)
         copy = folder / "standby"
         back_up(primary, copy, owner)
         with embedded_postgres(copy) as standby:

@@ -1,7 +1,7 @@
 """CSV exactly as PostgreSQL's COPY writes it.
 
 The source is the documentation of COPY, "CSV Format", and CopyAttributeOutCSV in src/backend/commands/copyto.c. A
-cursor that cannot use COPY writes its records here, and the conformance suite holds both to the same bytes.
+cursor that cannot use COPY writes its records here, and the conformance suite checks that both write the same bytes.
 
 A record ends with one line feed. A field is quoted when it contains the delimiter, the quote, CR or LF, when it equals
 the text for NULL (so by default the empty string is `""` and NULL is nothing), or when it is `\\.` alone on its line.
@@ -14,7 +14,7 @@ from streamer.model import Dialect
 
 BOM = b"\xef\xbb\xbf"
 MAX_NULL = 64  # characters
-# Of what a spreadsheet takes for a formula, or may after it has trimmed it (OWASP, "CSV Injection").
+# With these a spreadsheet takes a field for a formula, or may do so after trimming it (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -42,9 +42,9 @@ def check_null(text: str, delimiter: str, quote: str) -> str:
 
 
 def prologue(dialect: Dialect, columns: Sequence[str]) -> bytes:
-    """What stands before the first row: a byte order mark, the names of the columns, either, or nothing.
+    """Returns the bytes before the first row: a byte order mark, the names of the columns, both, or neither.
 
-    A name is text as any: a spreadsheet would take one that begins with `=` for a formula.
+    Names are escaped like fields: a spreadsheet would take a name that begins with `=` for a formula.
     """
     escapes = FORMULA_STARTS if dialect.escape_formulas else ()
     names = [f"'{name}" if name.startswith(escapes) else name for name in columns]

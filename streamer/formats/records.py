@@ -1,17 +1,15 @@
-"""Records of CSV: written, counted and cut exactly as COPY writes them."""
+"""Writing, counting and cutting records of CSV exactly as COPY writes them."""
 
 from collections.abc import Iterable, Sequence
 
 from streamer.model import Dialect
 
 SLICE = 64 * 1024  # bytes that are split at a time: a field of nothing but quotes has many pieces
-
-
 END_OF_DATA = "\\."
 
 
 def count_records(chunk: bytes | bytearray, quote: bytes) -> int:
-    """The number of records in a chunk that begins and ends at a record boundary.
+    """Returns the number of records in a chunk that begins and ends at a record boundary.
 
     A line feed between quotes belongs to a field. A doubled quote opens and closes an empty piece, so the parity holds.
     """
@@ -26,7 +24,7 @@ def count_records(chunk: bytes | bytearray, quote: bytes) -> int:
 
 
 def first_records(chunk: bytes | bytearray, quote: bytes, number: int) -> bytes | bytearray:
-    """The first `number` records of a chunk that has more. One record is looked at after the other, from the end."""
+    """Returns the first `number` records of a chunk that has more. Removes one record after the other from the end."""
     end, surplus = len(chunk), count_records(chunk, quote) - number
     while surplus:
         end = _start_of_last(chunk, quote, end)
@@ -35,7 +33,7 @@ def first_records(chunk: bytes | bytearray, quote: bytes, number: int) -> bytes 
 
 
 def _start_of_last(chunk: bytes | bytearray, quote: bytes, end: int) -> int:
-    """Where the last record of `chunk[:end]` begins: after the last line feed with whole quotes behind it."""
+    """The start of the last record of `chunk[:end]`: after the last line feed followed by an even number of quotes."""
     start, quotes = end - 1, 0
     while (before := chunk.rfind(b"\n", 0, start)) >= 0:
         quotes += chunk.count(quote, before, start)
@@ -57,7 +55,7 @@ class RecordWriter:
         self._alone = width == 1
 
     def record(self, fields: Sequence[str | None]) -> str:
-        """One record with its line feed; None is NULL."""
+        """Returns one record with its line feed; None is NULL."""
         return self._delimiter.join(map(self._field, fields)) + "\n"
 
     def records(self, rows: Iterable[Sequence[str | None]]) -> bytes:

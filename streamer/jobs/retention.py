@@ -27,7 +27,8 @@ from streamer.durations import written_duration
 from streamer.errors import ExportFailure, InsufficientStorage, TransientFailure, Unavailable
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.store import RemovedAt, Store, UsedAt
-from streamer.spool.directory import Shortage, SpoolDirectory
+from streamer.spool.directory import SpoolDirectory
+from streamer.spool.space import Shortage
 
 log = logging.getLogger(__name__)
 

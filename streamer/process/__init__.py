@@ -1,1 +1,1 @@
-"""What the server process sets up with the operating system: memory allocation, cores, standard streams."""
+"""The server process and its operating system: memory allocation, cores, standard streams."""

@@ -1,6 +1,6 @@
-"""How many cores this process may use: those that its affinity allows, or as much time as its cgroups give it.
+"""The number of cores that this process may use, limited by its affinity and by the quotas of its cgroups.
 
-`os.cpu_count` counts those of the host, also in a container that may use one of them.
+`os.cpu_count` counts the cores of the host, also in a container that is limited to one of them.
 """
 
 import math
@@ -14,13 +14,13 @@ PROC = Path("/proc/self")
 
 
 def cores(proc: Path = PROC) -> int:
-    """At least one. `proc` is where the kernel tells of this process."""
+    """Returns at least 1. `proc` is the folder of this process in procfs."""
     allowed = len(os.sched_getaffinity(0))
     return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas(proc))]))
 
 
 def _quotas(proc: Path) -> Iterator[float]:
-    """The cores that each of the groups around the process may use, those that have a limit."""
+    """The quota, in cores, of each control group of the process that has one."""
     for folder, version in _groups(proc):
         with suppress(OSError, ValueError):  # no such controller, or `max`
             if version == 1:
@@ -32,7 +32,7 @@ def _quotas(proc: Path) -> Iterator[float]:
 
 
 def _groups(proc: Path) -> Iterator[tuple[Path, int]]:
-    """The folders of the groups of the process that tell of its processor time, and their version of cgroups."""
+    """The folders of the control groups that limit the processor time of the process, and their cgroup version."""
     with suppress(OSError):
         ours = dict(re.findall(r"^[0-9]+:(.*):(/.*)$", (proc / "cgroup").read_text(), re.MULTILINE))
         for line in (proc / "mountinfo").read_text().splitlines():
@@ -47,7 +47,7 @@ def _groups(proc: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _upwards(top: str, root: str, path: str) -> Iterator[Path]:
-    """From the group itself to the top of what is mounted. In a container the path may be that of the host."""
+    """From the group itself to the top of the mount. In a container the path may be that of the host."""
     inside = os.path.relpath(path, root) if path.startswith(root) else "."
     folder = Path(top, inside)
     while folder != Path(top) and Path(top) in folder.parents:

@@ -1,1 +1,1 @@
-"""Rules of HTTP and CSV as pure functions: no I/O, no clock, no asyncio."""
+"""Rules of HTTP as pure functions: no I/O, no clock, no asyncio."""

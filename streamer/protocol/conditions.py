@@ -1,6 +1,6 @@
 """Preconditions: RFC 9110, 13. Validators are strong: the bytes of one representation never change.
 
-The order of evaluation is that of 13.2.2, and the answer is one of three.
+The order of evaluation is that of 13.2.2, and the result is one of three.
 """
 
 import re
@@ -17,7 +17,7 @@ SEPARATOR = re.compile(r"[ \t]*(?:,[ \t]*)+")
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-# RFC 9110, 5.6.7: one form to write, and two more to understand.
+# RFC 9110, 5.6.7: one form to generate, and two obsolete ones to parse.
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY = f"(?:{'|'.join(DAYS)})"
 LONG_DAY = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
@@ -37,16 +37,16 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """Of the selected representation: a strong entity tag with its quotes, and a time in whole seconds, if known."""
+    """The selected representation's strong entity tag with its quotes, and its time in whole seconds, if known."""
 
     etag: str
     last_modified: datetime | None
 
 
 def evaluate(headers: Mapping[str, str], validators: Validators, now: datetime) -> Verdict:
-    """The preconditions of a GET or HEAD request, If-Range aside. `headers` has the fields' names in lower case.
+    """Evaluates the preconditions of a GET or HEAD request, except If-Range. `headers` has its names in lower case.
 
-    A date that cannot be read is as good as no date (13.1.3, 13.1.4). `now` decides what a year of two digits means.
+    A date that cannot be parsed is ignored (13.1.3, 13.1.4). `now` decides the century of a year of two digits.
     """
     if (tags := headers.get("if-match")) is not None:
         if not _matches(tags, validators.etag, weakly=False):
@@ -62,7 +62,7 @@ def evaluate(headers: Mapping[str, str], validators: Validators, now: datetime) 
 
 
 def range_applies(if_range: str | None, validators: Validators, now: datetime) -> bool:
-    """Whether a Range field is to be honoured (13.1.5): the tag is strong and the same, or the date is exactly ours."""
+    """Whether a Range field is honoured (13.1.5): the tag is strong and equal, or the date equals `last_modified`."""
     if if_range is None:
         return True
     if if_range.endswith('"'):
@@ -70,15 +70,15 @@ def range_applies(if_range: str | None, validators: Validators, now: datetime) -
     return validators.last_modified is not None and _date(if_range, now) == validators.last_modified
 
 
-@lru_cache(maxsize=256)  # asked for again with every range of one export
+@lru_cache(maxsize=256)  # the same for every range of one export
 def http_date(moment: datetime) -> str:
-    """An IMF-fixdate (5.6.7)."""
+    """Returns the moment as an IMF-fixdate (5.6.7)."""
     moment = moment.astimezone(UTC)
     return f"{DAYS[moment.weekday()]}, {moment:%d} {MONTHS[moment.month - 1]} {moment:%Y %H:%M:%S} GMT"
 
 
 def parse_http_date(text: str, now: datetime) -> datetime | None:
-    """A date in any of the three forms; None if it is none."""
+    """Parses a date in any of the three forms; None if it is none."""
     for form in DATES:
         if found := form.fullmatch(text):
             return _moment(found.groupdict(), now)
@@ -95,7 +95,7 @@ def _moment(parts: Mapping[str, str], now: datetime) -> datetime | None:
             return _moment_of(int(parts["year"]), parts)
         year = now.year - now.year % 100 + int(parts["year"])
         moment = _moment_of(year, parts)
-        # RFC 9110, 5.6.7: what seems more than 50 years in the future is of the century before.
+        # RFC 9110, 5.6.7: a date more than 50 years in the future belongs to the century before.
         return _moment_of(year - 100, parts) if moment > _years_later(now, 50) else moment
     except ValueError:
         return None
@@ -119,7 +119,7 @@ def _modified_after(since: datetime, validators: Validators) -> bool:
 
 
 def _matches(field: str, etag: str, *, weakly: bool) -> bool:
-    """Whether a list of entity tags, or `*`, has ours, which is strong (8.8.3.2)."""
+    """Whether a list of entity tags, or `*`, matches the strong tag `etag` (8.8.3.2)."""
     if field.strip(" \t") == "*":
         return True
     opaque = etag[1:-1]
@@ -127,7 +127,7 @@ def _matches(field: str, etag: str, *, weakly: bool) -> bool:
 
 
 def _entity_tags(field: str) -> list[tuple[bool, str]]:
-    """(weak, opaque) of each tag up to the first thing that is none."""
+    """(weak, opaque) of each tag up to the first syntax error."""
     tags = []
     position = len(field) - len(field.lstrip(" \t,"))
     while found := ENTITY_TAG.match(field, position):

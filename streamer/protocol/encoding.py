@@ -3,7 +3,7 @@
 import re
 from enum import StrEnum
 
-# RFC 9110, 12.4.2: a weight is 0 to 1 with at most three digits. A member that is not of this form is passed over.
+# RFC 9110, 12.4.2: a weight is 0 to 1 with at most three digits. A member that is not of this form is ignored.
 MEMBER = re.compile(
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?", re.IGNORECASE
 )
@@ -16,10 +16,10 @@ class Coding(StrEnum):
 
 
 def acceptable(accept_encoding: str | None) -> tuple[Coding, ...]:
-    """The codings that the client accepts, the one to send first; empty where nothing is acceptable (406).
+    """Returns the codings that the client accepts, the preferred one first; empty if none is acceptable (406).
 
-    No field at all accepts anything, and gets what needs no decoder. Where a field weighs both the same, gzip goes
-    first; identity that is not named is acceptable, and the last choice, unless `*` says otherwise.
+    A request without the field accepts any coding, and identity is preferred, since it needs no decoder. With equal
+    weights gzip is preferred. An identity that is not listed is acceptable as the last choice, unless `*` excludes it.
     """
     if accept_encoding is None:
         return (Coding.IDENTITY, Coding.GZIP)
@@ -27,7 +27,7 @@ def acceptable(accept_encoding: str | None) -> tuple[Coding, ...]:
     gzip = weights.get("gzip", weights.get("*", 0.0))
     identity = weights.get("identity", weights.get("*"))
     if identity is None:
-        identity = 0.0001  # below the least weight that can be written
+        identity = 0.0001  # below the smallest weight that a field can express
     ranked = sorted([(gzip, Coding.GZIP), (identity, Coding.IDENTITY)], key=lambda pair: -pair[0])
     return tuple(coding for weight, coding in ranked if weight > 0)
 

@@ -1,8 +1,8 @@
 """Byte ranges: RFC 9110, 14, and RFC 8673 for a representation that still grows.
 
-Two questions, two tables. `select` knows the length of what is asked for: it gives the slices of a sealed export.
-`select_live` does not: it gives what may be answered before the end is known. Whatever cannot be understood is ignored
-as RFC 9110, 14.2 wants it, which means the whole representation, never a part that was not asked for.
+`select` knows the length of the representation: it returns the slices of a sealed export. `select_live` does not: it
+returns the range that can be answered before the length is known. A field that cannot be parsed is ignored as RFC 9110,
+14.2 requires: the response is the whole representation, never a part that the client did not request.
 
 Parsing is linear in the length of the field; positions are integers of any size.
 """
@@ -14,13 +14,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 MAX_RANGES = 8  # more than these in one request is an attack or a mistake (RFC 9110, 17.15)
-OPEN_END = 9007199254740991  # RFC 8673, 3.2: 2^53-1 stands for a last position that nobody knows yet
+OPEN_END = 9007199254740991  # RFC 8673, 3.2: 2^53-1 stands for a last position that is not known yet
 
-# RFC 9110, 14.1.1. White space is allowed around a member of the list (5.6.1), never inside of it.
+# RFC 9110, 14.1.1. White space is allowed around a member of the list (5.6.1), never inside it.
 UNIT = re.compile(r"bytes=(.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 RANGE_SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 OWS = " \t"
-MAX_DIGITS = 4000  # Python reads a few more; a longer number is as large as it gets
+MAX_DIGITS = 4000  # Python parses a few more; a longer number counts as the largest one
 
 
 class Slice(NamedTuple):
@@ -52,23 +52,23 @@ RangeSpec = Positions | Suffix
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """There is no range, or it is to be ignored."""
+    """There is no range, or it is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slices:
-    """206: one slice, or several for multipart/byteranges, in the order in which they were asked for."""
+    """206: one slice, or several for multipart/byteranges, in the order of the request."""
 
     slices: tuple[Slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Unsatisfiable:
-    """416: nothing that was asked for exists."""
+    """416: no byte of the requested ranges exists."""
 
 
 def parse(field: str | None) -> tuple[RangeSpec, ...] | None:
-    """The ranges of a Range field; None if there is none that can be understood."""
+    """Parses a Range field; None without a field, or if it cannot be parsed."""
     unit = UNIT.fullmatch(field) if field is not None else None
     if unit is None:
         return None
@@ -92,7 +92,7 @@ def _parse_spec(text: str) -> RangeSpec | None:
 
 
 def _magnitude(digits: str) -> tuple[int, str]:
-    """Orders numbers of any length."""
+    """A sort key for numbers of any length."""
     significant = digits.lstrip("0")
     return len(significant), significant
 
@@ -103,13 +103,13 @@ def _number(digits: str) -> int:
 
 
 def select(field: str | None, length: int) -> Whole | Slices | Unsatisfiable:
-    """What a Range field selects of a representation of `length` bytes."""
+    """Returns what a Range field selects of a representation of `length` bytes."""
     specs = parse(field)
     if specs is None or len(specs) > MAX_RANGES:
         return Whole()
     slices = [found for spec in specs if (found := _resolve(spec, length)) is not None]
     if not slices:
-        # RFC 9110, 14.1.2: a suffix of nothing is satisfiable, but no Content-Range can say it.
+        # RFC 9110, 14.1.2: a suffix of an empty representation is satisfiable, but no Content-Range can express it.
         suffix = not length and any(isinstance(spec, Suffix) and spec.length for spec in specs)
         return Whole() if suffix else Unsatisfiable()
     if _overlap(slices):
@@ -142,10 +142,11 @@ def _join_adjacent(slices: Sequence[Slice]) -> list[Slice]:
 
 
 def select_live(field: str | None, *, conditional: bool) -> Whole | Positions:
-    """What a Range field asks of a representation that still grows. `conditional`: an If-Range came with it, and holds.
+    """Returns what a Range field selects of a representation that still grows.
 
-    A suffix cannot be known yet, and several ranges cannot be framed. An open range with an If-Range comes from a
-    browser, which cannot read a Content-Range without a length: it gets the whole.
+    `conditional` means that the request had an If-Range, and it holds. A suffix is not known yet, and several ranges
+    cannot be framed. An open range with an If-Range comes from a browser, which cannot parse a Content-Range without a
+    length: it gets the whole representation.
     """
     specs = parse(field)
     if specs is None or len(specs) != 1 or isinstance(specs[0], Suffix):
@@ -153,20 +154,20 @@ def select_live(field: str | None, *, conditional: bool) -> Whole | Positions:
     if conditional and specs[0].last is None:
         return Whole()
     if specs[0].last == 10**MAX_DIGITS:
-        return Whole()  # it could not be repeated as the client wrote it
+        return Whole()  # Content-Range could not repeat it as the client wrote it
     return specs[0]
 
 
 def content_range(piece: Slice, length: int) -> str:
-    """Content-Range of a slice of a representation of known length (RFC 9110, 14.4)."""
+    """Returns the Content-Range of a slice of a representation of known length (RFC 9110, 14.4)."""
     return f"bytes {piece.start}-{piece.stop - 1}/{length}"
 
 
 def live_content_range(positions: Positions) -> str:
-    """Content-Range while the length is not known; an open end is said as RFC 8673, 3.2 says it."""
+    """Returns the Content-Range while the length is not known; an open end is expressed as in RFC 8673, 3.2."""
     return f"bytes {positions.first}-{OPEN_END if positions.last is None else positions.last}/*"
 
 
 def unsatisfied_range(length: int) -> str:
-    """Content-Range of a 416."""
+    """Returns the Content-Range of a 416."""
     return f"bytes */{length}"

@@ -1,7 +1,7 @@
 """The reading side: a follower reads `[offset, frontier)` and sleeps until the frontier moves.
 
-It yields extents of the file, never bytes: what they hold goes from the page cache to the socket. A sealed spool is
-drained to its end. A failed one is left at once: what was published is a part of nothing, and its file is going away.
+It yields extents of the file, never bytes: the bytes go from the page cache to the socket. A follower reads a sealed
+spool to its end. It leaves a failed one at once: the published bytes are no whole export, and the file is removed.
 """
 
 import asyncio
@@ -11,35 +11,35 @@ from typing import BinaryIO, NamedTuple, Self
 
 from streamer.spool.spool import Spool
 
-WINDOW = 8 * 1024 * 1024  # bytes handed over at a time
+WINDOW = 8 * 1024 * 1024  # bytes of the largest extent
 
 
 class Extent(NamedTuple):
-    """`length` bytes from `offset` on."""
+    """The `length` bytes from `offset` on."""
 
     offset: int
     length: int
 
     def first(self, length: int) -> "Extent":
-        """Its first bytes, at most so many."""
+        """Its first `length` bytes, or all of it if it is shorter."""
         return Extent(self.offset, min(self.length, length))
 
     def after(self, length: int) -> "Extent":
-        """What is left of it behind so many bytes."""
+        """The extent without its first `length` bytes."""
         return Extent(self.offset + length, self.length - length)
 
 
 class TruncatedError(Exception):
-    """The spool ended before its end: what was read is a part of nothing."""
+    """The spool failed: the bytes read so far are no whole export."""
 
 
 class Follower:
-    """One reader's place in a spool, and a file object of its own.
+    """One reader's position in a spool, and a file object of its own.
 
-    Iterating gives the extents from `start` to `stop`, or to the end of the export if that comes first, each as soon as
-    it is published, and raises TruncatedError with the reason if the spool fails. The file is there once there is an
-    extent. `before_first` is awaited before the first of them is given. `head` gives the first bytes of the export
-    where they are known before anything is published.
+    Iterates over the extents from `start` to `stop`, or to the end of the export if that comes first, each as soon as
+    it is published; raises TruncatedError with the reason if the spool fails. The file exists once there is an extent.
+    `before_first` is awaited before the first extent is returned. `head` returns the first bytes of the export if they
+    are known before anything is published.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Follower:
 
     @property
     def file(self) -> BinaryIO:
+        """Opened at the first use. Raises TruncatedError if it cannot be opened."""
         if self._file is None:
             try:
                 self._file = self._spool.path.open("rb", buffering=0)
@@ -78,16 +79,16 @@ class Follower:
 
     @property
     def broken(self) -> "asyncio.Future[str]":
-        """Done, with the reason, when the rest will never come."""
+        """Done when the spool has failed; its result is the reason."""
         return self._spool.broken
 
     @property
     def caught_up(self) -> bool:
-        """Whether the next extent has still to be published."""
+        """Whether the next extent has not been published yet."""
         return self._offset >= self._spool.frontier
 
     async def early(self) -> bytes:
-        """What is known of its bytes before there is an extent; the extents then begin behind it."""
+        """Returns the bytes known before there is an extent; the extents then begin after them."""
         if self._head is None:
             return b""
         piece = (await self._head())[self._offset : self._stop]
@@ -109,6 +110,6 @@ class Follower:
         extent = Extent(self._offset, min(WINDOW, end - self._offset))
         self._offset += extent.length
         if self._before_first is not None:
-            before, self._before_first = self._before_first, None
-            await before()
+            before_first, self._before_first = self._before_first, None
+            await before_first()
         return extent

@@ -1,9 +1,9 @@
-"""Which database a folder of spools belongs to.
+"""The identity of a folder of spools: which exports table it belongs to.
 
-A folder holds the files of one exports table. Another table knows nothing of them and would take them for garbage, so
-the folder names its table in a file, `.identity`, and a server of any other table does not start on it. The file also
-names the folder itself: several servers may share a table and have folders of their own, and each looks after the
-exports in its own.
+A folder holds the files of one exports table. A server of another table would remove them as garbage, so the folder
+names its table in a file, `.identity`, and a server of any other table does not start on it. The file also names the
+folder itself: several servers may share a table and have folders of their own, and each maintains the exports in its
+own folder.
 """
 
 import errno
@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 NAME = ".identity"
-UNNAMED = ".identity-"  # how the name of a file begins that is not whole yet
+UNNAMED = ".identity-"  # the prefix of the name of a file that is still being written
 ATTEMPTS = 3
 
 
@@ -28,21 +28,21 @@ class Identity:
 
 
 def establish(path: Path, wanted: Identity) -> Identity:
-    """The identity of the folder at `path`, which is `wanted` if it has none yet.
+    """Returns the identity of the folder at `path`, which becomes `wanted` if it has none yet.
 
-    Of several servers that start at once in a new folder, one decides. Raises OSError, and ValueError if the file is
-    damaged.
+    Several servers that start at once in a new folder get the same identity. Raises OSError, and ValueError if the file
+    is damaged.
     """
     for _ in range(ATTEMPTS):
         if (path / NAME).exists():
             break
-        with suppress(FileNotFoundError):  # another server that starts took the unnamed file for a dead one's
+        with suppress(FileNotFoundError):  # a starting server removed the unnamed file as stale
             _write(path, wanted)
     return _read(path / NAME)
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable, where the file system knows how (fsync(2): EINVAL). Raises OSError."""
+    """Makes the names in a folder durable if the file system supports that (fsync(2): EINVAL). Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -54,7 +54,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _write(path: Path, identity: Identity) -> None:
-    """The file has its name when it is whole, and replaces none."""
+    """Gives the file its name once it is whole; never replaces a file of that name."""
     unnamed = path / f"{UNNAMED}{uuid4()}"
     try:
         with unnamed.open("x") as file:

@@ -1,29 +1,30 @@
-"""Waking those who wait, at a price that does not grow with their number.
+"""A throttled notifier: its cost per second is bounded, whatever the number of waiters.
 
-A frontier moves up to 200 times a second, and to wake one waiter costs some 100 µs. So a crowd is woken less often than
-a single one: after each time there is a rest, in proportion to how many were woken. And it is woken in small groups,
-between which the event loop serves everybody else.
+A frontier moves up to 200 times a second, and waking one waiter costs about 100 µs. The notifier therefore pauses after
+each notification, in proportion to the number of waiters woken. It wakes them in small groups, between which the event
+loop runs everything else.
 """
 
 import asyncio
 from collections import deque
 
-REST_PER_WAITER = 0.0005  # seconds for each one woken: a crowd of followers takes no more than a fifth of the loop
-GROUP = 16  # woken in one turn of the loop
+PAUSE_PER_WAITER = 0.0005  # seconds for each waiter woken: waking takes no more than a fifth of the loop
+GROUP = 16  # waiters woken in one iteration of the loop
 
 
 class Notifier:
-    """A crowd of waiters of one event loop."""
+    """Waiters of one event loop. `pause_per_waiter` is in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause_per_waiter: float = PAUSE_PER_WAITER) -> None:
+        self._pause_per_waiter = pause_per_waiter
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order they came
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order of arrival
         self._due: deque[asyncio.Future[None]] = deque()
-        self._rested = 0.0  # when they may be woken again, by the loop's clock
+        self._pause_end = 0.0  # by the loop's clock
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self) -> None:
-        """Returns after the next time all are woken, perhaps a little later."""
+        """Returns after the next notification."""
         waiter = self._loop.create_future()
         self._waiting[waiter] = None
         try:
@@ -32,20 +33,20 @@ class Notifier:
             self._waiting.pop(waiter, None)
 
     def wake_soon(self) -> None:
-        """Wakes all who wait, at once or when the rest since the last time is over."""
+        """Wakes all waiters at the end of the pause, or at once if it is over."""
         if self._timer is None and self._waiting:
-            self._timer = self._loop.call_at(self._rested, self.wake)
+            self._timer = self._loop.call_at(self._pause_end, self.wake)
 
     def wake(self) -> None:
-        """Wakes all who wait, now."""
+        """Wakes all waiters now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._rested = self._loop.time() + REST_PER_WAITER * len(self._waiting)
-        begun = bool(self._due)
+        self._pause_end = self._loop.time() + self._pause_per_waiter * len(self._waiting)
+        is_waking = bool(self._due)
         self._due.extend(self._waiting)
         self._waiting.clear()
-        if not begun:
+        if not is_waking:
             self._wake_group()
 
     def _wake_group(self) -> None:

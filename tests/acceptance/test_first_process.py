@@ -1,4 +1,4 @@
-"""`streamer serve` as the first process of a PID namespace, as in a container: it hears every signal.
+"""`streamer serve` as the first process of a PID namespace, as in a container: it receives every signal.
 
 The kernel keeps from a first process the signals for which it has no handler, so that what ends any other process does
 nothing to this one. unshare(1) makes the namespace; it hears no signals itself while it waits for its child.
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not allowed(), reason="no PID namespace can be m
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_stops_the_first_process(
+async def test_signal_stops_the_first_process(
     tmp_path: Path, database: str, source_url: str, number: signal.Signals
 ) -> None:
     settings = {"DATABASE_URL": database, "SOURCE_DATABASE_URL": source_url, "API_PORT": "0"}
@@ -40,7 +40,7 @@ async def test_a_signal_stops_the_first_process(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_leaves_at_once(
+async def test_second_signal_ends_the_first_process_at_once(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
     await gates.view("gated")

@@ -1,4 +1,4 @@
-"""A query that talks: notices between its rows are no part of the export, and take no row with them."""
+"""A query that raises notices: they are no part of the export, and no row is lost with them."""
 
 import aiohttp
 

@@ -1,4 +1,4 @@
-"""`streamer serve` and `streamer demo` as real processes: how they start, how they refuse to, and how they end."""
+"""`streamer serve` and `streamer demo` as real processes: start, start errors, and stop."""
 
 import asyncio
 import json
@@ -29,8 +29,8 @@ from tests.rawhttp import connection
 
 FINAL_CHUNK = b"0\r\n\r\n"
 LONG_TO_HASH = 64 * 1024**3  # bytes, of which nearly all are a hole
-SOON = 10.0  # seconds for the end of a server that has nobody to wait for
-MADE = 60.0  # seconds for a PostgreSQL to be made and to start, or to stop
+SOON = 10.0  # seconds for the end of a server that has nothing to wait for
+MADE = 60.0  # seconds to create and start a PostgreSQL, or to stop it
 
 WRONG = {
     "API_PORT": ["abc", "70000", "-1", "80.5"],
@@ -47,14 +47,14 @@ WRONG = {
 
 @asynccontextmanager
 async def serving_process(folder: Path, database: str, **environment: str) -> AsyncIterator[Process]:
-    """`streamer serve` on a port that is free, with its spool in the folder."""
+    """Runs `streamer serve` on a free port, with its spool in the folder."""
     settings = {"DATABASE_URL": database, "API_PORT": "0", "DATABASE_WAIT": "10s", **environment}
     async with streamer("serve", folder=folder, environment=settings) as process:
         yield process
 
 
 async def complaint_of_serve(folder: Path, **environment: str) -> str:
-    """The one line with which `streamer serve` refuses to start."""
+    """Returns the one line with which `streamer serve` refuses to start."""
     async with streamer("serve", folder=folder, environment=environment) as process:
         assert await process.exit_code() == 1
     assert process.stdout == []
@@ -62,18 +62,18 @@ async def complaint_of_serve(folder: Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
-async def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
+async def test_wrong_setting_is_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
     environment = {"DATABASE_URL": "postgresql://127.0.0.1:1/test", "DATABASE_WAIT": "0s", name: text}
     assert (await complaint_of_serve(tmp_path, **environment)).startswith(f"streamer: {name}: ")
 
 
-async def test_a_missing_database_url_is_one_line_that_names_it(tmp_path: Path) -> None:
+async def test_missing_database_url_is_one_line_that_names_it(tmp_path: Path) -> None:
     complaint = await complaint_of_serve(tmp_path)
     assert complaint.startswith("streamer: DATABASE_URL: ")
     assert "DB_HOST" in complaint
 
 
-async def test_an_unreachable_database_is_one_line_after_the_wait(tmp_path: Path, database: str) -> None:
+async def test_unreachable_database_is_one_line_after_the_wait(tmp_path: Path, database: str) -> None:
     async with proxied(database, listening=False) as proxy:
         url = proxy.url.replace("postgres:", "postgres:secret", 1)
         complaint = await complaint_of_serve(tmp_path, DATABASE_URL=url, DATABASE_WAIT="1s", API_PORT="0")
@@ -81,7 +81,7 @@ async def test_an_unreachable_database_is_one_line_after_the_wait(tmp_path: Path
     assert "secret" not in complaint
 
 
-async def test_an_unreachable_source_is_named_as_the_source(tmp_path: Path, database: str) -> None:
+async def test_unreachable_source_is_named_as_the_source(tmp_path: Path, database: str) -> None:
     async with proxied(database, listening=False) as proxy:
         complaint = await complaint_of_serve(
             tmp_path, DATABASE_URL=database, SOURCE_DATABASE_URL=proxy.url, DATABASE_WAIT="0s", API_PORT="0"
@@ -89,7 +89,7 @@ async def test_an_unreachable_source_is_named_as_the_source(tmp_path: Path, data
     assert complaint.startswith("streamer: SOURCE_DATABASE_URL: ")
 
 
-async def test_a_database_that_does_not_exist_is_one_line_at_once(tmp_path: Path, database: str) -> None:
+async def test_database_that_does_not_exist_is_one_line_at_once(tmp_path: Path, database: str) -> None:
     clock = asyncio.get_running_loop().time
     started = clock()
     complaint = await complaint_of_serve(
@@ -103,7 +103,7 @@ async def test_a_database_that_does_not_exist_is_one_line_at_once(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "text"), [("DB_HOST", "db:5432"), ("DB_HOST", "db,"), ("DB_PORT", "1,2"), ("DB_PORT", "port")]
 )
-async def test_a_wrong_part_of_the_database_is_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
+async def test_wrong_part_of_the_database_is_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
     environment = {"DB_HOST": "db", "DB_PASSWORD": "secret", "DATABASE_WAIT": "60s", name: text}
     complaint = await complaint_of_serve(tmp_path, **environment)
     assert complaint.startswith(f"streamer: {name}: Expected ")
@@ -111,9 +111,7 @@ async def test_a_wrong_part_of_the_database_is_one_line_that_names_it(tmp_path: 
     assert "secret" not in complaint
 
 
-async def test_a_database_may_be_named_by_its_parts_and_the_rest_by_variables_of_libpq(
-    tmp_path: Path, database: str
-) -> None:
+async def test_database_is_configured_by_its_parts_and_variables_of_libpq(tmp_path: Path, database: str) -> None:
     folder = parse_qs(urlsplit(database).query).get("host", [""])[0]
     if not folder:
         pytest.skip("this server is not reached by a socket")
@@ -129,16 +127,14 @@ async def test_a_database_may_be_named_by_its_parts_and_the_rest_by_variables_of
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])
-async def test_a_spool_path_that_is_no_folder_is_one_line_that_names_it(
-    tmp_path: Path, database: str, path: str
-) -> None:
+async def test_spool_path_that_is_no_folder_is_one_line_that_names_it(tmp_path: Path, database: str, path: str) -> None:
     (tmp_path / "file").write_text("in the way")
     complaint = await complaint_of_serve(tmp_path, DATABASE_URL=database, EXPORT_STORAGE_PATH=path)
     assert complaint.startswith("streamer: EXPORT_STORAGE_PATH: ")
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-async def test_a_port_in_use_is_one_line_that_names_it(tmp_path: Path, source_url: str, database: str) -> None:
+async def test_port_in_use_is_one_line_that_names_it(tmp_path: Path, source_url: str, database: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -150,13 +146,13 @@ async def test_a_port_in_use_is_one_line_that_names_it(tmp_path: Path, source_ur
     assert port in complaint
 
 
-async def test_an_unknown_dataset_is_one_line_that_names_it(tmp_path: Path, database: str) -> None:
+async def test_unknown_dataset_is_one_line_that_names_it(tmp_path: Path, database: str) -> None:
     complaint = await complaint_of_serve(tmp_path, DATABASE_URL=database, DATASETS="no_such_table", API_PORT="0")
     assert complaint.startswith("streamer: DATASETS: ")
     assert "no_such_table" in complaint
 
 
-async def test_a_database_that_comes_up_late_is_waited_for(
+async def test_start_waits_for_a_database_that_comes_up_late(
     tmp_path: Path, source_url: str, database: str, session: aiohttp.ClientSession
 ) -> None:
     async with (
@@ -173,9 +169,7 @@ async def test_a_database_that_comes_up_late_is_waited_for(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_while_waiting_for_the_database_ends_the_wait(
-    tmp_path: Path, database: str, number: signal.Signals
-) -> None:
+async def test_signal_ends_the_wait_for_the_database(tmp_path: Path, database: str, number: signal.Signals) -> None:
     async with (
         proxied(database, listening=False) as proxy,
         serving_process(tmp_path, proxy.url, DATABASE_WAIT="60s") as process,
@@ -187,7 +181,7 @@ async def test_a_signal_while_waiting_for_the_database_ends_the_wait(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_in_the_middle_of_an_export_without_grace_ends_all_quickly(
+async def test_signal_during_an_export_without_grace_stops_quickly(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
     await gates.view("gated")
@@ -213,7 +207,7 @@ async def test_a_signal_in_the_middle_of_an_export_without_grace_ends_all_quickl
     assert (row["state"], row["error"]) == ("failed", STOPPED)
 
 
-async def test_an_export_that_ends_within_the_grace_is_completed_and_its_follower_has_all_of_it(
+async def test_export_that_ends_within_the_grace_is_completed_and_its_follower_has_all_of_it(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -244,7 +238,7 @@ async def test_an_export_that_ends_within_the_grace_is_completed_and_its_followe
     assert (row["state"], row["sha256"]) == ("completed", sha256(gated_csv()))
 
 
-async def test_an_export_that_does_not_end_within_the_grace_breaks_visibly_and_one_without_a_reader_is_left(
+async def test_export_beyond_the_grace_breaks_visibly_and_one_without_a_reader_is_released(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -279,7 +273,7 @@ async def test_an_export_that_does_not_end_within_the_grace_breaks_visibly_and_o
         assert sha256(await again.body()) == sha256(gated_csv())
 
 
-async def test_a_server_whose_database_does_not_answer_stops_all_the_same(
+async def test_server_whose_database_does_not_answer_stops(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -306,7 +300,7 @@ async def test_a_server_whose_database_does_not_answer_stops_all_the_same(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_leaves_at_once(
+async def test_second_signal_ends_the_process_at_once(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
     await gates.view("gated")
@@ -326,7 +320,7 @@ async def test_a_second_signal_leaves_at_once(
                 await follower.read()
 
 
-async def test_a_killed_server_breaks_its_downloads_and_the_next_one_settles_what_it_left_at_once(
+async def test_killed_server_breaks_its_downloads_and_the_next_one_recovers_its_exports_at_once(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -355,7 +349,7 @@ async def test_a_killed_server_breaks_its_downloads_and_the_next_one_settles_wha
         assert sha256(await (await create(session, url, dataset="gated")).body()) == sha256(gated_csv())
 
 
-async def test_a_disk_that_takes_no_more_fails_the_export_and_the_server_goes_on(
+async def test_full_disk_fails_the_export_and_the_server_continues(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -385,7 +379,7 @@ CANCELS = 30
 @pytest.mark.parametrize(
     ("cursor", "connections"), [("copy", 1), ("copy", 2), ("blocks", 1), ("blocks", 2), ("fetch", 1)]
 )
-async def test_exports_that_are_cancelled_at_any_moment_leave_no_error_in_the_log(
+async def test_exports_cancelled_at_any_moment_leave_no_error_in_the_log(
     tmp_path: Path, source_url: str, database: str, session: aiohttp.ClientSession, *, cursor: str, connections: int
 ) -> None:
     settings = {
@@ -409,7 +403,7 @@ async def test_exports_that_are_cancelled_at_any_moment_leave_no_error_in_the_lo
     assert [line for line in process.stderr if not LOG_LINE.match(line)] == []  # an ERROR is none, nor a traceback
 
 
-async def test_the_log_is_json_where_that_is_asked_for(tmp_path: Path, source_url: str, database: str) -> None:
+async def test_log_is_json_if_configured(tmp_path: Path, source_url: str, database: str) -> None:
     async with serving_process(tmp_path, database, SOURCE_DATABASE_URL=source_url, LOG_FORMAT="json") as process:
         await process.url()
         process.signal(signal.SIGTERM)
@@ -418,7 +412,7 @@ async def test_the_log_is_json_where_that_is_asked_for(tmp_path: Path, source_ur
 
 
 def postgres_processes(data: Path) -> list[psutil.Process]:
-    """Everything that runs on this data directory."""
+    """The processes that run on this data directory."""
     found = []
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "postgres":
@@ -431,7 +425,7 @@ def postgres_processes(data: Path) -> list[psutil.Process]:
 
 
 async def run_in_bash(script: str, folder: Path) -> str:
-    """What the script prints; it must not fail."""
+    """Returns the output of the script; it must not fail."""
     bash = await asyncio.create_subprocess_exec(
         "bash", "-e", "-c", script, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -441,7 +435,7 @@ async def run_in_bash(script: str, folder: Path) -> str:
 
 
 @pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="needs bash and curl")
-async def test_the_demo_prints_lines_that_work_and_ctrl_c_stops_all_of_it() -> None:
+async def test_demo_prints_commands_that_work_and_ctrl_c_stops_all_of_it() -> None:
     expected = sorted(seeds.csv_bytes((row for row in seeds.rows(2000) if row.country_code == "US"), header=False))
     with folder_for_postgres() as folder:
         data = folder / "demo" / "postgres"
@@ -465,7 +459,7 @@ async def test_the_demo_prints_lines_that_work_and_ctrl_c_stops_all_of_it() -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_while_the_demo_fills_its_table_stops_postgres_too(number: signal.Signals) -> None:
+async def test_signal_while_the_demo_fills_its_table_stops_postgres_too(number: signal.Signals) -> None:
     with folder_for_postgres() as folder:
         data = folder / "demo" / "postgres"
 
@@ -484,12 +478,16 @@ async def test_a_signal_while_the_demo_fills_its_table_stops_postgres_too(number
         assert not any("Aborted" in line or "Traceback" in line for line in process.stderr)
 
 
-MOMENTS = ["lock", "postgres/PG_VERSION", "postgres/postmaster.pid"]  # of the demo's folder, as they come
+MOMENTS = [
+    "lock",
+    "postgres/PG_VERSION",
+    "postgres/postmaster.pid",
+]  # files of the demo's folder, in the order of their creation
 
 
 @pytest.mark.parametrize("presses", [1, 2])
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_ctrl_c_ends_the_demo_without_a_complaint_while_postgres_starts(moment: str, presses: int) -> None:
+async def test_ctrl_c_while_postgres_starts_ends_the_demo_without_a_message(moment: str, presses: int) -> None:
     with folder_for_postgres() as folder:
         begun = folder / "demo" / moment
 
@@ -519,7 +517,7 @@ async def demo_process(folder: Path, *, rows: int = 2000) -> AsyncIterator[Proce
         await asyncio.to_thread(psutil.wait_procs, left, timeout=5)
 
 
-async def test_a_demo_of_fewer_rows_than_there_are_says_so() -> None:
+async def test_demo_with_fewer_rows_than_the_table_is_a_start_error() -> None:
     with folder_for_postgres() as folder:
         async with demo_process(folder) as process:
             await process.said("Ctrl-C stops", within=MADE)
@@ -535,10 +533,10 @@ async def test_a_demo_of_fewer_rows_than_there_are_says_so() -> None:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
-async def test_closed_standard_streams_change_nothing_but_the_log(
+async def test_closed_standard_streams_affect_only_the_log(
     tmp_path: Path, source_url: str, database: str, closed: str
 ) -> None:
-    """Nothing that is opened gets the number of a stream, where lines of the log would go into it."""
+    """No opened file gets the descriptor number of a stream: lines of the log would be written into it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     settings = {"DATABASE_URL": database, "SOURCE_DATABASE_URL": source_url, "API_PORT": str(port)}
@@ -569,7 +567,7 @@ def _standard_streams(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
-async def test_a_start_that_fails_without_standard_streams_has_its_exit_status(tmp_path: Path, closed: str) -> None:
+async def test_start_error_without_standard_streams_has_its_exit_status(tmp_path: Path, closed: str) -> None:
     command = ("/bin/sh", "-c", f'exec "$0" serve {closed}', STREAMER)
     async with streamer(folder=tmp_path, command=command) as process:
         assert await process.exit_code() == 1
@@ -577,8 +575,8 @@ async def test_a_start_that_fails_without_standard_streams_has_its_exit_status(t
     assert ("2>&-" in closed) == (process.stderr == [])
 
 
-async def test_a_signal_does_not_wait_for_a_file_that_is_hashed(tmp_path: Path, source_url: str, database: str) -> None:
-    """A file of another time is hashed before it is served. This one would take half a minute."""
+async def test_signal_does_not_wait_for_a_file_being_hashed(tmp_path: Path, source_url: str, database: str) -> None:
+    """A file of an earlier process is hashed before it is served. This one would take half a minute."""
     async with serving_process(tmp_path, database, SOURCE_DATABASE_URL=source_url) as process:
         async with aiohttp.ClientSession() as session:
             export = await create(session, await process.url())

@@ -24,7 +24,8 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 
-from streamer.embedded import embedded_postgres, psql
+from streamer.embedded import embedded_postgres
+from tests.programs import PSQL
 
 ROOT = Path(__file__).parents[2]
 POLL = 0.01  # seconds between two looks at a status: more often would slow the export down
@@ -218,7 +219,6 @@ PEERS = {
     **dict.fromkeys(("export to spool", "export to spool by COPY", "live download, to the last byte"), PEER),
     **{name: f"{name}, by COPY" for name in FILTERS},
 }
-PSQL = psql()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -43,9 +43,10 @@ from streamer.errors import StartError
 from streamer.http.net import sized_sender as sized
 from streamer.jobs import jobs, recovery, retention, runner, store
 from streamer.server import serving
-from streamer.spool import spool
+from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.pagecache import is_cached
+from streamer.spool.writer import WriteLimits
 from tests import seeds
 from tests.conftest import SEEDS, connected
 from tests.faults.client import Answer, Client
@@ -89,9 +90,10 @@ LATE = ("cancel", "claim", "complete", "fail", "insert", "note_removed", "note_s
 LASTING = {
     LOCKED: ("sql claim", "sql complete", "sql note_removed"),
     FORBIDDEN: ("sql complete", "sql insert", "sql note_served"),
-    FILLED: ("open in spool.spool:Spool.open", "write in spool.spool:Spool._write"),
-    BUSY: ("unlink in spool.directory:SpoolDirectory._remove", "rename in spool.spool:Spool._remove"),
+    FILLED: ("open in spool.file:SpoolFile.create", "write in spool.file:SpoolFile.write"),
+    BUSY: ("unlink in spool.directory:SpoolDirectory._remove", "rename in spool.file:SpoolFile._rename_aside"),
 }
+TUNING = Tuning(write_limits=WriteLimits(write_back=32 * 1024, max_gathered=16 * 1024, flush_interval=0.001))
 turns = count()
 
 
@@ -527,7 +529,7 @@ class Sweep:
     async def _neighbour(self, run: Run) -> AsyncIterator[None]:
         """It has completed an export, which must stay what it is."""
         settings = msgspec.structs.replace(run.settings, export_storage_path=run.theirs)
-        async with serving(settings) as url:
+        async with serving(settings, tuning=TUNING) as url:
             run.client = run.neighbour = Client(url)
             export = await run.create(last=900)
             await run.final(export)
@@ -590,7 +592,7 @@ class Sweep:
 async def _life(run: Run) -> AsyncIterator[bool]:
     """A server, from its start to its stop. Whether it came up: a fault may prevent that, once."""
     fired = run.faults.fired
-    life = serving(run.settings)
+    life = serving(run.settings, tuning=TUNING)
     try:
         run.client = Client(await life.__aenter__())
     except (OSError, StartError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -624,9 +626,6 @@ def _unretrieved(context: dict[str, Any]) -> Iterator[str]:
 @pytest.fixture
 async def sweep(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sweep]:
     monkeypatch.setattr(sized, "is_cached", every_second_time_cold)
-    monkeypatch.setattr(spool, "WRITE_BACK", 32 * 1024)
-    monkeypatch.setattr(spool, "GATHER_LIMIT", 16 * 1024)
-    monkeypatch.setattr(spool, "FLUSH_INTERVAL", 0.001)
     monkeypatch.setattr(runner, "FIRST_DELAY", timedelta(milliseconds=20))
     monkeypatch.setattr(runner, "REPORT_INTERVAL", 0.02)
     monkeypatch.setattr(retention, "SWEEP_INTERVAL", 0.02)

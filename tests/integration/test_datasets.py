@@ -17,7 +17,6 @@ import aiohttp
 import pytest
 
 from streamer.config import Names
-from streamer.embedded import psql
 from streamer.errors import ExportFailure, StartError
 from streamer.postgres.pool import Connection
 from streamer.source.catalog.catalog import Catalog
@@ -43,6 +42,7 @@ from tests.integration.sources import (
     run_sql,
     spec,
 )
+from tests.programs import PSQL
 
 SCHEMA = 'Hostile "Schema". $1'
 PATTERN = '"Hostile ""Schema"". $1".*'
@@ -118,7 +118,7 @@ async def by_psql(url: str, sql: str) -> bytes:
     """What COPY writes, by psql of the embedded PostgreSQL."""
     settings = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in PLAIN_SESSION.items())
     process = await asyncio.create_subprocess_exec(
-        *[str(psql()), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", f"{sql}"],
+        *[str(PSQL), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", f"{sql}"],
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PGOPTIONS": settings, "PGCLIENTENCODING": "UTF8"},
     )

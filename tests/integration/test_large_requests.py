@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from streamer.budget import UNDERSTOOD
+from streamer.budget import PARSING
 from streamer.config import Names, Settings
 from streamer.http.api.exports import MAX_BODY
 from streamer.http.api.parameters import MOST_ITEMS, MOST_SPEC, Parameters
@@ -214,4 +214,4 @@ def most_of(act: object) -> int:
 )
 async def test_a_large_request_takes_what_the_budget_says(body: bytes) -> None:
     assert len(body) <= MAX_BODY
-    assert most_of(lambda: Parameters([], body)) < UNDERSTOOD
+    assert most_of(lambda: Parameters([], body)) < PARSING

@@ -191,8 +191,8 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
         for live in lives:
             live.spool.fail("dead")
-            await asyncio.wait({asyncio.ensure_future(live.spool._stop_writing())})
-            live.spool._close()
+            await asyncio.wait({asyncio.ensure_future(live.spool._writer.stop())})
+            live.spool._file.close()
         self.jobs._actives.clear()
         self.sealed.close()
         self._alive.close()

@@ -26,6 +26,7 @@ from streamer.http.net import listener as door
 from streamer.http.net.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_timeout import SendTimeout
+from streamer.server.tuning import Tuning
 from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
 from tests.rawhttp import Body, Connection, End, Fields, ask, connection, request
 
@@ -88,10 +89,9 @@ async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> As
             name = f"{limit} {settings}"
             if name not in started:
                 with pytest.MonkeyPatch.context() as patched:
-                    patched.setattr("streamer.server.Listener", Known)
+                    patched.setattr("streamer.server.http.Listener", Known)
                     if limit is not None:
-                        patched.setattr("streamer.server.SPARE_CONNECTIONS", limit - 1)
-                        settings["max_followers"] = 1
+                        settings |= {"max_followers": 1, "tuning": Tuning(spare_connections=limit - 1)}
                     spool = tmp_path_factory.mktemp("spool")
                     held = await stack.enter_async_context(gated_server(database, spool, **settings))
                 started[name] = Server(held, listeners[-1])

@@ -22,8 +22,10 @@ from streamer.config import Duration, Size
 from streamer.jobs.retention import FULL
 from streamer.jobs.store import Store
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.identity import NAME
+from streamer.spool.writer import WriteLimits
 from tests.conftest import Configure, Serve, Server, files_and_locks, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv, gated_sha256
@@ -165,11 +167,11 @@ async def test_there_is_no_room_when_every_completed_export_is_being_downloaded(
 
 
 async def test_nothing_is_evicted_when_all_evictions_would_not_make_room(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     """Something else fills the disk, or the folder."""
-    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
-    server = await serve(spool_max_bytes=Size(4 * len(gated_csv())), **gates.settings)
+    room = Size(4 * len(gated_csv()))
+    server = await serve(spool_max_bytes=room, tuning=Tuning(recount=0.0), **gates.settings)
     exports = [await completed(session, server) for _ in range(2)]
     ballast = server.spool / "ballast.csv"
     ballast.write_bytes(bytes(4 * len(gated_csv())))
@@ -187,11 +189,16 @@ async def status_of_new(session: aiohttp.ClientSession, server: Server) -> int:
 
 
 async def test_nothing_is_evicted_for_an_export_that_is_refused(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
     room = Size(3 * len(gated_csv()))
-    server = await serve(max_concurrent_exports=1, max_queued_exports=1, spool_max_bytes=room, **gates.settings)
+    server = await serve(
+        max_concurrent_exports=1,
+        max_queued_exports=1,
+        spool_max_bytes=room,
+        tuning=Tuning(recount=0.0),
+        **gates.settings,
+    )
     export = await completed(session, server)
     await gates.shut("gated", 1)
     running = await create(session, server.url, dataset="gated")
@@ -225,7 +232,7 @@ async def test_many_small_exports_are_evicted_in_batches(
 ) -> None:
     """The table and the folder are read once for a batch, not once for each file."""
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 3600.0)
-    server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
+    server = await serve(spool_max_bytes=Size(1_000_000), tuning=Tuning(recount=0.0), **gates.settings)
     await gates.connection.execute(
         "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, folder, bytes, finished_at)"
         " SELECT gen_random_uuid(), 'completed', '{}', gen_random_uuid(), now(), $1, 1000,"
@@ -238,7 +245,6 @@ async def test_many_small_exports_are_evicted_in_batches(
     scans, statements = Counter[str](), Counter[str]()
     monkeypatch.setattr(SpoolDirectory, "_scan", counted(scans, SpoolDirectory._scan))
     monkeypatch.setattr(Store, "_rows", counted(statements, Store._rows))
-    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)
     assert await status_of_new(session, server) == 202
     assert server.files() >= {f"{row['id']}.csv" for row in rows[501:]}
     assert server.files().isdisjoint(f"{row['id']}.csv" for row in rows[:501])
@@ -304,10 +310,11 @@ async def test_the_file_of_a_deleted_export_is_removed_as_soon_as_that_is_possib
 
 
 async def test_an_export_that_grows_makes_room_for_itself(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", 100_000)
-    server = await serve(spool_max_bytes=Size(2 * len(gated_csv()) - 1_000_000), **gates.settings)
+    tuning = Tuning(write_limits=WriteLimits(write_back=100_000))
+    room = Size(2 * len(gated_csv()) - 1_000_000)
+    server = await serve(spool_max_bytes=room, tuning=tuning, **gates.settings)
     first = await completed(session, server)
     second = await create(session, server.url, dataset="gated")
     assert sha256(await second.body()) == (await second.until("completed"))["sha256"] == gated_sha256()

@@ -1,4 +1,4 @@
-"""The seeds as the demo runs them: batch by batch, and on from wherever they were interrupted."""
+"""The seeds as the demo runs them: in batches, and continued after an interruption."""
 
 import pytest
 
@@ -13,7 +13,7 @@ INDEXES = "SELECT count(*) FROM pg_index WHERE indrelid = 'users'::regclass AND 
 
 
 @pytest.mark.parametrize("present", [None, 0, 3_000, ROWS], ids=str)
-async def test_seeding_goes_on_where_it_was_interrupted(database: str, present: int | None) -> None:
+async def test_interrupted_seeding_continues_where_it_stopped(database: str, present: int | None) -> None:
     async with connected(database) as connection:
         if present is not None:
             await connection.execute((SEEDS / "01_schema.sql").read_text())
@@ -25,7 +25,7 @@ async def test_seeding_goes_on_where_it_was_interrupted(database: str, present: 
         assert sha256(await copied(plain, "TABLE users")) == sha256(seeds.csv_bytes(seeds.rows(ROWS)))
 
 
-async def test_a_table_that_is_extended_is_in_order_again(database: str) -> None:
+async def test_extended_table_is_in_order_again(database: str) -> None:
     await _seed(database, ROWS // 2)
     await _seed(database, ROWS)
     async with connected(database) as connection:

@@ -22,7 +22,9 @@ from streamer.config import Size
 from streamer.jobs.completed import GONE, CompletedCache, CompletedExport
 from streamer.jobs.retention import FULL
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from streamer.spool.directory import SUFFIX, SpoolDirectory
+from streamer.spool.writer import WriteLimits
 from tests.conftest import Configure, Gated, Serve, Server, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, Steps, gated_csv, gated_sha256
@@ -56,11 +58,10 @@ async def still_works(session: aiohttp.ClientSession, server: Server, expected: 
 
 
 async def test_a_full_folder_answers_507_until_an_export_is_deleted(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.spool.directory.RECOUNT", 0.0)  # files of other servers are counted at once
     await gates.view("gated")
-    server = await serve(spool_max_bytes=Size(1_000_000), **gates.settings)
+    server = await serve(spool_max_bytes=Size(1_000_000), tuning=Tuning(recount=0.0), **gates.settings)
     foreign = server.spool / "00000000-0000-0000-0000-000000000000.csv"  # without a row, so that it cannot be evicted
     foreign.write_bytes(bytes(1_000_000))
     await refuse_new(session, server)
@@ -121,8 +122,8 @@ def filled(free: Callable[[], int]) -> Callable[[Path], os.statvfs_result]:
 async def test_a_folder_that_becomes_full_fails_the_export_and_removes_its_file(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
-    monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", 1_000_000)
-    server, export = await gated(10_000, spool_max_bytes=Size(3_000_000))
+    tuning = Tuning(write_limits=WriteLimits(write_back=1_000_000))
+    server, export = await gated(10_000, spool_max_bytes=Size(3_000_000), tuning=tuning)
     await gates.reached("gated", 10_000)
     if streamed:
         async with session.get(export.download) as follower:

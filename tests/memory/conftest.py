@@ -15,11 +15,11 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from streamer.embedded import psql
 from tests.bench import bench_export
 from tests.conftest import at_database, connected
 from tests.memory.cgroup import LIMIT
 from tests.memory.confined import HEADINGS, Confined, Used, confined
+from tests.programs import PSQL
 
 USERS = 10_000_000
 COPIED = "-c synchronize_seqscans=off -c timezone=UTC -c datestyle=ISO -c client_encoding=UTF8"
@@ -117,7 +117,7 @@ def rig(big: Big, scratch: str, spool: Path, session: aiohttp.ClientSession) -> 
 
 def _psql_digest(url: str, relation: str) -> str:
     copied = subprocess.Popen(
-        [psql(), "-qX", url, "-c", f"\\copy {relation} to pstdout csv header"],
+        [PSQL, "-qX", url, "-c", f"\\copy {relation} to pstdout csv header"],
         env={"PGOPTIONS": COPIED},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

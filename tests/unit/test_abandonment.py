@@ -11,6 +11,7 @@ import pytest
 
 from streamer.jobs.abandonment import Abandonment
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 from tests.unit.clock import Clock
 
 MINUTE = 60.0
@@ -18,7 +19,7 @@ MINUTE = 60.0
 
 @pytest.fixture
 async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     spool.open()
     yield spool
     spool.fail("the test is over")

@@ -13,6 +13,7 @@ from streamer.errors import ExportFailure, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 from tests.unit.clock import Clock
 
 SNAPSHOT_AT = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
@@ -26,7 +27,7 @@ async def note_served() -> bool:
 
 @pytest.fixture
 async def active(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[ActiveExport]:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     spool.open()
     yield ActiveExport(UUID(int=1), spool, note_served=note_served)
     spool.fail("the test is over")

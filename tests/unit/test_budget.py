@@ -20,13 +20,13 @@ from streamer.config import Settings, read_settings
 from streamer.http.net.send_buffers import max_queued_bytes
 
 CONTAINER = 150 * 1024 * 1024  # bytes
-NOBODY = "postgresql://127.0.0.1:1/nobody-listens-here"
+UNUSED_URL = "postgresql://127.0.0.1:1/unused"
 
-# How many buffers of each kind there can be, by how their names begin; of the others, as many as there are by default.
+# The largest number of buffers by the prefix of their names; for all others the default number.
 COUNTS: dict[str, Callable[[Settings], int]] = {
     "followers": lambda settings: settings.max_followers,
     "gzip streams": lambda settings: settings.gzip_streams,
-    "exports that wait": lambda settings: settings.max_queued_exports,
+    "waiting exports": lambda settings: settings.max_queued_exports,
     "exports: ": lambda settings: settings.max_concurrent_exports,
     "source connections: ": lambda settings: settings.max_concurrent_exports * settings.export_connections,
     "large rows": lambda settings: settings.max_concurrent_exports * settings.export_connections + 1,
@@ -45,7 +45,7 @@ FREE = {
     "shutdown_grace": 30.0,
 }
 
-DEFAULTS = read_settings({"DATABASE_URL": NOBODY})
+DEFAULTS = read_settings({"DATABASE_URL": UNUSED_URL})
 
 
 def changed(**settings: object) -> Settings:
@@ -60,7 +60,7 @@ def counts_of(item: Item) -> Callable[[Settings], int]:
     return next((count for name, count in COUNTS.items() if item.name.startswith(name)), lambda settings: item.count)
 
 
-def test_the_default_settings_fit_into_the_container() -> None:
+def test_default_settings_fit_into_the_container() -> None:
     assert total(budget(DEFAULTS)) < CONTAINER
 
 
@@ -74,14 +74,14 @@ def test_every_item_has_a_name_of_its_own_a_size_and_a_count() -> None:
 
 @pytest.mark.parametrize("factor", [2, 7])
 @pytest.mark.parametrize("setting", [setting for setting in COUNTING if setting != "max_followers"])
-def test_each_setting_raises_the_sum_by_what_it_counts_and_by_nothing_else(setting: str, factor: int) -> None:
+def test_each_setting_raises_the_sum_by_its_own_items_only(setting: str, factor: int) -> None:
     more = multiplied(setting, factor)
     raised = sum(item.size * (counts_of(item)(more) - counts_of(item)(DEFAULTS)) for item in budget(DEFAULTS))
     assert total(budget(more)) - total(budget(DEFAULTS)) == raised > 0
 
 
 @pytest.mark.parametrize("factor", [2, 7])
-def test_more_followers_raise_the_sum_by_themselves_and_by_what_waits_for_them(factor: int) -> None:
+def test_more_followers_raise_the_sum_by_their_own_memory_and_their_send_buffers(factor: int) -> None:
     more = multiplied("max_followers", factor)
     waiting = max_queued_bytes(more.max_followers, SOCKET) - max_queued_bytes(DEFAULTS.max_followers, SOCKET)
     own = FOLLOWER * (more.max_followers - DEFAULTS.max_followers)
@@ -93,7 +93,7 @@ def test_settings_count_together() -> None:
     assert [item.count for item in budget(settings)] == [counts_of(item)(settings) for item in budget(DEFAULTS)]
 
 
-def test_a_larger_row_is_held_by_each_connection_and_once_more_while_it_is_put_together() -> None:
+def test_larger_row_counts_for_each_connection_and_once_more_while_it_is_assembled() -> None:
     (row,) = (item for item in budget(DEFAULTS) if "MAX_ROW_SIZE" in item.name)
     assert row.size == DEFAULTS.max_row_size
     larger = total(budget(multiplied("max_row_size", 2))) - total(budget(DEFAULTS))
@@ -105,27 +105,27 @@ def test_settings_that_cost_no_memory_change_nothing(setting: str, value: object
     assert budget(changed(**{setting: value})) == budget(DEFAULTS)
 
 
-def test_every_setting_that_is_a_number_is_counted_or_known_to_cost_nothing() -> None:
+def test_every_numeric_setting_is_counted_or_known_to_cost_nothing() -> None:
     numbers = {name for name in msgspec.structs.asdict(DEFAULTS) if isinstance(getattr(DEFAULTS, name), int | float)}
     assert numbers == {*COUNTING, "max_row_size", *FREE}
 
 
 @pytest.mark.parametrize("setting", [*COUNTING, "max_row_size"])
-def test_an_item_names_the_variable_that_counts_it(setting: str) -> None:
+def test_item_names_the_variable_of_its_count(setting: str) -> None:
     assert any(setting.upper() in item.name for item in budget(DEFAULTS))
 
 
-def test_the_table_has_a_line_for_each_item_and_ends_with_the_sum() -> None:
+def test_table_has_a_line_for_each_item_and_ends_with_the_sum() -> None:
     items = [Item("one", 3 * MB), Item("a thousand", MB // 2, 1000)]
     first, second, last = table(items).splitlines()
     assert first.split() == ["one", "1", "x", "3,072", "kB", "3.0", "MB"]
     assert second.split() == ["a", "thousand", "1000", "x", "512", "kB", "500.0", "MB"]
-    assert last.split() == ["in", "all", "503.0", "MB"]
+    assert last.split() == ["total", "503.0", "MB"]
 
 
 def test_serve_with_budget_prints_it_and_starts_nothing(tmp_path: Path) -> None:
     """A start would wait for a database that is not there, and make the folder of the spool."""
-    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": NOBODY, "GZIP_STREAMS": "48"}
+    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": UNUSED_URL, "GZIP_STREAMS": "48"}
     command = [str(Path(sys.executable).with_name("streamer")), "serve", "--budget"]
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20, check=False
@@ -136,14 +136,14 @@ def test_serve_with_budget_prints_it_and_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_serve_with_budget_leaves_the_log_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", NOBODY)
+    monkeypatch.setenv("DATABASE_URL", UNUSED_URL)
     handlers = list(logging.getLogger().handlers)
     assert CliRunner().invoke(main, ["serve", "--budget"]).exit_code == 0
     assert logging.getLogger().handlers == handlers
 
 
 def test_serve_with_budget_refuses_a_wrong_setting_as_a_start_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", NOBODY)
+    monkeypatch.setenv("DATABASE_URL", UNUSED_URL)
     monkeypatch.setenv("MAX_FOLLOWERS", "all")
     refused = CliRunner().invoke(main, ["serve", "--budget"])
     assert refused.exit_code == 1

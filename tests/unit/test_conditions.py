@@ -55,8 +55,8 @@ ORDER = [
     ("false", ANY, ANY, ANY, FAILED),  # step 1
     ("-", "false", ANY, ANY, FAILED),  # step 2
     ("-", UNLESS_FALSE, "false", ANY, NOT_MODIFIED),  # step 3, after step 2
-    ("true", ANY, "false", ANY, NOT_MODIFIED),  # step 3, after step 1: If-Unmodified-Since is not looked at
-    ("-", UNLESS_FALSE, "true", ANY, PROCEED),  # If-Modified-Since is not looked at
+    ("true", ANY, "false", ANY, NOT_MODIFIED),  # step 3, after step 1: If-Unmodified-Since is not evaluated
+    ("-", UNLESS_FALSE, "true", ANY, PROCEED),  # If-Modified-Since is not evaluated
     ("true", ANY, "true", ANY, PROCEED),
     ("-", UNLESS_FALSE, "-", "false", NOT_MODIFIED),  # step 4
     ("true", ANY, "-", "false", NOT_MODIFIED),
@@ -64,7 +64,7 @@ ORDER = [
     ("true", ANY, "-", UNLESS_FALSE, PROCEED),
 ]
 
-# A date says nothing where no time is known (13.1.3, 13.1.4).
+# A date is ignored if the time of the representation is unknown (13.1.3, 13.1.4).
 ORDER_LIVE = [
     ("false", ANY, ANY, ANY, FAILED),
     (UNLESS_FALSE, ANY, "false", ANY, NOT_MODIFIED),
@@ -83,7 +83,7 @@ def expanded(order: Order) -> Order:
 
 
 @pytest.mark.parametrize("order", [ORDER, ORDER_LIVE])
-def test_order_has_every_combination_once(order: Order) -> None:
+def test_table_has_every_combination_once(order: Order) -> None:
     combinations = [row[:4] for row in expanded(order)]
     assert sorted(combinations) == sorted(product(ANY.split(), repeat=4))
 
@@ -173,11 +173,11 @@ SUITES: list[tuple[Mapping[str, str], Verdict]] = [
 
 
 @pytest.mark.parametrize(("headers", "verdict"), SUITES)
-def test_preconditions_decide_what_the_suites_say(headers: Mapping[str, str], verdict: Verdict) -> None:
+def test_preconditions_have_the_verdict_of_other_test_suites(headers: Mapping[str, str], verdict: Verdict) -> None:
     assert evaluate(headers, SEALED, NOW) is verdict
 
 
-# Lists of entity tags (8.8.3): whether ours is found by weak comparison (If-None-Match), and by strong (If-Match).
+# Lists of entity tags (8.8.3): whether the tag is found by weak comparison (If-None-Match), and by strong (If-Match).
 
 TAGS = [
     ('"A"', True, True),
@@ -244,7 +244,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize(("field", "weakly", "strongly"), TAGS)
-def test_our_tag_is_found_in_a_list(field: str, *, weakly: bool, strongly: bool) -> None:
+def test_tag_is_found_in_a_list(field: str, *, weakly: bool, strongly: bool) -> None:
     assert decide(if_none_match=field) is (NOT_MODIFIED if weakly else PROCEED)
     assert decide(if_match=field) is (PROCEED if strongly else FAILED)
 
@@ -261,14 +261,14 @@ COMMAS = [
 
 
 @pytest.mark.parametrize(("field", "found"), COMMAS)
-def test_our_tag_may_hold_a_comma(field: str, *, found: bool) -> None:
+def test_tag_may_contain_a_comma(field: str, *, found: bool) -> None:
     ours = Validators('"a,b"', MODIFIED)
     assert decide(ours, if_match=field) is (PROCEED if found else FAILED)
     assert decide(ours, if_none_match=field) is (NOT_MODIFIED if found else PROCEED)
 
 
 @pytest.mark.parametrize("other", ['"\u20ac"', '"\udce9"'])
-def test_our_tag_is_found_after_a_tag_outside_latin_1(other: str) -> None:
+def test_tag_is_found_after_a_tag_outside_latin_1(other: str) -> None:
     assert decide(if_match=f'{other}, "A"') is PROCEED
 
 
@@ -278,7 +278,7 @@ SEPARATORS = st.sampled_from([",", ", ", " ,", "\t,\t", ",,", ", ,"])
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(st.booleans(), OPAQUE, SEPARATORS), min_size=1, max_size=8), st.data())
-def test_tag_is_found_wherever_it_stands_in_a_well_formed_list(
+def test_tag_is_found_at_any_position_of_a_well_formed_list(
     tags: list[tuple[bool, str, str]], data: st.DataObject
 ) -> None:
     ours = data.draw(st.sampled_from([opaque for _, opaque, _ in tags]) | OPAQUE)
@@ -330,7 +330,7 @@ IF_RANGE = [
 
 
 @pytest.mark.parametrize(("field", "applies"), IF_RANGE)
-def test_range_applies_only_with_our_tag_or_our_time(field: str | None, *, applies: bool) -> None:
+def test_range_applies_only_with_the_tag_or_the_time(field: str | None, *, applies: bool) -> None:
     assert range_applies(field, SEALED, NOW) is applies
 
 
@@ -338,7 +338,7 @@ def test_range_applies_only_with_our_tag_or_our_time(field: str | None, *, appli
     ("field", "applies"),
     [(None, True), ('"A"', True), ('"B"', False), ('W/"A"', False), (SAME, False), ("wrong", False), ("", False)],
 )
-def test_live_range_applies_only_with_our_tag(field: str | None, *, applies: bool) -> None:
+def test_live_range_applies_only_with_the_tag(field: str | None, *, applies: bool) -> None:
     assert range_applies(field, LIVE, NOW) is applies
 
 
@@ -350,7 +350,7 @@ def test_range_applies_with_a_time_of_1970() -> None:
 
 
 @pytest.mark.parametrize("second", [61, 99])
-def test_range_does_not_apply_with_a_second_that_no_minute_has(second: int) -> None:
+def test_range_does_not_apply_with_an_invalid_second(second: int) -> None:
     ours = Validators('"A"', datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC))
     assert not range_applies(f"Sat, 31 Dec 2016 23:59:{second} GMT", ours, NOW)
 
@@ -390,18 +390,18 @@ DATES = [
 
 
 @pytest.mark.parametrize(("text", "moment"), DATES)
-def test_date_in_any_form_is_read(text: str, moment: datetime) -> None:
+def test_date_in_any_form_is_parsed(text: str, moment: datetime) -> None:
     assert parse_http_date(text, NOW) == moment
 
 
 @pytest.mark.parametrize(("year", "century"), [(1950, 1900), (1999, 1900), (2000, 2000), (2049, 2000), (2050, 2000)])
-def test_year_of_two_digits_is_of_the_century_of_its_reader(year: int, century: int) -> None:
+def test_year_of_two_digits_is_in_the_current_century(year: int, century: int) -> None:
     now = datetime(year, 6, 1, tzinfo=UTC)
     found = parse_http_date(f"Monday, 01-Jan-{year % 100:02} 00:00:00 GMT", now)
     assert found == datetime(century + year % 100, 1, 1, tzinfo=UTC)
 
 
-def test_year_of_two_digits_more_than_50_years_ahead_is_of_the_past() -> None:
+def test_year_of_two_digits_more_than_50_years_ahead_is_in_the_past() -> None:
     assert parse_http_date("Friday, 31-Dec-76 00:00:00 GMT", NOW) == datetime(1976, 12, 31, tzinfo=UTC)
 
 
@@ -463,7 +463,7 @@ def test_year_of_two_digits_more_than_50_years_ahead_is_of_the_past() -> None:
         "Sun, 06 Nov \u0661\u0669\u0669\u0664 08:49:37 GMT",  # Arabic
     ],
 )
-def test_what_is_no_date_is_none(text: str) -> None:
+def test_invalid_date_is_none(text: str) -> None:
     assert parse_http_date(text, NOW) is None
 
 
@@ -475,7 +475,7 @@ def test_second_beyond_a_leap_second_is_no_date(second: int) -> None:
 @pytest.mark.parametrize(
     "text", ["Foo, 06 Nov 1994 08:49:37 GMT", "Fooday, 06-Nov-94 08:49:37 GMT", "Foo Nov  6 08:49:37 1994"]
 )
-def test_date_of_a_day_that_has_no_name_is_none(text: str) -> None:
+def test_date_with_an_unknown_day_name_is_none(text: str) -> None:
     assert parse_http_date(text, NOW) is None
 
 
@@ -490,7 +490,7 @@ def test_date_of_a_day_that_has_no_name_is_none(text: str) -> None:
         (datetime(2023, 12, 31, 20, 0, 0, tzinfo=timezone(-timedelta(hours=8))), "Mon, 01 Jan 2024 04:00:00 GMT"),
     ],
 )
-def test_time_is_written_as_an_imf_fixdate(moment: datetime, text: str) -> None:
+def test_time_is_formatted_as_an_imf_fixdate(moment: datetime, text: str) -> None:
     assert http_date(moment) == text
 
 
@@ -501,7 +501,7 @@ MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(9998, 12, 31)).flatmap(
 
 @settings(deadline=None)
 @given(MOMENTS)
-def test_written_time_is_read_back_to_the_second(moment: datetime) -> None:
+def test_formatted_time_is_parsed_back_to_the_second(moment: datetime) -> None:
     text = http_date(moment)
     assert text == format_datetime(moment.astimezone(UTC), usegmt=True)
     assert parse_http_date(text, NOW) == moment.replace(microsecond=0)
@@ -515,7 +515,7 @@ NEARLY = st.text('"W/*, \tA\\', max_size=20) | st.text("SunNovGMT,- :0123456789"
 
 @settings(deadline=None, max_examples=300)
 @given(st.dictionaries(st.sampled_from(NAMES), NEARLY), st.sampled_from([SEALED, LIVE]))
-def test_any_text_is_decided_without_an_error(headers: dict[str, str], validators: Validators) -> None:
+def test_any_text_is_evaluated_without_an_error(headers: dict[str, str], validators: Validators) -> None:
     verdict = evaluate(headers, validators, NOW)
     if not headers.keys() & {"if-match", "if-unmodified-since"}:
         assert verdict is not FAILED
@@ -547,7 +547,7 @@ def test_any_text_is_decided_without_an_error(headers: dict[str, str], validator
     ],
     ids=lambda field: f"{field[:8]}...{field[-4:]}",
 )
-def test_field_of_8_kilobytes_is_decided_at_once(field: str) -> None:
+def test_field_of_8_kilobytes_is_evaluated_at_once(field: str) -> None:
     begun = thread_time()
     for _ in range(10):
         assert decide(if_match=field) is FAILED

@@ -1,4 +1,4 @@
-"""Settings from the environment: what each may be, and the one line a user reads when it is something else."""
+"""Settings from the environment: the values of each, and the one line a user reads when a value is not allowed."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_source_is_the_same_database_unless_it_is_set() -> None:
         ("MAX_ROW_SIZE", "1TB", 1024**4),
     ],
 )
-def test_value_is_read_as_its_setting(variable: str, text: str, value: object) -> None:
+def test_value_is_parsed_for_its_setting(variable: str, text: str, value: object) -> None:
     assert getattr(read(**{variable: text}), variable.lower()) == value
 
 
@@ -221,7 +221,7 @@ def test_missing_database_is_one_line_that_names_both_ways(environment: dict[str
     assert str(refused.value).isprintable()
 
 
-def test_host_alone_gives_the_usual_rest() -> None:
+def test_host_alone_gives_the_default_port_user_and_name() -> None:
     found = read_settings({"DB_HOST": "db"})
     database = found.database()
     assert database.addresses == (("db", 5432),)
@@ -230,29 +230,29 @@ def test_host_alone_gives_the_usual_rest() -> None:
     assert found.source_database() == database
 
 
-def test_url_wins_over_host() -> None:
+def test_url_takes_precedence_over_host() -> None:
     assert read(DB_HOST="db", DB_PASSWORD="secret").database() == read().database()
 
 
-def test_companions_of_a_host_that_is_not_used_are_not_read() -> None:
+def test_variables_of_an_unused_host_are_ignored() -> None:
     assert read(DB_HOST="db:1", DB_PORT="many").database() == read().database()
 
 
 @settings(max_examples=100, deadline=None)
 @given(*[st.text(st.sampled_from("@:/?#[]%&=+, '\\") | st.characters(codec="utf-8", min_codepoint=1), min_size=1)] * 3)
-def test_any_user_password_and_name_are_handed_on_as_they_are(user: str, password: str, name: str) -> None:
+def test_user_password_and_name_are_passed_on_unchanged(user: str, password: str, name: str) -> None:
     found = read_settings({"DB_HOST": "db", "DB_USER": user, "DB_PASSWORD": password, "DB_NAME": name}).database()
     assert (found.user, found.password, found.database) == (user, password, name)
     assert found.addresses == (("db", 5432),)
 
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "SOURCE_DATABASE_URL"])
-def test_a_url_that_is_refused_is_named_by_its_setting(variable: str) -> None:
+def test_refused_url_is_named_by_its_setting(variable: str) -> None:
     with pytest.raises(StartError, match=f"^{variable}: sslmode: Expected disable, allow"):
         read(**{variable: "postgresql://db/exports?sslmode=perhaps"})
 
 
-def test_variables_of_others_are_not_read() -> None:
+def test_other_variables_are_ignored() -> None:
     assert read(PATH="/bin", API_PORTS="1", api_port="1") == read()
 
 

@@ -59,7 +59,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path)
 
 
-def test_without_cgroups_it_is_the_affinity(machine: Machine) -> None:
+def test_without_cgroups_the_affinity_counts(machine: Machine) -> None:
     assert cores(machine.proc) == 64
 
 
@@ -67,17 +67,17 @@ def test_without_cgroups_it_is_the_affinity(machine: Machine) -> None:
     ("limit", "expected"),
     [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1), ("9999999 100000", 64)],
 )
-def test_a_quota_of_version_2_in_a_container(machine: Machine, limit: str, expected: int) -> None:
+def test_quota_of_version_2_in_a_container(machine: Machine, limit: str, expected: int) -> None:
     machine.version_2("/", top=limit)
     assert cores(machine.proc) == expected
 
 
-def test_the_least_of_the_groups_around_the_process_counts(machine: Machine) -> None:
+def test_smallest_quota_of_the_groups_of_the_process_counts(machine: Machine) -> None:
     machine.version_2("/a/b", top="max 100000", a="300000 100000", **{"a/b": "800000 100000"})
     assert cores(machine.proc) == 3
 
 
-def test_a_path_of_the_host_that_is_not_in_the_container(machine: Machine) -> None:
+def test_path_of_the_host_that_does_not_exist_in_the_container(machine: Machine) -> None:
     machine.version_2("/docker/0123", root="/docker/0123", top="400000 100000")
     assert cores(machine.proc) == 4
     machine.version_2("/../other", top="400000 100000")
@@ -86,7 +86,7 @@ def test_a_path_of_the_host_that_is_not_in_the_container(machine: Machine) -> No
 
 @pytest.mark.parametrize(("quota", "expected"), [(-1, 64), (50_000, 1), (125_000, 3)])
 @pytest.mark.parametrize("at", ["", "docker", "docker/0123"])
-def test_a_quota_of_version_1(machine: Machine, at: str, quota: int, expected: int) -> None:
+def test_quota_of_version_1(machine: Machine, at: str, quota: int, expected: int) -> None:
     machine.version_1("/docker/0123", quota, at=at)
     assert cores(machine.proc) == expected
 
@@ -107,7 +107,7 @@ def half_a_core() -> Iterator[Path]:
     folder.rmdir()
 
 
-def test_a_real_group(half_a_core: Path) -> None:
+def test_real_group(half_a_core: Path) -> None:
     said = subprocess.run(
         ["/bin/sh", "-c", ENTER, str(half_a_core / "cgroup.procs"), sys.executable, "-c", ASK],
         cwd=Path(__file__).parents[2],

@@ -66,7 +66,7 @@ def test_other_text_is_refused_with_a_sentence(text: str, complaint: str) -> Non
     assert str(refused.value).isprintable()
 
 
-def test_refused_text_of_any_length_is_shown_short() -> None:
+def test_refused_text_is_shortened_in_the_sentence() -> None:
     with pytest.raises(ValueError, match="exactly one") as refused:
         check_character("x" * 100_000)
     assert len(str(refused.value)) < 120
@@ -143,21 +143,19 @@ def test_records_are_utf8_one_after_the_other() -> None:
         (b"a\rb\n", 1),
     ],
 )
-def test_count_takes_line_feeds_outside_quotes(chunk: bytes, records: int) -> None:
+def test_count_is_the_line_feeds_outside_quotes(chunk: bytes, records: int) -> None:
     assert count_records(chunk, b'"') == records
     assert count_records(bytearray(chunk), b'"') == records
 
 
-def test_count_goes_by_the_quote_of_the_dialect() -> None:
+def test_count_uses_the_quote_of_the_dialect() -> None:
     assert count_records(b"'a\nb'\n", b"'") == 1
     assert count_records(b"'a\nb'\n", b'"') == 2
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(tables(), st.data())
-def test_count_is_exact_for_any_rows_however_they_are_joined(
-    written_table: tuple[Dialect, Table], data: st.DataObject
-) -> None:
+def test_count_is_exact_for_any_rows(written_table: tuple[Dialect, Table], data: st.DataObject) -> None:
     dialect, rows = written_table
     quote = dialect.quote.encode()
     cut = data.draw(st.integers(0, len(rows)))
@@ -171,7 +169,7 @@ def test_count_is_exact_for_any_rows_however_they_are_joined(
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(tables())
-def test_any_rows_come_back_through_the_csv_module(written_table: tuple[Dialect, Table]) -> None:
+def test_csv_module_parses_any_rows_back(written_table: tuple[Dialect, Table]) -> None:
     dialect, rows = written_table
     text = written(dialect, rows).decode()
     reader = csv.reader(
@@ -183,7 +181,7 @@ def test_any_rows_come_back_through_the_csv_module(written_table: tuple[Dialect,
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(dialects)
-def test_null_and_the_empty_text_stay_apart_in_every_dialect(dialect: Dialect) -> None:
+def test_null_and_the_empty_text_differ_in_every_dialect(dialect: Dialect) -> None:
     quote = dialect.quote
     assert RecordWriter(dialect, 2).record([None, ""]) == f"{dialect.delimiter}{quote}{quote}\n"
     assert RecordWriter(dialect, 1).record([None]) == "\n"
@@ -207,7 +205,7 @@ def test_text_for_null_is_any_short_text(text: str) -> None:
         ("\\.", "end-of-data"),
     ],
 )
-def test_text_that_copy_cannot_have_for_null_is_refused(text: str, complaint: str) -> None:
+def test_text_for_null_that_copy_refuses_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         check_null(text, ",", '"')
 
@@ -227,11 +225,11 @@ def test_a_value_equal_to_the_text_for_null_is_quoted() -> None:
         (Dialect(delimiter="\t", null="a"), b'"a"\tb,c\n'),
     ],
 )
-def test_before_the_rows_stand_a_mark_and_names_or_either_or_nothing(dialect: Dialect, before: bytes) -> None:
+def test_prologue_is_a_mark_and_names_or_either_or_nothing(dialect: Dialect, before: bytes) -> None:
     assert prologue(dialect, ["a", "b,c"]) == before
 
 
-def test_names_that_a_spreadsheet_would_take_for_formulas_are_escaped_as_values_are() -> None:
+def test_column_names_that_look_like_formulas_are_escaped() -> None:
     names = ["a", "=1+1", "+b", "-c", "@d", "\te", "f=", "'g", "\n=h", "\r=i"]
     escaped = b"a,'=1+1,'+b,'-c,'@d,'\te,f=,'g,\"'\n=h\",\"'\r=i\"\n"
     assert prologue(Dialect(escape_formulas=True), names) == escaped
@@ -240,16 +238,14 @@ def test_names_that_a_spreadsheet_would_take_for_formulas_are_escaped_as_values_
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(tables(), st.data())
-def test_first_records_are_those_that_were_written_first(
-    written_table: tuple[Dialect, Table], data: st.DataObject
-) -> None:
+def test_first_records_are_the_first_rows(written_table: tuple[Dialect, Table], data: st.DataObject) -> None:
     dialect, rows = written_table
     number = data.draw(st.integers(0, len(rows)))
     chunk = bytearray(written(dialect, rows))
     assert first_records(chunk, dialect.quote.encode(), number) == written(dialect, rows[:number])
 
 
-def test_first_records_of_a_large_one_take_no_longer_than_it_is_large() -> None:
+def test_first_records_of_a_large_record_take_linear_time() -> None:
     large = b'"' + b"\n" * 2_000_000 + b'"\n'
     begun = time.process_time()
     assert first_records(b"1\n" + large, b'"', 1) == b"1\n"

@@ -1,4 +1,4 @@
-"""Repr-Digest (RFC 9530) as a structured field (RFC 8941): the RFC's own values, and back again."""
+"""Repr-Digest (RFC 9530) as a structured field (RFC 8941): the values of the RFC, and parsing them back."""
 
 import re
 from base64 import b64decode
@@ -27,7 +27,7 @@ def test_digest_of_known_content_is_the_published_one(content: bytes, value: str
 
 
 @given(st.binary(min_size=32, max_size=32))
-def test_any_digest_is_one_padded_byte_sequence_that_reads_back(digest: bytes) -> None:
+def test_any_digest_is_one_padded_byte_sequence_that_is_parsed_back(digest: bytes) -> None:
     found = re.fullmatch(r"sha-256=:([A-Za-z0-9+/]{43}=):", repr_digest(digest))
     assert found
     assert b64decode(found[1], validate=True) == digest

@@ -1,4 +1,4 @@
-"""The folder of spools: names, opening what was sealed, and leaving alone what is not ours."""
+"""The folder of spools: names, opening sealed spools, and leaving other files alone."""
 
 import asyncio
 import errno
@@ -16,15 +16,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from streamer.errors import StartError
-from streamer.spool.directory import HASH_BUFFER, HASH_PIECE, HASHING, Shortage, SpoolDirectory
+from streamer.spool.directory import HASH_BUFFER, HASH_PIECE, HASHING, SpoolDirectory
+from streamer.spool.file import ASIDE
 from streamer.spool.identity import NAME, UNNAMED
 from streamer.spool.servers import PREFIX
-from streamer.spool.spool import ASIDE
+from streamer.spool.space import Shortage
 
 CONTENT = b"id\n1\n2\n"
 
 
-async def no_question() -> None:
+async def always_room() -> None:
     """There is always room."""
 
 
@@ -41,7 +42,7 @@ def kept(directory: SpoolDirectory) -> UUID:
     return export_id
 
 
-def test_prepare_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+def test_prepare_creates_the_folder_and_leaves_nothing_in_it(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     path = tmp_path / "var" / "spool"
     SpoolDirectory(path, executor).prepare()
     SpoolDirectory(path, executor).prepare()
@@ -49,9 +50,7 @@ def test_prepare_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path, execu
     assert list(path.iterdir()) == []
 
 
-def test_prepare_removes_what_a_killed_process_has_left_half_made_or_half_removed(
-    tmp_path: Path, executor: ThreadPoolExecutor
-) -> None:
+def test_prepare_removes_temporary_files_of_a_killed_process(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     for name in (f"{ASIDE}1", f"{UNNAMED}1", "notes"):
         (tmp_path / name).touch()
     SpoolDirectory(tmp_path, executor).prepare()
@@ -59,7 +58,7 @@ def test_prepare_removes_what_a_killed_process_has_left_half_made_or_half_remove
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
-def test_prepare_where_a_file_is_in_the_way_is_a_start_error(
+def test_prepare_with_a_file_in_the_place_of_the_folder_is_a_start_error(
     tmp_path: Path, executor: ThreadPoolExecutor, below: str
 ) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
@@ -71,7 +70,7 @@ def test_prepare_where_a_file_is_in_the_way_is_a_start_error(
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_prepare_where_nothing_can_be_written_is_a_start_error(
+def test_prepare_of_a_read_only_folder_is_a_start_error(
     tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, content: bytes) -> int:
@@ -84,7 +83,7 @@ def test_prepare_where_nothing_can_be_written_is_a_start_error(
 
 async def test_created_spool_has_its_name_and_no_file_until_it_is_opened(directory: SpoolDirectory) -> None:
     export_id = uuid4()
-    spool = directory.create(export_id, no_question)
+    spool = directory.create(export_id, always_room)
     assert spool.path == directory.file_of(export_id)
     assert not spool.path.exists()
     assert await directory.spools() == {}
@@ -97,7 +96,7 @@ async def test_created_spool_has_its_name_and_no_file_until_it_is_opened(directo
         assert file.read() == CONTENT
 
 
-def test_every_opening_has_a_place_of_its_own(directory: SpoolDirectory, kept: UUID) -> None:
+def test_every_open_has_a_position_of_its_own(directory: SpoolDirectory, kept: UUID) -> None:
     with directory.open(kept, len(CONTENT)) as first, directory.open(kept, len(CONTENT)) as second:
         assert first.fileno() != second.fileno()
         assert first.read() == CONTENT
@@ -105,17 +104,17 @@ def test_every_opening_has_a_place_of_its_own(directory: SpoolDirectory, kept: U
 
 
 @pytest.mark.parametrize("length", [0, len(CONTENT) - 1, len(CONTENT) + 1])
-def test_file_of_another_length_than_sealed_is_not_there(directory: SpoolDirectory, kept: UUID, length: int) -> None:
+def test_file_of_another_length_than_sealed_is_not_found(directory: SpoolDirectory, kept: UUID, length: int) -> None:
     with pytest.raises(FileNotFoundError, match=f"has not the {length} bytes it was sealed with"):
         directory.open(kept, length)
 
 
-def test_missing_file_is_not_there(directory: SpoolDirectory) -> None:
+def test_missing_file_is_not_found(directory: SpoolDirectory) -> None:
     with pytest.raises(FileNotFoundError):
         directory.open(uuid4(), 0)
 
 
-async def test_removed_file_is_read_to_its_end_by_who_has_it_open(directory: SpoolDirectory, kept: UUID) -> None:
+async def test_removed_file_is_read_to_its_end_by_an_open_reader(directory: SpoolDirectory, kept: UUID) -> None:
     with directory.open(kept, len(CONTENT)) as file:
         assert await directory.remove(kept) == [len(CONTENT)]
         assert file.read() == CONTENT
@@ -142,7 +141,7 @@ async def test_file_that_cannot_be_removed_is_remembered_until_it_is(directory: 
     assert directory.undeletable == set()
 
 
-async def test_file_that_other_hands_have_removed_is_forgotten(directory: SpoolDirectory) -> None:
+async def test_undeletable_file_that_others_have_removed_is_forgotten(directory: SpoolDirectory) -> None:
     other = uuid4()
     directory.file_of(other).mkdir()
     await directory.remove(other)
@@ -151,7 +150,9 @@ async def test_file_that_other_hands_have_removed_is_forgotten(directory: SpoolD
     assert directory.undeletable == set()
 
 
-async def test_spools_are_files_named_exactly_as_ours(directory: SpoolDirectory, kept: UUID, tmp_path: Path) -> None:
+async def test_spools_are_files_with_the_exact_form_of_name(
+    directory: SpoolDirectory, kept: UUID, tmp_path: Path
+) -> None:
     strange = uuid4()
     for name in (
         f"{strange}.csv.part",
@@ -170,11 +171,11 @@ async def test_spools_are_files_named_exactly_as_ours(directory: SpoolDirectory,
     assert await directory.spools() == {kept: len(CONTENT)}
 
 
-async def test_spools_of_a_folder_that_is_not_there_are_none(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+async def test_missing_folder_has_no_spools(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     assert await SpoolDirectory(tmp_path / "missing", executor).spools() == {}
 
 
-# Whose it is
+# Identity
 
 
 def test_folder_belongs_to_the_table_that_claimed_it_first(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
@@ -190,7 +191,7 @@ def test_folder_belongs_to_the_table_that_claimed_it_first(tmp_path: Path, execu
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_folders_of_one_table_are_told_apart(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+def test_folders_of_one_table_have_different_ids(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     store, found = uuid4(), set()
     for name in "ab":
         directory = SpoolDirectory(tmp_path / name, executor)
@@ -214,7 +215,7 @@ def test_servers_that_claim_a_new_folder_at_once_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"store": 1}', b'{"store": "x", "folder": "y"}', b"\xff"])
-def test_damaged_identity_is_a_start_error_and_stays(
+def test_damaged_identity_is_a_start_error_and_is_kept(
     tmp_path: Path, executor: ThreadPoolExecutor, content: bytes
 ) -> None:
     (tmp_path / NAME).write_bytes(content)
@@ -223,7 +224,7 @@ def test_damaged_identity_is_a_start_error_and_stays(
     assert (tmp_path / NAME).read_bytes() == content
 
 
-def test_folder_that_was_deleted_is_made_anew_with_its_identity_and_its_lock(
+def test_deleted_folder_is_created_again_with_its_identity_and_its_lock(
     tmp_path: Path, executor: ThreadPoolExecutor
 ) -> None:
     directory = SpoolDirectory(tmp_path / "spool", executor)
@@ -254,16 +255,16 @@ def test_folder_without_locks_is_a_start_error(
     assert list(tmp_path.iterdir()) == []
 
 
-# Room
+# Space
 
 
-async def test_shortage_is_known_in_bytes_and_follows_what_is_written_and_removed(
+async def test_shortage_is_in_bytes_and_follows_writes_and_removals(
     tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = SpoolDirectory(tmp_path, executor, most=2 * len(CONTENT))
+    directory = SpoolDirectory(tmp_path, executor, max_bytes=2 * len(CONTENT))
     assert not await directory.shortage()
     export_id = uuid4()
-    spool = directory.create(export_id, no_question)
+    spool = directory.create(export_id, always_room)
     spool.open()
     for _ in range(3):
         await spool.append(CONTENT, 2)
@@ -276,7 +277,7 @@ async def test_shortage_is_known_in_bytes_and_follows_what_is_written_and_remove
     assert await directory.shortage(recount=True) == Shortage(limit=2 * len(CONTENT) + 1)
     await directory.remove(export_id)
     assert not await directory.shortage()
-    discarded = directory.create(uuid4(), no_question)
+    discarded = directory.create(uuid4(), always_room)
     discarded.open()
     await discarded.append(CONTENT * 2, 4)
     await discarded.finish()
@@ -286,17 +287,7 @@ async def test_shortage_is_known_in_bytes_and_follows_what_is_written_and_remove
     assert not await directory.shortage()
 
 
-def test_shortage_is_less_by_the_files_that_are_gone() -> None:
-    assert Shortage(10, 3, 1).after([4]) == Shortage(6, 0, 0)
-    assert not Shortage(10, 11, 2).after([4, 7])
-    assert Shortage(10, 11).bytes == Shortage(11, 10).bytes == 11
-    assert Shortage(files=1)
-    assert not Shortage()
-
-
-async def test_what_is_removed_while_the_files_are_counted_is_not_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_files_removed_during_a_count_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted, removed = threading.Event(), threading.Event()
     scan = SpoolDirectory._scan
 
@@ -308,7 +299,7 @@ async def test_what_is_removed_while_the_files_are_counted_is_not_counted(
 
     monkeypatch.setattr(SpoolDirectory, "_scan", scan_slowly)
     with ThreadPoolExecutor(2) as executor:
-        directory = SpoolDirectory(tmp_path, executor, most=2 * len(CONTENT))
+        directory = SpoolDirectory(tmp_path, executor, max_bytes=2 * len(CONTENT))
         going, staying = uuid4(), uuid4()
         for export_id in (going, staying):
             directory.file_of(export_id).write_bytes(CONTENT)
@@ -334,12 +325,12 @@ async def test_hash_is_that_of_the_whole_file(directory: SpoolDirectory, kept: U
     assert await directory.sha256(kept) == hashlib.sha256(content).digest()
 
 
-async def test_hash_of_a_file_that_is_not_there_is_an_error_of_the_system(directory: SpoolDirectory) -> None:
+async def test_hash_of_a_missing_file_raises(directory: SpoolDirectory) -> None:
     with pytest.raises(FileNotFoundError):
         await directory.sha256(uuid4())
 
 
-async def test_small_file_does_not_wait_for_large_ones_to_be_hashed(directory: SpoolDirectory, kept: UUID) -> None:
+async def test_hash_of_a_small_file_does_not_wait_for_large_ones(directory: SpoolDirectory, kept: UUID) -> None:
     large = [uuid4() for _ in range(2 * HASHING)]
     for export_id in large:
         directory.file_of(export_id).touch()
@@ -352,7 +343,7 @@ async def test_small_file_does_not_wait_for_large_ones_to_be_hashed(directory: S
     assert digests == {hashlib.sha256(bytes(LARGE)).digest()}
 
 
-async def test_cancelled_hash_stops_and_the_threads_end(directory: SpoolDirectory, kept: UUID) -> None:
+async def test_cancelled_hash_stops_and_its_threads_end(directory: SpoolDirectory, kept: UUID) -> None:
     os.truncate(directory.file_of(kept), 1 << 40)  # a hole, which would take ten minutes
     hashing = asyncio.create_task(directory.sha256(kept))
     await asyncio.sleep(0.05)
@@ -362,7 +353,7 @@ async def test_cancelled_hash_stops_and_the_threads_end(directory: SpoolDirector
     await asyncio.wait_for(asyncio.to_thread(directory.close), 10)
 
 
-async def test_neither_a_removal_nor_a_hash_keeps_a_spool_or_a_question_about_room_waiting(
+async def test_spool_and_shortage_wait_for_neither_removals_nor_hashes(
     directory: SpoolDirectory, kept: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
@@ -381,7 +372,7 @@ async def test_neither_a_removal_nor_a_hash_keeps_a_spool_or_a_question_about_ro
     removing = [asyncio.create_task(directory.remove(uuid4(), kept)) for _ in range(8)]
     hashing = [asyncio.create_task(directory.sha256(kept)) for _ in range(8)]
     await asyncio.sleep(0)
-    spool = directory.create(uuid4(), no_question)
+    spool = directory.create(uuid4(), always_room)
     spool.open()
     await spool.append(CONTENT, 2)
     assert (await spool.finish()).rows == 2
@@ -392,7 +383,7 @@ async def test_neither_a_removal_nor_a_hash_keeps_a_spool_or_a_question_about_ro
 
 
 @pytest.mark.parametrize("removed", [False, True])
-async def test_last_close_of_a_removed_file_is_made_in_a_thread(
+async def test_reader_of_a_removed_file_is_closed_in_a_thread(
     directory: SpoolDirectory, kept: UUID, removed: bool
 ) -> None:
     """That frees its blocks."""

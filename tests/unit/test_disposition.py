@@ -1,4 +1,4 @@
-"""Content-Disposition (RFC 6266): what a hostile name becomes, and that the safe name is read back from one line."""
+"""Content-Disposition (RFC 6266): how a hostile name is cleaned, and that parsers read the safe name from one line."""
 
 import re
 import unicodedata
@@ -123,7 +123,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("filename", "value"), [pytest.param(*row, id=f"{row[0]!a}") for row in VALUES])
-def test_safe_name_is_written_plain_and_if_need_be_extended(filename: str, value: str) -> None:
+def test_safe_name_is_formatted_plain_and_if_needed_extended(filename: str, value: str) -> None:
     assert attachment(filename) == value
 
 
@@ -143,7 +143,7 @@ HOSTILE_NAMES = st.text(max_size=300) | HOSTILE
 @given(HOSTILE_NAMES)
 @example("a" * (MAX_NAME - 1) + "\U0001f600" * 10)
 @example(". ." * 100)
-def test_any_name_becomes_a_safe_one_and_stays_it(name: str) -> None:
+def test_cleaning_a_name_is_idempotent_and_makes_it_safe(name: str) -> None:
     safe = safe_filename(name)
     assert len(safe) <= MAX_NAME
     assert safe == safe.strip(" .")
@@ -156,7 +156,7 @@ def test_any_name_becomes_a_safe_one_and_stays_it(name: str) -> None:
 
 @settings(deadline=None, max_examples=500)
 @given(HOSTILE_NAMES.map(safe_filename).filter(bool))
-def test_any_safe_name_is_read_back_from_one_line_of_ascii(safe: str) -> None:
+def test_safe_name_is_parsed_from_one_line_of_ascii(safe: str) -> None:
     value = attachment(safe)
     found = VALUE.fullmatch(value)
     assert found
@@ -170,7 +170,7 @@ def test_any_safe_name_is_read_back_from_one_line_of_ascii(safe: str) -> None:
 
 @settings(deadline=None)
 @given(HOSTILE_NAMES.map(safe_filename).filter(bool))
-def test_other_parsers_read_the_safe_name(safe: str) -> None:
+def test_other_parsers_agree_on_the_safe_name(safe: str) -> None:
     assert parse_options_header(attachment(safe)) == ("attachment", {"filename": safe})
     message = Message()
     message["Content-Disposition"] = attachment(safe)
@@ -186,11 +186,11 @@ def test_long_name_outside_ascii_fits_a_file_system(character: str) -> None:
 
 
 @pytest.mark.parametrize("mark", ["\u061c", "\u200e", "\u200f"], ids=["ALM", "LRM", "RLM"])
-def test_marks_that_turn_the_direction_are_taken_out(mark: str) -> None:
+def test_bidirectional_control_characters_are_removed(mark: str) -> None:
     assert mark not in safe_filename(f"a{mark}b.csv")
 
 
-def test_name_with_a_percent_escape_is_written_extended_as_well() -> None:
+def test_name_with_a_percent_escape_is_also_formatted_extended() -> None:
     found = VALUE.fullmatch(attachment("the%2Fplans.pdf"))
     assert found
     assert found["extended"] == "the%252Fplans.pdf"
@@ -220,18 +220,18 @@ NIGHT = datetime(2026, 11, 22, 0, 30, tzinfo=timezone(timedelta(hours=2)))
         (spec("\0\n/"), "export_2026-11-21.csv"),
     ],
 )
-def test_name_says_what_and_when(asked: ExportSpec, name: str) -> None:
+def test_default_name_has_the_dataset_the_filters_and_the_day(asked: ExportSpec, name: str) -> None:
     assert default_filename(asked, NIGHT) == name
 
 
-def test_name_leaves_out_what_is_no_equality() -> None:
+def test_default_name_has_only_filters_of_equality() -> None:
     conditions = (Condition(column="n", operator=Operator.NE, values=("1",)),)
     assert default_filename(msgspec.structs.replace(spec(), conditions=conditions), NIGHT) == "users_2026-11-21.csv"
 
 
 @settings(deadline=None)
 @given(HOSTILE_NAMES, HOSTILE_NAMES)
-def test_any_name_is_safe_and_short(dataset: str, value: str) -> None:
+def test_default_name_is_safe_and_short(dataset: str, value: str) -> None:
     name = default_filename(spec(dataset, column=(value,)), NIGHT)
     assert safe_filename(name) == name
     assert name.endswith("_2026-11-21.csv")

@@ -90,7 +90,7 @@ PREFERENCES: list[Row] = [
     ("gzip;q=0.5, identity;q=0.501", IDENTITY_FIRST),
     ("gzip;q=0.5, identity", IDENTITY_FIRST),
     ("identity, gzip;q=0.999", IDENTITY_FIRST),
-    ("gzip;q=0.001", GZIP_FIRST),  # identity that is not named comes last
+    ("gzip;q=0.001", GZIP_FIRST),  # an unlisted identity comes last
     ("gzip;q=0.001, identity;q=0.002", IDENTITY_FIRST),
     ("gzip;q=0.2, *;q=0.1", GZIP_FIRST),
     ("gzip;q=0.1, *;q=0.2", IDENTITY_FIRST),
@@ -109,7 +109,7 @@ PREFERENCES: list[Row] = [
     ("br, *;q=0", NOTHING),
 ]
 
-# The first word of a client about one coding counts; the RFC does not say.
+# The first member of a coding counts; the RFC does not define it.
 DUPLICATES: list[Row] = [
     ("gzip, gzip", GZIP_FIRST),
     ("gzip;q=0, gzip", ONLY_IDENTITY),
@@ -119,7 +119,7 @@ DUPLICATES: list[Row] = [
     ("x-gzip;q=0, gzip", ONLY_IDENTITY),
     ("gzip;q=0.2, identity;q=0.5, gzip;q=1", IDENTITY_FIRST),
     ("*;q=0, *", NOTHING),
-    ("gzip;q=2, gzip;q=0.5", GZIP_FIRST),  # what is no weight is no word
+    ("gzip;q=2, gzip;q=0.5", GZIP_FIRST),  # a member with an invalid weight is ignored
 ]
 
 # Several lines of one field are one list (RFC 9110, 5.3).
@@ -136,7 +136,7 @@ UNREADABLE: list[Row] = [
     (" ,\t, ", ONLY_IDENTITY),
     (",gzip,", GZIP_FIRST),
     (", ,gzip", GZIP_FIRST),
-    # Names that are not ours
+    # Other codings
     ("br, zstd, deflate, compress", ONLY_IDENTITY),
     ("gzipped", ONLY_IDENTITY),
     ("gzip2", ONLY_IDENTITY),
@@ -185,12 +185,12 @@ TABLES = {
     ("field", "codings"),
     [pytest.param(*row, id=f"{table}: {row[0]!a}") for table, rows in TABLES.items() for row in rows],
 )
-def test_field_accepts_what_its_table_says(field: str | None, codings: Codings) -> None:
+def test_field_accepts_the_codings_of_the_table(field: str | None, codings: Codings) -> None:
     assert acceptable(field) == codings
 
 
-# Weights of every form, each as gzip's: 0 refuses it, what is no weight leaves it unnamed, and the rest is set against
-# identity;q=0.5.
+# Weights of every form, each for gzip: 0 excludes it, an invalid weight has the effect of no member, and all others are
+# compared with identity;q=0.5.
 
 WEIGHTS = [
     ("", GZIP_FIRST),
@@ -219,7 +219,7 @@ WEIGHTS = [
     (";q=0.00", ONLY_IDENTITY),
     (";q=0.000", ONLY_IDENTITY),
     (" ; q=0 ", ONLY_IDENTITY),
-    # A comma ends the member: this refuses gzip, and names a coding 5.
+    # A comma ends the member: this excludes gzip, and lists a coding 5.
     (";q=0,5", ONLY_IDENTITY),
     # No weight
     (";q=", ONLY_IDENTITY),
@@ -259,13 +259,13 @@ WEIGHTS = [
 
 
 @pytest.mark.parametrize(("weight", "codings"), WEIGHTS)
-def test_weight_of_gzip_is_set_against_that_of_identity(weight: str, codings: Codings) -> None:
+def test_weight_of_gzip_is_compared_with_that_of_identity(weight: str, codings: Codings) -> None:
     assert acceptable(f"gzip{weight}, identity;q=0.5") == codings
     assert acceptable(f"identity;q=0.5,gzip{weight}") == codings
 
 
 @pytest.mark.parametrize("weight", ["", ";q=1", ";q=0.001", "; Q=1.000"])
-def test_gzip_of_any_weight_comes_before_an_identity_that_is_not_named(weight: str) -> None:
+def test_gzip_of_any_weight_is_preferred_to_an_unlisted_identity(weight: str) -> None:
     assert acceptable(f"gzip{weight}") == GZIP_FIRST
 
 
@@ -274,7 +274,7 @@ WEIGHED = st.none() | st.integers(0, 1000)
 
 @settings(deadline=None, max_examples=300)
 @given(WEIGHED, WEIGHED, WEIGHED, st.permutations(["gzip", "identity", "*"]))
-def test_weights_are_those_that_werkzeug_reads(
+def test_weights_agree_with_werkzeug(
     gzip: int | None, identity: int | None, others: int | None, order: list[str]
 ) -> None:
     thousandths = {"gzip": gzip, "identity": identity, "*": others}
@@ -306,7 +306,7 @@ def test_any_text_accepts_each_coding_at_most_once(field: str) -> None:
 
 @settings(deadline=None)
 @given(FIELDS)
-def test_unreadable_members_leave_the_readable_ones_as_they_are(garbage: str) -> None:
+def test_invalid_members_do_not_change_the_valid_ones(garbage: str) -> None:
     if (
         "," not in garbage
         and "*" not in garbage
@@ -335,7 +335,7 @@ def test_unreadable_members_leave_the_readable_ones_as_they_are(garbage: str) ->
     ],
     ids=lambda field: f"{field[:8]}...{field[-4:]}",
 )
-def test_field_of_8_kilobytes_is_read_at_once(field: str) -> None:
+def test_field_of_8_kilobytes_is_parsed_at_once(field: str) -> None:
     begun = thread_time()
     for _ in range(10):
         assert acceptable(field) == ONLY_IDENTITY

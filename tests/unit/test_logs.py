@@ -1,4 +1,4 @@
-"""Logs that never hold anybody up: what is written, what is dropped, and a stderr that nobody reads.
+"""Logs that never block: written records, dropped records, and a stderr without a reader.
 
 The log is set up as the real process has it, in processes of their own: small ones that log what the test says, and the
 server itself.
@@ -71,13 +71,13 @@ def parts(line: str) -> dict[str, str]:
     return found.groupdict()
 
 
-def test_a_line_has_its_time_level_and_name() -> None:
+def test_line_has_its_time_level_and_name() -> None:
     (line,) = logged('log.warning("%d apples", 3)')
     assert (parts(line)["level"], parts(line)["name"]) == ("WARNING", "some.where")
     assert parts(line)["message"].endswith("3 apples")
 
 
-def test_a_line_says_what_was_logged_and_nothing_else() -> None:
+def test_line_is_the_logged_message_and_nothing_else() -> None:
     (line,) = logged('log.warning("%d apples", 3)')
     assert parts(line)["message"] == "3 apples"
 
@@ -87,7 +87,7 @@ def test_info_is_written_and_debug_is_not() -> None:
     assert [parts(line)["level"] for line in lines] == ["INFO"]
 
 
-def test_an_error_comes_with_its_traceback() -> None:
+def test_error_has_its_traceback() -> None:
     lines = logged("""
         try:
             raise ValueError("no such apple")
@@ -109,7 +109,7 @@ JSON_CASES = """
 """
 
 
-def test_json_is_one_object_a_line_whatever_is_logged() -> None:
+def test_json_is_one_object_a_line_for_any_record() -> None:
     objects = [json.loads(line) for line in logged(JSON_CASES, "json")]
     assert [(found["levelname"], found["name"]) for found in objects] == [
         ("INFO", "some.where"),
@@ -121,16 +121,16 @@ def test_json_is_one_object_a_line_whatever_is_logged() -> None:
     assert "ValueError: no such apple" in objects[2]["message"] + str(objects[2].get("exc_info"))
 
 
-def test_a_json_message_is_what_was_logged_and_nothing_else() -> None:
+def test_json_message_is_the_logged_message_and_nothing_else() -> None:
     assert json.loads(logged(JSON_CASES, "json")[0])["message"] == "plain"
 
 
-def test_the_last_lines_before_the_end_are_written_in_their_order() -> None:
+def test_last_lines_before_the_end_are_written_in_order() -> None:
     lines = logged(f"for number in range({LOG_QUEUE // 2}): log.info('line %d', number)")
     assert [int(line.rpartition(" ")[2]) for line in lines] == list(range(LOG_QUEUE // 2))
 
 
-def test_the_last_lines_of_a_failure_are_written() -> None:
+def test_last_lines_of_a_failure_are_written() -> None:
     ended = subprocess.run(
         script('log.info("before"); raise SystemExit(3)'), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -158,7 +158,7 @@ def test_lines_of_several_threads_are_all_written_whole() -> None:
 
 @contextmanager
 def stuffed_pipe() -> Iterator[tuple[int, int]]:
-    """Its ends for reading and for writing; it is full, and nobody reads it unless the test does."""
+    """The reading and the writing end of a full pipe, which only the test reads."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     try:
@@ -177,7 +177,7 @@ TALKING = f"""
     for number in range({3 * LOG_QUEUE}):
         log.info("line %d", number)
     say("all said")
-    if sys.stdin.read() == "somebody reads":
+    if sys.stdin.read() == "read":
         waiting = logging.getLogger().handlers[0].queue
         while waiting.qsize() > waiting.maxsize // 2:
             time.sleep(0.01)
@@ -223,7 +223,7 @@ def read_whole(reading: int, process: "subprocess.Popen[str]") -> list[str]:
                 continue
 
 
-def test_a_stderr_that_nobody_reads_stops_nobody() -> None:
+def test_stderr_without_a_reader_does_not_block() -> None:
     with talking_to_nobody() as (process, _):
         assert process.poll() is None
 
@@ -234,10 +234,10 @@ def outcome(lines: list[str]) -> tuple[int, int, str]:
     return sum(bool(re.search(r"line [0-9]+$", line)) for line in lines), sum(dropped), lines[-1]
 
 
-def test_what_was_dropped_is_counted_and_said_when_there_is_room_again() -> None:
+def test_number_of_dropped_lines_is_logged_when_the_queue_has_a_free_place() -> None:
     with talking_to_nobody() as (process, reading):
         assert process.stdin is not None
-        process.stdin.write("somebody reads")
+        process.stdin.write("read")
         process.stdin.close()
         process.stdin = None
         kept, dropped, last = outcome(read_whole(reading, process))
@@ -246,7 +246,7 @@ def test_what_was_dropped_is_counted_and_said_when_there_is_room_again() -> None
     assert last.endswith("heard again")
 
 
-def test_what_was_dropped_in_the_end_is_counted_and_said() -> None:
+def test_number_of_lines_dropped_last_is_logged_at_the_end() -> None:
     with talking_to_nobody() as (process, reading):
         assert process.stdin is not None
         process.stdin.close()
@@ -255,7 +255,7 @@ def test_what_was_dropped_in_the_end_is_counted_and_said() -> None:
     assert kept + dropped == 3 * LOG_QUEUE
 
 
-def test_a_process_whose_stderr_nobody_reads_comes_to_its_end() -> None:
+def test_process_whose_stderr_has_no_reader_ends() -> None:
     with talking_to_nobody(last_lines=0.2) as (process, _):
         assert process.stdin is not None
         process.stdin.close()
@@ -267,7 +267,7 @@ def record(text: str) -> logging.LogRecord:
     return logging.LogRecord("some.where", logging.INFO, "", 0, text, None, None)
 
 
-def test_a_full_queue_drops_and_says_how_many_once() -> None:
+def test_full_queue_drops_lines_and_logs_their_number_once() -> None:
     waiting: queue.Queue[logging.LogRecord] = queue.Queue(3)
     handler = DroppingQueueHandler(waiting)
 
@@ -282,7 +282,7 @@ def test_a_full_queue_drops_and_says_how_many_once() -> None:
     assert written() == ["7 lines dropped", "line 10", "line 11"]
 
 
-def test_a_line_that_does_not_fit_behind_the_note_is_counted_anew() -> None:
+def test_line_dropped_after_the_note_starts_a_new_count() -> None:
     waiting: queue.Queue[logging.LogRecord] = queue.Queue(1)
     handler = DroppingQueueHandler(waiting)
     for number in range(4):
@@ -294,7 +294,7 @@ def test_a_line_that_does_not_fit_behind_the_note_is_counted_anew() -> None:
     assert waiting.get_nowait().getMessage() == "1 lines dropped"
 
 
-def test_a_line_about_a_request_takes_no_more_than_the_budget_says(caplog: pytest.LogCaptureFixture) -> None:
+def test_line_of_a_request_fits_its_item_of_the_budget(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         AccessLog(logging.getLogger("access"), "").log(
             make_mocked_request("GET", "/health?" + 16_000 * "x"), web.Response(), 0.1
@@ -305,7 +305,7 @@ def test_a_line_about_a_request_takes_no_more_than_the_budget_says(caplog: pytes
 
 @asynccontextmanager
 async def serving_to(stderr: int, folder: Path, database: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """The server as a process of its own with this stderr, and its URL, which nobody has read there."""
+    """The server as a process of its own with this stderr, and its URL, found without reading stderr."""
     async with connected(database) as connection:
         await connection.execute("CREATE TABLE users AS SELECT 1 AS id")
     environment = {"PATH": os.environ["PATH"], "DATABASE_URL": database, "API_PORT": "0"}
@@ -326,7 +326,7 @@ async def serving_to(stderr: int, folder: Path, database: str) -> AsyncIterator[
         await killed(process)
 
 
-async def test_the_server_answers_although_nobody_reads_its_log(
+async def test_server_responds_while_its_log_has_no_reader(
     tmp_path: Path, database: str, session: aiohttp.ClientSession
 ) -> None:
     with stuffed_pipe() as (_, stderr):
@@ -336,14 +336,14 @@ async def test_the_server_answers_although_nobody_reads_its_log(
                     assert response.status == 200
 
 
-async def test_the_server_ends_in_time_although_nobody_reads_its_log(tmp_path: Path, database: str) -> None:
+async def test_server_stops_in_time_while_its_log_has_no_reader(tmp_path: Path, database: str) -> None:
     with stuffed_pipe() as (_, stderr):
         async with serving_to(stderr, tmp_path, database) as (process, _):
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_the_last_line_of_the_server_says_that_it_is_stopping(tmp_path: Path, database: str) -> None:
+async def test_last_line_of_the_server_is_that_it_is_stopping(tmp_path: Path, database: str) -> None:
     with (tmp_path / "log").open("w+b") as log:
         async with serving_to(log.fileno(), tmp_path, database) as (process, _):
             process.send_signal(signal.SIGTERM)

@@ -1,8 +1,7 @@
-"""Waking a crowd: nobody is forgotten, many are woken less often than one, and the loop has its turns in between.
+"""The throttled notifier: it wakes every waiter, many less often than one, and lets the event loop run in between.
 
-Time is the test's own wherever it matters: a loop whose clock jumps to the next timer instead of waiting for it. A
-thousand waiters over a second of publishing then take as long as their wake-ups take to run, and the numbers are the
-same on every machine.
+Where time matters, the clock of the loop jumps to the next timer instead of waiting for it. A second of publishing to a
+thousand waiters then takes as long as the wake-ups take to run, and the numbers are the same on every machine.
 """
 
 import asyncio
@@ -18,11 +17,12 @@ from typing import Any, TypeVar
 import pytest
 
 from streamer.spool.follower import Follower, TruncatedError
-from streamer.spool.notifier import GROUP, REST_PER_WAITER, Notifier
+from streamer.spool.notifier import GROUP, PAUSE_PER_WAITER, Notifier
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 
 PATIENCE = 20.0  # seconds until a test that waits has failed
-SPACING = 0.005  # seconds between two moves of a frontier, as the spool has it
+INTERVAL = 0.005  # seconds between two moves of a frontier, as the spool has it
 MOVES = 200  # a second of them
 FIRST = b"id\n1\n"
 PAGES = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 
 class JumpingClock(selectors.DefaultSelector):
-    """A selector that never waits: the time that it was to wait has passed at once."""
+    """A selector that never waits, and advances the time by its timeout instead."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everybody waits, and no timer is set: nobody will ever be woken"
+        assert timeout is not None, "every task waits, and no timer is set"
         self.now += max(0.0, timeout)
         return super().select(0)
 
@@ -71,13 +71,13 @@ async def let_the_loop_run() -> None:
         await asyncio.sleep(0)
 
 
-class Crowd:
-    """Waiters that wait again as soon as they are woken, and when that was."""
+class Waiters:
+    """Waiters that wait again as soon as they are woken, and the times of that."""
 
-    def __init__(self, wakeups: Notifier, size: int) -> None:
+    def __init__(self, notifier: Notifier, size: int) -> None:
         self.woken: list[list[float]] = [[] for _ in range(size)]
-        self._wakeups = wakeups
-        self._tasks = [asyncio.create_task(self._wait_again_and_again(times)) for times in self.woken]
+        self._notifier = notifier
+        self._tasks = [asyncio.create_task(self._wait_repeatedly(times)) for times in self.woken]
 
     @property
     def counts(self) -> list[int]:
@@ -88,67 +88,67 @@ class Crowd:
             task.cancel()
         await asyncio.wait(self._tasks)
 
-    async def _wait_again_and_again(self, times: list[float]) -> None:
+    async def _wait_repeatedly(self, times: list[float]) -> None:
         while True:
-            await self._wakeups.wait()
+            await self._notifier.wait()
             times.append(now())
 
 
-async def a_second_of_moves(size: int) -> tuple[Crowd, float]:
-    """The crowd, and when the last move was. The rest that follows it is over when this returns."""
-    wakeups = Notifier()
-    crowd = Crowd(wakeups, size)
+async def a_second_of_moves(size: int) -> tuple[Waiters, float]:
+    """Returns the waiters and the time of the last move, after the pause that follows it."""
+    notifier = Notifier()
+    waiters = Waiters(notifier, size)
     await let_the_loop_run()
     last = now()
     for _ in range(MOVES):
         last = now()
-        wakeups.wake_soon()
-        await asyncio.sleep(SPACING)
-    await asyncio.sleep(2 * REST_PER_WAITER * size)
-    await crowd.leave()
-    return crowd, last
+        notifier.wake_soon()
+        await asyncio.sleep(INTERVAL)
+    await asyncio.sleep(2 * PAUSE_PER_WAITER * size)
+    await waiters.leave()
+    return waiters, last
 
 
 @pytest.mark.parametrize("size", [1, GROUP - 1, GROUP, GROUP + 1, 1000])
-async def test_everybody_is_woken_once(size: int) -> None:
-    wakeups = Notifier()
-    crowd = Crowd(wakeups, size)
+async def test_every_waiter_is_woken_once(size: int) -> None:
+    notifier = Notifier()
+    waiters = Waiters(notifier, size)
     await let_the_loop_run()
-    wakeups.wake()
+    notifier.wake()
     for _ in range(size):
         await asyncio.sleep(0)
-    assert crowd.counts == [1] * size
-    await crowd.leave()
+    assert waiters.counts == [1] * size
+    await waiters.leave()
 
 
-def test_those_who_have_rested_are_woken_at_once() -> None:
+def test_waiters_are_woken_at_once_after_the_pause() -> None:
     async def scenario() -> None:
-        wakeups = Notifier()
-        crowd = Crowd(wakeups, 100)
+        notifier = Notifier()
+        waiters = Waiters(notifier, 100)
         await asyncio.sleep(1)
-        wakeups.wake_soon()
+        notifier.wake_soon()
         await let_the_loop_run()
-        assert crowd.woken == [[1.0]] * 100
-        await crowd.leave()
+        assert waiters.woken == [[1.0]] * 100
+        await waiters.leave()
 
     in_virtual_time(scenario)
 
 
 def test_one_waiter_is_woken_for_every_move() -> None:
-    crowd, _ = in_virtual_time(lambda: a_second_of_moves(1))
-    assert crowd.counts == [MOVES]
+    waiters, _ = in_virtual_time(lambda: a_second_of_moves(1))
+    assert waiters.counts == [MOVES]
 
 
 @pytest.mark.parametrize("size", [10, 100, 1000, 2000])
-def test_a_crowd_is_woken_less_often_in_proportion_to_its_size(size: int) -> None:
-    crowd, _ = in_virtual_time(lambda: a_second_of_moves(size))
-    rounds = MOVES * SPACING / max(SPACING, REST_PER_WAITER * size)
-    assert max(crowd.counts) <= rounds + 2
-    assert min(crowd.counts) >= min(MOVES, rounds) * 0.9 - 1
+def test_waiters_are_woken_less_often_in_proportion_to_their_number(size: int) -> None:
+    waiters, _ = in_virtual_time(lambda: a_second_of_moves(size))
+    rounds = MOVES * INTERVAL / max(INTERVAL, PAUSE_PER_WAITER * size)
+    assert max(waiters.counts) <= rounds + 2
+    assert min(waiters.counts) >= min(MOVES, rounds) * 0.9 - 1
 
 
-def test_a_thousand_together_are_woken_hardly_more_often_than_ten() -> None:
-    """10 waiters need no rest between two moves: what all wake-ups cost is the same from there on."""
+def test_thousand_waiters_cost_hardly_more_wake_ups_than_ten() -> None:
+    """10 waiters need no pause between two moves: beyond that the cost of all wake-ups is constant."""
     few, _ = in_virtual_time(lambda: a_second_of_moves(10))
     many, _ = in_virtual_time(lambda: a_second_of_moves(1000))
     assert sum(few.counts) == 10 * MOVES
@@ -156,75 +156,75 @@ def test_a_thousand_together_are_woken_hardly_more_often_than_ten() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10, 100, 1000])
-def test_the_last_move_reaches_everybody_when_the_rest_is_over(size: int) -> None:
-    crowd, last_move = in_virtual_time(lambda: a_second_of_moves(size))
-    assert all(last_move <= times[-1] <= last_move + REST_PER_WAITER * size + 1e-6 for times in crowd.woken)
+def test_last_move_reaches_every_waiter_after_the_pause(size: int) -> None:
+    waiters, last_move = in_virtual_time(lambda: a_second_of_moves(size))
+    assert all(last_move <= times[-1] <= last_move + PAUSE_PER_WAITER * size + 1e-6 for times in waiters.woken)
 
 
-def test_a_waiter_who_comes_during_the_rest_is_woken_at_its_end_with_all_others() -> None:
+def test_waiter_that_arrives_during_the_pause_is_woken_at_its_end() -> None:
     async def scenario() -> None:
-        wakeups = Notifier()
-        crowd = Crowd(wakeups, 100)
+        notifier = Notifier()
+        waiters = Waiters(notifier, 100)
         await asyncio.sleep(0)
-        wakeups.wake_soon()
+        notifier.wake_soon()
         await let_the_loop_run()
-        wakeups.wake_soon()
-        await asyncio.sleep(REST_PER_WAITER * 50)
-        late = asyncio.create_task(wakeups.wait())
-        await asyncio.sleep(REST_PER_WAITER * 49)
+        notifier.wake_soon()
+        await asyncio.sleep(PAUSE_PER_WAITER * 50)
+        late = asyncio.create_task(notifier.wait())
+        await asyncio.sleep(PAUSE_PER_WAITER * 49)
         assert not late.done()
-        await asyncio.sleep(REST_PER_WAITER * 2)
+        await asyncio.sleep(PAUSE_PER_WAITER * 2)
         assert late.done()
-        assert crowd.counts == [2] * 100
-        await crowd.leave()
+        assert waiters.counts == [2] * 100
+        await waiters.leave()
 
     in_virtual_time(scenario)
 
 
-def test_to_wake_now_waits_for_no_rest_and_leaves_no_timer_behind() -> None:
+def test_wake_ignores_the_pause_and_leaves_no_timer() -> None:
     async def scenario() -> None:
-        wakeups = Notifier()
-        crowd = Crowd(wakeups, 1000)
+        notifier = Notifier()
+        waiters = Waiters(notifier, 1000)
         await asyncio.sleep(0)
-        wakeups.wake()
-        await asyncio.sleep(REST_PER_WAITER)
-        wakeups.wake_soon()
-        wakeups.wake()
+        notifier.wake()
+        await asyncio.sleep(PAUSE_PER_WAITER)
+        notifier.wake_soon()
+        notifier.wake()
         woken_at = now()
         for _ in range(1000):
             await asyncio.sleep(0)
-        assert {times[-1] for times in crowd.woken} == {woken_at}
-        await asyncio.sleep(2 * REST_PER_WAITER * 1000)
-        assert crowd.counts == [2] * 1000
-        await crowd.leave()
+        assert {times[-1] for times in waiters.woken} == {woken_at}
+        await asyncio.sleep(2 * PAUSE_PER_WAITER * 1000)
+        assert waiters.counts == [2] * 1000
+        await waiters.leave()
 
     in_virtual_time(scenario)
 
 
-async def test_a_move_that_nobody_waits_for_wakes_nobody_later() -> None:
-    wakeups = Notifier()
-    wakeups.wake()
-    wakeups.wake_soon()
-    late = asyncio.create_task(wakeups.wait())
+async def test_move_without_waiters_wakes_no_later_waiter() -> None:
+    notifier = Notifier()
+    notifier.wake()
+    notifier.wake_soon()
+    late = asyncio.create_task(notifier.wait())
     await let_the_loop_run()
     assert not late.done()
     late.cancel()
 
 
-async def test_the_loop_has_a_turn_between_two_groups() -> None:
-    """Also when the next time comes before everybody has been woken from the last."""
-    wakeups = Notifier()
+async def test_event_loop_runs_between_two_groups() -> None:
+    """Also when the next notification comes before all waiters of the last one have been woken."""
+    notifier = Notifier()
     story: list[str] = []
 
     async def follow() -> None:
         for _ in range(2):
-            await wakeups.wait()
+            await notifier.wait()
             story.append("woken")
 
     async def serve() -> None:
         while story.count("woken") < 2000:
             story.append("turn")
-            wakeups.wake()
+            notifier.wake()
             await asyncio.sleep(0)
 
     followers = [asyncio.create_task(follow()) for _ in range(1000)]
@@ -235,21 +235,21 @@ async def test_the_loop_has_a_turn_between_two_groups() -> None:
     await asyncio.gather(*followers)
 
 
-async def test_whoever_waits_again_while_the_others_are_being_woken_is_not_woken_twice() -> None:
-    wakeups = Notifier()
-    crowd = Crowd(wakeups, 10 * GROUP)
+async def test_waiter_that_waits_again_during_a_notification_is_not_woken_twice() -> None:
+    notifier = Notifier()
+    waiters = Waiters(notifier, 10 * GROUP)
     await let_the_loop_run()
-    wakeups.wake()
+    notifier.wake()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert 0 < sum(crowd.counts) < 10 * GROUP
-    wakeups.wake()
+    assert 0 < sum(waiters.counts) < 10 * GROUP
+    notifier.wake()
     for _ in range(40):
         await asyncio.sleep(0)
-    again = crowd.counts.count(2)
+    again = waiters.counts.count(2)
     assert 0 < again < 10 * GROUP
-    assert crowd.counts.count(1) == 10 * GROUP - again
-    await crowd.leave()
+    assert waiters.counts.count(1) == 10 * GROUP - again
+    await waiters.leave()
 
 
 async def test_cancelled_waiters_are_forgotten() -> None:
@@ -257,44 +257,44 @@ async def test_cancelled_waiters_are_forgotten() -> None:
         gc.collect()
         return sum(type(found) is asyncio.Future for found in gc.get_objects())
 
-    wakeups = Notifier()
+    notifier = Notifier()
     before = futures()
-    crowd = Crowd(wakeups, 1000)
+    waiters = Waiters(notifier, 1000)
     await let_the_loop_run()
     assert futures() >= before + 1000
-    await crowd.leave()
-    del crowd
+    await waiters.leave()
+    del waiters
     assert futures() <= before + 10
-    wakeups.wake()
+    notifier.wake()
 
 
-def test_nobody_rests_for_waiters_that_have_gone() -> None:
+def test_cancelled_waiters_cause_no_pause() -> None:
     async def scenario() -> None:
-        wakeups = Notifier()
-        gone = Crowd(wakeups, 1000)
+        notifier = Notifier()
+        gone = Waiters(notifier, 1000)
         await asyncio.sleep(0)
         await gone.leave()
-        wakeups.wake()
-        crowd = Crowd(wakeups, 1)
-        await asyncio.sleep(SPACING)
-        wakeups.wake_soon()
+        notifier.wake()
+        waiters = Waiters(notifier, 1)
+        await asyncio.sleep(INTERVAL)
+        notifier.wake_soon()
         await let_the_loop_run()
-        assert crowd.woken == [[SPACING]]
-        await crowd.leave()
+        assert waiters.woken == [[INTERVAL]]
+        await waiters.leave()
 
     in_virtual_time(scenario)
 
 
-async def test_waiters_that_go_while_their_turn_comes_keep_nobody_from_being_woken() -> None:
-    wakeups = Notifier()
-    crowd = [asyncio.create_task(wakeups.wait()) for _ in range(10 * GROUP)]
+async def test_waiters_cancelled_during_a_notification_do_not_stop_it() -> None:
+    notifier = Notifier()
+    waiters = [asyncio.create_task(notifier.wait()) for _ in range(10 * GROUP)]
     await let_the_loop_run()
-    wakeups.wake()
-    for waiter in crowd[1::2]:
+    notifier.wake()
+    for waiter in waiters[1::2]:
         waiter.cancel()
-    await soon(asyncio.wait(crowd))
-    assert all(waiter.cancelled() for waiter in crowd[1::2])
-    assert all(waiter.exception() is None for waiter in crowd[::2])
+    await soon(asyncio.wait(waiters))
+    assert all(waiter.cancelled() for waiter in waiters[1::2])
+    assert all(waiter.exception() is None for waiter in waiters[::2])
 
 
 @pytest.fixture
@@ -318,14 +318,19 @@ async def read_to_the_end(spool: Spool) -> bytes:
 
 
 @pytest.fixture
-async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> Spool:
-    spool = Spool(tmp_path / "export.csv", executor)
+def pause_per_waiter() -> float:
+    return PAUSE_PER_WAITER
+
+
+@pytest.fixture
+async def spool(tmp_path: Path, executor: ThreadPoolExecutor, pause_per_waiter: float) -> Spool:
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor), Notifier(pause_per_waiter))
     spool.open()
     return spool
 
 
 @pytest.mark.usefixtures("room_for_files")
-async def test_a_thousand_followers_read_the_same_bytes(spool: Spool) -> None:
+async def test_thousand_followers_read_the_same_bytes(spool: Spool) -> None:
     followers = [asyncio.create_task(read_to_the_end(spool)) for _ in range(1000)]
     for page in PAGES:
         await spool.append(page, 1)
@@ -335,15 +340,13 @@ async def test_a_thousand_followers_read_the_same_bytes(spool: Spool) -> None:
     assert set(await soon(asyncio.gather(*followers))) == {b"".join(PAGES)}
 
 
-@pytest.fixture
-def endless_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first wake-up a crowd rests for longer than any test: whoever is woken again did not wait for it."""
-    monkeypatch.setattr("streamer.spool.notifier.REST_PER_WAITER", 3600.0)
+endless_pause = pytest.mark.parametrize("pause_per_waiter", [3600.0])
+"""The pause after the first notification is longer than any test: a waiter that is woken again did not wait for it."""
 
 
 @pytest.fixture
-async def resting(spool: Spool, endless_rest: None) -> list["asyncio.Task[bytes]"]:
-    """Followers that have been woken for the first page and rest, while the frontier has moved beyond it."""
+async def pausing(spool: Spool) -> list["asyncio.Task[bytes]"]:
+    """Followers that have been woken for the first page, while the frontier has moved beyond it in the pause."""
     followers = [asyncio.create_task(read_to_the_end(spool)) for _ in range(100)]
     await let_the_loop_run()
     await spool.append(FIRST, 1)
@@ -356,13 +359,17 @@ async def resting(spool: Spool, endless_rest: None) -> list["asyncio.Task[bytes]
     return followers
 
 
-async def test_the_seal_wakes_everybody_out_of_the_rest(spool: Spool, resting: list["asyncio.Task[bytes]"]) -> None:
+@endless_pause
+async def test_seal_wakes_all_followers_during_the_pause(spool: Spool, pausing: list["asyncio.Task[bytes]"]) -> None:
     spool.seal()
-    assert set(await soon(asyncio.gather(*resting))) == {FIRST + b"2\n"}
+    assert set(await soon(asyncio.gather(*pausing))) == {FIRST + b"2\n"}
 
 
-async def test_a_failure_wakes_everybody_out_of_the_rest(spool: Spool, resting: list["asyncio.Task[bytes]"]) -> None:
+@endless_pause
+async def test_failure_wakes_every_follower_during_the_pause(
+    spool: Spool, pausing: list["asyncio.Task[bytes]"]
+) -> None:
     spool.fail("the database is gone")
-    ends = await soon(asyncio.gather(*resting, return_exceptions=True))
+    ends = await soon(asyncio.gather(*pausing, return_exceptions=True))
     assert {(type(end), str(end)) for end in ends} == {(TruncatedError, "the database is gone")}
     await spool.discard()

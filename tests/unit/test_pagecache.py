@@ -21,12 +21,14 @@ import pytest
 from streamer.errors import ExportFailure
 from streamer.spool.pagecache import SAMPLE, is_cached, load, read_if_cached
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume, WriteLimits
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
 SIZE = 4 * 1024 * 1024  # bytes
 BYTES = bytes(range(256)) * (SIZE // 256)
 BACK = 64 * 1024  # bytes from one write-back to the next
 PAGE = b"x" * 8191 + b"\n"
+LIMITS = WriteLimits(write_back=BACK, max_gathered=BACK // 2, flush_interval=0.0)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -71,31 +73,31 @@ RANGES = [(0, 1), (0, SIZE), (SIZE - 1, 1), (1, SAMPLE), (SAMPLE - 1, 2), (4095,
 
 
 @pytest.mark.parametrize(("offset", "length"), RANGES)
-def test_what_is_in_memory_is_read(fd: int, offset: int, length: int) -> None:
+def test_cached_range_is_read(fd: int, offset: int, length: int) -> None:
     assert bytes(read_if_cached(fd, offset, length) or b"nothing") == BYTES[offset : offset + length]
     assert is_cached(fd, offset, length)
 
 
 @pytest.mark.parametrize(("offset", "length"), [(SIZE, 1), (SIZE - 1, 2), (0, SIZE + 1), (2 * SIZE, 10)])
-def test_what_is_beyond_the_end_is_not_read(fd: int, offset: int, length: int) -> None:
+def test_range_beyond_the_end_is_not_read(fd: int, offset: int, length: int) -> None:
     assert read_if_cached(fd, offset, length) is None
     assert not is_cached(fd, offset, length)
 
 
 @pytest.mark.parametrize(("offset", "length"), RANGES)
-def test_what_the_disk_alone_has_is_seen_to_be_missing(cold: int, offset: int, length: int) -> None:
+def test_uncached_range_is_found_missing(cold: int, offset: int, length: int) -> None:
     assert not is_cached(cold, offset, length)
 
 
 @pytest.mark.parametrize(("offset", "length"), RANGES)
-def test_what_the_disk_alone_has_is_not_read_before_it_is_loaded(cold: int, offset: int, length: int) -> None:
+def test_uncached_range_is_read_only_after_it_was_loaded(cold: int, offset: int, length: int) -> None:
     assert read_if_cached(cold, offset, length) is None
     load(cold, offset, length)
     assert is_cached(cold, offset, length)
     assert os.pread(cold, length, offset) == BYTES[offset : offset + length]
 
 
-def test_a_hole_between_is_seen_and_read_by_nobody(cold: int) -> None:
+def test_range_with_an_uncached_part_is_found_missing_and_not_read(cold: int) -> None:
     load(cold, 0, SIZE // 4)
     load(cold, SIZE - SIZE // 4, SIZE // 4)
     if all(resident(cold)):
@@ -107,7 +109,7 @@ def test_a_hole_between_is_seen_and_read_by_nobody(cold: int) -> None:
 
 
 @pytest.mark.parametrize("error", [errno.EAGAIN, errno.EOPNOTSUPP, errno.EIO])
-def test_a_refused_look_is_no_bytes_and_no_error(fd: int, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+def test_failed_check_returns_no_bytes_and_raises_nothing(fd: int, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     def refuse(*_: object) -> int:
         raise OSError(error, os.strerror(error))
 
@@ -116,7 +118,7 @@ def test_a_refused_look_is_no_bytes_and_no_error(fd: int, monkeypatch: pytest.Mo
     assert not is_cached(fd, 0, 10)
 
 
-def test_a_part_of_a_range_is_not_taken_for_all_of_it(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_read_counts_as_uncached(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset, flags: len(buffers[0]) - 1)
     assert read_if_cached(fd, 0, 10) is None
 
@@ -139,7 +141,7 @@ def test_samples_are_dense_and_include_both_ends_and_nothing_outside(
     assert all(0 <= later - earlier <= SAMPLE for earlier, later in pairwise(looked))
 
 
-def test_a_file_that_cannot_be_read_is_an_error_of_the_load(tmp_path: Path) -> None:
+def test_load_of_an_unreadable_file_raises(tmp_path: Path) -> None:
     path = tmp_path / "write only"
     path.write_bytes(BYTES)
     write_only = os.open(path, os.O_WRONLY)
@@ -189,16 +191,13 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch, executor: ThreadPoolExecutor) -> Iterator[Disk]:
     disk = Disk()
     monkeypatch.setattr(os, "fsync", disk.sync)
-    monkeypatch.setattr("streamer.spool.spool.WRITE_BACK", BACK)
-    monkeypatch.setattr("streamer.spool.spool.GATHER_LIMIT", BACK // 2)
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 0.0)
     yield disk
     disk.release()
 
 
 @pytest.fixture
 async def spool(tmp_path: Path, executor: ThreadPoolExecutor, disk: Disk) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor, limits=LIMITS))
     spool.open()
     yield spool
     disk.release()
@@ -218,7 +217,7 @@ async def until(met: Callable[[], bool], hope: str) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_what_is_written_is_sent_to_the_disk_while_the_rest_is_written(spool: Spool, disk: Disk) -> None:
+async def test_written_pages_are_synced_while_the_rest_is_written(spool: Spool, disk: Disk) -> None:
     await soon(fill(spool, 10 * BACK))
     await until(lambda: disk.begun >= 2, "pages are sent to the disk before the end")
     sealed = await soon(spool.finish())
@@ -228,7 +227,7 @@ async def test_what_is_written_is_sent_to_the_disk_while_the_rest_is_written(spo
     assert spool.path.read_bytes() == PAGE * (10 * BACK // len(PAGE))
 
 
-async def test_a_small_export_is_synced_once_and_at_its_end_with_its_folder(spool: Spool, disk: Disk) -> None:
+async def test_small_export_is_synced_once_at_its_end_with_its_folder(spool: Spool, disk: Disk) -> None:
     await fill(spool, BACK // 2)
     await until(lambda: spool.frontier == BACK // 2, "all of it is published")
     assert disk.begun == 0
@@ -236,7 +235,7 @@ async def test_a_small_export_is_synced_once_and_at_its_end_with_its_folder(spoo
     assert disk.begun == 2
 
 
-async def test_writing_goes_on_beside_a_slow_write_back_but_not_without_end(spool: Spool, disk: Disk) -> None:
+async def test_writing_continues_during_a_slow_write_back_up_to_a_limit(spool: Spool, disk: Disk) -> None:
     disk.hold()
     filling = asyncio.create_task(fill(spool, 20 * BACK))
     await until(lambda: disk.begun == 1, "the first pages are sent to the disk")
@@ -250,7 +249,7 @@ async def test_writing_goes_on_beside_a_slow_write_back_but_not_without_end(spoo
     assert (await soon(spool.finish())).length == 20 * BACK
 
 
-async def test_an_error_of_the_write_back_fails_the_export(spool: Spool, disk: Disk) -> None:
+async def test_error_of_the_write_back_fails_the_export(spool: Spool, disk: Disk) -> None:
     disk.failure = OSError(errno.EIO, os.strerror(errno.EIO))
     with pytest.raises(ExportFailure, match=r"could not be written: Input/output error"):
         await soon(fill(spool, 100 * BACK))
@@ -259,10 +258,10 @@ async def test_an_error_of_the_write_back_fails_the_export(spool: Spool, disk: D
         await soon(spool.finish())
 
 
-async def test_an_error_of_the_last_write_back_is_not_lost_although_the_last_fsync_succeeds(
+async def test_error_of_the_last_write_back_fails_the_export_although_the_last_fsync_succeeds(
     spool: Spool, disk: Disk
 ) -> None:
-    """The kernel tells an error of a page once: an fsync after that one says that all is well."""
+    """The kernel reports an error of a page once: the next fsync succeeds."""
     disk.hold()
     disk.failure = OSError(errno.EIO, os.strerror(errno.EIO))
     await soon(fill(spool, BACK + BACK // 4))
@@ -274,7 +273,7 @@ async def test_an_error_of_the_last_write_back_is_not_lost_although_the_last_fsy
         await soon(spool.finish())
 
 
-async def test_a_file_is_not_closed_under_its_write_back(spool: Spool, disk: Disk) -> None:
+async def test_file_is_not_closed_during_its_write_back(spool: Spool, disk: Disk) -> None:
     disk.hold()
     filling = asyncio.create_task(fill(spool, 20 * BACK))
     await until(lambda: disk.begun == 1, "the first pages are sent to the disk")

@@ -154,3 +154,12 @@ def test_an_empty_part_is_removed(tmp_path: Path) -> None:
 def test_a_part_has_one_writer(part: PartialFile) -> None:
     with pytest.raises(LocalFileError, match="another pull is writing"), PartialFile(part.target):
         pass
+
+
+def test_part_of_pieces_reserves_its_length_on_disk(part: PartialFile) -> None:
+    """A disk that is too small then fails at the start: a file that has only its length set has no blocks."""
+    length = 8 * 1024 * 1024
+    asyncio.run(part.store_pieces(length))
+    found = part.path.stat()
+    assert found.st_size == length
+    assert found.st_blocks * 512 >= length

@@ -9,6 +9,7 @@ import pytest
 
 from streamer.jobs.progress import MAX_UNFINISHED, ProgressMeter
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 from tests.unit.clock import Clock
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
@@ -16,7 +17,7 @@ PATIENCE = 10.0  # seconds until a test that waits has failed
 
 @pytest.fixture
 async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     spool.open()
     yield spool
     spool.fail("the test is over")

@@ -415,7 +415,7 @@ def rows() -> list[object]:
 
 
 @pytest.mark.parametrize(("length", "field", "outcome"), rows())
-def test_field_selects_what_its_table_says(length: int, field: str | None, outcome: Outcome) -> None:
+def test_field_selects_the_slices_of_the_table(length: int, field: str | None, outcome: Outcome) -> None:
     assert select(field, length) == outcome
 
 
@@ -425,14 +425,14 @@ def test_overlapping_ranges_are_ignored_where_httpd_merges_them(members: str) ->
 
 
 @pytest.mark.parametrize("count", range(1, 9))
-def test_as_many_ranges_as_are_allowed_are_all_sent(count: int) -> None:
+def test_allowed_number_of_ranges_is_sent(count: int) -> None:
     members = [(100 * index, 100 * index + 2) for index in range(count)]  # httpd, t/apache/byterange7.t
     field = ",".join(f"{start}-{stop - 1}" for start, stop in members)
     assert select(f"bytes={field}", 40000) == cut(*members)
 
 
 @pytest.mark.parametrize("count", [9, 10, 50, 100])  # httpd: 206 for all of them; the README: at most 8
-def test_more_ranges_than_are_allowed_are_ignored(count: int) -> None:
+def test_more_ranges_than_allowed_are_ignored(count: int) -> None:
     field = ",".join(f"{100 * index}-{100 * index + 1}" for index in range(count))
     assert select(f"bytes={field}", 40000) == WHOLE
 
@@ -446,7 +446,7 @@ def test_more_ranges_than_are_allowed_are_ignored(count: int) -> None:
         ",".join(f"{index}-{index}" for index in range(9)),  # joined they would be one
     ],
 )
-def test_ranges_are_counted_as_they_are_written(members: str) -> None:
+def test_ranges_are_counted_before_they_are_resolved(members: str) -> None:
     assert select(f"bytes={members}", 40000) == WHOLE
 
 
@@ -454,7 +454,7 @@ def test_empty_members_are_not_counted() -> None:
     assert select("bytes=" + "," * 100 + "0-1", 10) == cut((0, 2))
 
 
-def test_file_asked_for_in_overlapping_steps_arrives_whole() -> None:
+def test_file_requested_in_consecutive_steps_arrives_whole() -> None:
     """httpd, t/apache/byterange.t: pieces of 8,193 bytes, the last one asked for beyond the end."""
     length, received = 100_000, 0
     while received < length:
@@ -465,7 +465,7 @@ def test_file_asked_for_in_overlapping_steps_arrives_whole() -> None:
     assert received == length
 
 
-def test_every_pair_of_boundaries_selects_exactly_what_lies_between() -> None:
+def test_every_pair_of_boundaries_selects_exactly_the_bytes_between() -> None:
     """httpd, t/apache/byterange4.t."""
     length, block = 8000, 200
     edges = [0, 1, 2, length - 2, length - 1]
@@ -507,7 +507,7 @@ def test_long_last_position_below_the_first_is_malformed(digits: int) -> None:
         (f"bytes=0-{OPEN_END}", (Positions(0, OPEN_END),)),
     ],
 )
-def test_field_is_read_as_the_client_wrote_it(field: str | None, specs: tuple[RangeSpec, ...] | None) -> None:
+def test_field_is_parsed_as_the_client_wrote_it(field: str | None, specs: tuple[RangeSpec, ...] | None) -> None:
     assert parse(field) == specs
 
 
@@ -537,7 +537,7 @@ LIVE = [
 
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize(("field", "outcome"), LIVE)
-def test_live_field_asks_what_its_table_says(
+def test_live_field_selects_the_range_of_the_table(
     field: str | None, outcome: Whole | Positions, *, conditional: bool
 ) -> None:
     assert select_live(field, conditional=conditional) == outcome
@@ -626,7 +626,7 @@ def test_unsatisfied_range_names_the_length() -> None:
     ],
     ids=lambda field: f"{field[:12]}...{field[-6:]}",
 )
-def test_field_of_8_kilobytes_is_read_at_once(field: str) -> None:
+def test_field_of_8_kilobytes_is_parsed_at_once(field: str) -> None:
     begun = thread_time()
     for _ in range(10):
         assert select(field, 10**12) in (WHOLE, UNSATISFIABLE, cut((0, 10**12)))
@@ -675,7 +675,7 @@ def meaning(specs: Sequence[RangeSpec], length: int) -> Whole | Unsatisfiable | 
 @given(st.lists(MEMBERS, min_size=1, max_size=10), st.integers(1, 12))
 @example([Positions(5, 6), Positions(7, None), Positions(0, 4)], 12)
 @example([Positions(0, 0)] * 9, 12)
-def test_selected_bytes_are_those_that_each_position_says(specs: list[RangeSpec], length: int) -> None:
+def test_selected_bytes_agree_with_a_check_of_each_position(specs: list[RangeSpec], length: int) -> None:
     selected = select(field_of(specs), length)
     if isinstance(selected, Slices):
         assert [position for piece in selected.slices for position in range(*piece)] == meaning(specs, length)
@@ -686,7 +686,7 @@ def test_selected_bytes_are_those_that_each_position_says(specs: list[RangeSpec]
 
 @settings(deadline=None, max_examples=400)
 @given(st.sets(st.integers(0, 60), min_size=2, max_size=8), st.data())
-def test_disjoint_ranges_in_any_order_are_joined_as_they_come(edges: set[int], data: st.DataObject) -> None:
+def test_disjoint_ranges_are_joined_in_the_order_of_the_request(edges: set[int], data: st.DataObject) -> None:
     ends = sorted(edges)
     pieces = data.draw(st.permutations([Slice(*pair) for pair in zip(ends[::2], ends[1::2], strict=False)]))
     length = data.draw(st.integers(ends[-1], 100))
@@ -701,7 +701,7 @@ def test_disjoint_ranges_in_any_order_are_joined_as_they_come(edges: set[int], d
 
 @settings(deadline=None, max_examples=300)
 @given(MEMBERS.filter(lambda spec: spec != Suffix(0)), st.integers(1, 12))
-def test_single_satisfiable_range_is_what_werkzeug_reads(spec: RangeSpec, length: int) -> None:
+def test_single_satisfiable_range_agrees_with_werkzeug(spec: RangeSpec, length: int) -> None:
     theirs = parse_range_header(field_of([spec]))
     # Its versions disagree about a suffix of 0, and have no answer to one longer than the representation.
     found = theirs.range_for_length(length) if theirs else None
@@ -720,7 +720,7 @@ def test_single_satisfiable_range_is_what_werkzeug_reads(spec: RangeSpec, length
     st.sampled_from(["", "suffix", "open"]),
     st.sampled_from([",", ", ", " ,\t"]),
 )
-def test_ascending_ranges_are_what_werkzeug_reads(edges: set[int], rest: int, end: str, separator: str) -> None:
+def test_ascending_ranges_agree_with_werkzeug(edges: set[int], rest: int, end: str, separator: str) -> None:
     """werkzeug reads several ranges only in ascending order, and none after an open one or a suffix."""
     ends = sorted(edges)
     length = ends[-1] + rest + 2
@@ -773,7 +773,7 @@ def test_any_text_selects_nothing_outside_of_the_representation(field: str, leng
 @settings(deadline=None, max_examples=500)
 @given(FIELDS, st.integers(0, 30), st.data())
 def test_live_answer_is_never_contradicted_by_the_sealed_one(field: str, length: int, data: st.DataObject) -> None:
-    """Whatever length the export ends with: the same range, clamped, or 416 if it ends short of it."""
+    """For any final length: the same range, clamped, or 416 if the export ends before it."""
     conditional = data.draw(st.booleans())
     asked = select_live(field, conditional=conditional)
     if isinstance(asked, Positions):

@@ -2,6 +2,7 @@
 
 import select
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -14,9 +15,11 @@ from streamer.http.net.send_buffers import (
     MAX_QUOTA,
     SendBufferBudget,
     SendBufferQuota,
+    _let_kernel_size_buffer,
     max_queued_bytes,
 )
 
+PATIENCE = 10.0  # seconds for a send buffer to grow
 PACKETS = 8 * 1024  # bytes that the kernel may add to what it is given
 
 
@@ -158,3 +161,19 @@ def test_slow_clients_share_the_budget_almost_evenly() -> None:
                 quota.update(sending)
                 given[number] += fill(quota, sending)
         assert min(given) > max(given) / 2
+
+
+def test_buffer_of_an_unlimited_download_grows_while_its_client_reads() -> None:
+    """The kernel keeps the size of a buffer that was set, unless the lock on that size is lifted."""
+    with connected(window=MAX_QUOTA * 16) as (sending, receiving):
+        receiving.setblocking(False)
+        _let_kernel_size_buffer(sending)
+        initial = sending.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        piece = bytes(1024 * 1024)
+        deadline = time.monotonic() + PATIENCE
+        while sending.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= initial:
+            assert time.monotonic() < deadline, "the send buffer has not grown"
+            with suppress(BlockingIOError):
+                sending.send(piece)
+            with suppress(BlockingIOError):
+                receiving.recv(len(piece))

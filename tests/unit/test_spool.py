@@ -1,7 +1,7 @@
-"""The spool and its followers on real files and real threads: what is published when, and how it all ends.
+"""The spool and its followers on real files and real threads: publishing, and both ends.
 
-A disk that is slow or broken is made of `os.write` and `os.fsync`, the two calls the spool makes of it. Tests wait for
-events under a deadline, or show that something has not happened while the disk is held.
+A slow or failing disk is simulated in `os.write` and `os.fsync`, the two calls of the spool. Tests wait for events with
+a deadline, or show that something has not happened while the disk is held.
 """
 
 import asyncio
@@ -10,51 +10,39 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
 from streamer.errors import ExportFailure
-from streamer.spool.follower import WINDOW, Extent, Follower, TruncatedError
-from streamer.spool.spool import GATHER_LIMIT, Sealed, Spool
-
-PATIENCE = 10.0  # seconds until a test that waits has failed
-HEADER = b"id,name\n"
-FIRST = HEADER + b"0,Ann\n"  # the first piece that is published: the header and a row
-PAGES = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
-
-T = TypeVar("T")
-
-
-async def soon(event: Awaitable[T]) -> T:
-    return await asyncio.wait_for(event, PATIENCE)
-
-
-async def let_the_loop_run() -> None:
-    """Long enough for everything that waits for nothing but the loop."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+from streamer.spool.follower import Extent, Follower, TruncatedError
+from streamer.spool.spool import Sealed, Spool
+from streamer.spool.writer import MAX_GATHERED, Volume, WriteLimits
+from tests.unit.spools import FIRST, HEADER, PAGES, PATIENCE, let_the_loop_run, published, read_all, soon, write_all
 
 
 @pytest.fixture
-async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", executor)
+def limits() -> WriteLimits:
+    return WriteLimits()
+
+
+@pytest.fixture
+async def spool(tmp_path: Path, executor: ThreadPoolExecutor, limits: WriteLimits) -> AsyncIterator[Spool]:
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor, limits=limits))
     yield spool
     spool.fail("the test is over")
     await spool.discard()
 
 
-@pytest.fixture
-def long_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two pieces lies an hour: whatever is published meanwhile did not wait for it."""
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 3600.0)
+HOUR = 3600.0  # seconds
+rare_flushes = pytest.mark.parametrize("limits", [WriteLimits(flush_interval=HOUR)], ids=["rare-flushes"])
+"""Between two batches lies an hour: a batch that is published meanwhile did not wait for it."""
 
 
 class Disk:
-    """`os.write` as the spool sees it, in the hands of the test. It writes for real."""
+    """`os.write` under the control of the test. It writes for real."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -105,28 +93,6 @@ def full() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-async def published(spool: Spool, page: bytes, rows: int = 1) -> None:
-    """Appends a page and returns once it can be read."""
-    frontier = spool.frontier
-    await spool.append(page, rows)
-    await soon(spool.moved_beyond(frontier))
-
-
-async def write_all(spool: Spool, pages: list[bytes]) -> Sealed:
-    for page in pages:
-        await spool.append(page, 1)
-    sealed = await soon(spool.finish())
-    spool.seal()
-    return sealed
-
-
-async def read_all(spool: Spool, take: Callable[[bytes], Any]) -> None:
-    """What a download does: follows, and reads each extent from a file of its own."""
-    with Follower(spool) as follower:
-        async for extent in follower:
-            take(os.pread(follower.file.fileno(), extent.length, extent.offset))
-
-
 def exists(fd: int) -> bool:
     try:
         os.fstat(fd)
@@ -138,7 +104,8 @@ def exists(fd: int) -> bool:
 # Publishing
 
 
-async def test_first_page_is_published_at_once(spool: Spool, long_spacing: None) -> None:
+@rare_flushes
+async def test_first_page_is_published_at_once(spool: Spool) -> None:
     spool.open()
     await spool.append(FIRST, 1)
     await soon(spool.moved_beyond(0))
@@ -163,7 +130,7 @@ async def test_header_of_an_export_without_rows_is_published_by_finish(spool: Sp
     assert (spool.frontier, spool.path.read_bytes()) == (len(HEADER), HEADER)
 
 
-async def test_export_that_fails_before_its_first_row_shows_nothing(spool: Spool, disk: Disk) -> None:
+async def test_export_that_fails_before_its_first_row_publishes_nothing(spool: Spool, disk: Disk) -> None:
     spool.open()
     await spool.append(HEADER, 0)
     await let_the_loop_run()
@@ -173,23 +140,29 @@ async def test_export_that_fails_before_its_first_row_shows_nothing(spool: Spool
     assert disk.pieces == []
 
 
-async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool, long_spacing: None) -> None:
+@rare_flushes
+async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool) -> None:
     spool.open()
     await let_the_loop_run()
     await published(spool, FIRST)
 
 
-async def test_page_after_a_pause_is_published_at_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 0.0)
+@rare_flushes
+async def test_page_after_the_flush_interval_is_published_at_once(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool.open()
     await published(spool, FIRST)
     await let_the_loop_run()
-    monkeypatch.setattr("streamer.spool.spool.FLUSH_INTERVAL", 3600.0)
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + HOUR)
     await let_the_loop_run()
     await published(spool, PAGES[0])
 
 
-async def test_pages_within_the_spacing_gather(spool: Spool, long_spacing: None, disk: Disk) -> None:
+@rare_flushes
+async def test_pages_within_the_flush_interval_gather(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
     for page in PAGES:
@@ -199,7 +172,7 @@ async def test_pages_within_the_spacing_gather(spool: Spool, long_spacing: None,
     assert disk.pieces == [FIRST]
 
 
-async def test_pages_after_the_spacing_are_published_without_an_end(spool: Spool) -> None:
+async def test_pages_after_the_flush_interval_are_published_without_an_end(spool: Spool) -> None:
     spool.open()
     written = b""
     for page in PAGES[:10]:
@@ -209,7 +182,7 @@ async def test_pages_after_the_spacing_are_published_without_an_end(spool: Spool
     assert not spool.ended
 
 
-async def test_pages_gathered_during_a_write_go_out_as_one_piece(spool: Spool, disk: Disk) -> None:
+async def test_pages_gathered_during_a_write_are_written_as_one_batch(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
     await spool.append(PAGES[0], 1)
@@ -223,7 +196,7 @@ async def test_pages_gathered_during_a_write_go_out_as_one_piece(spool: Spool, d
     await soon(spool.finish())
     spool.seal()
     first, last = (len(PAGES[0]), 1), (sum(map(len, PAGES)), len(PAGES))
-    assert await soon(frontiers) in ([first, last], [last])  # who waits may not be woken for each of two pieces
+    assert await soon(frontiers) in ([first, last], [last])  # a waiter may miss the first of two batches
 
 
 async def test_frontier_only_grows_and_is_whole_records(spool: Spool) -> None:
@@ -256,7 +229,7 @@ async def watch(spool: Spool) -> list[tuple[int, int]]:
     return seen
 
 
-async def test_page_belongs_to_the_spool_whatever_its_type(spool: Spool) -> None:
+async def test_page_may_be_bytes_or_bytearray(spool: Spool) -> None:
     spool.open()
     sealed = await write_all(spool, [bytearray(b"1\n"), b"", b"2\n", bytearray()])  # type: ignore[list-item]
     assert spool.path.read_bytes() == b"1\n2\n"
@@ -271,7 +244,7 @@ async def test_append_within_the_limit_never_waits_for_the_disk(spool: Spool, di
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    half = b"x" * (GATHER_LIMIT // 2)
+    half = b"x" * (MAX_GATHERED // 2)
     await soon(spool.append(half, 1))
     await soon(spool.append(half, 1))
     assert spool.frontier == 0
@@ -282,33 +255,33 @@ async def test_append_beyond_the_limit_waits_for_the_disk(spool: Spool, disk: Di
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    await spool.append(b"x" * GATHER_LIMIT, 1)
+    await spool.append(b"x" * MAX_GATHERED, 1)
     waiting = asyncio.create_task(spool.append(b"\n", 0))
     await let_the_loop_run()
     assert not waiting.done()
     disk.release()
     await soon(waiting)
     await soon(spool.finish())
-    assert spool.path.read_bytes() == FIRST + b"x" * GATHER_LIMIT + b"\n"
+    assert spool.path.read_bytes() == FIRST + b"x" * MAX_GATHERED + b"\n"
 
 
-async def test_every_append_beyond_the_limit_is_let_go(spool: Spool, disk: Disk) -> None:
+async def test_every_append_beyond_the_limit_continues(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    waiting = [asyncio.create_task(spool.append(b"x" * GATHER_LIMIT, 1)) for _ in range(3)]
+    waiting = [asyncio.create_task(spool.append(b"x" * MAX_GATHERED, 1)) for _ in range(3)]
     await let_the_loop_run()
     assert not any(task.done() for task in waiting[1:])
     disk.release()
     await soon(asyncio.gather(*waiting))
-    assert (await soon(spool.finish())).length == len(FIRST) + 3 * GATHER_LIMIT
+    assert (await soon(spool.finish())).length == len(FIRST) + 3 * MAX_GATHERED
 
 
-# The good end
+# Seal
 
 
-async def test_finish_tells_length_rows_and_sha256_of_the_file(spool: Spool) -> None:
+async def test_finish_returns_length_rows_and_sha256_of_the_file(spool: Spool) -> None:
     spool.open()
     await spool.append(HEADER, 0)
     sealed = await write_all(spool, PAGES)
@@ -324,7 +297,8 @@ async def test_finish_of_an_empty_spool_is_an_empty_file(spool: Spool) -> None:
     assert spool.path.read_bytes() == b""
 
 
-async def test_finish_does_not_wait_for_the_spacing(spool: Spool, long_spacing: None) -> None:
+@rare_flushes
+async def test_finish_does_not_wait_for_the_flush_interval(spool: Spool) -> None:
     spool.open()
     await published(spool, FIRST)
     for page in PAGES:
@@ -364,7 +338,7 @@ async def test_finish_of_a_file_that_was_removed_or_replaced_fails(spool: Spool,
     assert spool.path.exists() == replaced
 
 
-async def test_file_about_which_the_row_decides_is_not_discarded(spool: Spool, disk: Disk) -> None:
+async def test_kept_file_is_not_discarded(spool: Spool, disk: Disk) -> None:
     spool.open()
     await spool.append(FIRST, 1)
     await soon(spool.finish())
@@ -375,7 +349,7 @@ async def test_file_about_which_the_row_decides_is_not_discarded(spool: Spool, d
     assert not exists(disk.fd)
 
 
-async def test_followers_learn_of_the_end_by_the_seal_and_not_before(spool: Spool) -> None:
+async def test_followers_end_at_the_seal_and_not_before(spool: Spool) -> None:
     spool.open()
     await published(spool, FIRST)
     sealed = await soon(spool.finish())
@@ -400,7 +374,7 @@ async def test_short_writes_are_continued(spool: Spool, disk: Disk) -> None:
     assert max(map(len, disk.pieces)) == 3
 
 
-async def test_seal_gives_the_file_descriptor_back(spool: Spool, disk: Disk) -> None:
+async def test_seal_closes_the_file(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
     await soon(spool.finish())
@@ -412,14 +386,14 @@ async def test_seal_gives_the_file_descriptor_back(spool: Spool, disk: Disk) -> 
 # Waking
 
 
-async def test_moved_beyond_returns_at_once_where_the_frontier_is_beyond(spool: Spool) -> None:
+async def test_moved_beyond_returns_at_once_if_the_frontier_is_beyond(spool: Spool) -> None:
     spool.open()
     await published(spool, FIRST)
     await soon(spool.moved_beyond(0))
     await soon(spool.moved_beyond(len(FIRST) - 1))
 
 
-async def test_moved_beyond_sleeps_through_a_frontier_that_is_not_beyond(spool: Spool) -> None:
+async def test_moved_beyond_waits_while_the_frontier_is_not_beyond(spool: Spool) -> None:
     spool.open()
     waiting = asyncio.create_task(spool.moved_beyond(len(FIRST) + 1))
     await published(spool, FIRST)
@@ -446,39 +420,7 @@ async def test_moved_beyond_wakes_every_waiter(spool: Spool, end: str) -> None:
     await soon(asyncio.gather(*waiting))
 
 
-async def test_follower_of_a_spool_that_is_not_open_yet_waits_for_it(spool: Spool) -> None:
-    with Follower(spool) as follower:
-        first = asyncio.create_task(soon(anext(follower)))
-        await let_the_loop_run()
-        assert not first.done()
-        spool.open()
-        await spool.append(FIRST, 1)
-        assert await first == Extent(0, len(FIRST))
-        assert os.pread(follower.file.fileno(), 100, 0) == FIRST
-
-
-# The bad end
-
-
-async def test_fail_breaks_followers_at_once_even_before_what_is_published(spool: Spool) -> None:
-    spool.open()
-    await published(spool, FIRST)
-    with Follower(spool) as caught_up, Follower(spool) as behind:
-        await anext(caught_up)
-        waiting = asyncio.create_task(soon(anext(caught_up)))
-        await let_the_loop_run()
-        spool.fail("the database went away")
-        for breaking in (waiting, soon(anext(behind))):
-            with pytest.raises(TruncatedError, match=r"^the database went away$"):
-                await breaking
-        assert caught_up.broken.result() == behind.broken.result() == "the database went away"
-
-
-async def test_fail_breaks_followers_that_come_later(spool: Spool) -> None:
-    spool.fail("cancelled while it was waiting")
-    with Follower(spool) as follower, pytest.raises(TruncatedError, match="cancelled while it was waiting"):
-        await soon(anext(follower))
-    await soon(spool.end())
+# Failure
 
 
 async def test_fail_while_a_write_is_in_its_thread_breaks_followers_without_waiting(spool: Spool, disk: Disk) -> None:
@@ -502,7 +444,7 @@ async def test_second_failure_changes_nothing(spool: Spool) -> None:
         await soon(anext(follower))
 
 
-async def test_seal_after_a_failure_mends_nothing(spool: Spool) -> None:
+async def test_seal_after_a_failure_changes_nothing(spool: Spool) -> None:
     spool.open()
     await published(spool, FIRST)
     await soon(spool.finish())
@@ -523,7 +465,7 @@ async def test_failure_after_the_seal_changes_nothing(spool: Spool) -> None:
     assert b"".join(read) == b"".join(PAGES)
 
 
-async def test_discard_removes_the_file_and_gives_the_descriptor_back(spool: Spool, disk: Disk) -> None:
+async def test_discard_removes_and_closes_the_file(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
     spool.fail("cancelled")
@@ -543,7 +485,8 @@ async def test_discard_waits_for_no_fsync(spool: Spool, monkeypatch: pytest.Monk
     assert synced == []
 
 
-async def test_discard_does_not_write_what_is_gathered(spool: Spool, long_spacing: None, disk: Disk) -> None:
+@rare_flushes
+async def test_discard_does_not_write_gathered_pages(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
     for page in PAGES:
@@ -598,7 +541,7 @@ async def test_discard_after_the_caller_was_cancelled_in_append_removes_the_file
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    appending = asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1))
+    appending = asyncio.create_task(spool.append(b"x" * (MAX_GATHERED + 1), 1))
     await let_the_loop_run()
     appending.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -610,7 +553,7 @@ async def test_discard_after_the_caller_was_cancelled_in_append_removes_the_file
     assert disk.pieces == [FIRST]
 
 
-async def test_discard_gives_a_file_back_that_took_the_name_while_its_own_was_looked_at(
+async def test_discard_restores_a_file_that_took_the_name_meanwhile(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.open()
@@ -635,7 +578,7 @@ async def test_discard_of_a_spool_that_was_never_opened_does_nothing(spool: Spoo
     assert list(spool.path.parent.iterdir()) == []
 
 
-async def test_discarded_file_is_read_on_by_who_has_it_open(spool: Spool) -> None:
+async def test_discarded_file_stays_readable_for_an_open_reader(spool: Spool) -> None:
     spool.open()
     await published(spool, FIRST)
     with Follower(spool) as follower:
@@ -676,12 +619,12 @@ async def test_full_disk_found_by_finish_fails_it(spool: Spool, disk: Disk) -> N
     assert spool.frontier == 0
 
 
-async def test_append_that_waits_for_a_disk_is_let_go_when_it_fails(spool: Spool, disk: Disk) -> None:
+async def test_append_that_waits_for_a_disk_raises_when_it_fails(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    waiting = [asyncio.create_task(spool.append(b"x" * (GATHER_LIMIT + 1), 1)) for _ in range(3)]
+    waiting = [asyncio.create_task(spool.append(b"x" * (MAX_GATHERED + 1), 1)) for _ in range(3)]
     await let_the_loop_run()
     assert not any(task.done() for task in waiting)
     disk.failure = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -692,7 +635,7 @@ async def test_append_that_waits_for_a_disk_is_let_go_when_it_fails(spool: Spool
     assert spool.frontier == 0
 
 
-async def test_half_written_piece_is_never_published(spool: Spool, disk: Disk) -> None:
+async def test_half_written_batch_is_never_published(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
     disk.most, disk.left = 3, 10
@@ -736,7 +679,7 @@ async def test_discard_after_a_write_error_removes_the_file(spool: Spool, disk: 
     assert not exists(disk.fd)
 
 
-async def test_open_takes_the_place_of_what_an_earlier_run_has_left(spool: Spool) -> None:
+async def test_open_replaces_the_file_of_an_earlier_run(spool: Spool) -> None:
     spool.path.write_bytes(b"a part of an earlier run\n")
     with spool.path.open("rb") as earlier:
         spool.open()
@@ -745,7 +688,7 @@ async def test_open_takes_the_place_of_what_an_earlier_run_has_left(spool: Spool
         assert earlier.read() == b"a part of an earlier run\n"
 
 
-async def test_open_where_what_is_left_cannot_be_removed_fails(spool: Spool) -> None:
+async def test_open_in_the_place_of_a_folder_fails(spool: Spool) -> None:
     spool.path.mkdir()
     with pytest.raises(ExportFailure, match="could not be written: Is a directory"):
         spool.open()
@@ -754,78 +697,9 @@ async def test_open_where_what_is_left_cannot_be_removed_fails(spool: Spool) -> 
 
 async def test_open_in_a_folder_that_is_gone_fails(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     with pytest.raises(ExportFailure, match="could not be written: No such file or directory"):
-        Spool(tmp_path / "gone" / "export.csv", executor).open()
+        Spool(tmp_path / "gone" / "export.csv", Volume(executor, executor)).open()
 
 
 async def test_opened_file_is_for_its_owner_and_group_only(spool: Spool) -> None:
     spool.open()
     assert spool.path.stat().st_mode & 0o007 == 0
-
-
-# Followers
-
-
-async def test_follower_gets_windows_that_join_to_the_whole(spool: Spool) -> None:
-    spool.open()
-    length = 2 * WINDOW + 12_345
-    content = os.urandom(length)
-    await write_all(spool, [content])
-    with Follower(spool) as follower:
-        found = [extent async for extent in follower]
-        read = b"".join(os.pread(follower.file.fileno(), extent.length, extent.offset) for extent in found)
-    assert found == [Extent(0, WINDOW), Extent(WINDOW, WINDOW), Extent(2 * WINDOW, 12_345)]
-    assert read == content
-
-
-async def test_follower_that_is_slow_gets_all_that_came_meanwhile_in_one_extent(spool: Spool) -> None:
-    spool.open()
-    with Follower(spool) as follower:
-        await published(spool, FIRST)
-        assert await soon(anext(follower)) == Extent(0, len(FIRST))
-        for page in PAGES[:5]:
-            await published(spool, page)
-        assert await soon(anext(follower)) == Extent(len(FIRST), sum(map(len, PAGES[:5])))
-
-
-async def test_follower_of_an_empty_export_stops_without_an_extent(spool: Spool) -> None:
-    spool.open()
-    await write_all(spool, [])
-    with Follower(spool) as follower:
-        assert [extent async for extent in follower] == []
-
-
-async def test_followers_who_come_at_any_time_read_the_same_bytes(spool: Spool) -> None:
-    spool.open()
-    digests = [hashlib.sha256() for _ in range(4)]
-    reading = [asyncio.create_task(read_all(spool, digest.update)) for digest in digests[:2]]
-    for number, page in enumerate(PAGES):
-        await spool.append(page * 100, 1)
-        if number == len(PAGES) // 2:
-            await soon(spool.moved_beyond(0))
-            reading.append(asyncio.create_task(read_all(spool, digests[2].update)))
-    sealed = await soon(spool.finish())
-    spool.seal()
-    reading.append(asyncio.create_task(read_all(spool, digests[3].update)))
-    await soon(asyncio.gather(*reading))
-    assert {digest.digest() for digest in digests} == {sealed.sha256}
-    assert sealed.sha256 == hashlib.sha256(b"".join(page * 100 for page in PAGES)).digest()
-
-
-async def test_every_follower_has_a_file_of_its_own_and_closes_it(spool: Spool) -> None:
-    spool.open()
-    await published(spool, FIRST)
-    with Follower(spool) as first, Follower(spool) as second:
-        assert first.file is first.file
-        assert first.file.fileno() != second.file.fileno()
-        files = [first.file, second.file]
-    assert all(file.closed for file in files)
-
-
-async def test_follower_of_a_file_that_is_gone_is_truncated(spool: Spool) -> None:
-    spool.open()
-    await published(spool, FIRST)
-    spool.path.unlink()
-    with Follower(spool) as follower:
-        await soon(anext(follower))
-        with pytest.raises(TruncatedError, match="the file of the export is gone"):
-            _ = follower.file

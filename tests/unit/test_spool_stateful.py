@@ -1,6 +1,6 @@
-"""A spool and its followers against a plain `bytes`: whatever happens in whatever order, nobody reads anything else.
+"""A spool and its followers against a plain `bytes`: no sequence of operations lets a follower read anything else.
 
-The loop runs only where a rule lets it, so followers come, read and are broken at every point between two pieces.
+The event loop runs only inside a rule, so followers start, read and fail at every point between two batches.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Sealed, Spool
+from streamer.spool.writer import Volume
 
 PATIENCE = 10.0  # seconds until what waits has failed
 LARGE = 1000  # bytes
@@ -34,7 +35,7 @@ pages = st.one_of(
 
 
 class Reader:
-    """A follower, what it has read so far, and how it ended: None as long as it has not."""
+    """A follower, the bytes it has read so far, and how it ended: None before its end."""
 
     def __init__(self, spool: Spool) -> None:
         self.read = bytearray()
@@ -43,7 +44,7 @@ class Reader:
         self._next: asyncio.Task[None] | None = None
 
     async def step(self, ticks: int) -> None:
-        """Reads an extent if there is one by then, and else goes on waiting for it at the next step."""
+        """Reads an extent if there is one after the ticks; otherwise the next step goes on waiting for it."""
         if self.end is None and self._next is None:
             self._next = asyncio.create_task(self._take())
         await tick(ticks)
@@ -93,7 +94,7 @@ class SpoolAgainstBytes(RuleBasedStateMachine):
         self.spool = self.run(self._open())
 
     async def _open(self) -> Spool:
-        spool = Spool(self.folder / "export.csv", self.executor)
+        spool = Spool(self.folder / "export.csv", Volume(self.executor, self.executor))
         spool.open()
         return spool
 
@@ -105,11 +106,11 @@ class SpoolAgainstBytes(RuleBasedStateMachine):
         return self.failed or self.sealed is not None
 
     @initialize(target=readers)
-    def somebody_follows_from_the_start(self) -> Reader:
+    def first_reader(self) -> Reader:
         return self.add_reader()
 
     @rule(target=readers)
-    def somebody_comes(self) -> Reader:
+    def another_reader(self) -> Reader:
         return self.add_reader()
 
     def add_reader(self) -> Reader:
@@ -133,7 +134,7 @@ class SpoolAgainstBytes(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule()
     def let_the_disk_catch_up(self) -> None:
-        """All rows, that is: a page without rows may wait for the next one."""
+        """Up to the last row: a page without rows may wait for the next one."""
         rows = self.rows_at[len(self.oracle)]
         last_row = min(length for length in self.rows_at if self.rows_at[length] == rows)
         self.run(asyncio.wait_for(self.spool.moved_beyond(last_row - 1), PATIENCE))
@@ -185,13 +186,13 @@ class SpoolAgainstBytes(RuleBasedStateMachine):
                 assert reader.end is None or reader.read == self.oracle
 
     @invariant()
-    def what_was_sealed_is_the_oracle(self) -> None:
+    def sealed_spool_is_the_oracle(self) -> None:
         if self.sealed is not None:
             rows = self.rows_at[len(self.oracle)]
             assert self.sealed == Sealed(len(self.oracle), rows, hashlib.sha256(self.oracle).digest())
 
     def teardown(self) -> None:
-        """Every run comes to an end, and everybody to the same one."""
+        """Every run ends, and every reader ends as the spool did."""
         try:
             if not self.ended:
                 self.seal()
@@ -200,7 +201,7 @@ class SpoolAgainstBytes(RuleBasedStateMachine):
                 assert reader.end is not None
             self.every_reader_has_a_prefix_of_the_oracle()
             self.every_reader_ends_as_the_spool_did()
-            self.what_was_sealed_is_the_oracle()
+            self.sealed_spool_is_the_oracle()
             if self.sealed is not None:
                 assert self.spool.path.read_bytes() == self.oracle
         finally:

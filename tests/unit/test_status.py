@@ -18,6 +18,7 @@ from streamer.schema import ExportLinks, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.dataset import Column, Dataset
 from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 from tests.asking import read_spec
 
 ID = UUID("12345678-1234-4678-9234-567812345678")
@@ -266,7 +267,7 @@ async def must_not_be_called() -> bool:
 async def test_an_export_of_this_process_shows_its_current_progress(
     tmp_path: Path, executor: ThreadPoolExecutor
 ) -> None:
-    spool = Spool(tmp_path / "export.csv", executor)
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     live = ActiveExport(ID, spool, note_served=must_not_be_called)
     stale = replace(
         EXPORT, state=State.PROCESSING, progress=Progress(), snapshot_at=None, sha256=None, finished_at=None

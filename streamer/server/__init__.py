@@ -1,0 +1,5 @@
+"""The composition root: which parts are started in which order, and stopped in the reverse."""
+
+from streamer.server.serving import serve, serving
+
+__all__ = ["serve", "serving"]

@@ -1,0 +1,92 @@
+"""The connection pools, the datasets, and the exports table at this version."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from streamer.config import Settings
+from streamer.errors import StartError, Unavailable
+from streamer.jobs.store import Store
+from streamer.postgres.conninfo import ConnectionParameters
+from streamer.postgres.pool import Pool, connect, one_line, with_causes
+from streamer.source.catalog.catalog import Catalog
+from streamer.source.session.connections import Connections
+from streamer.source.source import Source
+from streamer.spool.directory import SpoolDirectory
+
+log = logging.getLogger(__name__)
+
+STORE_CONNECTIONS = 4
+SIDE_CONNECTIONS = 2  # to the source: reading the catalog, checking values
+CLOSE_TIMEOUT = 0.5  # seconds for the connections of one pool to close
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """`store` for the exports table, `source` for the rows, `side` for other statements on the source."""
+
+    store: Pool
+    source: Pool
+    side: Pool
+
+
+@asynccontextmanager
+async def database_pools(settings: Settings) -> AsyncIterator[Pools]:
+    """Connects, and closes the connections at the end. Raises StartError."""
+    store, source = settings.database(), settings.source_database()
+    for database in (store, source) if store != source else (store,):
+        for remark in database.remarks:
+            log.info("%s: %s", database.setting, remark)
+    async with AsyncExitStack() as stack:
+
+        async def pool(database: ConnectionParameters, size: int, **options: Any) -> Pool:
+            wait = settings.database_wait
+            connected = await connect(database, name=database.setting, size=size, wait=wait, **options)
+            stack.push_async_callback(_close, connected)
+            return connected
+
+        exporting = settings.max_concurrent_exports * settings.export_connections
+        yield Pools(
+            store=await pool(store, STORE_CONNECTIONS, resets=False),
+            source=await pool(source, exporting, row_limit=settings.max_row_size),
+            side=await pool(source, SIDE_CONNECTIONS, resets=False),
+        )
+
+
+async def claim(directory: SpoolDirectory, store: Store) -> None:
+    """Migrates the exports table to this version, and assigns the folder to it. Raises StartError."""
+    with start_errors():
+        await store.migrate()
+        directory.claim(await store.identity())
+
+
+def export_source(settings: Settings, pools: Pools, catalog: Catalog) -> Source:
+    connections = Connections(
+        pools.source,
+        leads=settings.max_concurrent_exports,
+        helpers=settings.export_connections - 1,
+        role=settings.dataset_role,
+        beside=pools.side,
+    )
+    return Source(connections, catalog, settings.export_cursor, max_time=settings.export_max_time)
+
+
+@contextmanager
+def start_errors() -> Iterator[None]:
+    """Turns errors of the database and the folder into StartError."""
+    try:
+        yield
+    except Unavailable as error:
+        raise StartError(f"DATABASE_URL: {with_causes(error)}") from error
+    except OSError as error:
+        raise StartError(f"EXPORT_STORAGE_PATH: {one_line(error)}") from error
+
+
+async def _close(pool: Pool) -> None:
+    """Leaves the connections of a database that does not answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await pool.close()

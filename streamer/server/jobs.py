@@ -1,0 +1,54 @@
+"""The parts that run and remove exports: jobs, cache of completed exports, retention."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+
+from streamer.config import Settings
+from streamer.jobs.completed import CompletedCache
+from streamer.jobs.gate import SourceGate
+from streamer.jobs.jobs import Jobs
+from streamer.jobs.retention import Retention
+from streamer.jobs.runner import Runner
+from streamer.jobs.store import Store
+from streamer.source.source import Source
+from streamer.spool.directory import SpoolDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class JobParts:
+    jobs: Jobs
+    completed: CompletedCache
+    retention: Retention
+
+
+@contextmanager
+def export_jobs(settings: Settings, store: Store, directory: SpoolDirectory, source: Source) -> Iterator[JobParts]:
+    """Builds the parts; nothing runs yet. At the end the files of the cache are closed."""
+    with closing(CompletedCache(store, directory)) as completed:
+        retention = Retention(store, directory, completed, ttl=settings.export_ttl, history_ttl=settings.history_ttl)
+        gate = SourceGate()
+        runner = Runner(store, source, gate, source_wait=settings.source_wait, max_bytes=settings.export_max_bytes)
+        jobs = Jobs(
+            store,
+            runner,
+            directory,
+            completed,
+            retention,
+            gate=gate,
+            concurrency=settings.max_concurrent_exports,
+            capacity=settings.max_queued_exports,
+        )
+        yield JobParts(jobs, completed, retention)
+
+
+@asynccontextmanager
+async def retaining(retention: Retention) -> AsyncIterator[None]:
+    """Removes expired exports while the context is open."""
+    task = asyncio.create_task(retention.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})

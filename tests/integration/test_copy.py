@@ -1,0 +1,36 @@
+"""COPY on a real connection: the pause between its pages."""
+
+from time import perf_counter
+
+from streamer.model import Dialect
+from streamer.source.cursors.copy import copy
+from tests.integration.sources import pooled
+
+ROWS = 300_000
+SQL = f"SELECT n, repeat('x', 50) AS words FROM generate_series(1, {ROWS}) AS n"
+SOCKET_FILLS = 0.0002  # seconds
+
+
+class Sink:
+    """Measures the time from each page to the next."""
+
+    def __init__(self) -> None:
+        self.intervals: list[float] = []
+        self._last: float | None = None
+
+    async def take(self, page: bytes | bytearray, rows: int) -> None:
+        if self._last is not None:
+            self.intervals.append(perf_counter() - self._last)
+        self._last = perf_counter()
+
+
+async def test_socket_has_time_to_fill_between_two_pages(database: str) -> None:
+    """The driver by itself hands over pages of some 9 KB, each at the cost of an iteration of the event loop.
+
+    The size of a page depends on the load of the machine, the shortest interval does not.
+    """
+    sink = Sink()
+    async with pooled(database) as pool, pool.acquire() as connection:
+        assert await copy(connection, SQL, Dialect(), sink.take) == ROWS
+    assert len(sink.intervals) > 10
+    assert min(sink.intervals) >= SOCKET_FILLS
