@@ -21,7 +21,7 @@ from streamer.http.links import Links
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import WriteReadiness
-from streamer.http.routes import application
+from streamer.http.routes import DownloadServices, ExportServices, application
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.queue import ExportQueue
@@ -87,20 +87,21 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
         )
-        places = DownloadSlots(settings.max_followers)
-        app = application(
-            queue,
-            catalog,
-            ValueCheck(pools.side, settings.dataset_role),
-            sealed=sealed,
-            gzip=GzipStreams(_threads(stack, cores(), "gzip"), settings.gzip_streams),
-            read_ahead=_threads(stack, READ_AHEAD_THREADS, "read ahead"),
-            places=places,
-            room=stack.enter_context(closing(WriteReadiness())),
-            links=Links(settings.public_url),
-            abandon_after=settings.abandon_after,
+        exports = ExportServices(
+            queue=queue,
+            completed=sealed,
+            catalog=catalog,
+            values=ValueCheck(pools.side, settings.dataset_role),
             ttl=settings.export_ttl,
+            abandon_after=settings.abandon_after,
         )
+        sending = DownloadServices(
+            slots=DownloadSlots(settings.max_followers),
+            gzip=GzipStreams(_threads(stack, cores(), "gzip"), settings.gzip_streams),
+            readiness=stack.enter_context(closing(WriteReadiness())),
+            read_ahead=_threads(stack, READ_AHEAD_THREADS, "read ahead"),
+        )
+        app = application(exports, sending, Links(settings.public_url))
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: queue.stop())
         stack.enter_context(directory.alive(owner))
@@ -113,7 +114,7 @@ async def serving(settings: Settings, *, hangup_rereads: bool = False) -> AsyncI
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.shutdown_grace):
                 await queue.drain()
-                await places.wait_empty()
+                await sending.slots.wait_empty()
 
 
 async def _claim(directory: SpoolDirectory, store: Store) -> None:
@@ -252,7 +253,7 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
         settings.api_host,
         settings.api_port,
         limit=_connections(settings.max_followers + SPARE_CONNECTIONS),
-        stall_timeout=settings.follower_stall_timeout,
+        send_timeout=settings.follower_stall_timeout,
     )
     with _cannot_listen(settings):
         await listener.start()

@@ -14,7 +14,7 @@ import pytest
 from yarl import URL
 
 from streamer.config import Names
-from streamer.http.api.exports import MAX_BODY
+from streamer.http.api.request_bodies import MAX_BODY
 from tests.conftest import Serve, Server, connected
 from tests.exporting import create, read_problem
 from tests.rawhttp import ask, connection

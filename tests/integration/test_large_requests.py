@@ -16,10 +16,11 @@ import pytest_asyncio
 
 from streamer.budget import UNDERSTOOD
 from streamer.config import Names, Settings
-from streamer.http.api.exports import MAX_BODY
-from streamer.http.api.parameters import MOST_ITEMS, MOST_SPEC, Parameters
-from streamer.http.net.answers import ANSWERS_LIMIT
-from streamer.http.net.listener import MAX_TARGET
+from streamer.http.api.parameters import MAX_SPEC, Parameters
+from streamer.http.api.raw_parameters import MAX_COMMAS
+from streamer.http.api.request_bodies import MAX_BODY
+from streamer.http.net.connection import MAX_TARGET
+from streamer.http.net.large_responses import MAX_WAITING
 from streamer.server import serving
 from streamer.source.catalog.filters import MAX_VALUES
 from tests.conftest import Server, connected
@@ -143,8 +144,8 @@ async def test_names_that_a_url_cannot_hold_are_sent_to_the_body(wide: Server) -
     [
         (b'{"null": "%s"}' % (b"x" * MAX_BODY), (413, MAX_BODY)),
         (json.dumps({"customer_id": [*IDS, IDS[0]]}).encode(), (400, MAX_VALUES)),
-        (json.dumps({"customer_id": ["1"] * (MOST_ITEMS + 2)}).encode(), (400, MOST_ITEMS)),
-        (json.dumps({"customer_id__ne": IDS, "customer_id": IDS, "name": "x" * MOST_SPEC}).encode(), (400, MOST_SPEC)),
+        (json.dumps({"customer_id": ["1"] * (MAX_COMMAS + 2)}).encode(), (400, MAX_COMMAS)),
+        (json.dumps({"customer_id__ne": IDS, "customer_id": IDS, "name": "x" * MAX_SPEC}).encode(), (400, MAX_SPEC)),
     ],
     ids=["body", "values of a condition", "values in all", "stored"],
 )
@@ -174,7 +175,7 @@ async def test_answers_that_nobody_reads_take_no_more_than_answers_may(
     await RemoteExport(session, wide.url, export_id).until("completed")
     statuses, wires = [], []
     try:
-        for _ in range(3 * ANSWERS_LIMIT // 140_000):
+        for _ in range(3 * MAX_WAITING // 140_000):
             manager = connection(wide.url, receive=4096)
             wire = await manager.__aenter__()
             wires.append(manager)
@@ -205,10 +206,10 @@ def most_of(act: object) -> int:
     [
         json.dumps({"columns": ASCII, "customer_id": IDS}).encode(),
         json.dumps({"columns": MULTIBYTE, "customer_id": IDS}).encode(),
-        json.dumps({"x": ["11"] * MOST_ITEMS}).encode(),
-        json.dumps({f"x{n}": 11 for n in range(MOST_ITEMS)}, separators=(",", ":")).encode(),
+        json.dumps({"x": ["11"] * MAX_COMMAS}).encode(),
+        json.dumps({f"x{n}": 11 for n in range(MAX_COMMAS)}, separators=(",", ":")).encode(),
         ('{"x":"' + "\U0001f600" + "x" * (MAX_BODY - 100) + '"}').encode(),
-        json.dumps({"x": ["\U0001f600" + 30 * "x"] * (MOST_ITEMS - 1)}, ensure_ascii=False).encode(),
+        json.dumps({"x": ["\U0001f600" + 30 * "x"] * (MAX_COMMAS - 1)}, ensure_ascii=False).encode(),
     ],
     ids=["columns", "multibyte", "short values", "members", "wide", "wide values"],
 )

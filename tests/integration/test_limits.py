@@ -16,11 +16,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import pytest
 import pytest_asyncio
 
-from streamer.http.api import exports
-from streamer.http.api.exports import BODIES_LIMIT, MAX_BODIES, MAX_BODY
-from streamer.http.api.parameters import MOST_SPEC
-from streamer.http.download.downloads import COPIED, ONE_WRITE
-from streamer.http.net import listener as door
+from streamer.http.api import request_bodies
+from streamer.http.api.parameters import MAX_SPEC
+from streamer.http.api.request_bodies import BODIES_LIMIT, MAX_BODIES, MAX_BODY
+from streamer.http.download.completed import MAX_COPIED, MAX_COPIED_BODY
+from streamer.http.net import connection as connections
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.send_buffers import BUDGET
 from streamer.source.catalog.filters import MAX_VALUES
@@ -292,7 +292,7 @@ async def test_bodies_that_are_read_at_once_have_a_limit_of_bytes(held: Held) ->
 async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr(request_bodies, "BODY_TIMEOUT", 0.3)
     await held.open()
     before = await held.exports()
     async with AsyncExitStack() as stack:
@@ -342,7 +342,11 @@ def growth() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    "ranges", [f"bytes=0-{ONE_WRITE - 1}", f"bytes=0-{ONE_WRITE // 2 - 1000},5000000-{5000000 + ONE_WRITE // 2 - 1000}"]
+    "ranges",
+    [
+        f"bytes=0-{MAX_COPIED_BODY - 1}",
+        f"bytes=0-{MAX_COPIED_BODY // 2 - 1000},5000000-{5000000 + MAX_COPIED_BODY // 2 - 1000}",
+    ],
 )
 async def test_nothing_of_a_small_body_stays_with_its_connection(held: Held, sealed: HeldExport, ranges: str) -> None:
     """200 bodies of 256 kB would be 50 MB."""
@@ -354,7 +358,7 @@ async def test_nothing_of_a_small_body_stays_with_its_connection(held: Held, sea
             for client in clients:
                 answer = await client.ask("GET", sealed.download, {"Range": ranges})
                 assert answer.status == 206
-                assert len(answer.body) >= ONE_WRITE - 2000
+                assert len(answer.body) >= MAX_COPIED_BODY - 2000
                 del answer
         assert grown[0] < 5 * 1024 * 1024
         assert [(await client.ask("GET", "/health")).status for client in clients] == 200 * [200]
@@ -366,16 +370,16 @@ async def test_small_bodies_of_many_slow_clients_are_whole_whether_they_are_copi
     """Together they are more than may be copied at once; the rest goes by sendfile."""
     async with AsyncExitStack() as stack:
         clients = []
-        for number in range(4 * COPIED // ONE_WRITE):
+        for number in range(4 * MAX_COPIED // MAX_COPIED_BODY):
             client = await stack.enter_async_context(connection(held.url, receive=4096))
             await client.send(
-                "GET", sealed.download, {"Range": f"bytes={number * 1000}-{number * 1000 + ONE_WRITE - 1}"}
+                "GET", sealed.download, {"Range": f"bytes={number * 1000}-{number * 1000 + MAX_COPIED_BODY - 1}"}
             )
             clients.append(client)
         bodies = await asyncio.gather(*(client.answer("GET") for client in clients))
     whole = BULK.whole
     for number, answer in enumerate(bodies):
-        same = answer.body == whole[number * 1000 : number * 1000 + ONE_WRITE]
+        same = answer.body == whole[number * 1000 : number * 1000 + MAX_COPIED_BODY]
         assert same, f"body {number} is another"
 
 
@@ -393,7 +397,7 @@ async def stuff(wire: Connection, piece: bytes, *, most: int = 16 * 1024 * 1024)
 async def test_requests_behind_a_download_take_no_more_than_heads_may(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "HEADS_LIMIT", 1024 * 1024)
+    monkeypatch.setattr(connections, "HEADS_LIMIT", 1024 * 1024)
     export = await held.export(SMALL, at=1)
     behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
     async with connection(held.url) as wire:
@@ -428,7 +432,7 @@ async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held)
 async def test_exports_that_wait_do_not_hold_what_they_ask_for(serve: Serve) -> None:
     held = await serve(max_concurrent_exports=1)
     await held.shut()
-    longest = (MOST_SPEC - 1000) // MAX_VALUES - len('"",')
+    longest = (MAX_SPEC - 1000) // MAX_VALUES - len('"",')
     values = [format(number, f"0{longest}x") for number in range(MAX_VALUES)]
     body = json.dumps({"text": values}, separators=(",", ":")).encode()
     assert (await posted(held, body)).status == 202

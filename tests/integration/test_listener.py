@@ -22,8 +22,10 @@ import pytest
 import pytest_asyncio
 
 from streamer.config import Duration
-from streamer.http.net import listener as door
-from streamer.http.net.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
+from streamer.http.net import connection as connections
+from streamer.http.net import listener as listeners
+from streamer.http.net.connection import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET
+from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_timeout import SendTimeout
 from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
@@ -49,14 +51,16 @@ class Server:
         """Waits until every connection is gone, and finds nothing left of them."""
 
         async def nobody_left() -> bool:
-            return (self.listener.open, self.listener.refused) == (0, 0)
+            return (self.listener.connections.count, self.listener.refusals) == (0, 0)
 
-        await eventually(nobody_left, f"{self.listener.open} connections and {self.listener.refused} refusals are left")
-        assert self.listener.heads == 0
+        await eventually(
+            nobody_left, f"{self.listener.connections.count} connections and {self.listener.refusals} refusals are left"
+        )
+        assert self.listener.connections.head_bytes == 0
 
     async def has_open(self, number: int) -> None:
         async def there() -> bool:
-            return self.listener.open == number
+            return self.listener.connections.count == number
 
         await eventually(there, f"not {number} connections are open")
 
@@ -200,8 +204,8 @@ async def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(serve: Serve) -
 async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "LINGERING", 3)
-    monkeypatch.setattr(door, "LINGER", 3600.0)
+    monkeypatch.setattr(listeners, "MAX_REFUSALS", 3)
+    monkeypatch.setattr(listeners, "LINGER", 3600.0)
     server = await serve(limit=1)
     async with AsyncExitStack() as stack:
         await healthy(await stack.enter_async_context(connection(server.url)))
@@ -215,7 +219,7 @@ async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
         lingering[0].writer.transport.abort()
 
         async def one_has_gone() -> bool:
-            return server.listener.refused == 2
+            return server.listener.refusals == 2
 
         await eventually(one_has_gone, "the end of a refusal is not noticed")
         async with connection(server.url) as refused:
@@ -224,14 +228,14 @@ async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
 
 
 async def test_a_refused_client_that_stays_is_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "LINGER", 0.1)
+    monkeypatch.setattr(listeners, "LINGER", 0.1)
     server = await serve(limit=1)
     async with connection(server.url) as only, connection(server.url) as refused:
         await healthy(only)
         assert (await refused.answer()).status == 503
 
         async def closed() -> bool:
-            return server.listener.refused == 0
+            return server.listener.refusals == 0
 
         await eventually(closed, "the refusal stays open")
         await healthy(only)
@@ -240,7 +244,7 @@ async def test_a_refused_client_that_stays_is_closed(serve: Serve, monkeypatch: 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds until a connection without a whole head is closed."""
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 0.4)
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.4)
     return 0.4
 
 
@@ -275,7 +279,7 @@ async def test_a_connection_without_a_whole_head_is_closed(
 
 async def test_a_connection_that_asks_now_and_then_stays(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pause is far shorter than the server waits, and all of them together are longer."""
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 1.5)
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 1.5)
     async with connection(server.url) as wire:
         await healthy(wire)
         for _ in range(6):
@@ -445,7 +449,7 @@ ROOM = 16  # of these fit into the limit
 
 @pytest.fixture
 def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HEADS_LIMIT", ROOM * 4000 + 500)
+    monkeypatch.setattr(connections, "HEADS_LIMIT", ROOM * 4000 + 500)
 
 
 async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
@@ -459,7 +463,7 @@ async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
             wire.writer.write(UNFINISHED)
 
             async def taken(expected: int = 4000 * min(number, ROOM)) -> bool:
-                return listener.heads == expected
+                return listener.connections.head_bytes == expected
 
             if number <= ROOM:
                 kept.append(wire)
@@ -520,7 +524,7 @@ async def test_requests_one_after_the_other_are_counted_as_one(server: Server) -
         for _ in range(100):
             wire.writer.write(REQUEST)
             assert (await wire.answer()).status == 200
-            assert server.listener.heads == len(REQUEST)
+            assert server.listener.connections.head_bytes == len(REQUEST)
     await server.empty()
 
 
@@ -531,7 +535,7 @@ async def test_requests_in_pieces_are_counted_as_one(server: Server) -> None:
             await asyncio.sleep(0.01)
             wire.writer.write(REQUEST[cut:])
             assert (await wire.answer()).status == 200
-            assert server.listener.heads == len(REQUEST)
+            assert server.listener.connections.head_bytes == len(REQUEST)
     await server.empty()
 
 
@@ -541,7 +545,7 @@ async def test_requests_sent_together_are_counted_until_they_are_answered(server
             wire.writer.write(3 * REQUEST)
             for _ in range(3):
                 assert (await wire.answer()).status == 200
-            assert 0 < server.listener.heads <= 3 * len(REQUEST)
+            assert 0 < server.listener.connections.head_bytes <= 3 * len(REQUEST)
     await server.empty()
 
 
@@ -562,7 +566,7 @@ async def test_answers_that_nobody_reads_fill_a_small_buffer_only(server: Server
                 wire.writer.write(100 * REQUEST)
                 async with asyncio.timeout(1):  # every buffer on the way is full when nothing moves for so long
                     await wire.writer.drain()
-        (transport,) = server.listener.stalls._watched
+        (transport,) = server.listener.connections.send_timeout._watched
 
         def held() -> int:
             waiting = fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
@@ -585,7 +589,7 @@ async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None
                 wire.writer.write(1000 * b" ")
                 await asyncio.sleep(0)
             assert (await wire.answer()).status == 400
-            assert server.listener.heads < 1000
+            assert server.listener.connections.head_bytes < 1000
         await healthy(wire)
     await server.empty()
 
@@ -598,7 +602,7 @@ async def test_a_refusal_never_enters_a_body_that_is_being_sent(
         await client.send("GET", export.download)
         _, body = await client.begin()
         await body.grow_to(100_000)
-        monkeypatch.setattr(door, "HEADS_LIMIT", 0)
+        monkeypatch.setattr(connections, "HEADS_LIMIT", 0)
         await client.send("GET", "/health")
         await body.finish()
     intact = BULK.whole.startswith(body.received)
@@ -618,7 +622,7 @@ async def test_what_is_sent_behind_a_download_keeps_nobody_else_out(server: Serv
                 async with asyncio.timeout(1):
                     await wire.writer.drain()
         assert (await ask(server.url, "GET", "/health")).status == 200
-        assert server.listener.heads < HEADS_LIMIT / 2
+        assert server.listener.connections.head_bytes < HEADS_LIMIT / 2
 
 
 async def test_a_body_that_is_too_large_keeps_nobody_else_out(server: Server) -> None:
@@ -631,7 +635,7 @@ async def test_a_body_that_is_too_large_keeps_nobody_else_out(server: Server) ->
             for _ in range(16 * HEADS_LIMIT // 65536):
                 wire.writer.write(bytes(65536))
                 await wire.writer.drain()
-                most = max(most, server.listener.heads)
+                most = max(most, server.listener.connections.head_bytes)
         others.add((await ask(server.url, "GET", "/health")).status)
         assert (await answering).status == 413
     assert others == {200}
@@ -780,7 +784,7 @@ async def test_a_client_that_takes_little_at_a_time_is_not_disconnected(serve: S
         for _ in range(round(3 * STALLED / SIP_EVERY)):
             taken += await loop.sock_recv(client, SIP)
             await asyncio.sleep(SIP_EVERY)
-            assert server.listener.open == 1, f"disconnected after {len(taken)} bytes were taken"
+            assert server.listener.connections.count == 1, f"disconnected after {len(taken)} bytes were taken"
     _, _, body = taken.partition(b"\r\n\r\n")
     assert len(body) > 10 * SIP
     intact = BULK.whole.startswith(body)

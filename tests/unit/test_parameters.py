@@ -787,7 +787,7 @@ def test_column_that_is_called_as_a_parameter_is_meant_in_filters() -> None:
 
     def ask(body: dict[str, Any]) -> ExportRequest:
         parameters = Parameters([], json.dumps(body).encode())
-        return parameters.request(parameters.dataset(catalog), longest=DAY)
+        return parameters.request(parameters.dataset(catalog), max_ttl=DAY)
 
     found = ask({"limit": 5, "label": "mine", "filters": {"header": False}})
     assert (found.spec.limit, found.label, found.spec.dialect.header, found.spec.conditions) == (5, "mine", False, ())
@@ -809,10 +809,10 @@ def test_column_that_is_called_as_a_parameter_is_meant_in_filters() -> None:
 DAY = timedelta(days=1)
 
 
-def requested(query: str = "", body: Body = b"", *, longest: timedelta = DAY) -> ExportRequest:
+def requested(query: str = "", body: Body = b"", *, max_ttl: timedelta = DAY) -> ExportRequest:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     parameters = Parameters(parse_qsl(query, keep_blank_values=True), text)
-    return parameters.request(parameters.dataset(CATALOG), longest=longest)
+    return parameters.request(parameters.dataset(CATALOG), max_ttl=max_ttl)
 
 
 def test_label_and_ttl_are_not_of_the_rows() -> None:
@@ -849,9 +849,9 @@ def test_ttl_is_a_duration_as_settings_are(text: str) -> None:
     "text", ["", "0", "0.0000001", "-1", "25h", "86401", "9999999999d", "1e3", "soon", "PT2H", "5 m"]
 )
 def test_ttl_that_is_none_or_too_long_is_refused_with_what_is_allowed(text: str) -> None:
-    for longest, allowed in ((DAY, "1d"), (timedelta(hours=12), "12h"), (timedelta(seconds=90.5), "90.5s")):
+    for max_ttl, allowed in ((DAY, "1d"), (timedelta(hours=12), "12h"), (timedelta(seconds=90.5), "90.5s")):
         with pytest.raises(BadParameter, match=f"more than 0 and at most EXPORT_TTL, {allowed}$") as caught:
-            requested("", {"ttl": text}, longest=longest)
+            requested("", {"ttl": text}, max_ttl=max_ttl)
         assert caught.value.parameter == "ttl"
 
 
