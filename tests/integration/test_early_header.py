@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from streamer.formats.dialect import prologue
-from streamer.http.download import downloads as download
+from streamer.http.download import live
 from streamer.model import Dialect
 from tests.conftest import Serve, Server
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
@@ -25,7 +25,7 @@ WHOLE = sha256(gated_csv(ROWS))
 @pytest.fixture
 async def slow(serve: Serve, gates: Gates, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A server whose export `gated` stands before its first row."""
-    monkeypatch.setattr(download, "FIRST_ROWS", 0.1)
+    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=ROWS)
     await gates.shut("gated", 1)
     return await serve(**gates.settings)
@@ -142,7 +142,7 @@ async def test_a_run_that_is_cut_off_after_its_header_is_followed_by_another_for
 async def test_a_table_that_changes_between_two_runs_is_whole_or_broken_and_never_spliced(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(download, "FIRST_ROWS", 0.1)
+    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=10)
     await gates.connection.execute("CREATE TABLE small AS SELECT 1 AS id, 'a' AS name")
     await gates.connection.execute("ALTER TABLE small ENABLE ROW LEVEL SECURITY")
@@ -161,7 +161,7 @@ async def test_a_table_that_changes_between_two_runs_is_whole_or_broken_and_neve
     head = await read(follower, len(b"id,name\n"))
     first = await gates.reached("gated", 1)
     assert await gates.connection.fetchval("SELECT pg_terminate_backend($1)", first)
-    await gates.connection.execute(f"ALTER TABLE small {change}")
+    await gates.connection.execute(change)
     await gates.open("gated", 1)
     if "ADD" in change:
         assert head + await follower.read() == b"id,name\n1,a\n" == await export.body()
@@ -213,7 +213,7 @@ async def test_without_a_header_nothing_comes_before_the_first_row(
 async def test_an_export_without_rows_is_its_header(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "FIRST_ROWS", 0.1)
+    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=10)
     await gates.dataset("nothing", "SELECT gate('gated', 1) AS id WHERE gate('gated', 1) = 0")
     await gates.shut("gated", 1)
