@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamer.config import Settings
-from streamer.http.api.exports import BODIES_LIMIT
+from streamer.http.api.request_bodies import BODIES_LIMIT
+from streamer.http.download.completed import MAX_COPIED
 from streamer.http.download.compression import MAX_HELD as GZIP_HELD
-from streamer.http.download.downloads import COPIED
-from streamer.http.net.answers import ANSWERS_LIMIT
-from streamer.http.net.listener import HEADS_LIMIT
+from streamer.http.net.connection import HEADS_LIMIT
+from streamer.http.net.large_responses import MAX_WAITING as MAX_WAITING_RESPONSES
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
 from streamer.logs import LOG_QUEUE
@@ -61,10 +61,10 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("request heads", HEADS_LIMIT),
         Item("request bodies", BODIES_LIMIT),
         Item("a large request, while it is parsed", PARSING),
-        Item("large answers", ANSWERS_LIMIT),
+        Item("large answers", MAX_WAITING_RESPONSES),
         Item("waiting exports (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
         Item("exports: their requests", SPEC, exports),
-        Item("small bodies, copied", COPIED),
+        Item("small bodies, copied", MAX_COPIED),
         Item("gzip streams (GZIP_STREAMS)", GZIP_HELD + GZIP_STATE, settings.gzip_streams),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),

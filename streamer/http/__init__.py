@@ -1,1 +1,1 @@
-"""The HTTP face. aiohttp lives here and nowhere below; SQL is never seen from here."""
+"""The HTTP server: routes, downloads, the API in JSON, and sockets. No module here uses SQL."""

@@ -1,7 +1,7 @@
-"""The error table → application/problem+json (RFC 9457). The only place where a failure becomes an answer.
+"""Responses to errors: application/problem+json (RFC 9457). Errors become responses in this module only.
 
-`error` repeats `detail` for older clients. What nobody foresaw answers with a general sentence; its text goes to the
-log.
+`error` repeats `detail` for older clients. The response to an unexpected error has a general sentence; the log has the
+exception.
 """
 
 import logging
@@ -10,10 +10,10 @@ from typing import cast
 
 import msgspec
 from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.typedefs import Handler
 
 from streamer.errors import ClientError, RangeNotSatisfiable, shown
+from streamer.http.aiohttp_internals import exceeded_limit, has_too_many_fields, response_begun
 from streamer.http.links import LINKS
 from streamer.protocol.ranges import unsatisfied_range
 
@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 TYPE = "urn:streamer:problem:"
 CONTENT_TYPE = "application/problem+json"
-INSTEAD = "the parameters of an export may be sent as a JSON body, by POST /exports/csv"
-TOO_MANY_FIELDS = "Too many headers received"  # aiohttp's words for it
+POST_INSTEAD = "the parameters of an export may be sent as a JSON body, by POST /exports/csv"
 
 
 @web.middleware
@@ -30,10 +29,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Exception as error:
-        if request.writer.output_size:
-            raise  # the answer is under way: nothing but a broken connection may follow
+        if response_begun(request):
+            raise  # nothing but a broken connection may follow
         if isinstance(error, ClientError):
-            return _of_ours(request, error)
+            return _client_error(request, error)
         if isinstance(error, web.HTTPException):
             return refused_by_aiohttp(request, error)
         log.exception("%s %s failed", request.method, request.path)
@@ -42,31 +41,35 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         )
 
 
-def malformed(
-    request: web.BaseRequest, error: HttpProcessingError, *, target_limit: int, most_fields: int
-) -> web.Response:
-    """What aiohttp could not read as a request. The connection is closed after it."""
-    status, sentence = HTTPStatus.BAD_REQUEST, "the request is not well-formed HTTP"
-    if isinstance(error, LineTooLong):
-        if error.args[1] == target_limit:
-            status, sentence = HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL has more than {target_limit} bytes; {INSTEAD}"
-        else:
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            sentence = f"a header field has more than {error.args[1]} bytes"
-    elif error.message == TOO_MANY_FIELDS:
-        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        sentence = f"the request has more than {most_fields} header fields"
-    log.info("%s sent what is no request: %s", request.remote, sentence)
-    path = request.rel_url.raw_path  # it has come to no application
+def malformed(request: web.BaseRequest, error: Exception, *, max_target: int, max_fields: int) -> web.Response:
+    """Returns the response to bytes that aiohttp could not read as a request, after which the connection is closed.
+
+    `max_target` is in bytes.
+    """
+    status, sentence = _fault_of_head(error, max_target=max_target, max_fields=max_fields)
+    log.info("%s sent a malformed request: %s", request.remote, sentence)
+    path = request.rel_url.raw_path  # such a request has no application, and so no links
     response = _problem(
         request, code=_code(status), title=status.phrase, status=status, sentence=sentence, instance=path
     )
     response.force_close()
-    response.headers["Connection"] = "close"  # said also where the request seems to be of HTTP/1.0
+    response.headers["Connection"] = "close"  # aiohttp adds none if it takes the request for one of HTTP/1.0
     return response
 
 
-def _of_ours(request: web.Request, error: ClientError) -> web.Response:
+def _fault_of_head(error: Exception, *, max_target: int, max_fields: int) -> tuple[HTTPStatus, str]:
+    limit = exceeded_limit(error)
+    if limit == max_target:
+        return HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL has more than {limit} bytes; {POST_INSTEAD}"
+    if limit is not None:
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a header field has more than {limit} bytes"
+    if has_too_many_fields(error):
+        sentence = f"the request has more than {max_fields} header fields"
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, sentence
+    return HTTPStatus.BAD_REQUEST, "the request is not well-formed HTTP"
+
+
+def _client_error(request: web.Request, error: ClientError) -> web.Response:
     response = _problem(
         request,
         code=error.code,
@@ -86,7 +89,7 @@ def _of_ours(request: web.Request, error: ClientError) -> web.Response:
 
 
 def refused_by_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
-    """What aiohttp itself refuses: no such route, a wrong method, an expectation."""
+    """Returns the response to a request that aiohttp refuses: no such route, a wrong method, an unknown expectation."""
     sentences = {
         404: f"there is nothing at {request.path}",
         405: f"{request.method} is not allowed here",
@@ -105,10 +108,13 @@ def refused_by_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> we
     return response
 
 
-def before_a_request(
+def early_response(
     status: HTTPStatus, sentence: str, *, code: str | None = None, retry_after: int | None = None
 ) -> bytes:
-    """The whole answer on a connection that no request is read from. It is closed after it."""
+    """Returns the bytes of a response on a connection that is closed before a request is read.
+
+    `retry_after` is in seconds.
+    """
     problem = msgspec.json.encode(_members(code or _code(status), status.phrase, status, sentence))
     head = [
         f"HTTP/1.1 {status} {status.phrase}",
@@ -140,7 +146,7 @@ def _problem(
     parameter: str | None = None,
     instance: str | None = None,
 ) -> web.Response:
-    """`instance` is RFC 9457, 3.1.5; it is the URL of the request unless it is given."""
+    """`instance` is that of RFC 9457, 3.1.5; by default the URL of the request."""
     if instance is None:
         instance = cast("web.Request", request).app[LINKS].to(request.rel_url.raw_path)
     members = _members(code, title, status, sentence) | {"instance": instance}
@@ -149,6 +155,6 @@ def _problem(
     response = web.Response(status=status, body=msgspec.json.encode(members), content_type=CONTENT_TYPE)
     response.headers["Cache-Control"] = "no-store"
     if "Range" in request.headers and request.version >= HttpVersion11:
-        # curl -C - takes an error of exactly as many bytes as it has already for the end of its download.
+        # If Content-Length is the size of the file that `curl -C -` has, curl reports a complete download.
         response.enable_chunked_encoding()
     return response

@@ -16,7 +16,7 @@ from streamer.http.links import Links
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import WriteReadiness
-from streamer.http.routes import application
+from streamer.http.routes import DownloadServices, ExportServices, application
 from streamer.process.cores import cores
 from streamer.server.database import Pools
 from streamer.server.jobs import JobParts
@@ -45,23 +45,24 @@ def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog:
         ThreadPoolExecutor(READ_AHEAD_THREADS, "read ahead") as read_ahead,
         closing(WriteReadiness()) as readiness,
     ):
-        slots = DownloadSlots(settings.max_followers)
-        app = application(
-            parts.jobs.admission,
-            catalog,
-            ValueCheck(pools.side, settings.dataset_role),
-            sealed=parts.completed,
-            gzip=GzipStreams(compressing, settings.gzip_streams),
-            read_ahead=read_ahead,
-            places=slots,
-            room=readiness,
-            links=Links(settings.public_url),
-            abandon_after=settings.abandon_after,
+        exports = ExportServices(
+            admission=parts.jobs.admission,
+            completed=parts.completed,
+            catalog=catalog,
+            values=ValueCheck(pools.side, settings.dataset_role),
             ttl=settings.export_ttl,
+            abandon_after=settings.abandon_after,
         )
+        sending = DownloadServices(
+            slots=DownloadSlots(settings.max_followers),
+            gzip=GzipStreams(compressing, settings.gzip_streams),
+            readiness=readiness,
+            read_ahead=read_ahead,
+        )
+        app = application(exports, sending, Links(settings.public_url))
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
         app.on_shutdown.append(lambda _: parts.jobs.stop())
-        yield Http(app, slots)
+        yield Http(app, sending.slots)
 
 
 @asynccontextmanager
@@ -75,7 +76,7 @@ async def listening(app: web.Application, settings: Settings, tuning: Tuning) ->
             settings.api_host,
             settings.api_port,
             limit=_connections(settings.max_followers + tuning.spare_connections),
-            stall_timeout=settings.follower_stall_timeout,
+            send_timeout=settings.follower_stall_timeout,
         )
         with _start_errors(settings):
             await listener.start()

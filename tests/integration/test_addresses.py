@@ -1,4 +1,4 @@
-"""Where a server listens: one address, every address, or several of them."""
+"""The addresses on which a server listens: one, several, or all of this machine."""
 
 import socket
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ BOTH = {"127.0.0.1", "::1"}
 
 
 def answering(port: int | None) -> set[str]:
-    """The addresses of this machine at which somebody listens."""
+    """Returns the addresses of this machine that accept connections on the port."""
     found = set()
     for host in BOTH if has_ipv6() else {"127.0.0.1"}:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as client:
@@ -45,7 +45,7 @@ def answering(port: int | None) -> set[str]:
     ],
     ids=lambda value: ",".join(sorted(value)) if isinstance(value, set) else str(value),
 )
-async def test_a_server_listens_where_it_is_told_and_says_a_url_that_can_be_asked(
+async def test_server_listens_on_its_hosts_and_announces_a_url_that_works(
     serve: Serve, hosts: tuple[str, ...], url: str, found: set[str]
 ) -> None:
     server = await serve(api_host=Hosts(hosts))
@@ -54,7 +54,7 @@ async def test_a_server_listens_where_it_is_told_and_says_a_url_that_can_be_aske
     assert answering(parts.port) == found
 
 
-async def test_one_host_that_cannot_be_had_ends_the_start_and_is_named(configure: Configure) -> None:
+async def test_host_whose_port_is_taken_ends_the_start_with_its_name(configure: Configure) -> None:
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=f"^API_PORT: cannot listen on 127.0.0.2:{port}: "):
@@ -63,7 +63,7 @@ async def test_one_host_that_cannot_be_had_ends_the_start_and_is_named(configure
         assert answering(port) == set()
 
 
-async def test_a_host_that_does_not_exist_ends_the_start_and_is_named(configure: Configure) -> None:
+async def test_host_that_does_not_exist_ends_the_start_with_its_name(configure: Configure) -> None:
     with pytest.raises(StartError, match=r"^API_PORT: cannot listen on no-host\.invalid:0: "):
         async with serving(configure(api_host=Hosts(("127.0.0.1", "no-host.invalid")))):
             pass

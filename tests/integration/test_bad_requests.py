@@ -1,7 +1,6 @@
-"""What a server does not understand it refuses by name, as a problem of RFC 9457, and nothing of it remains.
+"""Requests that are not understood get a problem of RFC 9457 that names the fault, and leave no row and no file.
 
-Each case is asked of every route that starts an export, in the query and in the JSON body, and leaves no row in the
-exports table and no file in the spool folder.
+Each case is sent to every route that creates an export, in the query and in the JSON body.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -14,14 +13,14 @@ import pytest
 from yarl import URL
 
 from streamer.config import Names
-from streamer.http.api.exports import MAX_BODY
+from streamer.http.api.request_bodies import MAX_BODY
 from tests.conftest import Serve, Server, connected
 from tests.exporting import create, read_problem
 from tests.rawhttp import ask, connection
 
 ROUTES = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
 
-# name of the case: parameter in the query, its text, the parameter that the answer names
+# name of the case: parameter in the query, its value, the parameter that the response names
 QUERIES = {
     "sql_in_columns": ("columns", "id,(SELECT version())", "columns"),
     "a_second_statement_in_columns": ("columns", 'id"; DROP TABLE users; --', "columns"),
@@ -84,7 +83,7 @@ REPEATED = {
     "columns": ("id", "name,id"),  # a list may be given in parts, but no column twice
 }
 
-# JSON body → the parameter that the answer names; None where it is the body as a whole
+# JSON body → the parameter that the response names; None if the whole body is at fault
 BODIES: dict[str, tuple[Any, str | None]] = {
     "columns_as_an_empty_list": ({"columns": []}, "columns"),
     "columns_with_a_list_in_it": ({"columns": ["id", ["name"]]}, "columns"),
@@ -135,7 +134,7 @@ BROKEN_JSON = {
 
 @asynccontextmanager
 async def nothing_remains(server: Server) -> AsyncIterator[None]:
-    """No row and no file when the context is left, and the server still answers."""
+    """Fails if the context leaves a row or a file, or a server that does not answer."""
     yield
     async with connected(server.settings.database_url) as connection:
         assert await connection.fetchval("SELECT count(*) FROM streamer.exports") == 0
@@ -152,7 +151,7 @@ async def refuse(
     parameter: str | None,
     status: int = 400,
 ) -> None:
-    """Asks every route, and sees that the answer names the parameter."""
+    """Sends the request to every route. Fails if a response does not name the parameter."""
     for method, path in ROUTES:
         url = URL(server.url + path).with_query(list(query))
         async with session.request(method, url, data=body, json=json) as response:
@@ -163,7 +162,7 @@ async def refuse(
 
 
 @pytest.mark.parametrize(("name", "text", "parameter"), QUERIES.values(), ids=QUERIES)
-async def test_a_bad_parameter_in_query_or_body_is_refused_by_its_name(
+async def test_bad_parameter_in_query_or_body_is_refused_with_its_name(
     server: Server, session: aiohttp.ClientSession, name: str, text: str, parameter: str
 ) -> None:
     async with nothing_remains(server):
@@ -172,7 +171,7 @@ async def test_a_bad_parameter_in_query_or_body_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize(("name", "texts"), REPEATED.items(), ids=REPEATED)
-async def test_a_repeated_parameter_is_refused_by_its_name(
+async def test_repeated_parameter_is_refused_with_its_name(
     server: Server, session: aiohttp.ClientSession, name: str, texts: tuple[str, ...]
 ) -> None:
     async with nothing_remains(server):
@@ -180,7 +179,7 @@ async def test_a_repeated_parameter_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize(("body", "parameter"), BODIES.values(), ids=BODIES)
-async def test_a_bad_member_of_a_body_is_refused_by_its_name(
+async def test_bad_member_of_a_body_is_refused_with_its_name(
     server: Server, session: aiohttp.ClientSession, body: Any, parameter: str | None
 ) -> None:
     async with nothing_remains(server):
@@ -191,13 +190,13 @@ async def test_a_bad_member_of_a_body_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize("body", BROKEN_JSON.values(), ids=BROKEN_JSON)
-async def test_a_body_that_is_no_json_is_refused(server: Server, session: aiohttp.ClientSession, body: bytes) -> None:
+async def test_body_that_is_not_json_is_refused(server: Server, session: aiohttp.ClientSession, body: bytes) -> None:
     async with nothing_remains(server):
         await refuse(session, server, body=body, parameter=None)
 
 
 @pytest.mark.parametrize("name", ["\\ud800", "a\\nb", "\\u0000", "x" * 1000], ids=["surrogate", "lines", "NUL", "long"])
-async def test_a_name_that_no_sentence_can_hold_is_refused_with_one(
+async def test_long_or_unprintable_name_is_refused_in_a_printable_sentence(
     server: Server, session: aiohttp.ClientSession, name: str
 ) -> None:
     async with nothing_remains(server), session.post(f"{server.url}/exports/csv", data=f'{{"{name}": 1}}') as response:
@@ -207,12 +206,12 @@ async def test_a_name_that_no_sentence_can_hold_is_refused_with_one(
         assert len(problem["detail"]) < 500
 
 
-async def test_a_body_that_is_too_large_is_413(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_body_that_is_too_large_gets_413(server: Server, session: aiohttp.ClientSession) -> None:
     async with nothing_remains(server):
         await refuse(session, server, body=b'{"columns": "id"}' + b" " * MAX_BODY, parameter=None, status=413)
 
 
-# query → the parameter that the answer names. Decoded with replacement, each would be another value or name.
+# query → the parameter that the response names. Decoded with replacement, each would be another value or name.
 NOT_UTF_8 = {
     "name__ne=M%FCller": "name__ne",
     "name=%C3": "name",
@@ -230,7 +229,7 @@ NOT_UTF_8 = {
 
 
 @pytest.mark.parametrize(("query", "parameter"), NOT_UTF_8.items(), ids=NOT_UTF_8)
-async def test_a_query_that_is_not_utf_8_or_malformed_is_refused_by_its_name(
+async def test_query_that_is_malformed_or_not_utf_8_is_refused_with_the_name_of_its_parameter(
     server: Server, session: aiohttp.ClientSession, query: str, parameter: str
 ) -> None:
     async with nothing_remains(server):
@@ -258,7 +257,7 @@ async def test_every_route_reads_its_query_strictly(server: Server, target: str,
 
 
 @pytest.mark.parametrize("target", ["?name=C#", "?name__ne=a#b"])
-async def test_a_fragment_in_a_target_is_refused_because_something_is_lost_there(server: Server, target: str) -> None:
+async def test_target_with_a_fragment_is_refused(server: Server, target: str) -> None:
     async with nothing_remains(server):
         for method, path in ROUTES:
             answer = await ask(server.url, method, path + target)
@@ -266,13 +265,13 @@ async def test_a_fragment_in_a_target_is_refused_because_something_is_lost_there
 
 
 @pytest.mark.parametrize("target", [b"?name=M\xfcller", b"?name=M\xc3\xbcller"])
-async def test_a_target_that_is_not_ascii_is_refused(server: Server, target: bytes) -> None:
+async def test_target_that_is_not_ascii_is_refused(server: Server, target: bytes) -> None:
     async with nothing_remains(server), connection(server.url) as plain:
         plain.writer.write(b"POST /exports/csv" + target + b" HTTP/1.1\r\nHost: streamer.example\r\n\r\n")
         assert (await plain.answer("POST")).status == 400
 
 
-async def test_a_dataset_is_found_by_its_own_name_alone(serve: Serve, database: str) -> None:
+async def test_dataset_is_found_only_by_its_exact_name(serve: Serve, database: str) -> None:
     """aiohttp reads `%FC`, which is no UTF-8, and `%25FC` as the same name."""
     async with connected(database) as plain:
         await plain.execute('CREATE TABLE "%FC" (n int); CREATE TABLE "Größe" (n int); CREATE TABLE "\ufffd" (n int)')
@@ -285,12 +284,12 @@ async def test_a_dataset_is_found_by_its_own_name_alone(serve: Serve, database: 
         assert answer.status == status, target
 
 
-async def test_a_replacement_character_that_was_sent_is_a_character(server: Server) -> None:
+async def test_replacement_character_that_was_sent_is_accepted(server: Server) -> None:
     answer = await ask(server.url, "GET", "/exports/csv?columns=id&name=%EF%BF%BD")
     assert (answer.status, answer.body) == (200, b"id\n")
 
 
-async def test_head_of_a_bad_request_is_refused_too(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_head_of_a_bad_request_is_refused(server: Server, session: aiohttp.ClientSession) -> None:
     async with (
         nothing_remains(server),
         session.head(f"{server.url}/exports/csv", params={"columns": "nonsense"}) as response,
@@ -320,7 +319,7 @@ IDS = {
 
 
 @pytest.mark.parametrize("name", IDS.values(), ids=IDS)
-async def test_an_unknown_or_malformed_id_is_404_on_every_route(
+async def test_unknown_or_malformed_id_gets_404_on_every_route(
     server: Server, session: aiohttp.ClientSession, name: str
 ) -> None:
     for method, rest in BY_ID:
@@ -333,7 +332,7 @@ async def test_an_unknown_or_malformed_id_is_404_on_every_route(
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/exports/a/b", "/exports/csv/status/x", "//exports"])
-async def test_an_unknown_path_is_a_404_problem(server: Server, session: aiohttp.ClientSession, path: str) -> None:
+async def test_unknown_path_gets_a_404_problem(server: Server, session: aiohttp.ClientSession, path: str) -> None:
     async with session.get(URL(server.url + path, encoded=True)) as response:
         await read_problem(response, 404)
 
@@ -352,7 +351,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize(("path", "allowed"), METHODS.items(), ids=METHODS)
-async def test_a_wrong_method_is_405_and_says_what_is_allowed(
+async def test_wrong_method_gets_405_with_allow(
     server: Server, session: aiohttp.ClientSession, path: str, allowed: set[str]
 ) -> None:
     export = await create(session, server.url, columns="id")

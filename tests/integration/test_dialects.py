@@ -1,9 +1,8 @@
-"""Dialects: every cursor writes the same bytes, COPY's with what the dialect asks for, and readers get the values back.
+"""Dialects: every cursor writes the bytes of COPY with the changes of the dialect, and readers get the values back.
 
-The reference is COPY on a plain connection of a query that says the same in other words. The readers are those that
-people use: PostgreSQL itself, Python, pandas, DuckDB, polars, LibreOffice, as far as they are installed. Values are
-compared as text, which is what a CSV holds; a reader is told what no CSV says of itself: the delimiter, the text for
-NULL, and that nothing is to be guessed.
+The reference is COPY, on a plain connection, of an equivalent query. The readers are PostgreSQL, Python, pandas,
+DuckDB, polars and LibreOffice, if they are installed. Values are compared as text. The readers get as options the
+facts that are not in a CSV: the delimiter, the text for NULL, and that types are not guessed.
 """
 
 import asyncio
@@ -111,7 +110,7 @@ def asked(dialect: dict[str, str], columns: Sequence[str] = tuple(COLUMNS)) -> l
 
 
 async def in_other_words(plain: Plain, dialect: dict[str, str], columns: Sequence[str]) -> bytes:
-    """COPY of the same, with everything that a dialect changes said by regular expressions."""
+    """Returns the output of COPY, changed to the dialect by regular expressions."""
     excel = dialect.get("profile") == "excel"
     expressions = []
     for name in columns:
@@ -143,7 +142,7 @@ async def in_other_words(plain: Plain, dialect: dict[str, str], columns: Sequenc
 
 @every_cursor
 @every_dialect
-async def test_every_cursor_writes_a_dialect_as_copy_would(
+async def test_every_cursor_writes_a_dialect_as_copy_does(
     written: str, dialect: dict[str, str], choice: CursorChoice
 ) -> None:
     async with opened(written, choice, "written") as source, plain_session(written) as plain:
@@ -156,8 +155,8 @@ async def test_every_cursor_writes_a_dialect_as_copy_would(
                 assert exported.pages[0][1] > 0, "nothing stands before the first row"
 
 
-async def test_a_dialect_says_all_that_it_changes_once_and_nothing_else(written: str) -> None:
-    """Without one the bytes are those that every version has written."""
+async def test_default_dialect_is_that_of_every_version(written: str) -> None:
+    """Its bytes are those that every version has written."""
     async with opened(written, CursorChoice.AUTO, "written") as source, plain_session(written) as plain:
         exported = await source.export(read_spec(asked({}), b"", source.catalog))
         assert_conforms(exported, await in_other_words(plain, {}, tuple(COLUMNS)))
@@ -183,7 +182,7 @@ Table = list[tuple[str | None, ...]]
 
 
 class Exported:
-    """An export, and the values that are in it."""
+    """An export, and its values."""
 
     def __init__(self, body: bytes, dialect: dict[str, str], table: Table) -> None:
         self.body = body
@@ -200,16 +199,16 @@ class Exported:
 
     @property
     def without_header(self) -> str:
-        """A header has no line breaks here."""
+        """Removes the header line, which has no line breaks here."""
         return self.text.partition("\n")[2] if self.header else self.text
 
     def confused(self) -> Table:
-        """As a reader sees it that does not know what the quotes of a field say: NULL and its text are alike."""
+        """Returns the values for a reader that ignores quotes: NULL and its text are equal."""
         return [tuple(None if value == self.null else value for value in row) for row in self.table]
 
 
 async def exported(url: str, dialect: dict[str, str]) -> Exported:
-    """The values come from the server as text, through no CSV."""
+    """Reads the values from the database as text, without CSV."""
     async with opened(url, CursorChoice.AUTO, "written") as source, plain_session(url) as plain:
         pages = await source.export(read_spec(asked(dialect), b"", source.catalog))
         texts = ", ".join(f"CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END" for name in COLUMNS)
@@ -236,7 +235,7 @@ of_each_and_marked = pytest.mark.parametrize("dialect", MARKED.values(), ids=MAR
 
 @of_each
 async def test_postgresql_reads_its_own_values_back(written: str, database: str, dialect: dict[str, str]) -> None:
-    """And knows NULL from a text that looks like it."""
+    """It distinguishes NULL from an equal text."""
     found = await exported(written, dialect)
     async with plain_session(database) as plain:
         declared = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
@@ -291,7 +290,7 @@ async def test_pandas_reads_the_values(written: str, dialect: dict[str, str]) ->
 
 @of_each_and_marked
 async def test_duckdb_reads_the_values(written: str, dialect: dict[str, str], tmp_path: Path) -> None:
-    """It knows a quoted text from NULL, except for the empty one."""
+    """It distinguishes a quoted text from NULL, unless the text is empty."""
     duckdb = pytest.importorskip("duckdb")
     found = await exported(written, dialect)
     file = tmp_path / "written.csv"
@@ -310,7 +309,7 @@ async def test_duckdb_reads_the_values(written: str, dialect: dict[str, str], tm
 
 @of_each_and_marked
 async def test_polars_reads_the_values(written: str, dialect: dict[str, str]) -> None:
-    """The empty field is NULL for it, whatever else is."""
+    """It reads an empty field as NULL."""
     polars = pytest.importorskip("polars")
     found = await exported(written, dialect)
     frame = polars.read_csv(
@@ -329,7 +328,7 @@ FORMULA = re.compile(rb"table:formula=")
 
 
 @pytest.mark.timeout(180)
-async def test_libreoffice_opens_the_profile_for_excel_and_runs_no_formula(written: str, tmp_path: Path) -> None:
+async def test_libreoffice_opens_the_excel_profile_and_runs_no_formula(written: str, tmp_path: Path) -> None:
     soffice = shutil.which("soffice")
     if soffice is None:
         pytest.skip("LibreOffice is not installed")
@@ -351,7 +350,7 @@ async def test_libreoffice_opens_the_profile_for_excel_and_runs_no_formula(writt
     assert re.findall(rb"<text:p>(.*?)</text:p>", header[0]) == [b"words", b"number", b"day"]
 
 
-async def test_an_export_of_no_rows_and_no_header_is_empty(database: str) -> None:
+async def test_export_without_rows_and_header_line_is_empty(database: str) -> None:
     async with connected(database) as connection:
         await connection.execute("CREATE TABLE written (id int)")
     async with opened(database, CursorChoice.AUTO, "written") as source:

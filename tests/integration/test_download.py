@@ -1,4 +1,4 @@
-"""Live and sealed downloads over real sockets, compared by hash with the CSV that the seeds' oracle computes."""
+"""Live and completed downloads over real sockets, compared by hash with the CSV that the seeds' oracle computes."""
 
 import asyncio
 import hashlib
@@ -25,8 +25,8 @@ both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoic
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, and what the oracle says of it."""
+class FilteredRequest:
+    """A request, and the rows that the oracle expects."""
 
     parameters: dict[str, str]
     keep: Callable[[seeds.Row], bool]
@@ -37,22 +37,22 @@ class Asked:
 
     @cached_property
     def records(self) -> list[bytes]:
-        """The header and every record, in the order of id."""
+        """Returns the header line and every record, ordered by id."""
         rows = filter(self.keep, seeds.rows(ROWS))
         return list(seeds.csv_bytes(rows, self.columns, self.delimiter, self.quote))
 
 
 FILTERED = {
-    "country_list": Asked({"country_code": "US,DE,X"}, lambda row: row.country_code in {"US", "DE", "X "}),
-    "tier": Asked({"subscription_tier": "premium"}, lambda row: row.subscription_tier == "premium"),
-    "min_ltv": Asked({"min_ltv": "9000.5"}, lambda row: worth(row) >= Decimal("9000.5")),
-    "min_ltv_of_zero": Asked(
+    "country_list": FilteredRequest({"country_code": "US,DE,X"}, lambda row: row.country_code in {"US", "DE", "X "}),
+    "tier": FilteredRequest({"subscription_tier": "premium"}, lambda row: row.subscription_tier == "premium"),
+    "min_ltv": FilteredRequest({"min_ltv": "9000.5"}, lambda row: worth(row) >= Decimal("9000.5")),
+    "min_ltv_of_zero": FilteredRequest(
         {"min_ltv": "0", "country_code": "GB"}, lambda row: worth(row) >= 0 and row.country_code == "GB"
     ),
-    "ltv_below_zero": Asked(
+    "ltv_below_zero": FilteredRequest(
         {"lifetime_value__lt": "-0.5"}, lambda row: Decimal("-Infinity") < worth(row) < Decimal("-0.5")
     ),
-    "all_filters": Asked(
+    "all_filters": FilteredRequest(
         {"country_code": "FR,JP", "subscription_tier": "basic,enterprise", "min_ltv": "250"},
         lambda row: (
             row.country_code in {"FR", "JP"}
@@ -60,26 +60,26 @@ FILTERED = {
             and worth(row) >= Decimal(250)
         ),
     ),
-    "columns_in_another_order": Asked(
+    "columns_in_another_order": FilteredRequest(
         {"columns": "lifetime_value,name,id", "country_code": "IN"},
         lambda row: row.country_code == "IN",
         columns=("lifetime_value", "name", "id"),
     ),
-    "one_column_with_nulls": Asked(
+    "one_column_with_nulls": FilteredRequest(
         {"columns": "name", "min_ltv": "9000"}, lambda row: worth(row) >= 9000, columns=("name",)
     ),
-    "semicolons_and_apostrophes": Asked(
+    "semicolons_and_apostrophes": FilteredRequest(
         {"delimiter": ";", "quoteChar": "'", "country_code": "BR"},
         lambda row: row.country_code == "BR",
         delimiter=";",
         quote="'",
     ),
-    "tabs": Asked(
+    "tabs": FilteredRequest(
         {"delimiter": "tab", "subscription_tier": "enterprise"},
         lambda row: row.subscription_tier == "enterprise",
         delimiter="\t",
     ),
-    "json_body": Asked(
+    "json_body": FilteredRequest(
         {},
         lambda row: row.country_code in {"US", "GB"} and Decimal(100) <= worth(row) <= Decimal(500),
         columns=("id", "email", "signup_date"),
@@ -90,17 +90,17 @@ FILTERED = {
             "filters": {"country_code": ["US", "GB"], "lifetime_value_min": 100, "lifetime_value_max": 500},
         },
     ),
-    "nothing_matches": Asked({"country_code": "ZZ"}, lambda row: False),
+    "nothing_matches": FilteredRequest({"country_code": "ZZ"}, lambda row: False),
 }
 
 
 def worth(row: seeds.Row) -> Decimal:
-    """NULL is below everything that a test asks for."""
+    """Returns the lifetime value of a row. NULL is below every bound of the tests."""
     return Decimal(row.lifetime_value if row.lifetime_value is not None else "-Infinity")
 
 
 def split_records(body: bytes, quote: str) -> list[bytes]:
-    """The records of a CSV; a line feed between quotes is not an end."""
+    """Splits a CSV into its records; a line feed between quotes ends none."""
     records, begun = [], b""
     for line in body.removesuffix(b"\n").split(b"\n"):
         begun += line + b"\n"
@@ -111,7 +111,7 @@ def split_records(body: bytes, quote: str) -> list[bytes]:
 
 
 @both_cursors
-async def test_live_body_equals_sealed_body_equals_the_oracle(
+async def test_live_and_completed_bodies_equal_the_oracle(
     serve: Serve, session: aiohttp.ClientSession, cursor: CursorChoice
 ) -> None:
     server = await serve(export_cursor=cursor)
@@ -134,17 +134,17 @@ async def test_live_body_equals_sealed_body_equals_the_oracle(
 
 
 @both_cursors
-@pytest.mark.parametrize("asked", FILTERED.values(), ids=FILTERED)
-async def test_a_filtered_export_has_exactly_the_rows_of_the_oracle(
-    serve: Serve, session: aiohttp.ClientSession, cursor: CursorChoice, asked: Asked
+@pytest.mark.parametrize("filtered", FILTERED.values(), ids=FILTERED)
+async def test_filtered_export_has_exactly_the_rows_of_the_oracle(
+    serve: Serve, session: aiohttp.ClientSession, cursor: CursorChoice, filtered: FilteredRequest
 ) -> None:
     server = await serve(export_cursor=cursor)
-    export = await create(session, server.url, body=asked.body or None, **asked.parameters)
+    export = await create(session, server.url, body=filtered.body or None, **filtered.parameters)
     live = await export.body()
     sealed = await export.body()
     assert sha256(live) == sha256(sealed)
-    expected = asked.records
-    header, *records = split_records(live, asked.quote)
+    expected = filtered.records
+    header, *records = split_records(live, filtered.quote)
     assert header == expected[0]
     assert sha256(sorted(records)) == sha256(sorted(expected[1:]))  # an index scan has an order of its own
     status = await export.status()
@@ -154,13 +154,13 @@ async def test_a_filtered_export_has_exactly_the_rows_of_the_oracle(
     assert (status["progress"]["percentage"], status["progress"]["estimated"]) == (100, False)
 
 
-async def test_zero_rows_are_a_header_and_a_200(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_export_of_zero_rows_gets_200_and_a_header_line(server: Server, session: aiohttp.ClientSession) -> None:
     async with session.get(f"{server.url}/exports/csv", params={"country_code": "ZZ"}) as response:
         assert response.status == 200
         assert await response.read() == b",".join(name.encode() for name in seeds.COLUMNS) + b"\n"
 
 
-async def test_the_total_is_estimated_while_rows_come_and_exact_at_the_end(
+async def test_total_is_estimated_while_rows_are_written_and_exact_at_the_end(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -180,10 +180,10 @@ async def test_the_total_is_estimated_while_rows_come_and_exact_at_the_end(
     for row in (20_000, 60_000):
         await gates.reached("gated", row)
 
-        async def told(row: int = row) -> bool:
+        async def processed(row: int = row) -> bool:
             return bool(seen) and bool(seen[-1]["progress"]["processedRows"] > row - 1000)
 
-        await until(told, f"the status tells of the rows before {row}")
+        await until(processed, f"the status does not count the rows before {row}")
         progress = seen[-1]["progress"]
         assert progress["estimated"] is True
         assert row > progress["processedRows"]
@@ -199,7 +199,7 @@ async def test_the_total_is_estimated_while_rows_come_and_exact_at_the_end(
 
 
 async def follow_at_random(export: RemoteExport, seed: int) -> str:
-    """The SHA-256 of a download that is read in small pieces, with pauses, through a small buffer."""
+    """Returns the SHA-256 of a download that is read in small pieces, with pauses, through a small buffer."""
     chance = random.Random(seed)
     digest = hashlib.sha256()
     async with connection(export.server, receive=chance.choice([4096, 16384, 65536])) as client:
@@ -253,7 +253,7 @@ async def test_twenty_followers_at_random_moments_and_speeds_get_identical_bytes
     assert (await before.until("completed"))["sha256"] == sha256(gated_csv())
 
 
-async def test_a_follower_that_stops_reading_does_not_slow_the_export_and_gets_the_whole_later(
+async def test_follower_that_stops_reading_does_not_slow_the_export_and_gets_the_whole_later(
     gated: Gated, gates: Gates
 ) -> None:
     server, export = await gated(20_000)
@@ -266,7 +266,7 @@ async def test_a_follower_that_stops_reading_does_not_slow_the_export_and_gets_t
         assert sha256(await body.whole()) == sha256(gated_csv())
 
 
-async def test_an_export_streams_in_the_request_that_asks_for_it(serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_export_is_streamed_in_the_request_that_creates_it(serve: Serve, session: aiohttp.ClientSession) -> None:
     server = await serve()
     async with session.get(f"{server.url}/exports/csv", params={"columns": "id,email"}) as response:
         assert response.status == 200
@@ -279,7 +279,7 @@ async def test_an_export_streams_in_the_request_that_asks_for_it(serve: Serve, s
     assert sha256(await export.body()) == (await export.status())["sha256"] == expected
 
 
-async def test_a_streamed_export_whose_client_left_is_whole_at_its_content_location(
+async def test_streamed_export_whose_client_left_is_whole_at_its_content_location(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -295,7 +295,7 @@ async def test_a_streamed_export_whose_client_left_is_whole_at_its_content_locat
     assert sha256(await follower) == sha256(gated_csv())
 
 
-async def test_head_of_a_streamed_export_starts_nothing(
+async def test_head_of_a_streamed_export_creates_none(
     server: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     async with session.head(f"{server.url}/exports/csv") as response:
@@ -320,7 +320,7 @@ async def test_http_1_0_waits_for_the_end_and_gets_a_length(gated: Gated, gates:
         assert sha256(await wire.rest()) == sha256(gated_csv())
 
 
-async def test_http_1_0_of_an_export_that_fails_is_an_error_and_no_body(
+async def test_http_1_0_gets_an_error_for_an_export_that_fails(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
@@ -341,7 +341,7 @@ def without_dates(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name.lower(): text for name, text in fields if name.lower() != "date"}
 
 
-async def test_head_of_a_live_and_of_a_sealed_export_has_the_fields_of_get(
+async def test_head_of_a_live_and_of_a_completed_export_has_the_fields_of_get(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     _, export = await gated(50_000)
@@ -365,13 +365,13 @@ async def test_head_of_a_live_and_of_a_sealed_export_has_the_fields_of_get(
 
 
 async def whole_digest(wire: Connection) -> str:
-    """The SHA-256 of the answer that comes next, which must be a 200."""
+    """Returns the SHA-256 of the next response, which must be a 200."""
     answer = await wire.answer()
     assert answer.status == 200
     return sha256(answer.body)
 
 
-async def test_live_and_sealed_downloads_over_one_connection_are_both_whole(
+async def test_live_and_completed_downloads_over_one_connection_are_whole(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated", rows=30_000)
@@ -393,7 +393,7 @@ async def test_live_and_sealed_downloads_over_one_connection_are_both_whole(
             assert await whole_digest(wire) == expected
 
 
-async def test_pipelined_downloads_are_answered_one_after_the_other(gated: Gated, gates: Gates) -> None:
+async def test_pipelined_downloads_are_answered_in_order(gated: Gated, gates: Gates) -> None:
     server, export = await gated(20_000, rows=30_000)
     async with connection(server.url) as wire:
         for _ in range(3):
@@ -422,7 +422,7 @@ async def test_pipelined_garbage_does_not_corrupt_the_download_before_it(
     assert sha256(await export.body()) == sha256(gated_csv())
 
 
-async def test_many_downloads_of_one_sealed_export_at_once_are_all_whole(
+async def test_many_downloads_of_one_completed_export_at_once_are_whole(
     server: Server, session: aiohttp.ClientSession
 ) -> None:
     export = await create(session, server.url)

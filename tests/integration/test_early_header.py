@@ -1,7 +1,7 @@
-"""The line with the names of the columns leaves before the first row, and the export may be run again even so.
+"""The header line of the CSV is sent before the first row, and the export can still be retried.
 
-A gate before the first row stands for a sort of minutes. What a follower has in the end is compared with the bytes of
-the completed export, whatever happened between the line and the rows.
+A gate before the first row takes the place of a sort of minutes. The bytes that a follower has received in the end are
+compared with those of the completed export, whatever happened between the header line and the rows.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from streamer.formats.dialect import prologue
-from streamer.http.download import downloads as download
+from streamer.http.download import live
 from streamer.model import Dialect
 from tests.conftest import Serve, Server
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
@@ -24,8 +24,8 @@ WHOLE = sha256(gated_csv(ROWS))
 
 @pytest.fixture
 async def slow(serve: Serve, gates: Gates, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server whose export `gated` stands before its first row."""
-    monkeypatch.setattr(download, "FIRST_ROWS", 0.1)
+    """A server whose export `gated` waits before its first row."""
+    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=ROWS)
     await gates.shut("gated", 1)
     return await serve(**gates.settings)
@@ -42,7 +42,7 @@ async def read(response: aiohttp.ClientResponse, length: int) -> bytes:
         return await response.content.readexactly(length)
 
 
-async def test_the_header_comes_before_the_first_row(
+async def test_header_line_is_sent_before_the_first_row(
     slow: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     export = await begun(slow, gates, session)
@@ -56,7 +56,7 @@ async def test_the_header_comes_before_the_first_row(
     assert sha256(await export.body()) == WHOLE
 
 
-async def test_the_header_comes_in_gzip_too(slow: Server, gates: Gates, session: aiohttp.ClientSession) -> None:
+async def test_header_line_is_sent_early_in_gzip(slow: Server, gates: Gates, session: aiohttp.ClientSession) -> None:
     export = await begun(slow, gates, session)
     inflate, body = zlib.decompressobj(wbits=31), b""
     async with session.get(export.download, headers={"Accept-Encoding": "gzip"}) as follower:
@@ -71,7 +71,7 @@ async def test_the_header_comes_in_gzip_too(slow: Server, gates: Gates, session:
     assert sha256(body) == WHOLE
 
 
-async def test_a_byte_order_mark_and_another_dialect_come_as_they_are_in_the_file(
+async def test_early_bytes_of_a_dialect_are_those_of_the_file(
     slow: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     export = await begun(slow, gates, session, profile="excel", delimiter=";", columns="text,id")
@@ -85,7 +85,7 @@ async def test_a_byte_order_mark_and_another_dialect_come_as_they_are_in_the_fil
 @pytest.mark.parametrize(
     "range_", ["bytes=0-", "bytes=3-", "bytes=3-20", "bytes=0-4", "bytes=7-7", "bytes=8-20", "bytes=8-"]
 )
-async def test_ranges_that_begin_in_the_header(
+async def test_ranges_that_begin_in_the_header_line_are_answered_early(
     slow: Server, gates: Gates, session: aiohttp.ClientSession, range_: str
 ) -> None:
     export = await begun(slow, gates, session)
@@ -110,7 +110,7 @@ async def another(gates: Gates, backend: int) -> bool:
     return await gates.reached("gated", 1) != backend
 
 
-async def test_a_run_that_is_cut_off_after_its_header_is_followed_by_another_for_the_same_follower(
+async def test_follower_gets_the_rows_of_a_second_run_after_the_header_line_of_the_first(
     slow: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     export = await begun(slow, gates, session)
@@ -139,10 +139,10 @@ async def test_a_run_that_is_cut_off_after_its_header_is_followed_by_another_for
         "ALTER TABLE small RENAME name TO other",
     ],
 )
-async def test_a_table_that_changes_between_two_runs_is_whole_or_broken_and_never_spliced(
+async def test_export_of_a_table_that_changes_between_two_runs_is_whole_or_broken_and_never_spliced(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(download, "FIRST_ROWS", 0.1)
+    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=10)
     await gates.connection.execute("CREATE TABLE small AS SELECT 1 AS id, 'a' AS name")
     await gates.connection.execute("ALTER TABLE small ENABLE ROW LEVEL SECURITY")
@@ -161,7 +161,7 @@ async def test_a_table_that_changes_between_two_runs_is_whole_or_broken_and_neve
     head = await read(follower, len(b"id,name\n"))
     first = await gates.reached("gated", 1)
     assert await gates.connection.fetchval("SELECT pg_terminate_backend($1)", first)
-    await gates.connection.execute(f"ALTER TABLE small {change}")
+    await gates.connection.execute(change)
     await gates.open("gated", 1)
     if "ADD" in change:
         assert head + await follower.read() == b"id,name\n1,a\n" == await export.body()
@@ -175,7 +175,7 @@ async def test_a_table_that_changes_between_two_runs_is_whole_or_broken_and_neve
     await gates.connection.execute("DROP ROLE streamer_slow_reader")
 
 
-async def test_an_export_that_fails_after_its_header_breaks_the_connection(
+async def test_export_that_fails_after_its_header_line_breaks_the_connection(
     slow: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     export = await begun(slow, gates, session)
@@ -190,7 +190,7 @@ async def test_an_export_that_fails_after_its_header_breaks_the_connection(
         await read_problem(response, 409)
 
 
-async def test_an_export_that_fails_at_once_is_an_error_and_no_header(
+async def test_export_that_fails_at_once_gets_an_error_without_a_body(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     await gates.dataset("failing", "SELECT 1 / (n - n) AS id FROM generate_series(1, 5) AS n")
@@ -199,7 +199,7 @@ async def test_an_export_that_fails_at_once_is_an_error_and_no_header(
         assert "division by zero" in (await read_problem(response, 409))["detail"]
 
 
-async def test_without_a_header_nothing_comes_before_the_first_row(
+async def test_export_without_a_header_line_sends_nothing_before_the_first_row(
     slow: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     export = await begun(slow, gates, session, header="false")
@@ -210,10 +210,10 @@ async def test_without_a_header_nothing_comes_before_the_first_row(
         assert sha256(await follower.read()) == sha256(gated_csv(ROWS)[len(HEADER) :])
 
 
-async def test_an_export_without_rows_is_its_header(
+async def test_export_without_rows_is_its_header_line(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "FIRST_ROWS", 0.1)
+    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=10)
     await gates.dataset("nothing", "SELECT gate('gated', 1) AS id WHERE gate('gated', 1) = 0")
     await gates.shut("gated", 1)
@@ -226,8 +226,8 @@ async def test_an_export_without_rows_is_its_header(
     assert (await export.until("completed"))["progress"]["bytes"] == 3
 
 
-def test_what_stands_before_the_rows_is_the_same_in_every_version() -> None:
-    """A client that has it may go on with the rows of a later run, of another server."""
+def test_early_bytes_are_the_same_in_every_version() -> None:
+    """A client that has them may get the rows of a later run, on another server."""
     names = ["id", "Größe", 'a"b', "c,d", "=1+1", "\n", ""]
     assert prologue(Dialect(), names) == 'id,Größe,"a""b","c,d",=1+1,"\n",""\n'.encode()
     excel = Dialect(bom=True, escape_formulas=True, delimiter="\t", quote="'", null="NULL")

@@ -36,7 +36,7 @@ both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoic
 @pytest.fixture
 def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The headers of a download wait for the first row, or for an end without one, however long that takes."""
-    monkeypatch.setattr("streamer.http.download.downloads.FIRST_ROWS", PATIENCE)
+    monkeypatch.setattr("streamer.http.download.live.FIRST_ROWS_TIMEOUT", PATIENCE)
 
 
 @asynccontextmanager

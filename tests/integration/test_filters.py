@@ -1,8 +1,8 @@
-"""Filters: what a client asks is what PostgreSQL compares, for every type and operator, and nothing else is ever said.
+"""Filters: PostgreSQL compares exactly what the client asks, for every type and operator, and executes nothing else.
 
 Random filters are compared with the same filter in Python over the rows; each operator of each type with the same
-comparison on a plain connection; and whatever an attacker writes, the statement log of PostgreSQL shows only statements
-of the forms that this house writes.
+comparison on a plain connection. After every attack, the statement log of PostgreSQL has only statements of known
+forms.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ Row = dict[str, Any]
 
 
 def _rows() -> list[Row]:
-    """Values that are often equal, often neighbours, and often NULL."""
+    """Generates values that are often equal, often neighbours, and often NULL."""
     return [
         {
             "n": None if k % 11 == 0 else k % 13 - 6,
@@ -132,7 +132,7 @@ async def _make_things(url: str) -> None:
 
 
 def sortable(column: str, value: Any) -> Any:
-    """A value as its type orders it."""
+    """Returns a key that orders values as their type does."""
     if column == "mood":
         return MOODS.index(value)
     return value.rstrip(" ") if column == "code" else value
@@ -167,7 +167,7 @@ class Filter:
 
 @st.composite
 def filters(draw: st.DrawFn) -> Filter:
-    """A parameter, and the same in Python. NULL is neither equal nor different nor more nor less."""
+    """A parameter, and the same filter in Python. NULL is neither equal nor different nor more nor less."""
     column = draw(st.sampled_from(sorted(COLUMNS)))
     known = st.sampled_from([row[column] for row in TABLE if row[column] is not None])
     kinds = ["", "__in", "__ne", "__isnull", *COMPARED]
@@ -204,7 +204,7 @@ def _comparison(column: str, kind: str, value: Any) -> Filter:
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(asked=st.lists(filters(), max_size=3, unique_by=lambda each: meaning(each.name)))
-async def test_random_filters_are_the_same_filters_in_python(things_source: Opened, asked: list[Filter]) -> None:
+async def test_random_filters_select_the_rows_that_python_selects(things_source: Opened, asked: list[Filter]) -> None:
     body = {"dataset": "things", "columns": ["row"], "filters": {each.name: list(each.texts) for each in asked}}
     for each in asked:
         if len(each.texts) == 1 and not each.name.endswith("__in"):
@@ -229,8 +229,8 @@ async def things_source(things: str) -> Any:
 
 @pytest.mark.parametrize("order", ["n", "-price", "words", "-code", "mood", "-at,n", "span,-key,words"])
 @every_cursor
-async def test_rows_come_in_the_order_asked(things: str, choice: CursorChoice, order: str) -> None:
-    """NULL is larger than everything; rows that are equal come in any order, but all of them come."""
+async def test_rows_have_the_requested_order(things: str, choice: CursorChoice, order: str) -> None:
+    """NULL is larger than everything. Equal rows have any order, and none is missing."""
     async with opened(things, choice, "things") as source:
         exported = await source.export(read_spec([("dataset", "things"), ("order_by", order)], b"", source.catalog))
     names = [(each.removeprefix("-"), each.startswith("-")) for each in order.split(",")]
@@ -253,7 +253,7 @@ def _with_null_last(name: str, row: Row) -> tuple[bool, Any]:
     ("limit", "rows", "truncated"),
     [("0", 0, True), ("1", 1, True), ("149", 149, True), ("150", 150, False), ("9" * 18, 150, False)],
 )
-async def test_a_limit_says_exactly_whether_it_has_cut_rows(
+async def test_truncated_is_true_exactly_if_the_limit_has_cut_rows(
     things: str, choice: CursorChoice, order: list[tuple[str, str]], *, limit: str, rows: int, truncated: bool
 ) -> None:
     async with opened(things, choice, "things") as source:
@@ -318,7 +318,7 @@ async def _make_typed(url: str) -> None:
         await connection.execute(f"INSERT INTO typed VALUES (2, {', '.join(literals)})")
 
 
-async def test_every_operator_of_every_type_is_that_of_the_type(typed: str) -> None:
+async def test_every_operator_of_every_type_compares_as_the_type_does(typed: str) -> None:
     async with opened(typed, CursorChoice.COPY, "typed") as source, plain_session(typed) as plain:
         columns = source.catalog["typed"].columns
         for name, (_, text) in TYPES.items():
@@ -359,7 +359,7 @@ async def test_operators_of_an_extension_outside_of_the_search_path_are_found(da
 LIKE_NEEDS_DETERMINISM = 180000  # before this version of PostgreSQL
 
 
-async def test_a_search_is_offered_exactly_where_the_collation_allows_it(
+async def test_text_search_is_offered_exactly_if_the_collation_allows_it(
     database: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     async with plain_session(database) as plain:
@@ -409,7 +409,7 @@ VICTIMS = """
     CREATE TABLE victims (id int, words text, mood mood, span interval, tags text[], at timestamptz);
     INSERT INTO victims VALUES (1, 'kept', 'ok', '1 day', '{a}', now());
 """
-# The forms of every statement that may be logged, once identifiers, literals and numbers are all alike.
+# The forms of every statement that may be logged, with equal identifiers, literals and numbers.
 CONDITION = r'"i" (?:IN \((?:\?, )*\?\)|(?:>=|>|<=|<|LIKE) \?|IS (?:NOT )?DISTINCT FROM NULL)'
 CONDITIONS = rf"(?: WHERE (?:NOT )?{CONDITION}(?: AND (?:NOT )?{CONDITION})*)?"
 GUARD = (
@@ -440,7 +440,7 @@ INTENDED = [
 
 
 def statements(log: str) -> list[str]:
-    """What was executed, with identifiers, literals and numbers made alike."""
+    """Returns the form of a statement: its identifiers, literals and numbers are replaced."""
     entries = re.split(r"^[0-9-]{10} [0-9:.]+ \w+ \[[0-9]+\] ", log, flags=re.MULTILINE)
     found = (re.match(r"LOG:  (?:statement|execute [^:]*): (.*)", entry, re.DOTALL) for entry in entries)
     return [_alike(match[1]) for match in found if match]
@@ -463,16 +463,16 @@ def log_of(url: str) -> Path:
 
 @pytest.fixture
 def logged(postgres: str) -> Iterator[str]:
-    """A database of which every statement is logged."""
+    """A database that logs every statement."""
     with made_database(postgres) as url:
         asyncio.run(run_sql(url, VICTIMS, f"ALTER DATABASE {urlsplit(url).path[1:]} SET log_statement = 'all'"))
         yield url
 
 
-async def test_whatever_is_asked_the_database_is_told_only_what_is_intended(
+async def test_hostile_requests_never_change_the_form_of_a_statement(
     logged: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
-    """SQL and worse in every name and every value, in the query and in the body."""
+    """SQL and control characters in every name and every value, in the query and in the body."""
     log = log_of(logged)
     server = await serve(source_database_url=logged, datasets=Names(("victims",)))
     start = log.stat().st_size
@@ -502,7 +502,7 @@ def attacked_names() -> list[str]:
 
 
 async def attack(session: aiohttp.ClientSession, server: Server, asked: dict[str, str]) -> int:
-    """In the body, which can hold anything, and in the query, which can hold most; the number of answers."""
+    """Sends the value in the body and, if it can be encoded, in the query. Returns the number of responses."""
     url = URL(server.url).with_path("/exports/csv")
     body = json.dumps({"dataset": "victims", **asked}).encode()
     async with session.get(url, data=body) as response:
@@ -515,7 +515,7 @@ async def attack(session: aiohttp.ClientSession, server: Server, asked: dict[str
 
 
 async def harmless(response: aiohttp.ClientResponse) -> None:
-    """It is 400 with a sentence, or an export of what is compared."""
+    """Expects 400 with a sentence, or an export of the rows that match."""
     text = await response.text()
     if response.status == 200:
         assert text.count("\n") <= 2
@@ -526,7 +526,7 @@ async def harmless(response: aiohttp.ClientResponse) -> None:
     assert len(detail) < 800
 
 
-async def test_a_value_that_cannot_be_checked_in_time_is_503_and_begins_nothing(
+async def test_value_that_cannot_be_checked_in_time_gets_503_and_creates_no_export(
     database: str, serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.source.catalog.checking.TIMEOUT", 0.3)
@@ -568,7 +568,7 @@ TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-async def test_too_much_and_too_strange_is_refused_with_a_sentence_and_begins_nothing(
+async def test_excessive_and_strange_requests_are_refused_with_a_sentence_and_create_no_export(
     database: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     await run_sql(database, VICTIMS)
@@ -589,7 +589,7 @@ async def test_too_much_and_too_strange_is_refused_with_a_sentence_and_begins_no
     assert server.files() == set()
 
 
-async def test_columns_called_as_parameters_are_asked_for_with_an_operator(database: str) -> None:
+async def test_columns_with_names_of_parameters_are_filtered_with_an_operator(database: str) -> None:
     async with plain_session(database) as plain, pooled(database) as pool:
         names = [*GENERAL, "filters", "live", "filename"]
         quoted = await identifiers(plain, names)

@@ -1,4 +1,4 @@
-"""gzip on the fly: the same bytes after decoding, other headers, soon enough, and no more streams than allowed."""
+"""gzip on the fly: the bytes after decoding, the headers, the delay of a row, and the limit on streams."""
 
 import asyncio
 import gc
@@ -43,20 +43,20 @@ async def sealed_small(server: Held) -> HeldExport:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def held(server: Held) -> AsyncIterator[Held]:
-    """The server, with nothing to do before and after the test."""
+    """The server. It has no work before and after the test."""
     yield server
     await server.settle()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def narrow(postgres: str, tmp_path: Path) -> AsyncIterator[Held]:
-    """A server that makes one gzip stream at a time."""
+    """A server with one gzip stream at a time."""
     async with scratch_database(postgres) as database, gated_server(database, tmp_path, gzip_streams=1) as started:
         yield started
 
 
 class Decoder:
-    """What can be decoded of a gzip body while it comes."""
+    """Decodes a gzip body while it is received."""
 
     def __init__(self, body: Body) -> None:
         self.decoded = bytearray()
@@ -66,7 +66,7 @@ class Decoder:
 
     @property
     def whole(self) -> bool:
-        """Whether the gzip stream has come to its own end, checksum and all."""
+        """Whether the gzip stream has ended with its checksum."""
         return self._inflate.eof and not self._inflate.unused_data
 
     async def grow_to(self, length: int) -> bytes:
@@ -86,7 +86,7 @@ class Decoder:
 
 
 async def follow(client: Connection, export: HeldExport, fields: Fields = GZIP) -> Decoder:
-    """A gzip download that has got all there is, and waits for more."""
+    """Returns a gzip download that has received all bytes that exist, and waits for more."""
     await client.send("GET", export.download, fields)
     head, body = await client.begin()
     assert (head.status, head["Content-Encoding"]) == (200, "gzip")
@@ -113,7 +113,7 @@ def digest_of(body: bytes | bytearray) -> str:
 
 
 @pytest.mark.parametrize("steps", [SMALL, BULK], ids=lambda steps: steps.name)
-async def test_a_sealed_export_decodes_to_its_bytes(held: Held, steps: Steps) -> None:
+async def test_completed_export_decodes_to_its_bytes(held: Held, steps: Steps) -> None:
     export = await held.completed(steps)
     async with connection(held.url) as client:
         await client.send("GET", export.download, GZIP)
@@ -132,7 +132,7 @@ async def test_a_sealed_export_decodes_to_its_bytes(held: Held, steps: Steps) ->
 
 
 @pytest.mark.parametrize("steps", [SMALL, BULK], ids=lambda steps: steps.name)
-async def test_a_live_export_decodes_to_its_bytes_step_by_step(held: Held, steps: Steps) -> None:
+async def test_live_export_decodes_to_its_bytes_step_by_step(held: Held, steps: Steps) -> None:
     export = await held.export(steps, at=1)
     async with connection(held.url) as client:
         await client.send("GET", export.download, GZIP)
@@ -153,7 +153,7 @@ async def test_a_live_export_decodes_to_its_bytes_step_by_step(held: Held, steps
     assert (alike.status, alike.head.names - {"connection"}) == (200, head.names - {"transfer-encoding"})
 
 
-async def test_who_joins_late_decodes_the_same_bytes(held: Held) -> None:
+async def test_follower_that_joins_late_decodes_the_same_bytes(held: Held) -> None:
     export = await held.export(at=STEP)
     async with connection(held.url) as first, connection(held.url) as second:
         early = await follow(first, export)
@@ -165,7 +165,7 @@ async def test_who_joins_late_decodes_the_same_bytes(held: Held) -> None:
     assert digest_of(early.decoded) == digest_of(late.decoded) == digest_of(SMALL.whole)
 
 
-async def test_a_new_export_is_streamed_as_gzip(held: Held) -> None:
+async def test_new_export_is_streamed_as_gzip(held: Held) -> None:
     await held.open()
     async with connection(held.url) as client:
         await client.send("GET", STREAM, GZIP)
@@ -178,7 +178,7 @@ async def test_a_new_export_is_streamed_as_gzip(held: Held) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-async def test_curl_compressed_gets_the_bytes_live_and_sealed(held: Held) -> None:
+async def test_curl_compressed_gets_the_bytes_of_live_and_completed_exports(held: Held) -> None:
     export = await held.export(at=STEP)
     live = await curl(held.url + export.download)
     assert live.stdout
@@ -270,7 +270,7 @@ async def curl(url: str) -> asyncio.subprocess.Process:
         ("identity;q=0.000, gzip;q=0.000", "406"),
     ],
 )
-async def test_the_coding_is_negotiated(
+async def test_coding_is_negotiated(
     sealed_small: HeldExport, accepted: str | tuple[str, ...] | None, sent: str
 ) -> None:
     url, download = sealed_small.held.url, sealed_small.download
@@ -289,7 +289,7 @@ async def test_the_coding_is_negotiated(
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "gzip, identity;q=0", "identity;q=0, gzip;q=0", "*;q=0"])
-async def test_a_range_is_always_of_the_identity(held: Held, sealed_small: HeldExport, accepted: str) -> None:
+async def test_range_is_always_of_identity(held: Held, sealed_small: HeldExport, accepted: str) -> None:
     live = await held.export(at=STEP)
     for export, length in ((live, "*"), (sealed_small, str(len(SMALL.whole)))):
         answer = await ask(held.url, "GET", export.download, {"Range": "bytes=5-9", "Accept-Encoding": accepted})
@@ -298,7 +298,7 @@ async def test_a_range_is_always_of_the_identity(held: Held, sealed_small: HeldE
         assert answer.body == SMALL.whole[5:10]
 
 
-async def test_gzip_has_a_strong_tag_of_its_own_live_and_sealed(held: Held) -> None:
+async def test_gzip_of_live_and_completed_exports_has_its_own_strong_tag(held: Held) -> None:
     export = await held.export(at=STEP)
     tag = f'"{export.id}-gzip"'
     for _ in ("live", "sealed"):
@@ -320,10 +320,10 @@ async def test_gzip_has_a_strong_tag_of_its_own_live_and_sealed(held: Held) -> N
 # In time
 
 
-async def test_a_row_can_be_decoded_within_100_ms_of_its_publication(held: Held) -> None:
-    """The best of some rows counts: the machine may be busy, a stream that is not flushed is never soon enough.
+async def test_row_can_be_decoded_within_100_ms_of_its_publication(held: Held) -> None:
+    """The fastest of some rows counts: the machine may be busy, but a stream that is not flushed is never in time.
 
-    A row is published after the moment at which the last status without it was asked for.
+    A row is published after the last status without it was requested.
     """
     loop = asyncio.get_running_loop()
     export = await held.export(at=1)
@@ -353,7 +353,7 @@ async def moment_of(decoder: Decoder, length: int) -> float:
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
-async def test_an_export_that_ends_badly_leaves_a_gzip_stream_without_end(held: Held, end: str) -> None:
+async def test_export_that_fails_or_is_cancelled_leaves_its_gzip_stream_unfinished(held: Held, end: str) -> None:
     export = await held.export(at=STEP)
     async with connection(held.url) as client:
         decoder = await follow(client, export)
@@ -364,7 +364,7 @@ async def test_an_export_that_ends_badly_leaves_a_gzip_stream_without_end(held: 
     assert (await ask(held.url, "GET", export.download, GZIP)).status == (409 if end == "failed" else 410)
 
 
-async def test_a_server_that_stops_leaves_a_gzip_stream_without_end(narrow: Held) -> None:
+async def test_stopping_server_leaves_its_gzip_stream_unfinished(narrow: Held) -> None:
     export = await narrow.export(at=STEP)
     async with connection(narrow.url) as client:
         decoder = await follow(client, export)
@@ -375,7 +375,7 @@ async def test_a_server_that_stops_leaves_a_gzip_stream_without_end(narrow: Held
 
 
 async def until_stuck(clients: int) -> None:
-    """Waits until the kernel takes no more for so many clients: one of the first may have megabytes in its socket."""
+    """Waits until the sockets of so many clients are full: one of the first may hold megabytes."""
 
     async def stuck() -> bool:
         rooms = [found for found in gc.get_objects() if type(found) is WriteReadiness]
@@ -385,7 +385,7 @@ async def until_stuck(clients: int) -> None:
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
-async def test_clients_that_stop_reading_block_nobody_and_are_cut_off(held: Held, end: str) -> None:
+async def test_clients_that_stop_reading_block_no_others_and_are_disconnected(held: Held, end: str) -> None:
     export = await held.export(BULK, at=1)
     there = len(BULK.through(1))
     async with AsyncExitStack() as connections:
@@ -412,7 +412,7 @@ async def test_clients_that_stop_reading_block_nobody_and_are_cut_off(held: Held
         assert each.decoded == BULK.whole[: len(each.decoded)]
 
 
-async def test_a_sealed_gzip_download_outlives_its_export(held: Held) -> None:
+async def test_gzip_download_of_a_deleted_export_is_whole(held: Held) -> None:
     export = await held.completed(BULK)
     async with connection(held.url, receive=16_384) as client:
         await client.send("GET", export.download, GZIP)
@@ -430,11 +430,11 @@ async def test_a_sealed_gzip_download_outlives_its_export(held: Held) -> None:
 
 
 async def is_free(export: HeldExport) -> bool:
-    """HEAD says which coding GET would get, and takes no stream."""
+    """Returns the coding that GET would get; a HEAD takes no stream."""
     return (await ask(export.held.url, "HEAD", export.download, GZIP)).get("Content-Encoding") == "gzip"
 
 
-async def test_while_all_streams_are_taken_gzip_is_identity_or_503(narrow: Held) -> None:
+async def test_request_for_gzip_gets_identity_or_503_while_all_streams_are_taken(narrow: Held) -> None:
     export = await narrow.export(at=STEP)
     assert await is_free(export)
     async with connection(narrow.url) as client, connection(narrow.url) as second:
@@ -450,12 +450,12 @@ async def test_while_all_streams_are_taken_gzip_is_identity_or_503(narrow: Held)
         await narrow.open()
         assert await decoder.finish() is End.WHOLE
         assert digest_of(await body.whole()) == digest_of(SMALL.whole)
-    await eventually(lambda: is_free(export), "the stream is not given back")
+    await eventually(lambda: is_free(export), "the stream is not released")
     answer = await ask(narrow.url, "GET", export.download, GZIP_ONLY)
     assert digest_of(zlib.decompress(answer.body, wbits=31)) == digest_of(SMALL.whole)
 
 
-async def test_a_new_export_that_could_only_be_gzip_is_503_and_not_begun(narrow: Held) -> None:
+async def test_new_export_that_accepts_only_gzip_gets_503_and_is_not_created(narrow: Held) -> None:
     export = await narrow.export(at=STEP)
     async with connection(narrow.url) as client:
         await follow(client, export)
@@ -481,18 +481,18 @@ async def vanish(held: Held, export: HeldExport, client: Connection) -> None:
 
 
 @pytest.mark.parametrize("leave", [fail, cancel, vanish])
-async def test_a_stream_is_given_back_however_a_follower_ends(narrow: Held, leave: Leave) -> None:
+async def test_stream_is_released_however_a_follower_ends(narrow: Held, leave: Leave) -> None:
     other = await narrow.completed(SMALL)
     export = await narrow.export(at=STEP)
     async with connection(narrow.url) as client:
         await follow(client, export)
         assert not await is_free(other)
         await leave(narrow, export, client)
-        await eventually(lambda: is_free(other), "the stream is not given back")
+        await eventually(lambda: is_free(other), "the stream is not released")
 
 
 @pytest.mark.parametrize("leave", [fail, cancel, vanish])
-async def test_a_stream_is_given_back_when_a_client_that_does_not_read_is_gone(narrow: Held, leave: Leave) -> None:
+async def test_stream_of_a_client_that_does_not_read_is_released_when_it_leaves(narrow: Held, leave: Leave) -> None:
     other = await narrow.completed(SMALL)
     export = await narrow.export(BULK, at=1)
     async with connection(narrow.url, receive=16_384) as client:
@@ -501,10 +501,10 @@ async def test_a_stream_is_given_back_when_a_client_that_does_not_read_is_gone(n
         await body.grow_to(1000)
         assert not await is_free(other)
         await leave(narrow, export, client)
-        await eventually(lambda: is_free(other), "the stream is not given back")
+        await eventually(lambda: is_free(other), "the stream is not released")
 
 
-async def test_a_stream_is_given_back_when_a_sealed_download_is_left(narrow: Held) -> None:
+async def test_stream_is_released_when_the_client_of_a_completed_export_leaves(narrow: Held) -> None:
     export = await narrow.completed(BULK)
     async with connection(narrow.url, receive=16_384) as client:
         await client.send("GET", export.download, GZIP)
@@ -512,10 +512,10 @@ async def test_a_stream_is_given_back_when_a_sealed_download_is_left(narrow: Hel
         await body.grow_to(1000)
         assert not await is_free(export)
         client.vanish()
-        await eventually(lambda: is_free(export), "the stream is not given back")
+        await eventually(lambda: is_free(export), "the stream is not released")
 
 
-async def test_answers_without_a_body_take_no_stream(narrow: Held) -> None:
+async def test_responses_without_a_body_take_no_stream(narrow: Held) -> None:
     live = await narrow.export(at=STEP)
     for _ in ("live", "sealed"):
         for method, fields in (("HEAD", {}), ("GET", {"If-None-Match": "*"}), ("GET", {"If-Match": '"x"'})):
@@ -525,19 +525,19 @@ async def test_answers_without_a_body_take_no_stream(narrow: Held) -> None:
         await narrow.settle()
 
 
-async def test_http_1_0_that_accepts_only_gzip_is_406(sealed_small: HeldExport) -> None:
+async def test_http_1_0_that_accepts_only_gzip_gets_406(sealed_small: HeldExport) -> None:
     answer = await ask(sealed_small.held.url, "GET", sealed_small.download, GZIP_ONLY, version="1.0")
     assert answer.status == 406
 
 
-async def test_a_new_export_for_http_1_0_that_accepts_only_gzip_is_not_begun(held: Held) -> None:
+async def test_new_export_for_http_1_0_that_accepts_only_gzip_is_not_created(held: Held) -> None:
     await held.open()
     before = await held.exports()
     answer = await ask(held.url, "GET", STREAM, GZIP_ONLY, version="1.0")
     assert (answer.status, await held.exports()) == (406, before)
 
 
-async def test_a_new_export_that_was_begun_is_not_refused_for_want_of_a_stream(postgres: str, tmp_path: Path) -> None:
+async def test_created_export_keeps_the_stream_that_it_has_taken(postgres: str, tmp_path: Path) -> None:
     async with (
         scratch_database(postgres) as database,
         gated_server(database, tmp_path, gzip_streams=1, max_concurrent_exports=1) as held,

@@ -1,4 +1,4 @@
-"""A client that closes its sending side after its request, as `printf … | nc -N` does, and one that has gone."""
+"""Clients that close their sending side after a request, as `printf … | nc -N` does, and clients that have left."""
 
 import asyncio
 import re
@@ -18,7 +18,9 @@ async def said(wire: Connection, *requests: bytes) -> None:
     await wire.writer.drain()
 
 
-async def test_a_completed_export_comes_whole_and_then_the_end(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_half_closed_client_gets_a_completed_export_and_then_the_end(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
     export = await create(session, server.url)
     digest = (await export.until("completed"))["sha256"]
     for fields in ({}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=0-9999999"}):
@@ -33,14 +35,16 @@ async def test_a_completed_export_comes_whole_and_then_the_end(server: Server, s
     assert ROWS > 0
 
 
-async def test_every_request_of_it_is_answered(server: Server) -> None:
+async def test_all_pipelined_requests_of_a_half_closed_client_are_answered(server: Server) -> None:
     async with connection(server.url) as wire:
         await said(wire, *(request("GET", path, {}) for path in ("/health", "/datasets", "/nothing")))
         assert [(await wire.answer()).status for _ in range(3)] == [200, 200, 404]
         assert await wire.ended()
 
 
-async def test_a_new_export_is_begun_and_told(server: Server, session: aiohttp.ClientSession) -> None:
+async def test_half_closed_client_creates_an_export_and_reads_the_response(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
     body = b'{"columns": "id"}'
     async with connection(server.url) as wire:
         await said(wire, request("POST", "/exports/csv", {"Content-Length": str(len(body))}), body)
@@ -51,23 +55,21 @@ async def test_a_new_export_is_begun_and_told(server: Server, session: aiohttp.C
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", request("POST", "/exports/csv", {"Content-Length": "9"}) + b"{"])
-async def test_half_a_request_is_none(server: Server, sent: bytes) -> None:
+async def test_incomplete_request_of_a_half_closed_client_is_dropped(server: Server, sent: bytes) -> None:
     async with connection(server.url) as wire:
         await said(wire, sent)
         assert await asyncio.wait_for(wire.rest(), PATIENCE / 4) == b""
 
 
-async def test_an_idle_connection_ends_with_its_client(server: Server) -> None:
+async def test_idle_connection_is_closed_when_the_client_closes_it(server: Server) -> None:
     async with connection(server.url) as wire:
         assert (await wire.ask("GET", "/health")).status == 200
         await said(wire)
         assert await asyncio.wait_for(wire.ended(), PATIENCE / 4)
 
 
-async def test_a_follower_that_says_no_more_has_gone(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession
-) -> None:
-    """Otherwise the place of a client that was killed would be taken for as long as the database sorts."""
+async def test_half_closed_follower_is_disconnected(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> None:
+    """Otherwise the slot of a client that was killed would be held for as long as the database sorts."""
     await gates.view("gated")
     await gates.shut("gated", 1)
     server = await serve(max_followers=1, **gates.settings)
@@ -82,12 +84,12 @@ async def test_a_follower_that_says_no_more_has_gone(
         _, body = await wire.begin()
         await said(wire)
         assert await body.finish() is End.CLOSED
-    await until(free, "the place of a follower that has gone is free")
+    await until(free, "the slot of a follower that has left is not released")
     await gates.open("gated", 1)
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/exports/csv"), ("GET", "/health"), ("GET", "/nothing")])
-async def test_an_unknown_expectation_is_a_problem(server: Server, method: str, path: str) -> None:
+async def test_unknown_expectation_gets_a_problem(server: Server, method: str, path: str) -> None:
     async with connection(server.url) as wire:
         answer = await wire.ask(method, path, {"Expect": "a-miracle"})
     assert (answer.status, answer["Content-Type"]) == (417, "application/problem+json")
@@ -95,7 +97,7 @@ async def test_an_unknown_expectation_is_a_problem(server: Server, method: str, 
     assert answer.json()["instance"] == path
 
 
-async def test_the_known_expectation_is_met(server: Server) -> None:
+async def test_expect_100_continue_is_answered(server: Server) -> None:
     fields = {"Expect": "100-continue", "Content-Length": "2"}
     async with connection(server.url) as wire:
         await wire.send("POST", "/exports/csv", fields)

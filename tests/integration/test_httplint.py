@@ -1,4 +1,4 @@
-"""Every kind of answer before a linter that knows HTTP: nothing bad, and no warning that nobody has thought about."""
+"""Every kind of response is checked by a linter for HTTP: no errors, and no warnings but the explained ones."""
 
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ACCEPTED = {
     # Cache-Control is `private, no-transform`, so a private cache may guess how long a download is fresh. It may: the
-    # bytes of one export never change, and who has them already loses nothing when the export is deleted.
+    # bytes of an export never change, and a client that has them loses nothing when the export is deleted.
     "FRESHNESS_HEURISTIC",
     # RFC 9110, 15.3.3 wants a 202 to point to a status monitor and names no field for it; clients read Location.
     "LOCATION_UNDEFINED",
@@ -31,10 +31,10 @@ GZIP_ONLY = {"Accept-Encoding": "gzip, identity;q=0"}
 
 @dataclass(frozen=True)
 class Stage:
-    """Three servers, each in a state of its own, and exports in every state."""
+    """Three servers in different states, and exports in every state."""
 
     quiet: Held  # its gates are shut
-    busy: Held  # it has no place left
+    busy: Held  # it has no slot left
     flowing: Held  # its gates are open
     exports: dict[str, HeldExport]
 
@@ -119,20 +119,20 @@ KINDS = (
     *kinds(200, "flowing", STREAM, {"Accept-Encoding": "gzip"}),
     *kinds(400, "flowing", STREAM, {"Range": "bytes=5-"}),
     *kinds(406, "flowing", STREAM, {"Accept-Encoding": "*;q=0"}),
-    # There is nothing.
+    # Not found.
     *kinds(404, "quiet", "/exports/0f2ab9b4-0000-4000-8000-000000000000/download"),
     *kinds(404, "quiet", "/exports/1/download"),
     *kinds(404, "quiet", "/nowhere"),
     *kinds(409, "quiet", "{failed}/download"),
     *kinds(410, "quiet", "{cancelled}/download"),
-    # Badly asked.
+    # Bad requests.
     *kinds(400, "quiet", "{live}/download?live=maybe"),
     *kinds(400, "quiet", "{live}/download?filename=a&filename=b"),
     *kinds(400, "quiet", "/exports/csv?dataset=none", methods=["GET", "HEAD", "POST"]),
     *kinds(400, "quiet", "/exports?limit=0"),
     *kinds(405, "quiet", "{live}/download", methods=["POST", "PUT", "DELETE"]),
     *kinds(405, "quiet", "/health", methods=["POST"]),
-    # No place.
+    # No slot.
     *kinds(429, "busy", STREAM, methods=["POST"]),
     *kinds(429, "busy", STREAM, methods=["GET"]),
     *kinds(503, "busy", "{running}/download", GZIP_ONLY),
@@ -149,7 +149,7 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-async def test_every_kind_of_answer_is_sound(stage: Stage, kind: Kind) -> None:
+async def test_every_kind_of_response_is_valid(stage: Stage, kind: Kind) -> None:
     target = stage.target(kind.target)
     server: Held = getattr(stage, kind.server)
     answer = await ask(server.url, kind.method, target, kind.fields, close=False)
@@ -167,7 +167,7 @@ async def test_every_kind_of_answer_is_sound(stage: Stage, kind: Kind) -> None:
         ({"Range": "bytes=5-", "If-Range": '"another"'}, 200),
     ],
 )
-async def test_every_kind_of_followed_answer_is_sound(stage: Stage, fields: Fields, status: int) -> None:
+async def test_every_kind_of_followed_response_is_valid(stage: Stage, fields: Fields, status: int) -> None:
     export = await stage.flowing.export(at=2)
     async with connection(stage.flowing.url) as client:
         await client.send("GET", export.download, fields)
@@ -178,7 +178,7 @@ async def test_every_kind_of_followed_answer_is_sound(stage: Stage, fields: Fiel
     check("GET", export.download, fields, answer)
 
 
-async def test_the_linter_sees_what_is_wrong(stage: Stage) -> None:
+async def test_linter_finds_an_error(stage: Stage) -> None:
     target = stage.target("{sealed}/download")
     answer = await ask(stage.flowing.url, "GET", target, close=False)
     found = {type(note).__name__ for note in notes("GET", target, {}, Answer(answer.head, answer.body[:-1]))}
@@ -203,7 +203,7 @@ def check(method: str, target: str, fields: Fields, answer: Answer) -> None:
 
 
 def notes(method: str, target: str, fields: Fields, answer: Answer) -> list[Note]:
-    """What the linter says about an answer, knowing what was asked."""
+    """Returns the notes of the linter on a response to this request."""
     now = time.time()
     request = HttpRequestLinter(start_time=now)
     request.process_request_topline(method.encode(), target.encode(), b"1.1")

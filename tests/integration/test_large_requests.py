@@ -1,6 +1,6 @@
-"""Requests as large as the README allows: 1000 UUIDs, 1,599 columns with the longest names; and one value too many.
+"""Requests at the limits of the README: 1000 UUIDs, 1,599 columns with the longest names; and one value beyond them.
 
-The limits of a URL, a body, the number of values and what is stored agree, and each refusal says the number.
+The limits of the URL, the body, the number of values and the stored request agree, and each refusal has the limit.
 """
 
 import gc
@@ -16,10 +16,11 @@ import pytest_asyncio
 
 from streamer.budget import PARSING
 from streamer.config import Names, Settings
-from streamer.http.api.exports import MAX_BODY
-from streamer.http.api.parameters import MOST_ITEMS, MOST_SPEC, Parameters
-from streamer.http.net.answers import ANSWERS_LIMIT
-from streamer.http.net.listener import MAX_TARGET
+from streamer.http.api.parameters import MAX_SPEC, Parameters
+from streamer.http.api.raw_parameters import MAX_COMMAS
+from streamer.http.api.request_bodies import MAX_BODY
+from streamer.http.net.connection import MAX_TARGET
+from streamer.http.net.large_responses import MAX_WAITING
 from streamer.server import serving
 from streamer.source.catalog.filters import MAX_VALUES
 from tests.conftest import Server, connected
@@ -91,7 +92,7 @@ async def exported(session: aiohttp.ClientSession, server: Server, answer: aioht
     ],
     ids=["repeated", "escaped commas", "commas"],
 )
-async def test_1000_uuids_in_a_url(wide: Server, session: aiohttp.ClientSession, method: str, query: str) -> None:
+async def test_1000_uuids_fit_into_a_url(wide: Server, session: aiohttp.ClientSession, method: str, query: str) -> None:
     target = f"/exports/csv?dataset=ascii&columns=customer_id&{query}"
     async with connection(wide.url) as wire:
         answer = await wire.ask(method, target)
@@ -104,7 +105,7 @@ async def test_1000_uuids_in_a_url(wide: Server, session: aiohttp.ClientSession,
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-async def test_1000_uuids_in_a_body(wide: Server, session: aiohttp.ClientSession, indent: int | None) -> None:
+async def test_1000_uuids_fit_into_a_body(wide: Server, session: aiohttp.ClientSession, indent: int | None) -> None:
     body = json.dumps({"dataset": "ascii", "columns": "customer_id", "filters": {"customer_id": IDS}}, indent=indent)
     for method in ("POST", "GET"):
         async with session.request(method, f"{wide.url}/exports/csv", data=body) as answer:
@@ -114,7 +115,7 @@ async def test_1000_uuids_in_a_body(wide: Server, session: aiohttp.ClientSession
 
 @pytest.mark.parametrize("escaped", [True, False])
 @pytest.mark.parametrize("table", NAMES)
-async def test_1599_of_the_longest_names_and_1000_uuids_in_a_body(
+async def test_1599_of_the_longest_names_and_1000_uuids_fit_into_a_body(
     wide: Server, session: aiohttp.ClientSession, table: str, escaped: bool
 ) -> None:
     columns = ["customer_id", *NAMES[table]]
@@ -127,7 +128,7 @@ async def test_1599_of_the_longest_names_and_1000_uuids_in_a_body(
     assert (found["columns"], found["query"]["customer_id"]) == (columns, IDS)
 
 
-async def test_names_that_a_url_cannot_hold_are_sent_to_the_body(wide: Server) -> None:
+async def test_url_that_is_too_long_gets_414_that_recommends_a_body(wide: Server) -> None:
     target = "/exports/csv?dataset=multibyte&columns=" + quote(",".join(MULTIBYTE))
     async with connection(wide.url) as wire:
         answer = await wire.ask("GET", target)
@@ -143,13 +144,13 @@ async def test_names_that_a_url_cannot_hold_are_sent_to_the_body(wide: Server) -
     [
         (b'{"null": "%s"}' % (b"x" * MAX_BODY), (413, MAX_BODY)),
         (json.dumps({"customer_id": [*IDS, IDS[0]]}).encode(), (400, MAX_VALUES)),
-        (json.dumps({"customer_id": ["1"] * (MOST_ITEMS + 2)}).encode(), (400, MOST_ITEMS)),
-        (json.dumps({"customer_id__ne": IDS, "customer_id": IDS, "name": "x" * MOST_SPEC}).encode(), (400, MOST_SPEC)),
+        (json.dumps({"customer_id": ["1"] * (MAX_COMMAS + 2)}).encode(), (400, MAX_COMMAS)),
+        (json.dumps({"customer_id__ne": IDS, "customer_id": IDS, "name": "x" * MAX_SPEC}).encode(), (400, MAX_SPEC)),
     ],
     ids=["body", "values of a condition", "values in all", "stored"],
 )
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_limit_says_its_number_and_begins_nothing(
+async def test_request_beyond_a_limit_is_refused_with_the_limit_and_creates_no_export(
     wide: Server, session: aiohttp.ClientSession, body: bytes, refused: tuple[int, int], chunked: bool
 ) -> None:
     async def pieces() -> AsyncIterator[bytes]:
@@ -165,16 +166,16 @@ async def test_a_limit_says_its_number_and_begins_nothing(
     assert await newest(session, wide) == before
 
 
-async def test_answers_that_nobody_reads_take_no_more_than_answers_may(
+async def test_unread_large_responses_hold_no_more_than_their_limit(
     wide: Server, session: aiohttp.ClientSession
 ) -> None:
-    """Each is 250 kB."""
+    """Each response has 250 kB."""
     async with session.post(f"{wide.url}/exports/csv", json={"dataset": "ascii", "customer_id": IDS}) as answer:
         export_id = (await answer.json())["exportId"]
     await RemoteExport(session, wide.url, export_id).until("completed")
     statuses, wires = [], []
     try:
-        for _ in range(3 * ANSWERS_LIMIT // 140_000):
+        for _ in range(3 * MAX_WAITING // 140_000):
             manager = connection(wide.url, receive=4096)
             wire = await manager.__aenter__()
             wires.append(manager)
@@ -189,7 +190,7 @@ async def test_answers_that_nobody_reads_take_no_more_than_answers_may(
 
 
 def most_of(act: object) -> int:
-    """The most bytes of memory that a call takes."""
+    """Returns the peak of memory that a call uses, in bytes."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -205,13 +206,13 @@ def most_of(act: object) -> int:
     [
         json.dumps({"columns": ASCII, "customer_id": IDS}).encode(),
         json.dumps({"columns": MULTIBYTE, "customer_id": IDS}).encode(),
-        json.dumps({"x": ["11"] * MOST_ITEMS}).encode(),
-        json.dumps({f"x{n}": 11 for n in range(MOST_ITEMS)}, separators=(",", ":")).encode(),
+        json.dumps({"x": ["11"] * MAX_COMMAS}).encode(),
+        json.dumps({f"x{n}": 11 for n in range(MAX_COMMAS)}, separators=(",", ":")).encode(),
         ('{"x":"' + "\U0001f600" + "x" * (MAX_BODY - 100) + '"}').encode(),
-        json.dumps({"x": ["\U0001f600" + 30 * "x"] * (MOST_ITEMS - 1)}, ensure_ascii=False).encode(),
+        json.dumps({"x": ["\U0001f600" + 30 * "x"] * (MAX_COMMAS - 1)}, ensure_ascii=False).encode(),
     ],
     ids=["columns", "multibyte", "short values", "members", "wide", "wide values"],
 )
-async def test_a_large_request_takes_what_the_budget_says(body: bytes) -> None:
+async def test_parsing_a_large_request_uses_no_more_memory_than_the_budget(body: bytes) -> None:
     assert len(body) <= MAX_BODY
     assert most_of(lambda: Parameters([], body)) < PARSING

@@ -1,7 +1,7 @@
-"""What the server refuses rather than hold, and what it does not hold on to: downloads, bodies, and what both leave.
+"""Limits on downloads and request bodies: what is refused beyond them, and that their memory is released.
 
-Everything goes over real sockets to the real server. Memory is looked at by tracemalloc, which sees every buffer of
-Python's and knows nothing of luck; the client's own is in it, and is small.
+The tests use the real server over real sockets. Memory is measured by tracemalloc, which counts every buffer of
+Python; that of the client is included, and is small.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import pytest
 import pytest_asyncio
 
-from streamer.http.api import exports
-from streamer.http.api.exports import BODIES_LIMIT, MAX_BODIES, MAX_BODY
-from streamer.http.api.parameters import MOST_SPEC
-from streamer.http.download.downloads import COPIED, ONE_WRITE
-from streamer.http.net import listener as door
+from streamer.http.api import request_bodies
+from streamer.http.api.parameters import MAX_SPEC
+from streamer.http.api.request_bodies import BODIES_LIMIT, MAX_BODIES, MAX_BODY
+from streamer.http.download.completed import MAX_COPIED, MAX_COPIED_BODY
+from streamer.http.net import connection as connections
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.send_buffers import BUDGET
 from streamer.source.catalog.filters import MAX_VALUES
@@ -67,12 +67,12 @@ async def held(serve: Serve) -> Held:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sealed(servers: Serve) -> HeldExport:
-    """An export of 12 MB that has ended, on the server with the default settings."""
+    """A completed export of 12 MB, on the server with the default settings."""
     return await (await servers()).completed(BULK)
 
 
 def is_refused(answer: Answer, sentence: str) -> None:
-    """A problem that says when to come back."""
+    """Expects a 503 with Retry-After."""
     assert answer.status == 503
     assert answer["Content-Type"] == "application/problem+json"
     assert int(answer["Retry-After"]) > 0
@@ -84,7 +84,7 @@ async def status_of(held: Held, method: str, target: str) -> int:
 
 
 async def begin(stack: AsyncExitStack, held: Held, target: str, *, receive: int | None = None) -> Connection:
-    """A client that has the head of a 200 and has read nothing of the body."""
+    """Returns a client that has the head of a 200 and has not read the body."""
     client = await stack.enter_async_context(connection(held.url, receive=receive))
     await client.send("GET", target)
     head, _ = await client.begin()
@@ -96,11 +96,11 @@ async def is_free_again(held: Held, target: str) -> None:
     async def answered() -> bool:
         return await status_of(held, "HEAD", target) == 200
 
-    await eventually(answered, "the place of a download that has ended is not free")
+    await eventually(answered, "the slot of a download that has ended is not released")
 
 
-async def test_a_place_is_kept_until_the_client_has_taken_what_waits_for_it(serve: Serve) -> None:
-    """All of it fits into the socket; a client that asks and does not read would have that memory for nothing."""
+async def test_slot_is_kept_until_the_client_has_read_the_queued_bytes(serve: Serve) -> None:
+    """The whole body fits into the socket: a client that does not read would hold that memory without a slot."""
     held = await serve(max_followers=1)
     export = await held.completed(BULK)
     async with connection(held.url, receive=4096) as client:
@@ -113,7 +113,7 @@ async def test_a_place_is_kept_until_the_client_has_taken_what_waits_for_it(serv
         await is_free_again(held, export.download)
 
 
-async def test_one_download_more_than_there_may_be_is_told_to_come_back(serve: Serve) -> None:
+async def test_download_beyond_the_limit_gets_503_with_retry_after(serve: Serve) -> None:
     held = await serve(max_followers=2)
     export = await held.export(SMALL, at=1)
     async with AsyncExitStack() as stack:
@@ -131,7 +131,7 @@ async def test_one_download_more_than_there_may_be_is_told_to_come_back(serve: S
     assert (await ask(held.url, "GET", export.download)).body == SMALL.whole
 
 
-async def test_a_refused_download_begins_no_export(serve: Serve) -> None:
+async def test_refused_download_creates_no_export(serve: Serve) -> None:
     held = await serve(max_followers=1)
     export = await held.export(SMALL, at=1)
     before = await held.exports()
@@ -141,7 +141,7 @@ async def test_a_refused_download_begins_no_export(serve: Serve) -> None:
     assert await held.exports() == before
 
 
-async def test_a_refused_client_may_ask_again_on_its_connection(serve: Serve) -> None:
+async def test_refused_client_may_retry_on_its_connection(serve: Serve) -> None:
     held = await serve(max_followers=1)
     export = await held.export(SMALL, at=1)
     async with AsyncExitStack() as stack, connection(held.url) as patient:
@@ -154,7 +154,7 @@ async def test_a_refused_client_may_ask_again_on_its_connection(serve: Serve) ->
         assert (await patient.ask("GET", export.download)).body == SMALL.whole
 
 
-async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -> None:
+async def test_slot_of_a_client_that_vanishes_is_released(serve: Serve) -> None:
     held = await serve(max_followers=1)
     live = await held.export(SMALL, at=1)
     async with connection(held.url) as follower:
@@ -171,8 +171,8 @@ async def test_the_place_of_a_client_that_vanishes_is_free_again(serve: Serve) -
         await is_free_again(held, sealed.download)
 
 
-async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(serve: Serve) -> None:
-    """Read to the end, left in the middle, or cut off with their export; in either coding, and while they wait."""
+async def test_send_buffer_budget_is_released_however_downloads_end(serve: Serve) -> None:
+    """Some are read to the end, some left, some broken off with their export; in both codings."""
     held = await serve(max_followers=40)
     (slots,) = [found for found in gc.get_objects() if type(found) is DownloadSlots and found._capacity == 40]
     sealed = await held.completed(BULK)
@@ -190,18 +190,18 @@ async def test_what_a_crowd_held_is_the_pools_again_however_its_downloads_end(se
         async def waiting() -> bool:
             return slots.free_budget < BUDGET / 2
 
-        await eventually(waiting, "nothing waits in the sockets of the crowd")
+        await eventually(waiting, "nothing is queued in the sockets of the clients")
         await live.cancel()
         assert (await ask(held.url, "GET", sealed.download)).body == BULK.whole
 
     async def whole() -> bool:
         return slots.free_budget == BUDGET
 
-    await eventually(whole, f"{BUDGET - slots.free_budget} bytes of the pool are lost")
+    await eventually(whole, f"{BUDGET - slots.free_budget} bytes of the budget are lost")
 
 
-async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> None:
-    """A HEAD for bytes that are still to come waits for them as a GET would."""
+async def test_head_holds_a_slot_until_its_response(serve: Serve) -> None:
+    """A HEAD for bytes beyond the frontier waits for them as a GET does."""
     held = await serve(max_followers=1)
     export = await held.export(SMALL, at=1)
     beyond = len(SMALL.through(1)) + 10
@@ -213,13 +213,13 @@ async def test_head_has_a_place_while_it_lasts_and_no_longer(serve: Serve) -> No
         async def refused() -> bool:
             return await status_of(held, "HEAD", export.download) == 503
 
-        await eventually(refused, "a HEAD that waits has no place")
+        await eventually(refused, "a HEAD that waits holds no slot")
         await held.open()
         assert (await waiting.answer("HEAD")).status == 206
     await is_free_again(held, export.download)
 
 
-async def test_answers_without_a_body_give_their_places_back(serve: Serve) -> None:
+async def test_responses_without_a_body_release_their_slots(serve: Serve) -> None:
     held = await serve(max_followers=1)
     export = await held.completed(BULK)
     gone = await held.export(SMALL, at=1)
@@ -238,7 +238,7 @@ POST = f"/exports/csv?dataset={SMALL.name}"
 
 @asynccontextmanager
 async def posting(held: Held, body: bytes, *, length: int | None = None) -> AsyncIterator[Connection]:
-    """A request for an export, with the first bytes of a body of this length, or all of it."""
+    """Sends a request for an export with the first bytes of a body of `length` bytes, or all of it."""
     fields = {"Content-Type": "application/json", "Content-Length": str(len(body) if length is None else length)}
     async with connection(held.url) as wire:
         wire.writer.write(request("POST", POST, fields) + body)
@@ -257,7 +257,7 @@ async def accepts_bodies(held: Held) -> None:
     await eventually(accepted, "bodies are no longer accepted")
 
 
-async def test_one_body_more_than_can_be_read_is_told_to_come_back(held: Held) -> None:
+async def test_request_body_beyond_the_limit_of_bodies_gets_503(held: Held) -> None:
     await held.open()
     async with AsyncExitStack() as stack:
         for _ in range(MAX_BODIES):
@@ -273,7 +273,7 @@ async def test_one_body_more_than_can_be_read_is_told_to_come_back(held: Held) -
     await accepts_bodies(held)
 
 
-async def test_bodies_that_are_read_at_once_have_a_limit_of_bytes(held: Held) -> None:
+async def test_request_bodies_beyond_the_limit_of_bytes_get_503(held: Held) -> None:
     await held.open()
     large = b" " * (MAX_BODY - 1)
     async with AsyncExitStack() as stack:
@@ -289,10 +289,10 @@ async def test_bodies_that_are_read_at_once_have_a_limit_of_bytes(held: Held) ->
     await accepts_bodies(held)
 
 
-async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
+async def test_request_body_that_is_too_slow_gets_408_and_creates_no_export(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr(request_bodies, "BODY_TIMEOUT", 0.3)
     await held.open()
     before = await held.exports()
     async with AsyncExitStack() as stack:
@@ -306,7 +306,7 @@ async def test_a_body_that_does_not_come_in_is_given_up_and_begins_no_export(
         await accepts_bodies(held)
 
 
-async def test_a_body_in_pieces_is_read_to_its_end(held: Held) -> None:
+async def test_request_body_in_pieces_is_read_to_its_end(held: Held) -> None:
     await held.open()
     body = json.dumps({"columns": ["id"], "delimiter": ";"}).encode()
     async with connection(held.url) as wire:
@@ -317,7 +317,7 @@ async def test_a_body_in_pieces_is_read_to_its_end(held: Held) -> None:
         assert (await wire.begin())[0].status == 202
 
 
-async def test_clients_that_leave_before_the_end_of_their_bodies_keep_no_others_out(held: Held) -> None:
+async def test_request_bodies_of_clients_that_leave_are_released(held: Held) -> None:
     await held.open()
     for _ in range(3):
         async with AsyncExitStack() as stack:
@@ -328,7 +328,7 @@ async def test_clients_that_leave_before_the_end_of_their_bodies_keep_no_others_
 
 @contextmanager
 def growth() -> Iterator[list[int]]:
-    """How many bytes of memory are more in use at the end than at the beginning."""
+    """Measures the growth of the used memory in the context, in bytes."""
     grown: list[int] = []
     tracemalloc.start()
     try:
@@ -342,9 +342,13 @@ def growth() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    "ranges", [f"bytes=0-{ONE_WRITE - 1}", f"bytes=0-{ONE_WRITE // 2 - 1000},5000000-{5000000 + ONE_WRITE // 2 - 1000}"]
+    "ranges",
+    [
+        f"bytes=0-{MAX_COPIED_BODY - 1}",
+        f"bytes=0-{MAX_COPIED_BODY // 2 - 1000},5000000-{5000000 + MAX_COPIED_BODY // 2 - 1000}",
+    ],
 )
-async def test_nothing_of_a_small_body_stays_with_its_connection(held: Held, sealed: HeldExport, ranges: str) -> None:
+async def test_copied_body_is_freed_after_its_response(held: Held, sealed: HeldExport, ranges: str) -> None:
     """200 bodies of 256 kB would be 50 MB."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connection(held.url)) for _ in range(200)]
@@ -354,28 +358,28 @@ async def test_nothing_of_a_small_body_stays_with_its_connection(held: Held, sea
             for client in clients:
                 answer = await client.ask("GET", sealed.download, {"Range": ranges})
                 assert answer.status == 206
-                assert len(answer.body) >= ONE_WRITE - 2000
+                assert len(answer.body) >= MAX_COPIED_BODY - 2000
                 del answer
         assert grown[0] < 5 * 1024 * 1024
         assert [(await client.ask("GET", "/health")).status for client in clients] == 200 * [200]
 
 
-async def test_small_bodies_of_many_slow_clients_are_whole_whether_they_are_copied_or_not(
+async def test_small_bodies_of_many_slow_clients_are_whole_whether_copied_or_not(
     held: Held, sealed: HeldExport
 ) -> None:
-    """Together they are more than may be copied at once; the rest goes by sendfile."""
+    """Together they exceed the limit of copied bodies; the rest is sent by sendfile."""
     async with AsyncExitStack() as stack:
         clients = []
-        for number in range(4 * COPIED // ONE_WRITE):
+        for number in range(4 * MAX_COPIED // MAX_COPIED_BODY):
             client = await stack.enter_async_context(connection(held.url, receive=4096))
             await client.send(
-                "GET", sealed.download, {"Range": f"bytes={number * 1000}-{number * 1000 + ONE_WRITE - 1}"}
+                "GET", sealed.download, {"Range": f"bytes={number * 1000}-{number * 1000 + MAX_COPIED_BODY - 1}"}
             )
             clients.append(client)
         bodies = await asyncio.gather(*(client.answer("GET") for client in clients))
     whole = BULK.whole
     for number, answer in enumerate(bodies):
-        same = answer.body == whole[number * 1000 : number * 1000 + ONE_WRITE]
+        same = answer.body == whole[number * 1000 : number * 1000 + MAX_COPIED_BODY]
         assert same, f"body {number} is another"
 
 
@@ -390,10 +394,10 @@ async def stuff(wire: Connection, piece: bytes, *, most: int = 16 * 1024 * 1024)
         return
 
 
-async def test_requests_behind_a_download_take_no_more_than_heads_may(
+async def test_requests_pipelined_behind_a_download_hold_no_more_than_the_limit_of_heads(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "HEADS_LIMIT", 1024 * 1024)
+    monkeypatch.setattr(connections, "HEADS_LIMIT", 1024 * 1024)
     export = await held.export(SMALL, at=1)
     behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
     async with connection(held.url) as wire:
@@ -405,14 +409,14 @@ async def test_requests_behind_a_download_take_no_more_than_heads_may(
     assert grown[0] < 4 * 1024 * 1024
 
 
-async def test_a_download_that_is_asked_for_with_a_body_is_refused(held: Held, sealed: HeldExport) -> None:
+async def test_download_with_a_request_body_gets_400(held: Held, sealed: HeldExport) -> None:
     async with connection(held.url) as wire:
         wire.writer.write(request("GET", sealed.download, {"Content-Length": "10"}) + b"0123456789")
         assert (await wire.begin())[0].status == 400
 
 
-async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held) -> None:
-    """In the budget are 768 kB of bodies; these are a few of any size."""
+async def test_unread_request_bodies_hold_no_more_than_the_limit_of_bodies(held: Held) -> None:
+    """The limit is 768 kB; three bodies of any size stay below it."""
     export = await held.export(SMALL, at=1)
     async with AsyncExitStack() as stack:
         with growth() as grown:
@@ -425,9 +429,9 @@ async def test_bodies_that_nobody_reads_take_no_more_than_bodies_may(held: Held)
     assert grown[0] < 1024 * 1024
 
 
-async def test_exports_that_wait_do_not_hold_what_they_ask_for(serve: Serve) -> None:
+async def test_queued_exports_do_not_hold_their_requests_in_memory(serve: Serve) -> None:
     held = await serve(max_concurrent_exports=1)
-    longest = (MOST_SPEC - 1000) // MAX_VALUES - len('"",')
+    longest = (MAX_SPEC - 1000) // MAX_VALUES - len('"",')
     values = [format(number, f"0{longest}x") for number in range(MAX_VALUES)]
     body = json.dumps({"text": values}, separators=(",", ":")).encode()
     await held.export(at=1)
@@ -438,7 +442,7 @@ async def test_exports_that_wait_do_not_hold_what_they_ask_for(serve: Serve) -> 
 
 
 class Loads:
-    """`load` as the body writers call it, in the hands of the test: which threads it ran in, and a gate before it."""
+    """A `load` that records its threads, and waits until the test opens it."""
 
     def __init__(self) -> None:
         self.threads: list[str] = []
@@ -447,7 +451,7 @@ class Loads:
 
     def load(self, fd: int, offset: int, length: int) -> None:
         self.threads.append(threading.current_thread().name)
-        assert self.open.wait(20), "the test never let the disk go"
+        assert self.open.wait(20), "the test has not opened the disk"
         pagecache.load(fd, offset, length)
 
 
@@ -460,17 +464,17 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
 
 
 def drop_from_memory(held: Held, export: HeldExport) -> None:
-    """A sealed spool is on disk, so that its pages may be dropped."""
+    """Drops the pages of a sealed spool, which are on disk, from the page cache."""
     file = os.open(held.spool / f"{export.id}.csv", os.O_RDWR)
     try:
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         if any(resident(file, len(BULK.whole))):
-            pytest.skip("this file system keeps what it was asked to drop")
+            pytest.skip("this file system keeps dropped pages")
     finally:
         os.close(file)
 
 
-async def test_a_file_that_only_the_disk_has_is_downloaded_by_way_of_a_thread(
+async def test_file_outside_of_the_page_cache_is_loaded_in_a_thread(
     held: Held, sealed: HeldExport, loads: Loads
 ) -> None:
     assert (await ask(held.url, "GET", sealed.download)).body == BULK.whole
@@ -482,14 +486,16 @@ async def test_a_file_that_only_the_disk_has_is_downloaded_by_way_of_a_thread(
     assert all(name.startswith("read ahead") for name in loads.threads)
 
 
-async def test_a_small_range_that_only_the_disk_has_is_the_same_bytes(held: Held, sealed: HeldExport) -> None:
+async def test_small_range_outside_of_the_page_cache_has_the_same_bytes(held: Held, sealed: HeldExport) -> None:
     for start in (0, 6_000_000, len(BULK.whole) - 1000):
         drop_from_memory(held, sealed)
         answer = await ask(held.url, "GET", sealed.download, {"Range": f"bytes={start}-{start + 999}"})
         assert answer.body == BULK.whole[start : start + 1000]
 
 
-async def test_nobody_else_waits_for_the_disk_of_a_download(held: Held, sealed: HeldExport, loads: Loads) -> None:
+async def test_other_requests_are_answered_while_a_download_waits_for_the_disk(
+    held: Held, sealed: HeldExport, loads: Loads
+) -> None:
     drop_from_memory(held, sealed)
     loads.open.clear()
     async with connection(held.url) as client:
@@ -507,7 +513,7 @@ async def test_nobody_else_waits_for_the_disk_of_a_download(held: Held, sealed: 
         assert same
 
 
-async def test_a_client_that_leaves_while_the_disk_is_waited_for_breaks_nothing(
+async def test_client_that_leaves_during_a_load_does_not_affect_other_downloads(
     held: Held, sealed: HeldExport, loads: Loads
 ) -> None:
     drop_from_memory(held, sealed)

@@ -1,7 +1,7 @@
-"""The door of the server, over real sockets: who comes in, who is sent away politely, and who is shown out.
+"""The listener and its connections, over real sockets: limits, refusals, timeouts and malformed requests.
 
-What the door counts is looked at beside what its clients see: nothing may be left of a connection that has gone.
-Numbers and times are made small where a test needs many of them.
+The counters of the listener are checked beside the responses: nothing may be left of a connection that is closed.
+Limits and times are small in tests that need to reach them.
 """
 
 import asyncio
@@ -22,8 +22,10 @@ import pytest
 import pytest_asyncio
 
 from streamer.config import Duration
-from streamer.http.net import listener as door
-from streamer.http.net.listener import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, Listener
+from streamer.http.net import connection as connections
+from streamer.http.net import listener as listeners
+from streamer.http.net.connection import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET
+from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_timeout import SendTimeout
 from streamer.server.tuning import Tuning
@@ -47,17 +49,19 @@ class Server:
         return self.held.url
 
     async def empty(self) -> None:
-        """Waits until every connection is gone, and finds nothing left of them."""
+        """Waits until every connection is closed. Fails if the counters are not 0 then."""
 
-        async def nobody_left() -> bool:
-            return (self.listener.open, self.listener.refused) == (0, 0)
+        async def all_closed() -> bool:
+            return (self.listener.connections.count, self.listener.refusals) == (0, 0)
 
-        await eventually(nobody_left, f"{self.listener.open} connections and {self.listener.refused} refusals are left")
-        assert self.listener.heads == 0
+        await eventually(
+            all_closed, f"{self.listener.connections.count} connections and {self.listener.refusals} refusals are left"
+        )
+        assert self.listener.connections.head_bytes == 0
 
     async def has_open(self, number: int) -> None:
         async def there() -> bool:
-            return self.listener.open == number
+            return self.listener.connections.count == number
 
         await eventually(there, f"not {number} connections are open")
 
@@ -74,7 +78,7 @@ async def database(postgres: str) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
-    """Starts a server that has room for `limit` connections, or for as many as usual; the same one for the same."""
+    """Starts a server for at most `limit` connections, or the usual number. Equal arguments share a server."""
     started: dict[str, Server] = {}
     listeners = []
 
@@ -102,7 +106,7 @@ async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> As
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def serve(servers: Serve) -> AsyncIterator[Serve]:
-    """As `servers`; each has nothing to do and nobody connected before and after the test."""
+    """As `servers`. Each server has no work and no connection before and after the test."""
     used: list[Server] = []
 
     async def start(**settings: Any) -> Server:
@@ -124,14 +128,14 @@ async def healthy(wire: Connection) -> None:
     assert (await wire.ask("GET", "/health")).status == 200
 
 
-async def politely_refused(wire: Connection) -> None:
-    """A whole problem, when to come back, and then the end of the connection."""
-    told = await wire.answer()
-    problem = told.json()
-    assert told.status == 503
-    assert told["Content-Type"] == "application/problem+json"
-    assert int(told["Retry-After"]) > 0
-    assert told["Connection"] == "close"
+async def expect_refusal(wire: Connection) -> None:
+    """Expects a whole problem with Retry-After, and then the end of the connection."""
+    response = await wire.answer()
+    problem = response.json()
+    assert response.status == 503
+    assert response["Content-Type"] == "application/problem+json"
+    assert int(response["Retry-After"]) > 0
+    assert response["Connection"] == "close"
     assert problem["status"] == 503
     assert problem["detail"] == problem["error"] == "too many connections at once"
     assert problem["type"] == "urn:streamer:problem:unavailable"
@@ -139,47 +143,47 @@ async def politely_refused(wire: Connection) -> None:
     assert await wire.rest() == b""
 
 
-async def test_one_connection_more_than_the_limit_is_refused_politely_and_closed(serve: Serve) -> None:
+async def test_connection_beyond_the_limit_gets_503_and_is_closed(serve: Serve) -> None:
     server = await serve(limit=2)
     async with connection(server.url) as first, connection(server.url) as second:
         await healthy(first)
         await healthy(second)
         for _ in range(3):
             async with connection(server.url) as third:
-                await politely_refused(third)
+                await expect_refusal(third)
         await healthy(first)
         await healthy(second)
     await server.empty()
 
 
-async def test_whoever_is_refused_reads_so_although_it_has_asked_already(serve: Serve) -> None:
+async def test_refused_client_that_has_sent_a_request_reads_the_503(serve: Serve) -> None:
     server = await serve(limit=1)
     async with connection(server.url) as first:
         await healthy(first)
         async with connection(server.url) as second:
             second.writer.write(request("POST", "/exports/csv", {"Content-Length": "60000"}) + bytes(60000))
-            await politely_refused(second)
+            await expect_refusal(second)
 
 
-async def test_a_connection_that_says_nothing_takes_a_place_too(serve: Serve) -> None:
+async def test_connection_without_a_request_counts_against_the_limit(serve: Serve) -> None:
     server = await serve(limit=1)
     async with connection(server.url):
         await server.has_open(1)
         async with connection(server.url) as second:
-            await politely_refused(second)
+            await expect_refusal(second)
 
 
-async def test_a_place_that_is_given_back_is_the_next_ones(serve: Serve) -> None:
+async def test_closed_connection_makes_room_for_another(serve: Serve) -> None:
     server = await serve(limit=1)
     for _ in range(3):
         async with connection(server.url) as only:
             await healthy(only)
             async with connection(server.url) as refused:
-                await politely_refused(refused)
+                await expect_refusal(refused)
         await server.empty()
 
 
-async def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(serve: Serve) -> None:
+async def test_many_short_connections_leave_the_counters_at_zero(serve: Serve) -> None:
     server = await serve(limit=20)
 
     async def visit(number: int) -> bool:
@@ -197,11 +201,9 @@ async def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(serve: Serve) -
         await healthy(later)
 
 
-async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(door, "LINGERING", 3)
-    monkeypatch.setattr(door, "LINGER", 3600.0)
+async def test_refusals_beyond_their_limit_are_closed_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MAX_REFUSALS", 3)
+    monkeypatch.setattr(listeners, "LINGER", 3600.0)
     server = await serve(limit=1)
     async with AsyncExitStack() as stack:
         await healthy(await stack.enter_async_context(connection(server.url)))
@@ -215,23 +217,25 @@ async def test_refusals_beyond_what_can_be_waited_for_are_closed_at_once(
         lingering[0].writer.transport.abort()
 
         async def one_has_gone() -> bool:
-            return server.listener.refused == 2
+            return server.listener.refusals == 2
 
         await eventually(one_has_gone, "the end of a refusal is not noticed")
         async with connection(server.url) as refused:
-            await politely_refused(refused)
+            await expect_refusal(refused)
     await server.empty()
 
 
-async def test_a_refused_client_that_stays_is_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "LINGER", 0.1)
+async def test_refused_connection_that_stays_open_is_closed_after_a_while(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "LINGER", 0.1)
     server = await serve(limit=1)
     async with connection(server.url) as only, connection(server.url) as refused:
         await healthy(only)
         assert (await refused.answer()).status == 503
 
         async def closed() -> bool:
-            return server.listener.refused == 0
+            return server.listener.refusals == 0
 
         await eventually(closed, "the refusal stays open")
         await healthy(only)
@@ -239,8 +243,8 @@ async def test_a_refused_client_that_stays_is_closed(serve: Serve, monkeypatch: 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds until a connection without a whole head is closed."""
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 0.4)
+    """Returns the seconds until a connection without a whole head is closed."""
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.4)
     return 0.4
 
 
@@ -254,7 +258,7 @@ async def drip(wire: Connection, head: bytes) -> None:
 
 @pytest.mark.parametrize("before", ["first", "next"])
 @pytest.mark.parametrize("said", ["nothing", "a part of a head", "a head, slowly"])
-async def test_a_connection_without_a_whole_head_is_closed(
+async def test_connection_without_a_whole_head_is_closed(
     server: Server, impatient: float, before: str, said: str
 ) -> None:
     clock = asyncio.get_running_loop().time
@@ -273,9 +277,11 @@ async def test_a_connection_without_a_whole_head_is_closed(
     await server.empty()
 
 
-async def test_a_connection_that_asks_now_and_then_stays(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each pause is far shorter than the server waits, and all of them together are longer."""
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 1.5)
+async def test_connection_with_a_request_now_and_then_stays_open(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pause is far shorter than the idle timeout, and all of them together are longer."""
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 1.5)
     async with connection(server.url) as wire:
         await healthy(wire)
         for _ in range(6):
@@ -283,7 +289,7 @@ async def test_a_connection_that_asks_now_and_then_stays(server: Server, monkeyp
             await healthy(wire)
 
 
-async def test_a_follower_that_waits_for_rows_is_not_idle(server: Server, impatient: float) -> None:
+async def test_follower_that_waits_for_rows_is_not_idle(server: Server, impatient: float) -> None:
     export = await server.held.export(SMALL, at=1)
     async with connection(server.url) as follower:
         await follower.send("GET", export.download)
@@ -338,8 +344,8 @@ MALFORMED = (
 
 
 @contextmanager
-def nothing_but_a_note(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No traceback and nothing louder than INFO is logged meanwhile."""
+def only_info_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fails if a traceback, or a record above INFO, is logged in the context."""
     caplog.clear()
     with caplog.at_level(logging.INFO):
         yield
@@ -348,19 +354,19 @@ def nothing_but_a_note(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 async def is_refused_as(case: Malformed, wire: Connection) -> None:
-    told = await wire.answer()
-    problem = told.json()
-    assert (told.status, told["Content-Type"]) == (case.status, "application/problem+json")
+    response = await wire.answer()
+    problem = response.json()
+    assert (response.status, response["Content-Type"]) == (case.status, "application/problem+json")
     assert problem["status"] == case.status
     assert case.sentence in problem["detail"] == problem["error"]
     assert await wire.rest() == b""
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=str)
-async def test_what_is_no_request_is_a_problem_and_the_end_of_the_connection(
+async def test_malformed_request_gets_a_problem_and_is_the_last_of_its_connection(
     server: Server, caplog: pytest.LogCaptureFixture, case: Malformed
 ) -> None:
-    with nothing_but_a_note(caplog):
+    with only_info_logged(caplog):
         async with connection(server.url) as wire:
             wire.writer.write(case.head)
             await is_refused_as(case, wire)
@@ -368,10 +374,10 @@ async def test_what_is_no_request_is_a_problem_and_the_end_of_the_connection(
 
 
 @pytest.mark.parametrize("case", [case for case in MALFORMED if case.wrong_at_its_end], ids=str)
-async def test_what_is_no_request_in_the_end_is_refused_when_that_can_be_seen(
+async def test_request_that_is_malformed_at_its_end_is_refused_when_it_comes_in_pieces(
     server: Server, caplog: pytest.LogCaptureFixture, case: Malformed
 ) -> None:
-    with nothing_but_a_note(caplog):
+    with only_info_logged(caplog):
         async with connection(server.url) as wire:
             third = len(case.head) // 3
             for piece in (case.head[:third], case.head[third : 2 * third], case.head[2 * third :]):
@@ -381,9 +387,7 @@ async def test_what_is_no_request_in_the_end_is_refused_when_that_can_be_seen(
 
 
 @pytest.mark.parametrize("case", [MALFORMED[0], MALFORMED[2], MALFORMED[3], MALFORMED[4]], ids=str)
-async def test_the_answer_to_what_is_no_request_says_that_the_connection_is_closed(
-    server: Server, case: Malformed
-) -> None:
+async def test_response_to_a_malformed_request_has_connection_close(server: Server, case: Malformed) -> None:
     async with connection(server.url) as wire:
         wire.writer.write(case.head)
         assert (await wire.answer())["Connection"] == "close"
@@ -398,17 +402,15 @@ async def test_the_answer_to_what_is_no_request_says_that_the_connection_is_clos
     ],
     ids=["a field", "a URL", "many fields"],
 )
-async def test_as_much_as_is_allowed_is_a_request(server: Server, head: bytes) -> None:
+async def test_request_at_the_limits_is_accepted(server: Server, head: bytes) -> None:
     async with connection(server.url) as wire:
         wire.writer.write(head)
         assert (await wire.answer()).status == 200
         await healthy(wire)
 
 
-async def test_a_request_behind_one_that_was_answered_may_be_malformed(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    with nothing_but_a_note(caplog):
+async def test_malformed_second_request_gets_a_problem(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with only_info_logged(caplog):
         async with connection(server.url) as wire:
             await healthy(wire)
             wire.writer.write(b"garbage\r\n\r\n")
@@ -429,14 +431,12 @@ CODED = request("POST", "/exports/csv", {"Content-Encoding": "gzip", "Content-Le
     ],
     ids=["no chunk", "a chunk that is longer than it says", "no gzip"],
 )
-async def test_a_body_that_cannot_be_read_is_the_clients_fault(
-    server: Server, caplog: pytest.LogCaptureFixture, sent: bytes
-) -> None:
-    with nothing_but_a_note(caplog):
+async def test_malformed_request_body_gets_400(server: Server, caplog: pytest.LogCaptureFixture, sent: bytes) -> None:
+    with only_info_logged(caplog):
         async with connection(server.url) as wire:
             wire.writer.write(sent)
-            told = await wire.answer()
-            assert (told.status, told["Content-Type"]) == (400, "application/problem+json")
+            response = await wire.answer()
+            assert (response.status, response["Content-Type"]) == (400, "application/problem+json")
 
 
 UNFINISHED = BEGUN + (4000 - len(BEGUN)) * b"x"
@@ -445,12 +445,10 @@ ROOM = 16  # of these fit into the limit
 
 @pytest.fixture
 def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HEADS_LIMIT", ROOM * 4000 + 500)
+    monkeypatch.setattr(connections, "HEADS_LIMIT", ROOM * 4000 + 500)
 
 
-async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
-    server: Server, small_heads: None
-) -> None:
+async def test_unfinished_heads_are_kept_up_to_the_limit_of_all_heads(server: Server, small_heads: None) -> None:
     listener = server.listener
     async with AsyncExitStack() as stack:
         kept = []
@@ -459,13 +457,13 @@ async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
             wire.writer.write(UNFINISHED)
 
             async def taken(expected: int = 4000 * min(number, ROOM)) -> bool:
-                return listener.heads == expected
+                return listener.connections.head_bytes == expected
 
             if number <= ROOM:
                 kept.append(wire)
                 await eventually(taken, "the head is not counted")
             else:
-                await politely_refused(wire)
+                await expect_refusal(wire)
                 await eventually(taken, "a refused head is still counted")
         kept[0].writer.write(b"\r\n\r\n")
         assert (await kept[0].answer()).status == 200
@@ -474,17 +472,17 @@ async def test_heads_without_an_end_are_kept_up_to_their_limit_and_no_further(
         await healthy(wire)
 
 
-async def test_one_head_alone_may_be_too_much(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """Each field and their number are allowed."""
+async def test_head_beyond_its_own_limit_gets_431(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Each field and their number are within their limits."""
     head = HEALTH + b"".join(b"X-%d: %b\r\n" % (number, 7000 * b"x") for number in range(20))
-    with nothing_but_a_note(caplog):
+    with only_info_logged(caplog):
         async with connection(server.url) as wire:
             wire.writer.write(head)
             await is_refused_as(Malformed("a head", head, 431, f"more than {MAX_HEAD} bytes"), wire)
     await server.empty()
 
 
-async def test_heads_that_stay_unfinished_make_room_when_their_time_is_over(
+async def test_unfinished_heads_are_released_after_the_idle_timeout(
     server: Server, small_heads: None, impatient: float
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -497,9 +495,7 @@ async def test_heads_that_stay_unfinished_make_room_when_their_time_is_over(
             assert (await wire.answer()).status == 200
 
 
-async def test_nothing_is_left_of_a_connection_that_was_closed_for_its_silence(
-    server: Server, impatient: float
-) -> None:
+async def test_connection_that_was_closed_as_idle_is_freed(server: Server, impatient: float) -> None:
     async with AsyncExitStack() as stack:
         for wire in [await stack.enter_async_context(connection(server.url)) for _ in range(20)]:
             assert await wire.rest() == b""
@@ -509,44 +505,44 @@ async def test_nothing_is_left_of_a_connection_that_was_closed_for_its_silence(
     address = urlsplit(server.url)
     ours = (address.hostname, address.port)
     left = [found for found in transports if found.get_extra_info("sockname") == ours]
-    assert len(left) <= 1  # the one that was looked at last
+    assert len(left) <= 1  # the last one that the loop has seen
 
 
 REQUEST = HEALTH + b"X: " + 500 * b"x" + b"\r\n\r\n"
 
 
-async def test_requests_one_after_the_other_are_counted_as_one(server: Server) -> None:
+async def test_sequential_requests_hold_the_bytes_of_one_head(server: Server) -> None:
     async with connection(server.url) as wire:
         for _ in range(100):
             wire.writer.write(REQUEST)
             assert (await wire.answer()).status == 200
-            assert server.listener.heads == len(REQUEST)
+            assert server.listener.connections.head_bytes == len(REQUEST)
     await server.empty()
 
 
-async def test_requests_in_pieces_are_counted_as_one(server: Server) -> None:
+async def test_sequential_requests_in_pieces_hold_the_bytes_of_one_head(server: Server) -> None:
     async with connection(server.url) as wire:
         for cut in (1, 20, len(REQUEST) - 2):
             wire.writer.write(REQUEST[:cut])
             await asyncio.sleep(0.01)
             wire.writer.write(REQUEST[cut:])
             assert (await wire.answer()).status == 200
-            assert server.listener.heads == len(REQUEST)
+            assert server.listener.connections.head_bytes == len(REQUEST)
     await server.empty()
 
 
-async def test_requests_sent_together_are_counted_until_they_are_answered(server: Server) -> None:
+async def test_pipelined_requests_are_counted_until_they_are_answered(server: Server) -> None:
     async with connection(server.url) as wire:
         for _ in range(50):
             wire.writer.write(3 * REQUEST)
             for _ in range(3):
                 assert (await wire.answer()).status == 200
-            assert 0 < server.listener.heads <= 3 * len(REQUEST)
+            assert 0 < server.listener.connections.head_bytes <= 3 * len(REQUEST)
     await server.empty()
 
 
-async def test_any_number_of_requests_may_be_sent_without_waiting_for_the_answers(server: Server) -> None:
-    """They are read as they are answered; their heads are more than one may have, but never at once."""
+async def test_any_number_of_requests_may_be_pipelined(server: Server) -> None:
+    """They are read as they are answered: their heads together exceed the limit of a connection, but never at once."""
     async with connection(server.url) as wire:
         wire.writer.write(1000 * REQUEST)
         for _ in range(1000):
@@ -554,15 +550,15 @@ async def test_any_number_of_requests_may_be_sent_without_waiting_for_the_answer
     await server.empty()
 
 
-async def test_answers_that_nobody_reads_fill_a_small_buffer_only(server: Server) -> None:
-    """The next request is not answered before there is room for it."""
+async def test_unread_responses_fill_only_a_small_buffer(server: Server) -> None:
+    """The next request is answered only when the client has read enough."""
     async with connection(server.url, receive=65536) as wire:
         with suppress(TimeoutError):
             while True:
                 wire.writer.write(100 * REQUEST)
                 async with asyncio.timeout(1):  # every buffer on the way is full when nothing moves for so long
                     await wire.writer.drain()
-        (transport,) = server.listener.stalls._watched
+        (transport,) = server.listener.connections.send_timeout._watched
 
         def held() -> int:
             waiting = fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
@@ -576,7 +572,7 @@ async def test_answers_that_nobody_reads_fill_a_small_buffer_only(server: Server
     await server.empty()
 
 
-async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None:
+async def test_request_bodies_are_not_counted_as_heads(server: Server) -> None:
     async with connection(server.url) as wire:
         for _ in range(5):
             wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "20000"}))
@@ -585,28 +581,26 @@ async def test_bodies_are_not_left_in_the_count_of_heads(server: Server) -> None
                 wire.writer.write(1000 * b" ")
                 await asyncio.sleep(0)
             assert (await wire.answer()).status == 400
-            assert server.listener.heads < 1000
+            assert server.listener.connections.head_bytes < 1000
         await healthy(wire)
     await server.empty()
 
 
-async def test_a_refusal_never_enters_a_body_that_is_being_sent(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refusal_is_never_sent_within_a_response_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     export = await server.held.completed(BULK)
     async with connection(server.url, receive=65536) as client:
         await client.send("GET", export.download)
         _, body = await client.begin()
         await body.grow_to(100_000)
-        monkeypatch.setattr(door, "HEADS_LIMIT", 0)
+        monkeypatch.setattr(connections, "HEADS_LIMIT", 0)
         await client.send("GET", "/health")
         await body.finish()
     intact = BULK.whole.startswith(body.received)
     assert intact
 
 
-async def test_what_is_sent_behind_a_download_keeps_nobody_else_out(server: Server) -> None:
-    """More than all heads may have, from one client whose download goes on for as long as the export does."""
+async def test_requests_pipelined_behind_a_download_do_not_exhaust_the_limit_of_heads(server: Server) -> None:
+    """One client sends more than the limit of all heads, while its download lasts as long as the export."""
     export = await server.held.export(SMALL, at=1)
     behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
     async with connection(server.url) as wire:
@@ -618,11 +612,11 @@ async def test_what_is_sent_behind_a_download_keeps_nobody_else_out(server: Serv
                 async with asyncio.timeout(1):
                     await wire.writer.drain()
         assert (await ask(server.url, "GET", "/health")).status == 200
-        assert server.listener.heads < HEADS_LIMIT / 2
+        assert server.listener.connections.head_bytes < HEADS_LIMIT / 2
 
 
-async def test_a_body_that_is_too_large_keeps_nobody_else_out(server: Server) -> None:
-    """It is refused at once; what is still on its way is dropped for a moment, and held by nobody."""
+async def test_body_that_is_too_large_does_not_exhaust_the_limit_of_heads(server: Server) -> None:
+    """It is refused at once; the rest of it is read and dropped for a moment."""
     most, others = 0, set()
     async with connection(server.url) as wire:
         wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "1000000000"}))
@@ -631,21 +625,21 @@ async def test_a_body_that_is_too_large_keeps_nobody_else_out(server: Server) ->
             for _ in range(16 * HEADS_LIMIT // 65536):
                 wire.writer.write(bytes(65536))
                 await wire.writer.drain()
-                most = max(most, server.listener.heads)
+                most = max(most, server.listener.connections.head_bytes)
         others.add((await ask(server.url, "GET", "/health")).status)
         assert (await answering).status == 413
     assert others == {200}
     assert most < HEADS_LIMIT / 2
 
 
-async def test_a_stall_timeout_of_a_month_is_taken(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_send_timeout_of_a_month_is_accepted(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await serve(follower_stall_timeout=Duration(30 * 24 * 3600))
-    with nothing_but_a_note(caplog):
+    with only_info_logged(caplog):
         assert (await ask(server.url, "GET", "/health")).status == 200
 
 
 class Unread:
-    """A connection that is full of what its client does not read, as the watch sees it."""
+    """A connection whose client does not read, as the send timeout sees it."""
 
     def __init__(self, stack: ExitStack) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -693,8 +687,8 @@ async def watching(*watched: Unread, timeout: float) -> AsyncIterator[None]:
         await asyncio.wait({running})
 
 
-async def test_a_connection_that_was_reset_does_not_end_the_watch_of_the_others() -> None:
-    """Its end is noticed by nobody else while what it sent is more than is read, as behind a download."""
+async def test_reset_connection_does_not_end_the_checks_of_the_others() -> None:
+    """Only the check notices the reset, while the client has sent more than is read, as behind a download."""
     with ExitStack() as stack:
         gone, silent = Unread(stack), Unread(stack)
         gone.reset_by_client()
@@ -704,7 +698,7 @@ async def test_a_connection_that_was_reset_does_not_end_the_watch_of_the_others(
         assert silent.is_shut
 
 
-async def test_a_watch_that_suffers_no_stall_has_rests_too() -> None:
+async def test_checks_with_a_send_timeout_of_zero_leave_the_event_loop_idle() -> None:
     with ExitStack() as stack:
         silent = Unread(stack)
         async with watching(silent, timeout=0.0):
@@ -731,8 +725,8 @@ async def begin(
     return Download(client, body)
 
 
-async def test_a_client_that_takes_nothing_is_disconnected_and_one_that_waits_for_rows_is_not(serve: Serve) -> None:
-    """A sealed body, a live one and gzip; and a follower that has taken all there is."""
+async def test_client_that_stops_reading_is_disconnected_and_one_that_waits_for_rows_is_not(serve: Serve) -> None:
+    """A completed, a live and a gzip body; and a follower that has read all bytes that exist."""
     server = await serve(follower_stall_timeout=STALLED, max_followers=4)
     clock = asyncio.get_running_loop().time
     sealed = await server.held.completed(BULK)
@@ -765,8 +759,8 @@ SIP = 20_000  # bytes
 SIP_EVERY = 0.2  # seconds
 
 
-async def test_a_client_that_takes_little_at_a_time_is_not_disconnected(serve: Serve) -> None:
-    """As over a network, whose segments are small: on the loopback alone a window may open by 64 kB at once."""
+async def test_slow_client_is_not_disconnected(serve: Serve) -> None:
+    """The segments are as small as in a network: on the loopback a window may open by 64 kB at once."""
     server = await serve(follower_stall_timeout=STALLED)
     loop = asyncio.get_running_loop()
     sealed = await server.held.completed(BULK)
@@ -780,7 +774,7 @@ async def test_a_client_that_takes_little_at_a_time_is_not_disconnected(serve: S
         for _ in range(round(3 * STALLED / SIP_EVERY)):
             taken += await loop.sock_recv(client, SIP)
             await asyncio.sleep(SIP_EVERY)
-            assert server.listener.open == 1, f"disconnected after {len(taken)} bytes were taken"
+            assert server.listener.connections.count == 1, f"disconnected after {len(taken)} bytes were taken"
     _, _, body = taken.partition(b"\r\n\r\n")
     assert len(body) > 10 * SIP
     intact = BULK.whole.startswith(body)

@@ -1,7 +1,7 @@
-"""Downloads of exports that still grow, over real sockets: the live table of the API, row by row.
+"""Downloads of live exports, over real sockets: the table of the API, row by row.
 
-Each export is held at a known frontier and let go step by step, so that every test knows which bytes there are, which
-are to come, and when. `F` is the frontier while an answer begins, `G` the next one, `T` the length in the end.
+Each export is held at a known frontier and continued step by step, so that every test knows which bytes exist at which
+time. `F` is the frontier when a response begins, `G` the next one, `T` the length in the end.
 """
 
 import asyncio
@@ -52,26 +52,26 @@ async def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def held(server: Held) -> AsyncIterator[Held]:
-    """The server, with nothing to do before and after the test."""
+    """The server. It has no work before and after the test."""
     yield server
     await server.settle()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def export(held: Held) -> HeldExport:
-    """An export that stands at the frontier F."""
+    """An export that waits at the frontier F."""
     return await held.export(at=STEP)
 
 
 @pytest.fixture
 def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The headers of a download wait for the first row, or for an end without one, however long that takes."""
-    monkeypatch.setattr("streamer.http.download.downloads.FIRST_ROWS", PATIENCE)
+    """Makes the headers of a download wait for the first row, or for an end without one, as long as it takes."""
+    monkeypatch.setattr("streamer.http.download.live.FIRST_ROWS_TIMEOUT", PATIENCE)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is asked, and the answer: its status, its Content-Range, and which bytes of the export it carries."""
+    """A request, and its response: the status, Content-Range, and the bytes of the export in its body."""
 
     fields: Fields
     status: int = 200
@@ -119,7 +119,7 @@ AT_ONCE = (
 
 
 @pytest.mark.parametrize("row", AT_ONCE, ids=str)
-async def test_what_can_be_answered_at_once_is(export: HeldExport, row: Row) -> None:
+async def test_request_within_the_frontier_is_answered_at_once(export: HeldExport, row: Row) -> None:
     async with connection(export.held.url) as client:
         answer = await client.ask("GET", export.download, row.of(export))
         head = await client.ask("HEAD", export.download, row.of(export))
@@ -198,7 +198,7 @@ FOLLOWED = (
 
 
 @pytest.mark.parametrize("row", FOLLOWED, ids=str)
-async def test_what_is_still_to_come_is_followed(export: HeldExport, row: Row) -> None:
+async def test_request_beyond_the_frontier_is_followed(export: HeldExport, row: Row) -> None:
     held, whole = export.held, export.steps.whole
     async with connection(held.url) as client, connection(held.url) as other:
         await client.send("GET", export.download, row.of(export))
@@ -233,7 +233,7 @@ WAITING = (
 
 
 @pytest.mark.parametrize("row", WAITING, ids=str)
-async def test_a_range_beyond_the_frontier_waits_for_its_first_byte(export: HeldExport, row: Row) -> None:
+async def test_range_beyond_the_frontier_waits_for_its_first_byte(export: HeldExport, row: Row) -> None:
     held, whole = export.held, export.steps.whole
     async with connection(held.url) as client, connection(held.url) as other:
         await client.send("GET", export.download, row.of(export))
@@ -250,7 +250,7 @@ async def test_a_range_beyond_the_frontier_waits_for_its_first_byte(export: Held
     check_representation(head, export)
 
 
-async def test_a_range_far_beyond_the_frontier_waits_while_the_frontier_moves(export: HeldExport) -> None:
+async def test_range_far_beyond_the_frontier_waits_while_the_frontier_moves(export: HeldExport) -> None:
     held, whole = export.held, export.steps.whole
     async with connection(held.url) as client:
         await client.send("GET", export.download, {"Range": f"bytes={G}-"})
@@ -267,7 +267,7 @@ async def test_a_range_far_beyond_the_frontier_waits_while_the_frontier_moves(ex
 @pytest.mark.parametrize(
     "text", [f"bytes={T}-", f"bytes={T}-{T + 9}", f"bytes={T + 5}-", "bytes=999999999999999999999-"]
 )
-async def test_an_export_that_ends_short_of_the_range_answers_416(export: HeldExport, text: str) -> None:
+async def test_export_that_ends_before_the_range_gets_416(export: HeldExport, text: str) -> None:
     async with connection(export.held.url) as client, connection(export.held.url) as other:
         await client.send("GET", export.download, {"Range": text})
         await other.send("HEAD", export.download, {"Range": text})
@@ -278,7 +278,7 @@ async def test_an_export_that_ends_short_of_the_range_answers_416(export: HeldEx
     assert (head.status, head["Content-Range"]) == (416, f"bytes */{T}")
 
 
-async def test_an_export_that_fails_while_a_range_waits_answers_409_with_the_cause(export: HeldExport) -> None:
+async def test_export_that_fails_while_a_range_waits_gets_409_with_the_reason(export: HeldExport) -> None:
     async with connection(export.held.url) as client, connection(export.held.url) as other:
         await client.send("GET", export.download, {"Range": f"bytes={F}-"})
         await other.send("HEAD", export.download, {"Range": f"bytes={F}-{F + 9}"})
@@ -289,7 +289,7 @@ async def test_an_export_that_fails_while_a_range_waits_answers_409_with_the_cau
     assert "canceling statement due to user request" in answer.json()["detail"]
 
 
-async def test_an_export_that_is_cancelled_while_a_range_waits_answers_410(export: HeldExport) -> None:
+async def test_export_that_is_cancelled_while_a_range_waits_gets_410(export: HeldExport) -> None:
     async with connection(export.held.url) as client, connection(export.held.url) as other:
         await client.send("GET", export.download, {"Range": f"bytes={F}-"})
         await other.send("HEAD", export.download, {"Range": f"bytes={F}-{F + 9}"})
@@ -330,7 +330,7 @@ async def test_http_1_0_waits_for_the_end_and_gets_a_length(export: HeldExport, 
         assert digest_of(answer.body) == digest_of(export.steps.whole[row.start : row.stop])
 
 
-async def test_http_1_0_learns_of_a_failure_and_of_a_cancellation_by_the_status(held: Held) -> None:
+async def test_http_1_0_gets_the_status_of_a_failure_and_of_a_cancellation(held: Held) -> None:
     for end, status in ((held.gates.refuse, 409), (None, 410)):
         export = await held.export(at=STEP)
         async with connection(held.url) as client:
@@ -348,7 +348,7 @@ async def test_http_1_0_learns_of_a_failure_and_of_a_cancellation_by_the_status(
     ("fields", "status"),
     [({}, 200), ({"Range": "bytes=0-4"}, 206), ({"Range": f"bytes={T}-"}, 416), ({"If-None-Match": "*"}, 304)],
 )
-async def test_live_false_is_425_until_the_export_is_finished(
+async def test_live_false_gets_425_until_the_export_is_finished(
     export: HeldExport, fields: Fields, status: int, method: str
 ) -> None:
     early = await ask(export.held.url, method, f"{export.download}?live=false", fields)
@@ -363,10 +363,10 @@ async def test_live_false_is_425_until_the_export_is_finished(
     await eventually(answered, "live=false stays 425")
 
 
-async def test_what_the_status_calls_completed_is_never_425(
+async def test_export_whose_status_is_completed_never_gets_425(
     export: HeldExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the status says in the moment between the row and the seal, the download says the same."""
+    """Between the update of the row and the seal, status and download agree."""
     completed, sealing = asyncio.Event(), asyncio.Event()
     complete = Store.complete
 
@@ -390,18 +390,18 @@ async def test_what_the_status_calls_completed_is_never_425(
     assert (said, answer.status) != ("completed", 425)
 
 
-async def test_live_false_is_425_for_http_1_0_too(export: HeldExport) -> None:
+async def test_live_false_gets_425_over_http_1_0(export: HeldExport) -> None:
     assert (await ask(export.held.url, "GET", f"{export.download}?live=false", version="1.0")).status == 425
 
 
 @pytest.mark.parametrize("query", ["live=maybe", "live=", "live=1", "live=True", "live=true&live=true"])
-async def test_live_takes_true_or_false_once(export: HeldExport, query: str) -> None:
+async def test_live_must_be_true_or_false_once(export: HeldExport, query: str) -> None:
     answer = await ask(export.held.url, "GET", f"{export.download}?{query}")
     assert (answer.status, answer.json()["parameter"]) == (400, "live")
     assert (await ask(export.held.url, "HEAD", f"{export.download}?{query}")).status == 400
 
 
-async def test_live_true_follows_under_the_name_that_was_asked_for(export: HeldExport) -> None:
+async def test_live_true_follows_with_the_requested_filename(export: HeldExport) -> None:
     async with connection(export.held.url) as client:
         await client.send("GET", f"{export.download}?live=true&filename=users.csv")
         head, body = await client.begin()
@@ -416,7 +416,7 @@ ENDLESS = [{}, {"Range": "bytes=5-"}, {"Range": f"bytes=5-{T + 9}"}]
 
 
 @pytest.mark.parametrize("fields", ENDLESS)
-async def test_a_failed_export_ends_its_downloads_without_a_final_chunk(export: HeldExport, fields: Fields) -> None:
+async def test_failed_export_ends_its_downloads_without_a_final_chunk(export: HeldExport, fields: Fields) -> None:
     async with connection(export.held.url) as client:
         body = await follow(client, export, fields)
         await export.held.gates.refuse()
@@ -429,7 +429,7 @@ async def test_a_failed_export_ends_its_downloads_without_a_final_chunk(export: 
 
 
 @pytest.mark.parametrize("fields", ENDLESS)
-async def test_a_cancelled_export_ends_its_downloads_without_a_final_chunk(export: HeldExport, fields: Fields) -> None:
+async def test_cancelled_export_ends_its_downloads_without_a_final_chunk(export: HeldExport, fields: Fields) -> None:
     async with connection(export.held.url) as client:
         body = await follow(client, export, fields)
         await export.cancel()
@@ -439,7 +439,7 @@ async def test_a_cancelled_export_ends_its_downloads_without_a_final_chunk(expor
     assert (await export.status())["status"] == "cancelled"
 
 
-async def test_a_server_that_stops_ends_its_downloads_without_a_final_chunk(postgres: str, tmp_path: Path) -> None:
+async def test_stopping_server_ends_its_downloads_without_a_final_chunk(postgres: str, tmp_path: Path) -> None:
     async with scratch_database(postgres) as database:
         async with gated_server(database, tmp_path) as held:
             export = await held.export(at=STEP)
@@ -474,8 +474,8 @@ SLOW = [
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
-async def test_a_slow_client_is_cut_off_when_the_export_ends_badly(held: Held, end: str) -> None:
-    """Also one who asked for a range that was there in full: what is left of it is the part of nothing."""
+async def test_slow_client_is_disconnected_when_the_export_fails_or_is_cancelled(held: Held, end: str) -> None:
+    """Also if its range existed in full: the rest of it belongs to no valid export."""
     export = await held.export(BULK, at=1)
     async with (
         connection(held.url, receive=16_384) as first,
@@ -501,7 +501,7 @@ async def test_a_slow_client_is_cut_off_when_the_export_ends_badly(held: Held, e
         assert body.received == BULK.whole[start : start + len(body.received)]
 
 
-async def test_clients_that_join_and_leave_at_any_time_all_get_the_same_bytes(held: Held) -> None:
+async def test_clients_that_join_and_leave_at_any_time_get_the_same_bytes(held: Held) -> None:
     export = await held.export(at=1)
     digest = digest_of(export.steps.whole)
     async with asyncio.TaskGroup() as readers:
@@ -518,7 +518,7 @@ async def test_clients_that_join_and_leave_at_any_time_all_get_the_same_bytes(he
     assert digest_of((await ask(held.url, "GET", export.download)).body) == digest
 
 
-async def test_a_download_that_broke_off_is_resumed_while_the_export_grows(export: HeldExport) -> None:
+async def test_broken_download_is_resumed_while_the_export_grows(export: HeldExport) -> None:
     async with connection(export.held.url) as client:
         body = await follow(client, export, {})
         client.vanish()
@@ -531,7 +531,7 @@ async def test_a_download_that_broke_off_is_resumed_while_the_export_grows(expor
         assert digest_of(have + await body.whole()) == digest_of(export.steps.whole)
 
 
-async def test_the_tag_is_the_same_from_the_first_byte_to_the_sealed_file(held: Held) -> None:
+async def test_tag_is_the_same_from_the_first_byte_to_the_sealed_file(held: Held) -> None:
     export = await held.export(at=1)
     tags = {(await export.status())["etag"]}
     for step in range(1, SMALL.last):
@@ -546,7 +546,7 @@ async def test_the_tag_is_the_same_from_the_first_byte_to_the_sealed_file(held: 
     assert tags == {export.etag}
 
 
-async def test_an_export_that_has_not_begun_is_followed_from_the_queue(postgres: str, tmp_path: Path) -> None:
+async def test_queued_export_is_followed(postgres: str, tmp_path: Path) -> None:
     async with (
         scratch_database(postgres) as database,
         gated_server(database, tmp_path, max_concurrent_exports=1) as held,
@@ -568,7 +568,7 @@ async def test_an_export_that_has_not_begun_is_followed_from_the_queue(postgres:
         await running.becomes("completed")
 
 
-async def test_an_export_that_is_cancelled_in_the_queue_breaks_its_downloads(postgres: str, tmp_path: Path) -> None:
+async def test_export_that_is_cancelled_in_the_queue_breaks_its_downloads(postgres: str, tmp_path: Path) -> None:
     async with (
         scratch_database(postgres) as database,
         gated_server(database, tmp_path, max_concurrent_exports=1) as held,
@@ -590,7 +590,7 @@ async def test_an_export_that_is_cancelled_in_the_queue_breaks_its_downloads(pos
 STREAM = f"/exports/csv?dataset={SMALL.name}"
 
 
-async def test_a_new_export_is_streamed_and_then_found_at_its_content_location(held: Held) -> None:
+async def test_new_export_is_streamed_and_then_found_at_its_content_location(held: Held) -> None:
     await held.shut()
     await held.open(STEP)
     async with connection(held.url) as client:
@@ -608,7 +608,7 @@ async def test_a_new_export_is_streamed_and_then_found_at_its_content_location(h
     assert digest_of(sealed.body) == digest_of(SMALL.whole)
 
 
-async def test_a_stream_that_its_client_left_is_resumed_at_its_content_location(held: Held) -> None:
+async def test_stream_whose_client_left_is_resumed_at_its_content_location(held: Held) -> None:
     await held.shut()
     await held.open(STEP)
     async with connection(held.url) as client:
@@ -638,7 +638,7 @@ async def test_a_stream_that_its_client_left_is_resumed_at_its_content_location(
         {"If-Unmodified-Since": PAST},
     ],
 )
-async def test_what_can_mean_nothing_of_a_new_export_is_ignored(held: Held, fields: Fields) -> None:
+async def test_validators_and_ranges_of_a_new_export_are_ignored(held: Held, fields: Fields) -> None:
     await held.open()
     answer = await ask(held.url, "GET", STREAM, fields)
     assert answer.status == 200
@@ -659,7 +659,7 @@ async def test_what_can_mean_nothing_of_a_new_export_is_ignored(held: Held, fiel
         ({"Accept-Encoding": "br, identity;q=0"}, 406),
     ],
 )
-async def test_what_a_new_export_cannot_answer_begins_none(
+async def test_request_that_a_new_export_cannot_answer_creates_none(
     held: Held, method: str, fields: Fields, status: int
 ) -> None:
     before, files = await held.exports(), sorted(held.spool.iterdir())
@@ -671,7 +671,7 @@ async def test_what_a_new_export_cannot_answer_begins_none(
         assert "Range" in answer.json()["detail"]
 
 
-async def test_head_of_a_new_export_begins_none(held: Held) -> None:
+async def test_head_of_a_new_export_creates_none(held: Held) -> None:
     before = await held.exports()
     answer = await ask(held.url, "HEAD", STREAM)
     assert (answer.status, answer["Vary"]) == (200, "Accept-Encoding")
@@ -679,7 +679,7 @@ async def test_head_of_a_new_export_begins_none(held: Held) -> None:
     assert await held.exports() == before
 
 
-async def test_a_new_export_over_http_1_0_comes_with_a_length(held: Held) -> None:
+async def test_new_export_over_http_1_0_has_a_length(held: Held) -> None:
     await held.shut()
     async with connection(held.url) as client:
         await client.send("GET", STREAM, version="1.0")
@@ -692,7 +692,7 @@ async def test_a_new_export_over_http_1_0_comes_with_a_length(held: Held) -> Non
 
 
 @pytest.mark.usefixtures("patient_headers")
-async def test_a_relation_that_is_gone_is_400_and_starts_nothing(postgres: str, tmp_path: Path) -> None:
+async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tmp_path: Path) -> None:
     async with scratch_database(postgres) as database, gated_server(database, tmp_path) as held:
         async with connected(database) as owner:
             await owner.execute(f"DROP VIEW {SMALL.name}")
@@ -703,7 +703,7 @@ async def test_a_relation_that_is_gone_is_400_and_starts_nothing(postgres: str, 
 
 
 @pytest.mark.usefixtures("patient_headers")
-async def test_a_new_export_whose_first_row_fails_is_409_with_the_reason(held: Held) -> None:
+async def test_new_export_whose_first_row_fails_gets_409_with_the_reason(held: Held) -> None:
     await held.shut()
     async with connection(held.url) as client:
         await client.send("GET", STREAM)
@@ -713,7 +713,7 @@ async def test_a_new_export_whose_first_row_fails_is_409_with_the_reason(held: H
 
 
 async def follow(client: Connection, export: HeldExport, fields: Fields) -> Body:
-    """A download that has got all there is, and waits for more."""
+    """Returns a download that has received all bytes that exist, and waits for more."""
     await client.send("GET", export.download, fields)
     _, body = await client.begin()
     start = 5 if "Range" in fields else 0
@@ -727,7 +727,7 @@ async def read_whole(export: HeldExport) -> str:
 
 
 async def silent(*clients: Connection) -> bool:
-    """Whether none of the requests is answered for a moment."""
+    """Returns whether no request gets a response for a moment."""
     return all(await asyncio.gather(*(client.silent(MOMENT) for client in clients)))
 
 
@@ -743,7 +743,7 @@ def check_representation(head: Head, export: HeldExport) -> None:
 
 
 def steady_fields(head: Head) -> list[tuple[str, str]]:
-    """All of them but the clock, and the frame of a body that HEAD has not."""
+    """Returns all fields but Date and the framing of the body, which HEAD has not."""
     return sorted((name, value) for name, value in head.fields if name.lower() not in ("date", "transfer-encoding"))
 
 

@@ -44,7 +44,7 @@ WAITS_TO_SERVE = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> timedelta:
     """A second attempt comes after this time, and the headers of a download nearly at once."""
     delay = timedelta(seconds=0.1)
-    monkeypatch.setattr("streamer.http.download.downloads.FIRST_ROWS", 0.05)
+    monkeypatch.setattr("streamer.http.download.live.FIRST_ROWS_TIMEOUT", 0.05)
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", delay)
     return delay
 

@@ -12,7 +12,7 @@ import pytest
 
 from streamer.config import Duration, Names
 from streamer.embedded import embedded_postgres
-from streamer.http.download import downloads as download
+from streamer.http.download import live as download
 from streamer.server import serving
 from tests.conftest import Configure, Serve, Server, at_database, connected
 from tests.exporting import RemoteExport, create, read_problem, sha256, until

@@ -23,7 +23,7 @@ def body_of(parts: Sequence[Part], export: bytes) -> bytes:
 
 
 def read(content_type: str, body: bytes) -> list[Message]:
-    """The parts as a recipient finds them, which has the field of the response and its body."""
+    """Parses the parts as a recipient does, with the Content-Type of the response and its body."""
     message = message_from_bytes(b"Content-Type: " + content_type.encode("ascii") + b"\r\n\r\n" + body)
     assert message.get_content_type() == "multipart/byteranges"
     assert not message.defects
@@ -72,7 +72,7 @@ def test_two_slices_are_framed_as_rfc_9110_shows() -> None:
         "bytes=0-1,100-101,200-201,300-301,400-401,500-501,600-601,700-701",  # httpd, t/apache/byterange7.t
     ],
 )
-def test_every_part_is_its_slice_in_the_order_asked_for(field: str) -> None:
+def test_every_part_is_its_slice_in_the_requested_order(field: str) -> None:
     selected = select(field, len(EXPORT))
     assert isinstance(selected, Slices)
     content_type, parts = byteranges(selected.slices, len(EXPORT), CSV)
@@ -93,13 +93,13 @@ def test_length_of_the_body_is_known_without_reading(length: int) -> None:
     assert length_of(parts) == length - 1 + sum(map(len, heads))
 
 
-def test_every_answer_has_a_boundary_of_its_own() -> None:
+def test_every_response_has_its_own_boundary() -> None:
     slices = [Slice(0, 1), Slice(2, 3)]
     assert len({byteranges(slices, 10, CSV)[0] for _ in range(100)}) == 100
 
 
-def test_export_that_holds_the_answer_to_an_earlier_request_is_read_whole() -> None:
-    """Who can write rows may have seen a boundary, and may write it into them."""
+def test_export_that_contains_an_earlier_response_is_read_whole() -> None:
+    """A client that can write rows may have seen a boundary, and may write it into them."""
     content_type, parts = byteranges([Slice(0, 10), Slice(20, 30)], len(EXPORT), CSV)
     earlier = boundary_of(content_type).encode()
     hostile = body_of(parts, EXPORT) + b"\r\n--" + earlier + b"\r\n\r\n" + EXPORT + b"\r\n--" + earlier + b"--\r\n"
@@ -129,7 +129,7 @@ def exports_and_slices(draw: st.DrawFn) -> tuple[bytes, list[Slice]]:
 @given(exports_and_slices())
 @example((b"\r\n\r\n", [Slice(0, 1), Slice(2, 4)]))
 @example((b"--\r\n--\r\n", [Slice(4, 8), Slice(0, 3)]))
-def test_any_bytes_are_read_back_as_they_are(asked: tuple[bytes, list[Slice]]) -> None:
+def test_any_bytes_are_read_back_unchanged(asked: tuple[bytes, list[Slice]]) -> None:
     export, slices = asked
     content_type, parts = byteranges(slices, len(export), CSV)
     body = body_of(parts, export)

@@ -1,4 +1,4 @@
-"""Query string and JSON body → ExportSpec: one meaning for many spellings, and a refusal by name for all else."""
+"""Query string and JSON body → ExportSpec: one key for many spellings, and a refusal with the name for all else."""
 
 import json
 from dataclasses import replace
@@ -63,7 +63,7 @@ def ask(query: str = "", body: Body = b"") -> ExportSpec:
 
 
 def where(query: str = "", body: Body = b"") -> dict[tuple[str, str], tuple[str, ...]]:
-    """What is asked, as {(column, operator): values}."""
+    """Returns the conditions as {(column, operator): values}."""
     conditions = ask(query, body).conditions
     found = {(each.column, each.operator.value): each.values for each in conditions}
     assert len(found) == len(conditions)
@@ -71,7 +71,7 @@ def where(query: str = "", body: Body = b"") -> dict[tuple[str, str], tuple[str,
 
 
 def refused(query: str = "", body: Body = b"") -> BadParameter:
-    """The refusal, which names its parameter in the sentence too."""
+    """Returns the refusal, whose sentence also names its parameter."""
     with pytest.raises(BadParameter) as caught:
         ask(query, body)
     assert caught.value.status == 400
@@ -85,7 +85,7 @@ def test_empty_request_is_every_user_with_all_columns(body: bytes) -> None:
     assert ask("", body) == ExportSpec(dataset="users", columns=USERS, conditions=(), dialect=Dialect())
 
 
-def test_every_part_of_a_request_has_its_place() -> None:
+def test_every_part_of_a_request_is_in_the_spec() -> None:
     spec = ask("dataset=events&columns=at,id&delimiter=;&quoteChar='&seen=TRUE&id__lt=10")
     assert spec == ExportSpec(
         dataset="events",
@@ -112,7 +112,7 @@ SAME_CEILING = ["lifetime_value__lte", "lifetime_value_max", "lifetime_value_to"
         (["lifetime_value"], "eq"),
     ],
 )
-def test_aliases_mean_the_same_wherever_they_stand(names: list[str], operator: str) -> None:
+def test_aliases_mean_the_same_in_query_body_and_filters(names: list[str], operator: str) -> None:
     for name in names:
         wanted = {("lifetime_value", operator): ("100.50",)}
         assert where(f"{name}=100.50") == wanted
@@ -120,7 +120,7 @@ def test_aliases_mean_the_same_wherever_they_stand(names: list[str], operator: s
         assert where(body={"filters": {name: "100.50"}}) == wanted
 
 
-def test_column_that_is_named_like_an_alias_is_the_column() -> None:
+def test_column_with_the_name_of_an_alias_is_the_column() -> None:
     assert where("dataset=events&load_max=1") == {("load_max", "eq"): ("1",)}
     assert where("dataset=events&load_max_max=1&load_min=2") == {
         ("load_max", "lte"): ("1",),
@@ -129,14 +129,14 @@ def test_column_that_is_named_like_an_alias_is_the_column() -> None:
 
 
 @pytest.mark.parametrize("twin", SAME_FLOOR[1:])
-def test_two_names_of_one_meaning_are_refused(twin: str) -> None:
+def test_two_names_with_one_key_are_refused(twin: str) -> None:
     assert refused(f"min_ltv=1&{twin}=1").parameter == twin
     complaint = refused("", {"min_ltv": 1, "filters": {twin: 2}})
     assert complaint.parameter == twin
     assert "min_ltv" in complaint.sentence
 
 
-def test_query_wins_over_the_body_where_both_say_something() -> None:
+def test_query_wins_over_the_body() -> None:
     body = {
         "dataset": "users",
         "columns": ["id"],
@@ -159,7 +159,7 @@ def test_dataset_of_the_query_decides_how_the_body_is_read() -> None:
     assert refused("dataset=events", {"country_code": "US"}).parameter == "country_code"
 
 
-def test_body_alone_says_the_same_as_the_query_alone() -> None:
+def test_body_and_query_have_the_same_spec() -> None:
     query = ask("dataset=events&columns=id,at&delimiter=tab&quoteChar='&id__gte=5&seen=false")
     body = {
         "dataset": "events",
@@ -203,8 +203,8 @@ def test_general_members_that_are_null_are_not_given() -> None:
 @pytest.mark.parametrize(
     "name", ["country_code", "country_code__in", "country_code__ne", "name__contains", "min_ltv", "signup_date_to"]
 )
-def test_null_for_a_condition_is_refused_and_told_how_to_ask_for_null(name: str, null: Any) -> None:
-    """Also where the query says the same: a variable that is empty is an error wherever it stands."""
+def test_null_for_a_condition_is_refused_with_the_operator_for_null(name: str, null: Any) -> None:
+    """Also if the query has a value for the same key: an empty variable is always an error."""
     for query in ("", f"{name}=US"):
         for body in ({name: null}, {"filters": {name: null}}):
             complaint = refused("" if name == "min_ltv" else query, body)
@@ -233,7 +233,7 @@ def test_list_of_a_general_parameter_has_no_null(name: str) -> None:
         ("", {"filters": {"country_code": ["US", "DE"]}}),
     ],
 )
-def test_countries_are_a_list_however_they_are_written(query: str, body: Body) -> None:
+def test_countries_are_a_list_in_every_spelling(query: str, body: Body) -> None:
     assert where(query, body) == {("country_code", "eq"): ("US", "DE")}
 
 
@@ -256,21 +256,21 @@ def test_countries_are_a_list_however_they_are_written(query: str, body: Body) -
         ("", {"country_code": ["U\0"]}),
     ],
 )
-def test_list_of_countries_with_something_wrong_is_refused(query: str, body: Body) -> None:
+def test_malformed_list_of_countries_is_refused(query: str, body: Body) -> None:
     assert refused(query, body).parameter == "country_code"
 
 
-def test_items_of_a_json_list_are_taken_as_they_are() -> None:
+def test_items_of_a_json_list_are_not_split() -> None:
     assert where("", {"subscription_tier": ["free,basic", " free"]}) == {
         ("subscription_tier", "eq"): ("free,basic", " free")
     }
 
 
-def test_comma_is_a_part_of_a_name() -> None:
+def test_comma_in_a_name_is_kept() -> None:
     assert where("name=Smith, John") == {("name", "eq"): ("Smith, John",)}
 
 
-def test_repeated_filter_asks_for_any_of_its_values() -> None:
+def test_repeated_filter_matches_any_of_its_values() -> None:
     assert where("id=1&id=2&id=3") == {("id", "eq"): ("1", "2", "3")}
     assert where("", {"id": [1, "2", 3]}) == {("id", "eq"): ("1", "2", "3")}
 
@@ -316,7 +316,7 @@ def test_repeated_parameter_that_has_one_value_is_refused(query: str, parameter:
         ({"columns": ["id"], "filters": {"columns": ["id"]}}, "columns"),
     ],
 )
-def test_member_of_a_wrong_form_is_refused(body: dict[str, Any], parameter: str) -> None:
+def test_member_of_a_wrong_type_is_refused(body: dict[str, Any], parameter: str) -> None:
     assert refused("", body).parameter == parameter
 
 
@@ -341,7 +341,7 @@ def test_member_of_a_wrong_form_is_refused(body: dict[str, Any], parameter: str)
         "",
     ],
 )
-def test_unknown_parameter_is_refused_and_told_what_there_is(name: str) -> None:
+def test_unknown_parameter_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(BadParameter, match="unknown parameter; allowed are columns, dataset, delimiter") as caught:
         read_spec([(name, "1")], b"", CATALOG)
     assert caught.value.parameter == name
@@ -357,14 +357,14 @@ def test_unknown_member_is_refused_beside_filters_and_in_them(name: str) -> None
 @pytest.mark.parametrize(
     "name", ["user", "Users", "", "public.users", "pg_catalog.pg_authid", "users; DROP TABLE users"]
 )
-def test_unknown_dataset_is_refused_and_told_what_there_is(name: str) -> None:
+def test_unknown_dataset_is_refused_with_the_known_ones(name: str) -> None:
     for complaint in (refused(f"dataset={name}".replace(";", "%3B")), refused("", {"dataset": name})):
         assert complaint.parameter == "dataset"
         assert complaint.sentence.endswith("allowed are users, events")
         assert repr(name) in complaint.sentence
 
 
-def test_alias_of_a_column_that_the_dataset_has_not_is_refused() -> None:
+def test_alias_of_a_column_outside_of_the_dataset_is_refused() -> None:
     assert refused("dataset=events&min_ltv=1").parameter == "min_ltv"
 
 
@@ -377,7 +377,7 @@ def test_alias_of_a_column_that_the_dataset_has_not_is_refused() -> None:
         (",".join(reversed(USERS)), tuple(reversed(USERS))),
     ],
 )
-def test_columns_come_in_the_order_asked(text: str, columns: tuple[str, ...]) -> None:
+def test_columns_have_the_requested_order(text: str, columns: tuple[str, ...]) -> None:
     assert ask(f"columns={text}").columns == columns
     assert ask("", {"columns": text}).columns == columns
     assert ask("", {"columns": list(columns)}).columns == columns
@@ -404,7 +404,7 @@ def test_columns_come_in_the_order_asked(text: str, columns: tuple[str, ...]) ->
         "\ud800",
     ],
 )
-def test_text_that_is_no_column_is_refused(text: str) -> None:
+def test_unknown_column_is_refused(text: str) -> None:
     for query, body in (([("columns", text)], b""), ([], json.dumps({"columns": [text]}).encode())):
         with pytest.raises(BadParameter) as caught:
             read_spec(query, body, CATALOG)
@@ -427,7 +427,7 @@ def test_quote_is_one_ascii_character_or_tab_by_name(text: str, quote: str) -> N
     assert ask("", {"quoteChar": text}).dialect == Dialect(quote=quote)
 
 
-def test_delimiter_and_quote_may_change_places() -> None:
+def test_delimiter_and_quote_may_be_swapped() -> None:
     assert read_spec([("delimiter", '"'), ("quoteChar", ",")], b"", CATALOG).dialect == Dialect(
         delimiter='"', quote=","
     )
@@ -446,7 +446,7 @@ def test_character_that_csv_cannot_have_is_refused(name: str, text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["\\t", "TAB", "tabulator", "%09", ""])
-def test_other_names_of_a_tab_are_told_its_own(text: str) -> None:
+def test_other_names_of_a_tab_are_refused_with_its_own(text: str) -> None:
     for name in ("delimiter", "quoteChar"):
         with pytest.raises(BadParameter, match=f"^{name}: must be exactly one ASCII character, or the word tab, not"):
             read_spec([(name, text)], b"", CATALOG)
@@ -501,7 +501,7 @@ def test_up_to_a_day_is_the_same_for_moments_without_a_zone() -> None:
         ("dataset=events&day_to=9999-12-31", ("day", "lte", "9999-12-31")),
     ],
 )
-def test_other_bounds_are_taken_as_written(query: str, condition: tuple[str, str, str]) -> None:
+def test_other_bounds_are_kept_as_written(query: str, condition: tuple[str, str, str]) -> None:
     name, operator, value = condition
     assert where(query) == {(name, operator): (value,)}
 
@@ -577,7 +577,7 @@ def test_text_of_a_filter_is_never_read_as_sql() -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_body_that_is_no_json_object_is_refused_in_one_short_line(body: bytes) -> None:
+def test_body_that_is_not_a_json_object_is_refused_in_one_short_line(body: bytes) -> None:
     with pytest.raises(BadBody) as caught:
         ask("", body)
     assert caught.value.status == 400
@@ -586,7 +586,7 @@ def test_body_that_is_no_json_object_is_refused_in_one_short_line(body: bytes) -
     assert len(caught.value.sentence) < 250
 
 
-def test_body_is_refused_even_where_the_query_says_all() -> None:
+def test_malformed_body_is_refused_even_if_the_query_is_complete() -> None:
     with pytest.raises(BadBody):
         ask("columns=id&country_code=US", b"{")
 
@@ -666,7 +666,7 @@ def test_any_request_is_within_the_catalog_or_refused(pairs: list[tuple[str, str
         },
     )
 )
-def test_any_good_request_is_accepted_as_it_is(asked: dict[str, Any]) -> None:
+def test_any_valid_request_is_accepted(asked: dict[str, Any]) -> None:
     found = where("", {"filters": {**asked}})
     spec = ask("", asked)
     check_within_the_catalog(spec)
@@ -696,7 +696,7 @@ def test_order_is_a_list_of_columns_with_signs(query: str, body: Body) -> None:
 @pytest.mark.parametrize(
     "query", ["order_by=", "order_by=id,", "order_by=id,id", "order_by=id,-id", "order_by=-", "order_by=nothing"]
 )
-def test_order_that_is_none_is_refused(query: str) -> None:
+def test_malformed_order_is_refused(query: str) -> None:
     assert refused(query).parameter == "order_by"
 
 
@@ -707,7 +707,7 @@ def test_limit_is_a_number_of_rows(text: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "1e3", "ten", "9" * 19, "９", " 1", "1&limit=1"])  # noqa: RUF001
-def test_limit_that_is_no_number_of_rows_is_refused(text: str) -> None:
+def test_malformed_limit_is_refused(text: str) -> None:
     assert refused(f"limit={text}").parameter == "limit"
 
 
@@ -727,11 +727,11 @@ def test_limit_that_is_no_number_of_rows_is_refused(text: str) -> None:
         ("timestamps=postgres", Dialect()),
     ],
 )
-def test_dialect_is_what_is_said_by_name_and_then_what_the_profile_says(query: str, dialect: Dialect) -> None:
+def test_dialect_is_that_of_the_profile_with_the_given_parameters(query: str, dialect: Dialect) -> None:
     assert ask(query.replace(";", "%3B")).dialect == dialect
 
 
-def test_truths_of_json_are_truths() -> None:
+def test_json_booleans_are_booleans() -> None:
     assert ask("", {"header": False, "bom": True}).dialect == Dialect(header=False, bom=True)
 
 
@@ -749,7 +749,7 @@ def test_truths_of_json_are_truths() -> None:
         ("header=true&header=true", "header"),
     ],
 )
-def test_dialect_that_is_none_is_refused(query: str, parameter: str) -> None:
+def test_malformed_dialect_is_refused(query: str, parameter: str) -> None:
     assert refused(query).parameter == parameter
 
 
@@ -770,7 +770,7 @@ def test_required_column_needs_a_condition_that_narrows() -> None:
     assert missing("id__in=1,2&signup_date_to=2024-01-01") is None
 
 
-def test_hidden_column_is_as_unknown_as_any() -> None:
+def test_hidden_column_is_refused_as_unknown() -> None:
     users = CATALOG["users"]
     hidden = {"email": users.columns["email"]}
     shown = {name: column for name, column in users.columns.items() if name not in hidden}
@@ -781,13 +781,13 @@ def test_hidden_column_is_as_unknown_as_any() -> None:
             read_spec([(name, text)], b"", catalog)
 
 
-def test_column_that_is_called_as_a_parameter_is_meant_in_filters() -> None:
-    """They are conditions: one that became a parameter would export every row."""
+def test_name_of_a_column_and_a_parameter_is_the_column_in_filters() -> None:
+    """A condition that was read as a parameter would export every row."""
     catalog = Catalog({"users": dataset("users", column("limit", "int4"), column("label", "text"))})
 
     def ask(body: dict[str, Any]) -> ExportRequest:
         parameters = Parameters([], json.dumps(body).encode())
-        return parameters.request(parameters.dataset(catalog), longest=DAY)
+        return parameters.request(parameters.dataset(catalog), max_ttl=DAY)
 
     found = ask({"limit": 5, "label": "mine", "filters": {"header": False}})
     assert (found.spec.limit, found.label, found.spec.dialect.header, found.spec.conditions) == (5, "mine", False, ())
@@ -809,13 +809,13 @@ def test_column_that_is_called_as_a_parameter_is_meant_in_filters() -> None:
 DAY = timedelta(days=1)
 
 
-def requested(query: str = "", body: Body = b"", *, longest: timedelta = DAY) -> ExportRequest:
+def requested(query: str = "", body: Body = b"", *, max_ttl: timedelta = DAY) -> ExportRequest:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     parameters = Parameters(parse_qsl(query, keep_blank_values=True), text)
-    return parameters.request(parameters.dataset(CATALOG), longest=longest)
+    return parameters.request(parameters.dataset(CATALOG), max_ttl=max_ttl)
 
 
-def test_label_and_ttl_are_not_of_the_rows() -> None:
+def test_label_and_ttl_do_not_affect_the_rows() -> None:
     found = requested("label=Month+end&ttl=2h&columns=id")
     assert (found.label, found.ttl) == ("Month end", timedelta(hours=2))
     assert found.spec == ask("columns=id")
@@ -826,14 +826,14 @@ def test_label_and_ttl_are_not_of_the_rows() -> None:
 @pytest.mark.parametrize(
     "text", ["a", "x" * 100, " a ", "5", "北京", "\U0001f469\u200d\U0001f4bb", "a\u00a0b", "<b>", "100%"]
 )
-def test_label_is_kept_as_it_is(text: str) -> None:
+def test_label_is_kept_as_written(text: str) -> None:
     assert requested("", {"label": text}).label == text
 
 
 @pytest.mark.parametrize(
     "text", ["", " ", "x" * 101, "\n", "a\0b", "\x1b[31m", "\x9b", "\u2028", "\u202e", "\u2066", "\ud800"]
 )
-def test_label_that_is_empty_long_or_no_text_is_refused(text: str) -> None:
+def test_label_that_is_empty_too_long_or_unprintable_is_refused(text: str) -> None:
     with pytest.raises(BadParameter) as caught:
         requested("", {"label": text})
     assert caught.value.parameter == "label"
@@ -841,21 +841,21 @@ def test_label_that_is_empty_long_or_no_text_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["90", "60s", "5m", "24h", "1d", "0.5", "1ms", "86400", " 2h "])
-def test_ttl_is_a_duration_as_settings_are(text: str) -> None:
+def test_ttl_is_a_duration_as_in_settings(text: str) -> None:
     assert requested("", {"ttl": text}).ttl == read_duration(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "0.0000001", "-1", "25h", "86401", "9999999999d", "1e3", "soon", "PT2H", "5 m"]
 )
-def test_ttl_that_is_none_or_too_long_is_refused_with_what_is_allowed(text: str) -> None:
-    for longest, allowed in ((DAY, "1d"), (timedelta(hours=12), "12h"), (timedelta(seconds=90.5), "90.5s")):
+def test_ttl_that_is_malformed_or_too_long_is_refused_with_the_allowed_range(text: str) -> None:
+    for max_ttl, allowed in ((DAY, "1d"), (timedelta(hours=12), "12h"), (timedelta(seconds=90.5), "90.5s")):
         with pytest.raises(BadParameter, match=f"more than 0 and at most EXPORT_TTL, {allowed}$") as caught:
-            requested("", {"ttl": text}, longest=longest)
+            requested("", {"ttl": text}, max_ttl=max_ttl)
         assert caught.value.parameter == "ttl"
 
 
-def test_column_that_is_called_as_a_parameter_is_asked_for_with_an_operator() -> None:
+def test_column_with_the_name_of_a_parameter_is_filtered_with_an_operator() -> None:
     catalog = Catalog({"users": dataset("users", column("limit", "int4"), column("header", "text"))})
     spec = read_spec([("limit__in", "1,2"), ("limit", "5"), ("header__ne", "x")], b"", catalog)
     assert spec.limit == 5

@@ -159,7 +159,7 @@ def test_a_part_has_one_writer(part: PartialFile) -> None:
 def test_part_of_pieces_reserves_its_length_on_disk(part: PartialFile) -> None:
     """A disk that is too small then fails at the start: a file that has only its length set has no blocks."""
     length = 8 * 1024 * 1024
-    asyncio.run(part.store_pieces(length))
+    asyncio.run(part.start_pieces(length))
     found = part.path.stat()
     assert found.st_size == length
     assert found.st_blocks * 512 >= length

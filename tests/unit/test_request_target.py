@@ -1,4 +1,4 @@
-"""Queries and names in paths: what the client wrote, or a refusal; never something else."""
+"""Queries and names in paths are decoded exactly, or refused."""
 
 import re
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_query_is_decoded_as_a_form_is(text: str, pairs: list[tuple[str, str]]) 
 
 
 @pytest.mark.parametrize("text", NOT_UTF_8)
-def test_query_that_is_not_utf_8_is_refused_by_the_name_of_its_parameter(text: str) -> None:
+def test_query_that_is_not_utf_8_is_refused_with_the_name_of_its_parameter(text: str) -> None:
     for query, name in ((f"x=1&a={text}", "a"), (f"{text}=1", text), (text, text)):
         with pytest.raises(BadParameter, match="must be UTF-8 in percent-encoding") as refused:
             parse_query(query)
@@ -50,7 +50,7 @@ def test_query_that_is_not_utf_8_is_refused_by_the_name_of_its_parameter(text: s
 
 
 @pytest.mark.parametrize("text", MALFORMED)
-def test_query_with_a_malformed_percent_is_refused_and_told_how_to_write_one(text: str) -> None:
+def test_query_with_a_malformed_percent_is_refused_with_the_correct_spelling(text: str) -> None:
     for query, name in ((f"x=1&a={text}", "a"), (f"{text}=1", text)):
         with pytest.raises(BadParameter, match="a % itself is written as %25") as refused:
             parse_query(query)
@@ -63,12 +63,12 @@ def test_name_in_a_path_is_decoded_strictly(text: str) -> None:
         decode(text)
 
 
-def test_plus_sign_in_a_path_stays() -> None:
+def test_plus_sign_in_a_path_is_kept() -> None:
     assert decode("a+b%20c%2Fd") == "a+b c/d"
 
 
 @given(st.binary(max_size=12))
-def test_bytes_are_the_text_that_they_are_in_utf_8_or_are_refused(sent: bytes) -> None:
+def test_bytes_are_decoded_as_utf_8_or_refused(sent: bytes) -> None:
     query = f"a={quote_from_bytes(sent, safe='')}"
     try:
         text = sent.decode()
@@ -79,7 +79,7 @@ def test_bytes_are_the_text_that_they_are_in_utf_8_or_are_refused(sent: bytes) -
         assert parse_query(query) == [("a", text)]
 
 
-def test_no_other_module_reads_a_query_of_its_own() -> None:
+def test_no_other_module_decodes_a_query() -> None:
     modules = Path(target.__file__).parent.glob("*.py")
     readers = {module.name for module in modules if re.search(r"\.(raw_)?query(_string)?\b", module.read_text())}
     assert readers == {"target.py"}

@@ -16,7 +16,7 @@ from streamer.client.status import ExportPage, ExportStatus
 from streamer.http.api.datasets import description, summary
 from streamer.http.api.status import UNREADABLE, export_status
 from streamer.http.links import Links
-from streamer.http.problems import before_a_request
+from streamer.http.problems import early_response
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State
 from streamer.schema import (
     CancelledJob,
@@ -309,7 +309,7 @@ def test_answers_to_create_and_cancel_have_the_frozen_bytes() -> None:
 
 
 def test_a_problem_of_the_server_has_the_members_of_the_schema() -> None:
-    _, body = before_a_request(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections").split(b"\r\n\r\n")
+    _, body = early_response(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections").split(b"\r\n\r\n")
     problem = decode(body, Problem)
     assert (problem.detail, problem.error, problem.instance) == ("too many connections", "too many connections", UNSET)
     assert encode(problem) == body

@@ -1,1 +1,1 @@
-"""Resources as JSON: exports, datasets, and the parameters that ask for them."""
+"""Resources as JSON: exports and datasets, and the parameters of requests."""

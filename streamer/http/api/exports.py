@@ -1,55 +1,57 @@
-"""Create, status, cancel: the exports as resources, in both dialects that clients speak."""
+"""Exports as resources: create, status, list, cancel, delete.
+
+There are two sets of URLs, `/exports` with a `jobId` and `/exports/csv` with links, which create the same exports.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import timedelta
 from uuid import UUID
 
 from aiohttp import web
 
-from streamer.errors import BadParameter, BodyTooLarge, NotFound, SlowBody, Unavailable, shown
+from streamer.errors import BadParameter, NotFound, shown
 from streamer.http.api.listing import cursor, read_page
 from streamer.http.api.parameters import Parameters
+from streamer.http.api.request_bodies import RequestBodies
 from streamer.http.api.status import export_status, parameter_of
 from streamer.http.links import LINKS, status_path
 from streamer.http.target import read_query
 from streamer.jobs.admission import Admission
-from streamer.model import Export, ExportRequest, State
+from streamer.model import Export, ExportRequest, ExportSpec, State
 from streamer.schema import CancelledJob, Created, CreatedJob, ExportPage, ExportStatus, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck, WrongNullError, WrongValueError
+from streamer.source.dataset import Dataset
 
-MAX_BODY = 384 * 1024  # bytes: 1,599 long names in JSON's escapes, and 1000 UUIDs
-MAX_BODIES = 64  # that are being read at once
-BODIES_LIMIT = 768 * 1024  # bytes of all of them
-LARGE = 16 * 1024  # bytes of a request's query and body; of the larger ones one at a time is understood
-BODY_TIMEOUT = 10.0  # seconds for a body to come in
+LARGE = 16 * 1024  # bytes of a request's query and body; larger requests are parsed one at a time
 MAX_KEY = 255  # characters
-TOO_LARGE = f"the request body has more than {MAX_BODY} bytes"
-MAX_SENTENCE = 300  # characters of what the database says, which repeats the client's value
+MAX_SENTENCE = 300  # characters of an error message of the database, which repeats the client's value
 
 
 class Exports:
     def __init__(self, admission: Admission, catalog: Catalog, values: ValueCheck, *, ttl: float) -> None:
+        """`ttl`: seconds that the file of a completed export is kept, at most."""
         self._admission = admission
         self._ttl = timedelta(seconds=ttl)
         self._catalog = catalog
         self._values = values
-        self._bodies = 0  # that are being read
-        self._bodies_size = 0  # bytes of them that have come in
-        self._understanding = asyncio.Lock()  # a large request takes several times its size until it is checked
+        self._bodies = RequestBodies()
+        self._parsing_large = asyncio.Lock()  # parsing and checking take several times the size of a request
 
     async def create(self, request: web.Request) -> web.Response:
+        """`POST /exports/csv`."""
         export_id, state = await self._submit(request)
         links = request.app[LINKS].of(export_id)
         return _accepted(request, export_id, Created(export_id=export_id, state=state, links=links))
 
     async def create_job(self, request: web.Request) -> web.Response:
+        """`POST /exports`."""
         export_id, state = await self._submit(request)
         return _accepted(request, export_id, CreatedJob(export_id=export_id, job_id=export_id, state=state))
 
     async def status(self, request: web.Request) -> web.Response:
+        """`GET /exports/{id}` and `GET /exports/{id}/status`."""
         export_id = requested_id(request)
         export = await self._admission.get(export_id)
         return json_response(self._status(request, export))
@@ -64,72 +66,46 @@ class Exports:
         return export_status(export, self._admission.active(export.id), ttl=self._ttl, links=request.app[LINKS])
 
     async def delete(self, request: web.Request) -> web.Response:
+        """`DELETE /exports/{id}`."""
         await self._admission.remove(requested_id(request))
         return web.Response(status=204)
 
     async def cancel_job(self, request: web.Request) -> web.Response:
+        """`POST /exports/{id}/cancel`."""
         export = await self._admission.cancel(requested_id(request))
         return json_response(CancelledJob(job_id=export.id, export_id=export.id, state=export.state))
 
-    async def read_request(self, request: web.Request, *, besides: str | None = None) -> ExportRequest:
-        """The export that the request asks for, where `besides` is a parameter that somebody else reads.
+    async def read_request(self, request: web.Request, *, ignored: str | None = None) -> ExportRequest:
+        """Reads and checks the query and the body. `ignored` is a query parameter that belongs to another reader.
 
-        Raises BadParameter, BadTarget, BadBody, TooMuch, what `_read_body` does, and Unavailable if a value cannot be
-        checked.
+        Raises BadParameter, BadTarget, BadBody, TooMuch, BodyTooLarge and SlowBody, and Unavailable if there are too
+        many bodies or the source cannot check a value.
         """
-        async with self._body(request) as body:
+        async with self._bodies.read(request) as body:
             large = len(request.raw_path) + len(body) > LARGE
-            async with self._understanding if large else nullcontext():
-                return await self._understood(request, body, besides)
+            async with self._parsing_large if large else nullcontext():
+                return await self._parse(request, body, ignored)
 
-    async def _understood(self, request: web.Request, body: bytearray, besides: str | None) -> ExportRequest:
-        query = [(name, text) for name, text in read_query(request) if name != besides]
+    async def _parse(self, request: web.Request, body: bytearray, ignored: str | None) -> ExportRequest:
+        query = [(name, text) for name, text in read_query(request) if name != ignored]
         parameters = Parameters(query, body)
         await self._catalog.refresh(parameters.dataset(self._catalog).name)
         dataset = parameters.dataset(self._catalog)
-        asked = parameters.request(dataset, longest=self._ttl)
-        try:
-            await self._values.check(dataset, asked.spec.conditions, asked.spec.dialect.null)
-        except WrongValueError as wrong:
-            raise BadParameter(parameter_of(wrong.condition), shown(str(wrong), MAX_SENTENCE)) from wrong
-        except WrongNullError as wrong:
-            raise BadParameter("null", shown(str(wrong), MAX_SENTENCE)) from wrong
-        return asked
+        export_request = parameters.request(dataset, max_ttl=self._ttl)
+        await self._check_values(dataset, export_request.spec)
+        return export_request
 
-    @asynccontextmanager
-    async def _body(self, request: web.Request) -> AsyncIterator[bytearray]:
-        """Raises Unavailable if too many are being read, BodyTooLarge and SlowBody."""
-        body = bytearray()
-        if not request.can_read_body:
-            yield body
-            return
-        if self._bodies >= MAX_BODIES:
-            raise Unavailable(f"too many request bodies at once: {MAX_BODIES} are being read")
-        self._bodies += 1
+    async def _check_values(self, dataset: Dataset, spec: ExportSpec) -> None:
+        """Raises BadParameter, and Unavailable if the source cannot check them."""
         try:
-            await self._read(request, body)
-            yield body
-        finally:
-            self._bodies -= 1
-            self._bodies_size -= len(body)
-
-    async def _read(self, request: web.Request, body: bytearray) -> None:
-        if (request.content_length or 0) > MAX_BODY:
-            raise BodyTooLarge(TOO_LARGE)
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                async for piece in request.content.iter_any():
-                    body += piece
-                    self._bodies_size += len(piece)
-                    if len(body) > MAX_BODY:
-                        raise BodyTooLarge(TOO_LARGE)
-                    if self._bodies_size > BODIES_LIMIT:
-                        raise Unavailable(f"the request bodies that are being read have more than {BODIES_LIMIT} bytes")
-        except TimeoutError as error:
-            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from error
+            await self._values.check(dataset, spec.conditions, spec.dialect.null)
+        except WrongValueError as error:
+            raise BadParameter(parameter_of(error.condition), shown(str(error), MAX_SENTENCE)) from error
+        except WrongNullError as error:
+            raise BadParameter("null", shown(str(error), MAX_SENTENCE)) from error
 
     async def _submit(self, request: web.Request) -> tuple[UUID, str]:
-        """The new export, or the one that was begun with the same Idempotency-Key."""
+        """Returns id and state of the new export, or of the one that was created with the same Idempotency-Key."""
         submitted = await self._admission.submit(await self.read_request(request), key=_idempotency_key(request))
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
 
@@ -140,7 +116,7 @@ def _accepted(request: web.Request, export_id: UUID, body: Created | CreatedJob)
 
 
 def _idempotency_key(request: web.Request) -> str | None:
-    """draft-ietf-httpapi-idempotency-key-header; what it means to the client is the client's business."""
+    """Returns the key, which may be any text (draft-ietf-httpapi-idempotency-key-header). Raises BadParameter."""
     keys = request.headers.getall("Idempotency-Key", [])
     if not keys:
         return None
@@ -150,7 +126,7 @@ def _idempotency_key(request: web.Request) -> str | None:
 
 
 def requested_id(request: web.Request) -> UUID:
-    """The export named in the path. A malformed id names nothing: NotFound, as for an unknown one."""
+    """Returns the id in the path. Raises NotFound if it is malformed, as for an unknown one."""
     text = request.match_info["id"]
     try:
         export_id = UUID(text)

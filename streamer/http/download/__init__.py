@@ -1,1 +1,1 @@
-"""Downloads: content negotiation, then delivery."""
+"""Downloads: the decision on the response, then its delivery."""

@@ -1,19 +1,19 @@
-"""The body writers. What they promise: a body is whole, or the connection breaks in a way that every client can see.
+"""Writes the bodies of downloads. A body is whole, or the connection breaks in a way that every client notices.
 
-In a chunked body the frame is ours, chunk head, bytes, line end, and the final chunk is aiohttp's. A `DownloadResponse`
-refuses to write that final chunk until its body is known to be whole, so no path through a handler, foreseen or not,
-can end a truncated body well. Instead its connection is closed (FIN): clients see that the final chunk is missing, and
-wget comes back for the rest. Within a body of known length the connection is reset.
+`ChunkedSender` writes all chunks of a chunked body but the final one, which aiohttp writes. `DownloadResponse` refuses
+to write it until the body is known to be whole, so a handler cannot end a truncated body normally, whatever it raises
+or returns. Instead the connection is closed (FIN): clients notice that the final chunk is missing, and wget retries.
+Within a body of known length the connection is reset.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 from aiohttp import web
 
 from streamer.errors import ClientError
+from streamer.http.aiohttp_internals import GuardedResponse
 from streamer.http.net.body_sender import Readable
 from streamer.http.net.chunked_sender import ChunkedSender
 from streamer.http.net.sized_sender import sized_sender
@@ -23,17 +23,18 @@ from streamer.spool.follower import Extent, Follower, TruncatedError
 log = logging.getLogger(__name__)
 
 Part = bytes | Slice
-"""A piece of a body: bytes as they are, or a slice of the file."""
+"""A part of a body: bytes in memory, or a slice of the file."""
 
 
-class DownloadResponse(web.StreamResponse):
-    """A response whose end can only be written once its body is whole."""
-
-    whole = False
+class DownloadResponse(GuardedResponse):
+    """The response to a download."""
 
     @contextmanager
     def body(self) -> Iterator[None]:
-        """The body is written within, and is whole if nothing was raised. A break is told by the connection alone."""
+        """Marks the body as whole if the context, in which it is written, is left normally.
+
+        An error of the body is logged and ends here; the client notices it by its connection.
+        """
         try:
             yield
         except (TruncatedError, ClientError) as error:
@@ -46,25 +47,20 @@ class DownloadResponse(web.StreamResponse):
             self.whole = True
 
     async def begin(self, request: web.Request) -> bool:
-        """Sends the headers. False for HEAD, to which they are the whole answer: then no file is touched."""
+        """Sends the headers. Returns False for HEAD, which has no body: then no file is read."""
         await self.prepare(request)
         return request.method != "HEAD"
 
     async def send_at_once(self, request: web.Request, body: bytes | bytearray) -> None:
-        """A body in memory. It is not kept: aiohttp remembers a connection's last response until the next."""
+        """Sends the headers and a body in memory, without keeping it: aiohttp keeps the last response for a while."""
         self.content_length = len(body)
         with self.body():
             await self.prepare(request)
-            await super().write_eof(cast("bytes", body))
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        if not self.whole:
-            raise ConnectionResetError("the body is not whole")
-        await super().write_eof(data)
+            await self.write_only(body)
 
 
 async def send_followed(request: web.Request, response: DownloadResponse, follower: Follower) -> None:
-    """What the follower gives, each extent in chunks as soon as it is published; before them what is known already."""
+    """Sends the early bytes of a live export, and each further extent in chunks as soon as it is published."""
     response.enable_chunked_encoding()
     with response.body():
         if await response.begin(request):
@@ -75,7 +71,7 @@ async def send_followed(request: web.Request, response: DownloadResponse, follow
 
 
 async def send_parts(request: web.Request, response: DownloadResponse, source: Readable, parts: Sequence[Part]) -> None:
-    """A body of known length."""
+    """Sends a body of known length."""
     response.content_length = length_of(parts)
     with response.body():
         if await response.begin(request):
@@ -88,5 +84,5 @@ async def send_parts(request: web.Request, response: DownloadResponse, source: R
 
 
 def length_of(parts: Sequence[Part]) -> int:
-    """In bytes."""
+    """Returns the length of all parts in bytes."""
     return sum(len(part) if isinstance(part, bytes) else part.length for part in parts)

@@ -1,4 +1,4 @@
-"""multipart/byteranges: RFC 9110, 14.6. Several slices of one export in one body of known length."""
+"""multipart/byteranges (RFC 9110, 14.6): several slices of one export in one body of known length."""
 
 from collections.abc import Sequence
 from secrets import token_hex
@@ -8,9 +8,9 @@ from streamer.protocol.ranges import Slice, content_range
 
 
 def byteranges(slices: Sequence[Slice], length: int, content_type: str) -> tuple[str, list[Part]]:
-    """The Content-Type of the whole, and its parts: heads as bytes, slices as they are.
+    """Returns the Content-Type of the body, and its parts: part headers as bytes, and the slices themselves.
 
-    The boundary is random, so that no export can hold it.
+    `length` is that of the export in bytes. The boundary is random, so that no export can contain it.
     """
     boundary = token_hex(16)
     parts: list[Part] = []

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Protocol, Self, TypeVar
 
 from aiohttp import web
 
+from streamer.http.aiohttp_internals import response_writer
 from streamer.http.net.readiness import MIN_QUOTA, WRITE_READINESS, ReadyCallback, writable_bytes
 from streamer.http.net.resets import reset
 from streamer.http.net.send_buffers import MAX_QUOTA, SEND_BUFFER_QUOTA, SendBufferQuota
@@ -49,7 +50,7 @@ class BodySender:
     def __init__(self, request: web.Request, source: Readable) -> None:
         self._connection = request.transport  # the request forgets it when the server closes
         self._read_ahead = request.app[READ_AHEAD]
-        self._writer = request.writer
+        self._writer = response_writer(request)
         self._quota: SendBufferQuota | None = request.get(SEND_BUFFER_QUOTA)
         self._readiness = request.app[WRITE_READINESS]
         self._source = source
