@@ -29,7 +29,9 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
 from streamer.postgres.conninfo import ConnectionParameters
-from streamer.postgres.pool import Pool, connect, one_line, with_causes
+from streamer.postgres.driver import Pool
+from streamer.postgres.failures import one_line, with_causes
+from streamer.postgres.pool import connect
 from streamer.process.cores import cores
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck
@@ -163,7 +165,7 @@ async def _pools(settings: Settings, stack: AsyncExitStack) -> _Pools:
     exporting = settings.max_concurrent_exports * settings.export_connections
     return _Pools(
         store=await pool(store, STORE_CONNECTIONS, resets=False),
-        source=await pool(source, exporting, row_limit=settings.max_row_size),
+        source=await pool(source, exporting, max_row_size=settings.max_row_size),
         side=await pool(source, SIDE_CONNECTIONS, resets=False),
     )
 

@@ -27,7 +27,8 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import ENDED_ELSEWHERE, Runner
 from streamer.jobs.store import ATTEMPTS, RENEWAL, Store
 from streamer.model import Export, ExportRequest, Place, State
-from streamer.postgres.pool import PAUSES, with_causes
+from streamer.postgres.failures import with_causes
+from streamer.postgres.pool import BACKOFF
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
 
@@ -246,7 +247,7 @@ class ExportQueue:
     async def _claim(self) -> Export | None:
         """A database that does not answer is waited for: the row is there, and its turn has come."""
         async for attempt in tenacity.AsyncRetrying(
-            wait=PAUSES,
+            wait=BACKOFF,
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         ):
             with attempt:

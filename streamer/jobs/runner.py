@@ -22,7 +22,8 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
-from streamer.postgres.pool import PAUSES, say_waiting, with_causes
+from streamer.postgres.failures import with_causes
+from streamer.postgres.pool import BACKOFF, log_waiting
 from streamer.source.cursors.cursor import Sink
 from streamer.source.source import Rows, Source
 from streamer.spool.spool import Sealed
@@ -246,5 +247,5 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
 
 def _retrying(live: ActiveExport, stop: Callable[[tenacity.RetryCallState], bool]) -> tenacity.AsyncRetrying:
     return tenacity.AsyncRetrying(
-        stop=stop, wait=PAUSES, before_sleep=say_waiting(log, f"export {live.id}"), reraise=True
+        stop=stop, wait=BACKOFF, before_sleep=log_waiting(log, f"export {live.id}"), reraise=True
     )

@@ -16,7 +16,8 @@ from streamer.errors import ExportFailure, SourceAway, SourceBusy, StartError, T
 from streamer.formats.dialect import prologue
 from streamer.formats.records import first_records
 from streamer.model import Dialect, ExportSpec
-from streamer.postgres.pool import LOST, Connection, one_line
+from streamer.postgres.driver import Connection
+from streamer.postgres.failures import CONNECTION_LOST, one_line
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.cursors.blocks import WITHOUT_INDEXES, BlockCursor
 from streamer.source.cursors.copy import CopyCursor
@@ -269,7 +270,7 @@ SCHEMA_CHANGED = (
 
 # What another attempt may not meet again (PostgreSQL documentation, appendix A).
 TRANSIENT = (
-    *LOST,
+    *CONNECTION_LOST,
     asyncpg.SerializationError,  # also a conflict with recovery, on a replica
     asyncpg.DeadlockDetectedError,
     asyncpg.SnapshotTooOldError,
@@ -281,7 +282,7 @@ def opening_errors() -> Iterator[None]:
     """Before the first row: what time can heal is waited for."""
     try:
         yield
-    except LOST as error:
+    except CONNECTION_LOST as error:
         raise SourceAway(_sentence(error)) from error
     except (asyncpg.LockNotAvailableError, *TRANSIENT) as error:
         raise SourceBusy(_sentence(error)) from error

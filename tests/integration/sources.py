@@ -18,7 +18,8 @@ import asyncpg
 import pytest
 
 from streamer.model import Condition, Dialect, ExportSpec
-from streamer.postgres.pool import Pool, connect
+from streamer.postgres.driver import Pool
+from streamer.postgres.pool import connect
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors.cursor import Sink

@@ -19,7 +19,7 @@ import pytest
 from streamer.config import Names
 from streamer.embedded import psql
 from streamer.errors import ExportFailure, StartError
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors.copy import copy

@@ -8,15 +8,11 @@ import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import cast
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
 from streamer.config import Size
-from streamer.errors import ExportFailure
-from streamer.postgres.row_limit import CHUNK, RowSizeLimit, limited_rows
 from streamer.source.source import CursorChoice
 from tests.conftest import connected
 from tests.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
@@ -264,114 +260,3 @@ async def test_a_plan_may_be_larger_than_a_row(serve: Serve, database: str, choi
     await has_ended(export)
     assert (await export.status())["error"] is None
     assert_same_bytes((await ask(held.url, "GET", export.download)).body, await expected(database, "parts"))
-
-
-class Driver(asyncio.Protocol):
-    """The driver's side of a meter: what reached it."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.events: list[object] = []
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-
-    def eof_received(self) -> bool | None:
-        self.events.append("eof")
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.events.append(exc)
-
-    def pause_writing(self) -> None:
-        self.events.append("pause")
-
-    def resume_writing(self) -> None:
-        self.events.append("resume")
-
-
-class Socket(asyncio.Transport):
-    """The transport's side: who reads from it, and whether it was aborted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.protocol: asyncio.BaseProtocol | None = None
-        self.aborted = False
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self.protocol = protocol
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-class Metered:
-    """What `metered` asks of a connection."""
-
-    def __init__(self, limit: int) -> None:
-        self.socket, self.driver = Socket(), Driver()
-        self.meter = RowSizeLimit(self.socket, self.driver)
-        self.meter.limit = limit
-
-    def is_closed(self) -> bool:
-        return self.socket.aborted
-
-    @property
-    def connection(self) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
-        return cast("asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", self)
-
-
-async def test_a_meter_passes_everything_on_up_to_its_limit() -> None:
-    parts = Metered(10)
-    assert parts.socket.protocol is parts.meter
-    with limited_rows(parts.connection, "a row is larger") as meter:
-        for piece in (b"0123", bytes(CHUNK), b"456789"):
-            meter.data_received(piece)
-    assert parts.driver.received == b"0123" + bytes(CHUNK) + b"456789"
-    assert not parts.socket.aborted
-    lost = OSError("gone")
-    assert parts.meter.eof_received() is True
-    parts.meter.pause_writing()
-    parts.meter.resume_writing()
-    parts.meter.connection_lost(lost)
-    assert parts.driver.events == ["eof", "pause", "resume", lost]
-
-
-async def test_a_meter_counts_anew_after_each_hand_over_and_for_each_query() -> None:
-    parts = Metered(10 - CHUNK)
-    for _ in range(10):
-        with limited_rows(parts.connection, "a row is larger") as meter:
-            for _ in range(10):
-                meter.data_received(b"01234")
-                meter.handed_over()
-                meter.data_received(b"56789")
-    assert parts.driver.received == 100 * b"0123456789"
-    assert not parts.meter.exceeded
-
-
-async def test_a_byte_more_than_a_row_and_a_chunk_ends_the_connection_and_goes_nowhere() -> None:
-    parts = Metered(10)
-    with limited_rows(parts.connection, "a row is larger") as meter:
-        meter.data_received(bytes(CHUNK + 10))
-        meter.data_received(b"x")
-    assert parts.socket.aborted
-    assert parts.meter.exceeded
-    assert parts.driver.received == bytes(CHUNK + 10)
-
-
-async def test_only_what_a_meter_has_ended_is_called_too_large() -> None:
-    parts = Metered(2048)
-    with pytest.raises(ConnectionError, match="by itself"), limited_rows(parts.connection, "a row is larger"):
-        raise ConnectionError("by itself")
-    with (
-        pytest.raises(ExportFailure, match=r"^a row is larger than 2 kB, the most that MAX_ROW_SIZE allows$") as failed,
-        limited_rows(parts.connection, "a row is larger") as meter,
-    ):
-        end_by_the_meter(meter)
-    assert isinstance(failed.value.__cause__, ConnectionError)
-
-
-def end_by_the_meter(meter: RowSizeLimit) -> None:
-    """As the driver does, when it is told that its connection is lost."""
-    meter.data_received(bytes(2048 + CHUNK + 1))
-    raise ConnectionError("lost")

@@ -11,7 +11,7 @@ import pytest
 
 from streamer.config import Names
 from streamer.errors import StartError
-from streamer.postgres.pool import Pool
+from streamer.postgres.driver import Pool
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from tests.conftest import Serve

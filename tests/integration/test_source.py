@@ -21,7 +21,8 @@ import pytest
 from streamer.errors import ExportFailure, StartError
 from streamer.model import Condition, Operator
 from streamer.postgres import pool as database_module
-from streamer.postgres.pool import Pool, connect
+from streamer.postgres.driver import Pool
+from streamer.postgres.pool import connect
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors.block_ranges import FIRST_BLOCKS, BlockRange, ReorderBuffer
 from streamer.source.cursors.blocks import BlockCursor

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, ExportSpec, Operator, Order
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.postgres.quoting import quote_identifier
 from streamer.source.dataset import Column, Dataset
 from streamer.source.query.query import QUOTE_LITERALS, Query, compose

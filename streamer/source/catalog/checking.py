@@ -15,7 +15,8 @@ import asyncpg
 
 from streamer.errors import Unavailable
 from streamer.model import Condition, Operator
-from streamer.postgres.pool import Connection, Pool, one_line
+from streamer.postgres.driver import Connection, Pool
+from streamer.postgres.failures import one_line
 from streamer.source.catalog.values import is_certain
 from streamer.source.dataset import Dataset
 from streamer.source.query.plan import explain

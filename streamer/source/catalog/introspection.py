@@ -25,7 +25,8 @@ import asyncpg
 
 from streamer.errors import StartError
 from streamer.model import Condition
-from streamer.postgres.pool import LOST, Connection, Pool, one_line
+from streamer.postgres.driver import Connection, Pool
+from streamer.postgres.failures import CONNECTION_LOST, one_line
 from streamer.postgres.quoting import quote_relation
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import WrongValueError, check_values
@@ -221,8 +222,8 @@ class _Reading:
             async with asyncio.timeout(CURRENT_TIMEOUT):
                 shape: int | None = await self._pool.fetchval(SHAPE_NOW, relation, self._role)
         except asyncpg.PostgresError as error:  # such as a schema that may not be used any more
-            return isinstance(error, LOST)
-        except LOST:
+            return isinstance(error, CONNECTION_LOST)
+        except CONNECTION_LOST:
             return True
         return shape == dataset.shape
 

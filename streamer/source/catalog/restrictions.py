@@ -16,7 +16,7 @@ what it named is still the same relation. A process that starts has nothing to r
 
 from collections.abc import Collection, Mapping
 
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.source.catalog.configuration import DatasetConfig
 
 BELOW = """

@@ -19,7 +19,8 @@ import asyncpg
 from streamer.errors import ExportFailure
 from streamer.formats.records import count_records
 from streamer.model import Dialect
-from streamer.postgres.pool import LOST, Connection
+from streamer.postgres.driver import Connection
+from streamer.postgres.failures import CONNECTION_LOST
 from streamer.source.cursors.block_ranges import BlockRange, RangeSplitter, ReorderBuffer
 from streamer.source.cursors.copy import copy
 from streamer.source.cursors.cursor import Sink
@@ -34,7 +35,7 @@ HOLD_LIMIT = 2 * 1024 * 1024  # bytes of early pages, beside one chunk for each 
 PAGE_TARGET = 2 * 1024 * 1024  # bytes of CSV that a page is meant to give
 RECONNECTS = 5  # for one page
 FIRST_PAUSE = 0.2  # seconds before the second of them, twice as long before each that follows
-REPLACED = (*LOST, asyncpg.LockNotAvailableError)  # a connection that ends so leaves its page to another one
+REPLACED = (*CONNECTION_LOST, asyncpg.LockNotAvailableError)  # a connection that ends so leaves its page to another one
 
 # A page is read by its blocks alone: an index that serves the filter would be walked once for every page.
 WITHOUT_INDEXES = """

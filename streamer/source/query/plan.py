@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.postgres.quoting import quote_relation
 from streamer.source.dataset import Dataset
 from streamer.source.query.query import Query

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from streamer.errors import ExportFailure
 from streamer.formats.dialect import FORMULA_STARTS
 from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.postgres.quoting import quote_identifier, quote_relation
 from streamer.source.dataset import PG_CATALOG, Column, Dataset
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from streamer.postgres.pool import Pool
+from streamer.postgres.driver import Pool
 
 
 class Connections:

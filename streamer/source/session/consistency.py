@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from streamer.postgres.pool import Connection, Pool
+from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.quoting import quote_relation
 from streamer.source.dataset import Dataset
 

@@ -30,7 +30,7 @@ from functools import lru_cache
 
 import asyncpg
 
-from streamer.postgres.pool import Connection, Pool
+from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.quoting import quote_identifier, quote_relation
 from streamer.source.dataset import Dataset, Locker
 from streamer.source.session.consistency import HELD, SHAPE_BY_OID
