@@ -186,8 +186,8 @@ def _directory(settings: Settings, stack: AsyncExitStack) -> SpoolDirectory:
 def _source(settings: Settings, pools: _Pools, catalog: Catalog) -> Source:
     connections = Connections(
         pools.source,
-        leads=settings.max_concurrent_exports,
-        helpers=settings.export_connections - 1,
+        leaders=settings.max_concurrent_exports,
+        workers=settings.export_connections - 1,
         role=settings.dataset_role,
         beside=pools.side,
     )

@@ -25,7 +25,8 @@ from streamer.model import Export, ExportSpec, State
 from streamer.postgres.failures import with_causes
 from streamer.postgres.pool import BACKOFF, log_waiting
 from streamer.source.cursors.cursor import Sink
-from streamer.source.source import Rows, Source
+from streamer.source.rows import Rows
+from streamer.source.source import Source
 from streamer.spool.spool import Sealed
 
 log = logging.getLogger(__name__)

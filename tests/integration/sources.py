@@ -1,7 +1,7 @@
 """What the tests of the source share: sinks, COPY as the independent reference, and a reader of records of its own.
 
 Nothing here uses streamer's SQL or CSV: the reference is COPY on a plain connection, identifiers are quoted by the
-server, and a page is parsed by a pattern that knows one dialect's grammar and nothing of how it was written.
+server, and a chunk is parsed by a pattern that knows one dialect's grammar and nothing of how it was written.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tests.conftest import at_database, connected
 
 CURSORS = (CursorChoice.BLOCKS, CursorChoice.COPY, CursorChoice.FETCH)
 POOL_SIZE = 4  # connections; as many as a cursor may want
-HELPERS = 2  # connections of a BlockCursor beside its lead
+WORKERS = 2  # connections of a BlockCursor beside its leader
 WAIT = 20.0  # seconds that anything may take which is waited for here
 PASSWORD = "open, sesame"
 PLAIN_SESSION = {
@@ -57,56 +57,56 @@ Plain: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 @dataclass
-class Pages:
-    """A sink that keeps every page with the number of rows it was said to hold. The first page is the header."""
+class Received:
+    """A sink that keeps every chunk with the number of rows it was said to hold. The first chunk is the header."""
 
-    pages: list[tuple[bytes, int]] = field(default_factory=list)
+    chunks: list[tuple[bytes, int]] = field(default_factory=list)
     total: int | None = None
 
-    async def take(self, page: bytes | bytearray, rows: int) -> None:
-        self.pages.append((bytes(page), rows))
+    async def take(self, chunk: bytes | bytearray, rows: int) -> None:
+        self.chunks.append((bytes(chunk), rows))
 
     @property
     def body(self) -> bytes:
-        return b"".join(page for page, _ in self.pages)
+        return b"".join(chunk for chunk, _ in self.chunks)
 
 
 class SinkAt:
-    """A sink that acts once, on the page with that number; 0 is the header."""
+    """A sink that acts once, on the chunk with that number; 0 is the header."""
 
     def __init__(self, number: int, act: Callable[[], Awaitable[object]]) -> None:
-        self.pages = Pages()
+        self.received = Received()
         self._number = number
         self._act = act
 
-    async def take(self, page: bytes | bytearray, rows: int) -> None:
-        await self.pages.take(page, rows)
-        if len(self.pages.pages) == self._number + 1:
+    async def take(self, chunk: bytes | bytearray, rows: int) -> None:
+        await self.received.take(chunk, rows)
+        if len(self.received.chunks) == self._number + 1:
             await self._act()
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A source on a pool of its own, for as many exports at once as there are leads."""
+    """A source on a pool of its own, for as many exports at once as there are leaders."""
 
     pool: Pool
     catalog: Catalog
     choice: CursorChoice
-    leads: int = 1
+    leaders: int = 1
     role: str | None = None
 
     @cached_property
     def connections(self) -> Connections:
-        return Connections(self.pool, leads=self.leads, helpers=HELPERS, role=self.role)
+        return Connections(self.pool, leaders=self.leaders, workers=WORKERS, role=self.role)
 
     @property
     def source(self) -> Source:
         return Source(self.connections, self.catalog, self.choice)
 
-    async def export(self, spec: ExportSpec) -> Pages:
-        pages = Pages()
-        pages.total = await self.drain(spec, pages.take)
-        return pages
+    async def export(self, spec: ExportSpec) -> Received:
+        received = Received()
+        received.total = await self.drain(spec, received.take)
+        return received
 
     async def drain(self, spec: ExportSpec, sink: Sink) -> int:
         async with self.source.open(spec) as rows:
@@ -114,11 +114,11 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(url: str, choice: CursorChoice, *names: str, leads: int = 1) -> AsyncIterator[Opened]:
+async def opened(url: str, choice: CursorChoice, *names: str, leaders: int = 1) -> AsyncIterator[Opened]:
     """The source as the server has it: a pool by `connect`, a catalog by `read_catalog`."""
     async with pooled(url) as pool:
         catalog = await read_catalog(pool, names)
-        yield Opened(pool, catalog, choice, leads)
+        yield Opened(pool, catalog, choice, leaders)
 
 
 @asynccontextmanager
@@ -175,13 +175,13 @@ async def identifiers(connection: Plain, names: Sequence[str]) -> list[str]:
     return list(await connection.fetchval(statement, list(names)))
 
 
-def assert_conforms(exported: Pages, expected: bytes, dialect: Dialect | None = None) -> None:
-    """The bytes are those of the reference, and every page is whole records, as many as it was said to hold."""
+def assert_conforms(exported: Received, expected: bytes, dialect: Dialect | None = None) -> None:
+    """The bytes are those of the reference, and every chunk is whole records, as many as it was said to hold."""
     assert_same_bytes(exported.body, expected)
-    counted = [count_records(page, dialect or Dialect()) for page, _ in exported.pages]
-    assert counted[0] == 1, "the first page is not the header alone"
-    assert exported.pages[0][1] == 0, "the header was counted as a row"
-    assert counted[1:] == [rows for _, rows in exported.pages[1:]], "a page does not hold the rows it was said to hold"
+    counted = [count_records(chunk, dialect or Dialect()) for chunk, _ in exported.chunks]
+    assert counted[0] == 1, "the first chunk is not the header alone"
+    assert exported.chunks[0][1] == 0, "the header was counted as a row"
+    assert counted[1:] == [rows for _, rows in exported.chunks[1:]], "a chunk does not hold its number of rows"
     assert exported.total == sum(counted[1:])
 
 
@@ -198,23 +198,23 @@ def assert_same_bytes(found: bytes, expected: bytes) -> None:
     )
 
 
-def count_records(page: bytes, dialect: Dialect) -> int:
-    """The number of records in a page; raises AssertionError if it is not whole records of one width."""
+def count_records(chunk: bytes, dialect: Dialect) -> int:
+    """The number of records in a chunk; raises AssertionError if it is not whole records of one width."""
     comma, mark = re.escape(dialect.delimiter.encode()), re.escape(dialect.quote.encode())
     quoted = b"%b[^%b]*(?:%b%b[^%b]*)*%b" % ((mark,) * 6)
     matching = re.compile(b"(?:%b|[^%b%b\r\n]*)(%b|\n)" % (quoted, mark, comma, comma))
     widths, width, at = set(), 0, 0
     records = 0
-    while at < len(page):
-        found = matching.match(page, at)
-        assert found, f"no field at byte {at} of a page of {len(page)}: {page[at : at + 60]!r}"
+    while at < len(chunk):
+        found = matching.match(chunk, at)
+        assert found, f"no field at byte {at} of a chunk of {len(chunk)}: {chunk[at : at + 60]!r}"
         at = found.end()
         width += 1
         if found[1] == b"\n":
             widths.add(width)
             width, records = 0, records + 1
-    assert not width, f"a page ends within a record: {page[-60:]!r}"
-    assert len(widths) <= 1, f"records of one page have different widths: {widths}"
+    assert not width, f"a chunk ends within a record: {chunk[-60:]!r}"
+    assert len(widths) <= 1, f"records of one chunk have different widths: {widths}"
     return records
 
 
@@ -308,9 +308,9 @@ async def assert_nothing_runs(connection: Plain) -> None:
 
 def assert_all_granted(source: Opened) -> None:
     """Every connection that exports may have beside their own can be had, and no more."""
-    spare = source.pool.get_max_size() - source.leads
+    spare = source.pool.get_max_size() - source.leaders
     with ExitStack() as stack:
-        granted = [stack.enter_context(source.connections.one_more()) for _ in range(spare + 1)]
+        granted = [stack.enter_context(source.connections.try_reserve()) for _ in range(spare + 1)]
     assert granted == [True] * spare + [False]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from streamer.postgres.row_limit import RowSizeLimit
 from streamer.source.source import CursorChoice
-from tests.integration.sources import Pages, Plain, assert_all_usable, assert_nothing_runs, opened, spec
+from tests.integration.sources import Plain, Received, assert_all_usable, assert_nothing_runs, opened, spec
 
 ROWS = "CREATE TABLE long AS SELECT n, repeat('x', 100) AS words FROM generate_series(1, 200000) n"
 ARRIVALS = range(2, 12)  # of data on a connection that copies, counted from the first
@@ -52,7 +52,7 @@ async def test_a_cancelled_copy_ends_in_the_server_and_its_connection_is_kept(
     await plain.execute(ROWS)
     async with opened(database, choice, "long") as source:
         for arrival in ARRIVALS:
-            export = asyncio.create_task(source.drain(spec("long", ["n", "words"]), Pages().take))
+            export = asyncio.create_task(source.drain(spec("long", ["n", "words"]), Received().take))
             with monkeypatch.context() as patch:
                 cancelling(patch, arrival, when, export.cancel)
                 await asyncio.wait({export})

@@ -26,8 +26,8 @@ from tests.exporting import create
 from tests.integration.sources import (
     WAIT,
     Opened,
-    Pages,
     Plain,
+    Received,
     SinkAt,
     cursors_of_views,
     entered_as,
@@ -91,7 +91,7 @@ async def role(plain: Plain) -> AsyncIterator[str]:
         yield name
 
 
-async def export(source: Opened, wanted: ExportSpec) -> Pages:
+async def export(source: Opened, wanted: ExportSpec) -> Received:
     """As a job does it: what is not to be had at the moment is asked for again."""
     async with asyncio.timeout(WAIT):
         while True:
@@ -114,7 +114,7 @@ class Meanwhile:
         """The source of a pool that has logged in as the role."""
         return opened(entered_as(self.url, self.role), choice, dataset)
 
-    async def exported(self, source: Opened, wanted: ExportSpec, *statements: str) -> Pages:
+    async def exported(self, source: Opened, wanted: ExportSpec, *statements: str) -> Received:
         """The migration commits once the export waits for it."""
         await self.migration.execute("BEGIN")
         for statement in statements:
@@ -124,7 +124,7 @@ class Meanwhile:
             await self.migration.execute("COMMIT")
             return await exporting
 
-    async def planned(self, source: Opened, wanted: ExportSpec, *statements: str) -> Pages:
+    async def planned(self, source: Opened, wanted: ExportSpec, *statements: str) -> Received:
         """The migration begins and commits while the export is being planned at the gate."""
         await self.plain.execute(f"SELECT pg_advisory_lock({GATE})")
         async with running(export(source, wanted)) as exporting:
@@ -470,7 +470,7 @@ async def test_timestamps_that_became_texts_and_came_back_are_written_as_what_th
         assert (await export(source, wanted)).body == b"value\n2024-01-01T00:00:00Z\n"
 
 
-async def test_a_schema_that_takes_the_name_of_another_between_two_pages_breaks_the_export(
+async def test_a_schema_that_takes_the_name_of_another_between_two_chunks_breaks_the_export(
     database: str, plain: Plain
 ) -> None:
     """The rename of a schema waits for no lock on the tables in it."""
@@ -530,12 +530,12 @@ async def test_the_snapshot_is_said_to_be_no_older_than_its_rows(
     await plain.execute("CREATE TABLE stamped (at timestamptz); INSERT INTO stamped VALUES (now())")
     said: list[datetime] = []
 
-    async def taken(source: Opened) -> Pages:
-        pages = Pages()
+    async def taken(source: Opened) -> Received:
+        received = Received()
         async with asyncio.timeout(WAIT), source.source.open(spec("stamped", ["at"])) as rows:
             said.append(rows.snapshot_at)
-            await rows.drain(pages.take)
-        return pages
+            await rows.drain(received.take)
+        return received
 
     async with opened(database, choice, "stamped") as source:
         await meanwhile.migration.execute("BEGIN; TRUNCATE stamped")

@@ -1,7 +1,7 @@
 """The conformance suite of the cursors: for one spec, every cursor gives the bytes that COPY gives, with its header.
 
 The reference is COPY on a plain connection (`sources.copied`), and psql where it is installed. Each export is also
-read page by page: a page is whole records, as many as the cursor said.
+read chunk by chunk: a chunk is whole records, as many as the cursor said.
 """
 
 import asyncio
@@ -448,7 +448,7 @@ TABLES = {
     "large_rows": Shape(
         "CREATE TABLE {0}.shape AS SELECT n AS a, repeat('x', 60000) AS b FROM generate_series(1, 400) n", ["a", "b"]
     ),
-    "as_many_rows_as_a_page": Shape("CREATE TABLE {0}.shape AS SELECT n AS a FROM generate_series(1, 1000) n", ["a"]),
+    "as_many_rows_as_a_chunk": Shape("CREATE TABLE {0}.shape AS SELECT n AS a FROM generate_series(1, 1000) n", ["a"]),
     "dropped_and_generated_columns": Shape(
         "CREATE TABLE {0}.shape (a int, gone text, b int GENERATED ALWAYS AS (a * 2) STORED, c int DEFAULT 7);"
         " INSERT INTO {0}.shape (a) SELECT generate_series(1, 700); ALTER TABLE {0}.shape DROP gone,"
@@ -736,8 +736,8 @@ async def test_functions_of_the_database_never_take_the_place_of_those_of_the_se
 
 
 @every_cursor
-async def test_pages_of_large_rows_stay_small(shapes: str, choice: CursorChoice) -> None:
-    """A page is held whole, by the cursor and by whoever takes it: its size is a part of the memory's sum."""
+async def test_chunks_of_large_rows_stay_small(shapes: str, choice: CursorChoice) -> None:
+    """A chunk is held as a whole by the cursor and its sink: its size is a part of the memory budget."""
     async with opened(shapes, choice, "large_rows.shape") as source:
         exported = await source.export(spec("large_rows.shape", ["a", "b"]))
-    assert max(len(page) for page, _ in exported.pages) < 8 * 1024 * 1024
+    assert max(len(chunk) for chunk, _ in exported.chunks) < 8 * 1024 * 1024

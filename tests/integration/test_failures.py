@@ -13,14 +13,14 @@ from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
 from tests.integration.sources import Plain, acting, every_cursor, made_role
-from tests.integration.test_blocks import LOST, cut_pages
+from tests.integration.test_blocks import WORKER_LOST, cut_ranges
 
 SESSIONS = """
     CREATE FUNCTION helps() RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER AS $$
         SELECT EXISTS (
-            SELECT FROM pg_stat_activity lead JOIN pg_stat_activity own ON own.pid = pg_backend_pid()
-            WHERE lead.datname = own.datname AND lead.application_name = 'streamer' AND lead.query LIKE 'COPY%'
-              AND lead.xact_start < own.xact_start
+            SELECT FROM pg_stat_activity leader JOIN pg_stat_activity own ON own.pid = pg_backend_pid()
+            WHERE leader.datname = own.datname AND leader.application_name = 'streamer' AND leader.query LIKE 'COPY%'
+              AND leader.xact_start < own.xact_start
         )
     $$;
     CREATE FUNCTION leave() RETURNS boolean LANGUAGE sql VOLATILE SECURITY DEFINER AS
@@ -43,7 +43,7 @@ async def role(plain: Plain) -> AsyncIterator[str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tables are read by several connections, and what is tried again is so at once."""
-    cut_pages(monkeypatch)
+    cut_ranges(monkeypatch)
     monkeypatch.setattr("streamer.source.cursors.blocks.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(milliseconds=10))
 
@@ -64,7 +64,7 @@ def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
         (HELPER_ENDS, ATTEMPTS, 1, f"the connection to the database was lost: {ENDED}", "57P01"),
         (DIVIDES, 1, 0, "PostgreSQL: division by zero", "22012"),
     ],
-    ids=["lead", "helper", "division"],
+    ids=["lead", "worker", "division"],
 )
 async def test_an_export_by_several_connections_says_what_the_first_of_them_failed_for(
     serve: Serve,
@@ -98,7 +98,7 @@ async def test_an_export_by_several_connections_says_what_the_first_of_them_fail
     again = lines(caplog, f"export {export.id} is run again ")
     assert len(again) == attempts - 1
     assert all(ENDED in line for line in again)
-    assert bool(caplog.text.count(LOST)) == bool(losses)
+    assert bool(caplog.text.count(WORKER_LOST)) == bool(losses)
     assert "Traceback" not in caplog.text
 
 
@@ -145,7 +145,7 @@ async def test_a_statement_that_fails_is_one_line_of_the_log(
     (line,) = lines(caplog, f"export {export.id} ")
     assert line.startswith(f"export {export.id} failed: PostgreSQL: {sentence}")
     assert f"(SQLSTATE {code})" in line
-    assert LOST not in caplog.text
+    assert WORKER_LOST not in caplog.text
     assert "Traceback" not in caplog.text
 
 

@@ -34,14 +34,14 @@ from streamer.source.source import CursorChoice, Source
 from tests.conftest import at_database, connected
 from tests.integration.sources import (
     ACTING,
-    HELPERS,
     OTHERS,
     PASSWORD,
     POOL_SIZE,
     WAIT,
+    WORKERS,
     Opened,
-    Pages,
     Plain,
+    Received,
     SinkAt,
     acting,
     assert_all_granted,
@@ -226,7 +226,7 @@ TIMEOUTS = ["statement_timeout", "idle_in_transaction_session_timeout", "transac
 async def test_a_timeout_of_the_database_does_not_end_an_export(
     database: str, plain: Plain, role: str, choice: CursorChoice, timeout: str
 ) -> None:
-    """The server is slow at one row and the sink at one page, each for longer than the timeout."""
+    """The server is slow at one row and the sink at one chunk, each for longer than the timeout."""
     if not await plain.fetchval("SELECT EXISTS (SELECT FROM pg_settings WHERE name = $1)", timeout):
         pytest.skip(f"this server has no {timeout}")
     await plain.execute(acting(sleeping(0.5, 900)))
@@ -234,8 +234,8 @@ async def test_a_timeout_of_the_database_does_not_end_an_export(
         await set_default(plain, timeout, "300ms")
         await source.pool.expire_connections()  # what has read the catalog does not know the timeout
         sink = SinkAt(1, lambda: asyncio.sleep(0.5))
-        sink.pages.total = await source.drain(ACTING, sink.take)
-    assert_conforms(sink.pages, numbers(1500))
+        sink.received.total = await source.drain(ACTING, sink.take)
+    assert_conforms(sink.received, numbers(1500))
 
 
 @every_cursor
@@ -274,7 +274,7 @@ async def test_no_setting_of_an_export_stays_in_the_pool(hostile: str, choice: C
         sink = SinkAt(1 if ends == "by its sink" else 1_000_000, stop)
         with suppress(Stop):
             await source.drain(spec("sensitive", list(source.catalog["sensitive"].columns)), sink.take)
-        assert len(sink.pages.pages) > 1
+        assert len(sink.received.chunks) > 1
         assert await settings_in(source.pool) == before
 
 
@@ -339,9 +339,9 @@ MANY = "CREATE UNLOGGED TABLE many AS SELECT n, repeat(chr(97 + n % 26), 200) AS
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2])
+@pytest.mark.parametrize("chunk", [0, 1, 2])
 async def test_rows_changed_during_an_export_do_not_show(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     await plain.execute(MANY)
     expected = await copied(plain, "SELECT * FROM many")
@@ -351,9 +351,9 @@ async def test_rows_changed_during_an_export_do_not_show(
         await plain.execute("INSERT INTO many SELECT n, 'new' FROM generate_series(1, 5000) n")
 
     async with opened(database, choice, "many") as source:
-        sink = SinkAt(page, change)
-        sink.pages.total = await source.drain(spec("many", ["n", "words"]), sink.take)
-        assert_conforms(sink.pages, expected)
+        sink = SinkAt(chunk, change)
+        sink.received.total = await source.drain(spec("many", ["n", "words"]), sink.take)
+        assert_conforms(sink.received, expected)
         changed = await copied(plain, "SELECT * FROM many")
         assert changed != expected
         assert_conforms(await source.export(spec("many", ["n", "words"])), changed)
@@ -378,7 +378,7 @@ async def test_exports_side_by_side_on_one_pool_are_each_whole(
 ) -> None:
     await plain.execute(MANY)
     expected = await copied(plain, "SELECT * FROM many")
-    async with opened(database, choice, "many", leads=POOL_SIZE) as source:
+    async with opened(database, choice, "many", leaders=POOL_SIZE) as source:
         many = [source.export(spec("many", ["n", "words"])) for _ in range(2 * POOL_SIZE)]
         for exported in await asyncio.gather(*many):
             assert_conforms(exported, expected)
@@ -393,9 +393,9 @@ async def test_exports_that_share_the_connections_that_are_left_are_each_whole(
     await plain.execute(MANY)
     expected = await copied(plain, "SELECT * FROM many")
     turns = asyncio.Semaphore(POOL_SIZE // 2)
-    async with opened(database, choice, "many", leads=POOL_SIZE // 2) as source:
+    async with opened(database, choice, "many", leaders=POOL_SIZE // 2) as source:
 
-        async def in_turn() -> Pages:
+        async def in_turn() -> Received:
             async with turns:
                 return await source.export(spec("many", ["n", "words"]))
 
@@ -456,7 +456,7 @@ async def test_auto_reads_blocks_of_a_large_table_unless_an_index_serves_the_fil
 
 async def test_auto_takes_copy_where_no_second_connection_may_help(database: str, plain: Plain) -> None:
     async with opened(database, CursorChoice.AUTO, "kept.vast") as source:
-        alone = Source(Connections(source.pool, leads=POOL_SIZE, helpers=0), source.catalog, source.choice)
+        alone = Source(Connections(source.pool, leaders=POOL_SIZE, workers=0), source.catalog, source.choice)
         async with alone.open(VAST) as rows:
             assert type(rows.cursor) is CopyCursor
 
@@ -550,7 +550,7 @@ async def assert_recovered(source: Opened, plain: Plain) -> None:
     await assert_nothing_runs(plain)
     await assert_all_usable(source.pool)
     assert_all_granted(source)
-    again = Opened(source.pool, await read_catalog(source.pool, ["kept.fine"]), source.choice, source.leads)
+    again = Opened(source.pool, await read_catalog(source.pool, ["kept.fine"]), source.choice, source.leaders)
     assert_conforms(await again.export(FINE), numbers(1500))
 
 
@@ -561,10 +561,10 @@ async def test_an_error_at_a_row_fails_the_export_with_the_reason_of_the_databas
 ) -> None:
     await plain.execute(acting(f"PERFORM 1 / ({row} - n)", rows=20_000))
     async with opened(entered_as(database, role), choice, "acting") as source:
-        pages = Pages()
+        received = Received()
         with pytest.raises(ExportFailure, match=r"^PostgreSQL: division by zero$"):
-            await source.drain(ACTING, pages.take)
-        assert sum(rows for _, rows in pages.pages) < row
+            await source.drain(ACTING, received.take)
+        assert sum(rows for _, rows in received.chunks) < row
         await assert_recovered(source, plain)
 
 
@@ -575,10 +575,10 @@ async def test_an_error_at_a_row_of_a_view_fails_the_export_with_the_reason_of_t
 ) -> None:
     await plain.execute(f"CREATE VIEW failing AS SELECT 1 / ({row} - n) AS n FROM generate_series(1, 20000) n")
     async with opened(database, choice, "failing") as source:
-        pages = Pages()
+        received = Received()
         with pytest.raises(ExportFailure, match=r"^PostgreSQL: division by zero$"):
-            await source.drain(spec("failing", ["n"]), pages.take)
-        assert sum(rows for _, rows in pages.pages) < row
+            await source.drain(spec("failing", ["n"]), received.take)
+        assert sum(rows for _, rows in received.chunks) < row
         await assert_recovered(source, plain)
 
 
@@ -654,16 +654,16 @@ async def terminate_others(plain: Plain) -> None:
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2, 5])
-async def test_a_session_terminated_between_pages_fails_the_export(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+@pytest.mark.parametrize("chunk", [0, 1, 2, 5])
+async def test_a_session_terminated_between_chunks_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     async with opened(database, choice, "kept.vast") as source:
-        sink = SinkAt(page, lambda: terminate_others(plain))
+        sink = SinkAt(chunk, lambda: terminate_others(plain))
         async with asyncio.timeout(WAIT):
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
                 await source.drain(VAST, sink.take)
-        assert len(sink.pages.pages) > page
+        assert len(sink.received.chunks) > chunk
         await assert_recovered(source, plain)
 
 
@@ -674,7 +674,7 @@ async def test_a_connection_that_is_known_to_be_lost_before_the_first_row_fails_
     async with opened(database, choice, "kept.vast") as source, source.source.open(VAST) as rows:
         source.pool.terminate()
         with pytest.raises(ExportFailure, match=r"^the connection to the database was lost$"):
-            await rows.drain(Pages().take)
+            await rows.drain(Received().take)
 
 
 @every_cursor
@@ -724,13 +724,13 @@ async def lingering(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
         yield urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}", query="")), ends
 
 
-PAGE_ROWS = 7 * FIRST_BLOCKS  # of `acting` in each of the first pages that a BlockCursor cuts
-SILENT = sleeping(600, *(page * PAGE_ROWS + 400 for page in range(3)))
+RANGE_ROWS = 7 * FIRST_BLOCKS  # of `acting` in each of the first ranges of a BlockCursor
+SILENT = sleeping(600, *(number * RANGE_ROWS + 400 for number in range(3)))
 
 
 async def until_silent(plain: Plain, choice: CursorChoice) -> None:
     """Returns when the server computes on every connection of an export of SILENT rows."""
-    readers = 1 + HELPERS if choice is CursorChoice.BLOCKS else 1
+    readers = 1 + WORKERS if choice is CursorChoice.BLOCKS else 1
     await eventually(plain, f"{readers} = (SELECT count(*) {ASLEEP})")
 
 
@@ -751,19 +751,19 @@ async def test_a_session_terminated_while_the_server_computes_fails_the_export(
 async def test_sessions_terminated_while_only_helping_ones_read_fail_the_export_as_a_lost_connection(
     database: str, plain: Plain, role: str
 ) -> None:
-    """The lead has no page any more, so it does not hear that its session has ended."""
-    at_lead, of_helpers = f"n <= {PAGE_ROWS}", sleeping(600, PAGE_ROWS + 1, 2 * PAGE_ROWS + 1)
-    await plain.execute(acting(f"IF {at_lead} THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; {of_helpers}"))
+    """The leader has no range left, so it does not notice that its session has ended."""
+    at_leader, of_workers = f"n <= {RANGE_ROWS}", sleeping(600, RANGE_ROWS + 1, 2 * RANGE_ROWS + 1)
+    await plain.execute(acting(f"IF {at_leader} THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; {of_workers}"))
     async with (
         connected(database) as gate,
         opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,
     ):
         await gate.execute("SELECT pg_advisory_lock(1)")
         async with running(source.export(ACTING)) as exporting:
-            await eventually(plain, f"{HELPERS} = (SELECT count(*) {ASLEEP})")
+            await eventually(plain, f"{WORKERS} = (SELECT count(*) {ASLEEP})")
             await gate.execute("SELECT pg_advisory_unlock(1)")
-            last_page = f"query LIKE '%({3 * FIRST_BLOCKS},0)%'"
-            await eventually(plain, f"EXISTS (SELECT FROM {OTHERS} AND state = 'idle in transaction' AND {last_page})")
+            last_range = f"query LIKE '%({3 * FIRST_BLOCKS},0)%'"
+            await eventually(plain, f"EXISTS (SELECT FROM {OTHERS} AND state = 'idle in transaction' AND {last_range})")
             await terminate_others(plain)
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
                 await asyncio.wait_for(exporting, WAIT)
@@ -778,7 +778,7 @@ async def test_exports_on_connections_that_died_in_the_pool_fail_as_exports_and_
     async with opened(database, choice, "few") as source:
         await assert_all_usable(source.pool)
         await terminate_others(plain)
-        exported: Pages | None = None
+        exported: Received | None = None
         async with asyncio.timeout(WAIT):
             while exported is None:
                 with suppress(ExportFailure):
@@ -805,15 +805,15 @@ async def test_a_query_cancelled_in_the_server_fails_the_export(
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2, 5])
+@pytest.mark.parametrize("chunk", [0, 1, 2, 5])
 async def test_an_exception_of_the_sink_comes_through_and_ends_the_query(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     async with opened(database, choice, "kept.vast") as source:
-        sink = SinkAt(page, stop)
+        sink = SinkAt(chunk, stop)
         with pytest.raises(Stop):
             await source.drain(VAST, sink.take)
-        assert len(sink.pages.pages) == page + 1
+        assert len(sink.received.chunks) == chunk + 1
         await assert_recovered(source, plain)
 
 
@@ -833,15 +833,15 @@ async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
 async def test_a_sink_that_has_failed_is_not_called_again(
     database: str, plain: Plain, role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails at a page that was held, while another connection is done with a later one."""
-    gates = f"CASE WHEN n <= {PAGE_ROWS} THEN 1 WHEN n > {3 * PAGE_ROWS} THEN 2 ELSE 3 END"
+    """The sink fails at a range that was held, while another connection has finished a later one."""
+    gates = f"CASE WHEN n <= {RANGE_ROWS} THEN 1 WHEN n > {3 * RANGE_ROWS} THEN 2 ELSE 3 END"
     await plain.execute(acting(f"PERFORM pg_advisory_xact_lock_shared({gates})"))
-    pages, failed_at, later, finish = Pages(), 0, asyncio.Event(), ReorderBuffer.finish
+    received, failed_at, later, finish = Received(), 0, asyncio.Event(), ReorderBuffer.finish
 
-    async def tell_when_failing(self: ReorderBuffer, page: BlockRange) -> None:
+    async def tell_when_failing(self: ReorderBuffer, block_range: BlockRange) -> None:
         if failed_at:
             later.set()
-        await finish(self, page)
+        await finish(self, block_range)
 
     monkeypatch.setattr(ReorderBuffer, "finish", tell_when_failing)
     async with (
@@ -849,32 +849,32 @@ async def test_a_sink_that_has_failed_is_not_called_again(
         opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,
     ):
 
-        async def fail_at_second_page(page: bytes | bytearray, rows: int) -> None:
+        async def fail_at_second_range(chunk: bytes | bytearray, rows: int) -> None:
             nonlocal failed_at
-            await pages.take(page, rows)
-            if not failed_at and sum(rows for _, rows in pages.pages) > PAGE_ROWS:
-                failed_at = len(pages.pages)
+            await received.take(chunk, rows)
+            if not failed_at and sum(rows for _, rows in received.chunks) > RANGE_ROWS:
+                failed_at = len(received.chunks)
                 await gate.execute("SELECT pg_advisory_unlock(2)")
                 await asyncio.wait_for(later.wait(), WAIT)
                 await stop()
 
         await gate.execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)")
-        async with running(source.drain(ACTING, fail_at_second_page)) as exporting:
+        async with running(source.drain(ACTING, fail_at_second_range)) as exporting:
             await eventually(plain, f"2 = (SELECT count(*) {WAITING_FOR_LOCK})")
             await gate.execute("SELECT pg_advisory_unlock(1)")
             with pytest.raises(Stop):
                 await asyncio.wait_for(exporting, WAIT)
         await assert_recovered(source, plain)
-    assert len(pages.pages) == failed_at
+    assert len(received.chunks) == failed_at
 
 
 @every_cursor
 @pytest.mark.parametrize("ending", ["exception", "cancellation"])
-async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
+async def test_an_export_that_ends_at_its_last_range_is_cleaned_up_at_once(
     database: str, plain: Plain, choice: CursorChoice, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """asyncpg then waits for an answer to its CancelRequest although all has been answered, and CLEAN_UP ends that."""
-    monkeypatch.setattr(snapshot, "CLEAN_UP", 0.25)
+    """asyncpg then waits for an answer to its CancelRequest that never comes, until CLEAN_UP_TIMEOUT."""
+    monkeypatch.setattr(snapshot, "CLEAN_UP_TIMEOUT", 0.25)
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
     async with opened(database, choice, "few") as source:
 
@@ -917,9 +917,9 @@ async def assert_cancelled(task: "asyncio.Task[Any]") -> None:
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2, 5])
+@pytest.mark.parametrize("chunk", [0, 1, 2, 5])
 async def test_an_export_cancelled_in_its_sink_leaves_no_query(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     arrived, never = asyncio.Event(), asyncio.Event()
 
@@ -928,7 +928,7 @@ async def test_an_export_cancelled_in_its_sink_leaves_no_query(
         await never.wait()
 
     async with opened(database, choice, "kept.vast") as source:
-        async with running(source.drain(VAST, SinkAt(page, wait).take)) as exporting:
+        async with running(source.drain(VAST, SinkAt(chunk, wait).take)) as exporting:
             await asyncio.wait_for(arrived.wait(), WAIT)
             exporting.cancel()
             await assert_cancelled(exporting)
@@ -984,16 +984,16 @@ async def test_an_export_cancelled_as_it_wakes_up_ends_as_cancelled(
 
 
 @every_cursor
-@pytest.mark.parametrize("pages", [1, 2])
+@pytest.mark.parametrize("chunks", [1, 2])
 async def test_an_export_cancelled_as_it_wakes_up_leaves_no_query_in_a_silent_server(
-    database: str, plain: Plain, role: str, choice: CursorChoice, pages: int
+    database: str, plain: Plain, role: str, choice: CursorChoice, chunks: int
 ) -> None:
-    """The server has sent a page and sends nothing after it: it does not find out that nobody listens."""
+    """The server has sent a chunk and sends nothing after it: it does not notice that the client is gone."""
     await plain.execute(acting(sleeping(600, 1300)))
     async with opened(entered_as(database, role), choice, "acting") as source:
-        taken = Pages()
+        taken = Received()
         async with running(source.drain(ACTING, taken.take)) as exporting:
-            await asyncio.wait_for(cancel_at_wake_up(exporting, 1, since=lambda: len(taken.pages) >= pages), WAIT)
+            await asyncio.wait_for(cancel_at_wake_up(exporting, 1, since=lambda: len(taken.chunks) >= chunks), WAIT)
             await assert_cancelled(exporting)
         await assert_recovered(source, plain)
 

@@ -128,5 +128,5 @@ def test_a_wrong_order_is_a_sentence(text: str, sentence: str) -> None:
 
 
 def test_a_sentence_lists_some_of_many_names() -> None:
-    assert listed(dict.fromkeys("abc", 0), most=3) == "a, b, c"
-    assert listed(dict.fromkeys("abcd", 0), most=2) == "a, b and 2 more"
+    assert listed(dict.fromkeys("abc", 0), max_names=3) == "a, b, c"
+    assert listed(dict.fromkeys("abcd", 0), max_names=2) == "a, b and 2 more"
