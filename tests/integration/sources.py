@@ -1,7 +1,7 @@
-"""What the tests of the source share: sinks, COPY as the independent reference, and a reader of records of its own.
+"""Shared by the tests of the source: sinks, COPY as the independent reference, and a parser of records.
 
 Nothing here uses streamer's SQL or CSV: the reference is COPY on a plain connection, identifiers are quoted by the
-server, and a chunk is parsed by a pattern that knows one dialect's grammar and nothing of how it was written.
+server, and a chunk is parsed by a pattern of the grammar of one dialect.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from tests.conftest import at_database, connected
 
 CURSORS = (CursorChoice.BLOCKS, CursorChoice.COPY, CursorChoice.FETCH)
 POOL_SIZE = 4  # connections; as many as a cursor may want
-WORKERS = 2  # connections of a BlockCursor beside its leader
-WAIT = 20.0  # seconds that anything may take which is waited for here
+WORKERS = 2  # connections of the workers of a BlockCursor
+WAIT = 20.0  # seconds; the timeout of every wait
 PASSWORD = "open, sesame"
 PLAIN_SESSION = {
     "timezone": "UTC",
@@ -58,7 +58,7 @@ Plain: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 @dataclass
 class Received:
-    """A sink that keeps every chunk with the number of rows it was said to hold. The first chunk is the header."""
+    """A sink that keeps every chunk with its number of rows. The first chunk is the header."""
 
     chunks: list[tuple[bytes, int]] = field(default_factory=list)
     total: int | None = None
@@ -87,7 +87,7 @@ class SinkAt:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source on a pool of its own, for as many exports at once as there are leaders."""
+    """A source on a pool of its own, for `leaders` concurrent exports."""
 
     pool: Pool
     catalog: Catalog
@@ -115,7 +115,7 @@ class Opened:
 
 @asynccontextmanager
 async def opened(url: str, choice: CursorChoice, *names: str, leaders: int = 1) -> AsyncIterator[Opened]:
-    """The source as the server has it: a pool by `connect`, a catalog by `read_catalog`."""
+    """Opens a source as the server does: a pool by `connect`, a catalog by `read_catalog`."""
     async with pooled(url) as pool:
         catalog = await read_catalog(pool, names)
         yield Opened(pool, catalog, choice, leaders)
@@ -148,7 +148,7 @@ def spec(
 
 @asynccontextmanager
 async def plain_session(url: str) -> AsyncIterator[Plain]:
-    """A plain connection that prints as an export must, whatever the defaults of the database or the role are."""
+    """Opens a plain connection with the settings of an export, in spite of defaults of the database and the role."""
     connection = await asyncpg.connect(url, server_settings=PLAIN_SESSION)
     try:
         yield connection
@@ -157,7 +157,7 @@ async def plain_session(url: str) -> AsyncIterator[Plain]:
 
 
 async def copied(connection: Plain, sql: str, *, delimiter: str = ",", quote_char: str = '"') -> bytes:
-    """What COPY itself prints for `sql`, with its header."""
+    """Returns the output of COPY for `sql`, with its header."""
     received = bytearray()
 
     async def keep(piece: bytearray) -> None:
@@ -168,7 +168,7 @@ async def copied(connection: Plain, sql: str, *, delimiter: str = ",", quote_cha
 
 
 async def identifiers(connection: Plain, names: Sequence[str]) -> list[str]:
-    """The names as the server itself quotes them."""
+    """Returns the names quoted by the server."""
     statement = (
         "SELECT array_agg(quote_ident(name) ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY n(name, place)"
     )
@@ -176,7 +176,7 @@ async def identifiers(connection: Plain, names: Sequence[str]) -> list[str]:
 
 
 def assert_conforms(exported: Received, expected: bytes, dialect: Dialect | None = None) -> None:
-    """The bytes are those of the reference, and every chunk is whole records, as many as it was said to hold."""
+    """Checks that the bytes are those of the reference, and every chunk is whole records, as many as reported."""
     assert_same_bytes(exported.body, expected)
     counted = [count_records(chunk, dialect or Dialect()) for chunk, _ in exported.chunks]
     assert counted[0] == 1, "the first chunk is not the header alone"
@@ -186,7 +186,7 @@ def assert_conforms(exported: Received, expected: bytes, dialect: Dialect | None
 
 
 def assert_same_bytes(found: bytes, expected: bytes) -> None:
-    """Says where they part; a comparison of megabytes by pytest would explain itself for minutes."""
+    """Reports the first difference; pytest would need minutes to compare megabytes."""
     if found == expected:
         return
     places = (at for at, (left, right) in enumerate(zip(found, expected, strict=False)) if left != right)
@@ -199,7 +199,7 @@ def assert_same_bytes(found: bytes, expected: bytes) -> None:
 
 
 def count_records(chunk: bytes, dialect: Dialect) -> int:
-    """The number of records in a chunk; raises AssertionError if it is not whole records of one width."""
+    """Returns the number of records in a chunk. Raises AssertionError if it is not whole records of one width."""
     comma, mark = re.escape(dialect.delimiter.encode()), re.escape(dialect.quote.encode())
     quoted = b"%b[^%b]*(?:%b%b[^%b]*)*%b" % ((mark,) * 6)
     matching = re.compile(b"(?:%b|[^%b%b\r\n]*)(%b|\n)" % (quoted, mark, comma, comma))
@@ -220,7 +220,7 @@ def count_records(chunk: bytes, dialect: Dialect) -> int:
 
 @contextmanager
 def made_database(postgres: str, options: str = "ENCODING 'UTF8'") -> Iterator[str]:
-    """The URL of a database of one's own, for a fixture that outlives an event loop."""
+    """Creates a database and yields its URL, for a fixture that outlives an event loop."""
     name = f"streamer_cursors_{uuid4().hex[:8]}"
     asyncio.run(run_sql(postgres, f"CREATE DATABASE {name} TEMPLATE template0 {options}"))
     try:
@@ -231,7 +231,7 @@ def made_database(postgres: str, options: str = "ENCODING 'UTF8'") -> Iterator[s
 
 @asynccontextmanager
 async def made_role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that may nothing but enter the database."""
+    """Creates a role that may only connect to the database, and yields its name."""
     name = f"streamer_role_{uuid4().hex[:8]}"
     await plain.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
     try:
@@ -251,9 +251,9 @@ ACTING = spec("acting", ["n"])
 
 
 def acting(act: str, *, rows: int = 1500) -> str:
-    """SQL for the table `acting`, seven rows a block, where `act` is run for the row `n` when the scan comes to it.
+    """Returns SQL for the table `acting`, seven rows a block, that runs `act` when the scan reads the row `n`.
 
-    A policy of the table does it, whatever the cursor, for every role but the one that makes the table.
+    A row policy does it, with every cursor, for every role except the owner of the table.
     """
     return f"""
         CREATE UNLOGGED TABLE acting AS
@@ -266,7 +266,7 @@ def acting(act: str, *, rows: int = 1500) -> str:
 
 
 def numbers(rows: int) -> bytes:
-    """The bytes of a table of the numbers from 1, with its header `n`."""
+    """Returns the CSV of the numbers from 1, with the header `n`."""
     return b"n\n" + b"".join(b"%d\n" % n for n in range(1, rows + 1))
 
 
@@ -278,7 +278,7 @@ async def run_sql(url: str, *statements: str) -> None:
 
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, T]) -> AsyncIterator["asyncio.Task[T]"]:
-    """A task that is over when the context is left, also if the test fails in it."""
+    """Runs a task that ends with the context, also if the test fails."""
     task = asyncio.create_task(work)
     try:
         yield task
@@ -302,12 +302,12 @@ OTHERS = """pg_stat_activity
 
 
 async def assert_nothing_runs(connection: Plain) -> None:
-    """Nobody else has a query or a transaction in this database, or within WAIT has none."""
+    """Waits until no other session has a query or a transaction in this database."""
     await eventually(connection, f"NOT EXISTS (SELECT FROM {OTHERS} AND state <> 'idle')")
 
 
 def assert_all_granted(source: Opened) -> None:
-    """Every connection that exports may have beside their own can be had, and no more."""
+    """Checks that all spare connections can be reserved, and no more."""
     spare = source.pool.get_max_size() - source.leaders
     with ExitStack() as stack:
         granted = [stack.enter_context(source.connections.try_reserve()) for _ in range(spare + 1)]
@@ -315,7 +315,7 @@ def assert_all_granted(source: Opened) -> None:
 
 
 async def assert_all_usable(pool: Pool) -> None:
-    """Every connection that the pool gives is outside of a transaction and answers, all of them at once."""
+    """Checks that all connections of the pool at once are outside of a transaction and answer."""
     async with asyncio.timeout(WAIT), AsyncExitStack() as stack:
         for _ in range(POOL_SIZE):
             connection = await stack.enter_async_context(pool.acquire())

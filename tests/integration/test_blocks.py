@@ -1,10 +1,9 @@
-"""BlockCursor alone, against a real PostgreSQL: whatever happens beside it and to it, its bytes are those of one COPY.
+"""BlockCursor against a real PostgreSQL: its bytes are those of one COPY, under concurrent changes and failures.
 
-Proven here: the layout of a heap, partitions, inheritance and row policies change no byte; what is written during an
-export does not show; a helping connection that is lost costs nothing, and one that cannot come back ends the export as
-a failure; connections are taken only if they are spare, and given back; nothing is left behind however an export ends.
-The reference is always COPY of the same query on a plain connection. What all cursors share is in test_cursors.py and
-test_source.py; the order of pages without a database is in tests/unit/test_block_ranges.py.
+The layout of a heap, partitions, inheritance and row policies change no byte; writes during an export are invisible; a
+worker may lose its connection, and one that cannot reconnect fails the export; spare connections are reserved and
+returned; an export leaves nothing behind. The reference is COPY of the same query on a plain connection. Tests for all
+cursors are in test_cursors.py and test_source.py, the order of ranges in tests/unit/test_block_ranges.py.
 """
 
 import asyncio
@@ -59,13 +58,13 @@ from tests.proxy import proxied
 
 KB, MB = 1024, 1024 * 1024
 
-# The sessions of an export by the order of their transactions: the leader's is the first.
+# The sessions of an export: the transaction of the leader began first.
 OURS = f"FROM {OTHERS} AND application_name = 'streamer' AND xact_start IS NOT NULL"
 LEADER_SESSION = f"{OURS} ORDER BY xact_start LIMIT 1"
 WORKER_SESSIONS = f"{OURS} AND xact_start > (SELECT min(xact_start) {OURS})"
 WORKER_READS = f"EXISTS (SELECT {WORKER_SESSIONS} AND query LIKE 'COPY%')"
 FULL = "query LIKE 'COPY%' AND (wait_event = 'ClientWrite' OR state = 'idle in transaction')"
-"""The session has sent all that the sockets hold: its range is on a connection that is not read."""
+"""The session has filled the sockets: its range is on a connection that is not read."""
 
 
 WIDE = spec("kept.wide", ["n", "words"])
@@ -76,7 +75,7 @@ MADE_WIDE = """
     FROM generate_series(1, 3000) n,
     LATERAL (SELECT string_agg(md5(n || ',' || place), '') AS part FROM generate_series(1, 28) place) parts
 """
-"""Few blocks and many bytes, because the values are compressed: a range of it is more than the sockets hold."""
+"""Few blocks and many bytes, because the values are compressed: a range is more than the sockets buffer."""
 
 MIXED = spec("kept.mixed", ["n", "words"])
 MADE_MIXED = r"""
@@ -97,7 +96,7 @@ MADE_NUMBERED = """
 
 @dataclass(frozen=True)
 class Kept:
-    """The tables that no test changes, and what COPY says of the large one."""
+    """The URL of the tables that no test changes, and the large one as COPY prints it."""
 
     url: str
     wide: bytes
@@ -116,7 +115,7 @@ def kept(postgres: str) -> Iterator[Kept]:
 
 @pytest.fixture
 async def database(kept: Kept) -> str:
-    """The URL of a database with nothing in it but what is kept."""
+    """The URL of a database with only the tables in `kept`."""
     async with connected(kept.url) as connection:
         await terminate(connection, OURS)
         await connection.execute("DROP SCHEMA IF EXISTS public, closed CASCADE; CREATE SCHEMA public")
@@ -126,7 +125,7 @@ async def database(kept: Kept) -> str:
 
 @pytest.fixture
 async def role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that owns nothing and is no superuser. Its sessions end before it does."""
+    """The name of a role that owns nothing and is no superuser. Its sessions are terminated before it is dropped."""
     async with made_role(plain) as name:
         yield name
         await terminate(plain, f"FROM {OTHERS} AND usename = '{name}'")
@@ -155,20 +154,20 @@ def small_ranges(cut: Cut) -> None:
 
 @pytest.fixture
 def wide_ranges(cut: Cut) -> None:
-    """Received that are read by three connections at once, of which two soon wait for room."""
+    """Ranges that three connections read at once, of which two soon reach the hold limit."""
     cut(first_blocks=64, target=WIDE_RANGE, hold=256 * KB)
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as ever, in a fraction of the time."""
+    """The same number of pauses, each shorter."""
     monkeypatch.setattr(blocks, "FIRST_PAUSE", blocks.FIRST_PAUSE / 8)
     monkeypatch.setattr("streamer.source.session.snapshot.CLEAN_UP_TIMEOUT", 0.25)
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> Sequence[ReorderBuffer]:
-    """What the exports of this test hold, one for each that has begun to read."""
+    """The reorder buffers of the exports of this test."""
     seen: list[ReorderBuffer] = []
 
     class Seen(ReorderBuffer):
@@ -184,7 +183,7 @@ Act = Callable[[], Awaitable[object]]
 
 
 class SinkAfter:
-    """A sink that acts each time when so many bytes have come."""
+    """A sink that acts when each of these numbers of bytes is received."""
 
     def __init__(self, act: Act, *places: int) -> None:
         self.received = Received()
@@ -202,7 +201,7 @@ class SinkAfter:
 
 @dataclass
 class Gate:
-    """Where a sink stands still until it may go on."""
+    """Stops a sink until it is opened."""
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -213,7 +212,7 @@ class Gate:
 
 
 class Stop(Exception):
-    """What a sink of a test raises."""
+    """The failure of a sink in a test."""
 
 
 async def stop() -> None:
@@ -221,7 +220,7 @@ async def stop() -> None:
 
 
 def in_turn(*acts: Act) -> Act:
-    """Each of the acts once, one at a time."""
+    """Returns an act that does the next of these each time."""
     rest = iter(acts)
 
     async def act() -> None:
@@ -233,7 +232,7 @@ def in_turn(*acts: Act) -> Act:
 async def terminate(plain: Plain, sessions: str) -> int:
     """Ends the sessions of a FROM clause, and returns their number when they are gone.
 
-    One may stay with its last words for as long as nobody reads them.
+    A session that cannot write its last message may stay.
     """
     pids = [row["pid"] for row in await plain.fetch(f"SELECT pid {sessions}")]
     await plain.fetch("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid", pids)
@@ -245,12 +244,12 @@ async def terminate(plain: Plain, sessions: str) -> int:
 async def until(condition: Callable[[], bool]) -> None:
     """Waits until the condition holds in this process."""
     async with asyncio.timeout(WAIT):
-        while not condition():  # noqa: ASYNC110 - nobody sets an event for it
+        while not condition():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
 
 
 async def export_by_blocks(source: Opened, asked: ExportSpec) -> Received:
-    """The export, which is known to be by blocks, and whose estimate has become the truth."""
+    """Exports, and checks that the cursor is a BlockCursor and its expected rows become exact."""
     received = Received()
     async with source.source.open(asked) as rows:
         assert isinstance(rows.cursor, BlockCursor)
@@ -260,13 +259,13 @@ async def export_by_blocks(source: Opened, asked: ExportSpec) -> Received:
 
 
 async def assert_recovered(source: Opened, plain: Plain, kept: Kept) -> None:
-    """Nothing of an export is left in the server, and the next one on the same pool is whole."""
+    """Checks that nothing of an export is left in the server, and the next one on the same pool is complete."""
     await assert_nothing_runs(plain)
     await assert_all_usable(source.pool)
     assert_conforms(await export_by_blocks(source, WIDE), kept.wide)
 
 
-# What the heap looks like
+# The layout of the heap
 
 
 ROWS = "SELECT n, md5(n::text) || repeat('-', n % 100) AS words FROM generate_series(1, 6000) n"
@@ -337,14 +336,14 @@ async def test_a_heap_whose_tail_was_cut_off_is_written_as_copy_writes_it(
 
 
 async def vacuum_until_short(plain: Plain) -> None:
-    """What another session of the database still sees cannot be cut off: it is tried until nobody does."""
+    """Repeats VACUUM until no other session sees the rows of the tail."""
     before = await plain.fetchval("SELECT pg_relation_size('shape')")
     async with asyncio.timeout(WAIT):
         while await plain.fetchval("SELECT pg_relation_size('shape')") == before:
             await plain.execute("VACUUM shape")
 
 
-async def test_pages_become_small_where_the_rows_are_wide(
+async def test_ranges_become_small_where_the_rows_are_wide(
     database: str, plain: Plain, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(first_blocks=8, target=16 * KB, hold=MB)
@@ -378,7 +377,7 @@ async def test_blocks_behind_the_end_of_a_table_are_empty(database: str, plain: 
     assert tail == await copied(plain, query.sql_of_blocks(query.relation, last - 1, last))
 
 
-# What happens to the rows during the export
+# Changes of rows during the export
 
 
 CHANGES = {
@@ -393,7 +392,7 @@ CHANGES = {
 @pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("number", [0, 1, 5])
 @pytest.mark.parametrize("change", CHANGES)
-async def test_what_is_done_to_the_rows_during_the_export_does_not_show(
+async def test_changes_of_rows_during_the_export_are_invisible(
     database: str, plain: Plain, change: str, number: int
 ) -> None:
     await plain.execute(TABLE)
@@ -417,9 +416,7 @@ CUTS_OFF = """EXISTS (
 
 
 @pytest.mark.usefixtures("small_ranges")
-async def test_a_vacuum_that_wants_to_cut_off_empty_blocks_waits_for_the_export_and_costs_it_nothing(
-    database: str, plain: Plain
-) -> None:
+async def test_a_vacuum_that_truncates_the_table_waits_for_the_export(database: str, plain: Plain) -> None:
     await plain.execute(TABLE)
     await plain.execute("DELETE FROM shape WHERE n > 1000")
     expected = await copied(plain, "SELECT n, words FROM shape")
@@ -446,7 +443,7 @@ async def test_a_vacuum_that_wants_to_cut_off_empty_blocks_waits_for_the_export_
 
 
 @pytest.mark.usefixtures("wide_ranges")
-async def test_connections_that_come_later_see_what_the_first_one_sees(database: str, plain: Plain, kept: Kept) -> None:
+async def test_connections_opened_later_see_the_same_snapshot(database: str, plain: Plain, kept: Kept) -> None:
     await plain.execute("CREATE TABLE wide AS TABLE kept.wide")
     moments: list[object] = []
 
@@ -471,7 +468,7 @@ WAITS_FOR_LOCK = f"EXISTS (SELECT FROM {OTHERS} AND wait_event_type = 'Lock')"
 
 @pytest.mark.usefixtures("small_ranges", "short_pauses")
 @pytest.mark.parametrize("statement", ["ALTER TABLE shape ADD more int", "REINDEX INDEX shape_n"])
-async def test_a_statement_that_waits_for_the_export_does_not_make_the_export_wait_for_itself(
+async def test_a_statement_that_waits_for_the_export_causes_no_deadlock_of_leader_and_workers(
     database: str, plain: Plain, statement: str
 ) -> None:
     await plain.execute(f"{TABLE}; CREATE INDEX shape_n ON shape (n)")
@@ -495,7 +492,7 @@ async def test_a_statement_that_waits_for_the_export_does_not_make_the_export_wa
 
 
 @pytest.mark.usefixtures("wide_ranges", "short_pauses")
-async def test_a_lost_worker_that_finds_somebody_waiting_for_the_leader_never_hangs_the_export(
+async def test_a_reconnecting_worker_behind_a_session_that_waits_for_the_leader_never_hangs_the_export(
     database: str, plain: Plain, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks, "LOCK_TIMEOUT", "50ms")
@@ -575,9 +572,9 @@ async def test_partitions_of_any_level_and_form_are_written_as_copy_writes_the_w
 async def test_a_filter_that_leaves_no_partition_gives_no_rows(database: str, plain: Plain) -> None:
     await plain.execute("CREATE TABLE tree (n int) PARTITION BY LIST (n)")
     await plain.execute("CREATE TABLE leaf PARTITION OF tree FOR VALUES IN (1); INSERT INTO tree VALUES (1)")
-    nobody = Condition(column="n", operator=Operator.EQ, values=("2",))
+    nothing = Condition(column="n", operator=Operator.EQ, values=("2",))
     async with opened(database, CursorChoice.BLOCKS, "tree") as source:
-        assert_conforms(await source.export(spec("tree", ["n"], nobody)), b"n\n")
+        assert_conforms(await source.export(spec("tree", ["n"], nothing)), b"n\n")
 
 
 FAMILY = """
@@ -674,7 +671,7 @@ async def test_a_table_with_policies_of_its_own_is_read_by_blocks_under_them(
 @pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("table", ["partitions", "children"])
 @pytest.mark.parametrize("kept_from", ["the table", "the schema"])
-async def test_a_role_that_may_read_only_the_whole_gets_the_whole(
+async def test_a_role_that_may_read_only_the_parent_table_gets_all_rows(
     database: str, plain: Plain, role: str, table: str, kept_from: str
 ) -> None:
     form = {
@@ -723,7 +720,7 @@ FILTERS: dict[str, tuple[str, int, Sequence[Condition]]] = {
 
 
 @pytest.mark.parametrize("name", FILTERS)
-async def test_filtered_rows_are_those_of_copy_whatever_part_of_the_blocks_has_them(
+async def test_filtered_rows_are_those_of_copy_in_any_part_of_the_blocks(
     database: str, plain: Plain, cut: Cut, name: str
 ) -> None:
     cut(first_blocks=16, target=64 * KB, hold=64 * KB)
@@ -736,11 +733,11 @@ async def test_filtered_rows_are_those_of_copy_whatever_part_of_the_blocks_has_t
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("first", [0, 200])
-async def test_a_page_is_read_by_its_blocks_and_never_by_an_index(plain: Plain, name: str, first: int) -> None:
+async def test_a_range_is_read_by_its_blocks_and_never_by_an_index(plain: Plain, name: str, first: int) -> None:
     assert await scans_of_range(plain, FILTERS[name][0], first) == ["Tid Range Scan"]
 
 
-async def test_a_page_is_read_by_its_blocks_also_where_the_server_is_told_not_to(plain: Plain) -> None:
+async def test_a_range_is_read_by_its_blocks_with_tid_scans_disabled_in_the_server(plain: Plain) -> None:
     await plain.execute("SET enable_tidscan = off")
     assert await scans_of_range(plain, "seventh > 0", 200) == ["Tid Range Scan"]
 
@@ -758,7 +755,7 @@ async def scans_of_range(plain: Plain, where: str, first: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-async def test_what_an_index_serves_is_left_to_copy(database: str, plain: Plain, name: str) -> None:
+async def test_a_query_that_an_index_serves_is_left_to_copy(database: str, plain: Plain, name: str) -> None:
     where, _, conditions = FILTERS[name]
     plan = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) SELECT * FROM kept.numbered WHERE {where}"))
     scanned_whole = plan[0]["Plan"]["Node Type"] == "Seq Scan"
@@ -771,7 +768,7 @@ async def test_what_an_index_serves_is_left_to_copy(database: str, plain: Plain,
     assert_conforms(exported, await copied(plain, f"SELECT * FROM kept.numbered WHERE {where}"))
 
 
-# Connections that are lost
+# Lost connections
 
 
 WORKER_LOST = "a worker of an export has lost its connection"
@@ -783,7 +780,7 @@ WORKER_LOST = "a worker of an export has lost its connection"
     [[100], [6 * MB], range(100, 20 * MB, 3 * MB)],
     ids=["as_they_begin", "midway", "again_and_again"],
 )
-async def test_a_lost_worker_costs_no_row_and_no_row_comes_twice(
+async def test_a_lost_worker_loses_and_repeats_no_row(
     database: str, plain: Plain, kept: Kept, caplog: pytest.LogCaptureFixture, places: Sequence[int]
 ) -> None:
     lost = 0
@@ -803,10 +800,10 @@ async def test_a_lost_worker_costs_no_row_and_no_row_comes_twice(
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_worker_lost_between_two_pages_costs_no_row(
+async def test_a_worker_lost_between_two_ranges_loses_no_row(
     database: str, plain: Plain, kept: Kept, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its range is held as a whole, and it has not taken the next one."""
+    """The whole range of the worker is held, and it has not taken the next one."""
     cut(first_blocks=64, target=WIDE_RANGE, hold=64 * MB)
     between, lost = set[int](), asyncio.Event()
 
@@ -832,7 +829,7 @@ async def test_a_worker_lost_between_two_pages_costs_no_row(
 
 
 @pytest.mark.usefixtures("wide_ranges")
-async def test_a_worker_lost_while_it_begins_is_done_without(database: str, plain: Plain, kept: Kept) -> None:
+async def test_the_export_completes_without_a_worker_lost_at_its_start(database: str, plain: Plain, kept: Kept) -> None:
     async with proxied(database) as proxy, opened(proxy.url, CursorChoice.BLOCKS, "kept.wide") as source:
 
         async def hold_beginning() -> None:
@@ -888,8 +885,8 @@ async def test_a_lost_leader_fails_the_export(database: str, plain: Plain, kept:
 
 @pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("workers", [0, WORKERS])
-async def test_a_leader_lost_between_two_pages_fails_the_export(database: str, plain: Plain, workers: int) -> None:
-    """The whole range has been received, and nothing was requested since."""
+async def test_a_leader_lost_between_two_ranges_fails_the_export(database: str, plain: Plain, workers: int) -> None:
+    """The whole range was received, and the leader has sent nothing since."""
 
     async def lose_leader() -> None:
         await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADER_SESSION})")
@@ -908,7 +905,7 @@ async def test_a_leader_lost_between_two_pages_fails_the_export(database: str, p
 async def test_an_export_whose_leader_is_lost_after_its_last_range_is_whole_or_fails(
     database: str, plain: Plain, kept: Kept, cut: Cut
 ) -> None:
-    """Its snapshot lives on in those who have it, and nowhere else."""
+    """Sessions that have imported its snapshot keep it; no other can import it."""
     cut(first_blocks=240, target=WIDE_RANGE, hold=1)  # two ranges in all
 
     async def let_worker_begin() -> None:
@@ -936,12 +933,12 @@ async def limited(database: str, plain: Plain, role: str) -> str:
     return entered_as(database, role)
 
 
-def test_a_worker_is_given_up_within_ten_seconds() -> None:
+def test_a_worker_stops_reconnecting_within_ten_seconds() -> None:
     assert sum(blocks.FIRST_PAUSE * 2**losses for losses in range(blocks.MAX_RECONNECTS)) < 10
 
 
 @pytest.mark.usefixtures("wide_ranges", "short_pauses")
-async def test_a_worker_that_cannot_come_back_with_a_page_in_its_hands_fails_the_export(
+async def test_a_worker_that_cannot_reconnect_with_an_unfinished_range_fails_the_export(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def lose_workers() -> None:
@@ -961,7 +958,7 @@ async def test_a_worker_that_cannot_come_back_with_a_page_in_its_hands_fails_the
 
 
 @pytest.mark.usefixtures("wide_ranges")
-async def test_a_worker_that_comes_back_late_goes_on_with_its_page(
+async def test_a_worker_that_reconnects_late_continues_its_range(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def lose_workers() -> None:
@@ -1001,7 +998,7 @@ async def test_a_database_that_is_closed_to_a_lost_worker_fails_the_export(
 
 
 @pytest.mark.usefixtures("wide_ranges")
-async def test_a_worker_that_never_gets_a_connection_is_done_without(
+async def test_the_export_completes_without_a_worker_that_never_connects(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
@@ -1014,7 +1011,7 @@ async def test_a_worker_that_never_gets_a_connection_is_done_without(
 
 
 @pytest.mark.usefixtures("wide_ranges")
-async def test_exports_side_by_side_share_what_is_spare_and_none_waits_for_another(
+async def test_concurrent_exports_share_spare_connections_without_waiting(
     database: str, plain: Plain, kept: Kept
 ) -> None:
     async with pooled(database, size=4) as pool, AsyncExitStack() as stack:
@@ -1042,9 +1039,7 @@ async def drained(source: Source, sink: SinkAfter) -> None:
 
 
 @pytest.mark.usefixtures("wide_ranges")
-async def test_an_export_without_a_spare_connection_runs_on_its_own_one(
-    database: str, plain: Plain, kept: Kept
-) -> None:
+async def test_an_export_without_a_spare_connection_runs_on_its_own(database: str, plain: Plain, kept: Kept) -> None:
     async with pooled(database, size=2) as pool, AsyncExitStack() as stack:
         source = Source(
             Connections(pool, leaders=2, workers=WORKERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
@@ -1063,14 +1058,14 @@ async def test_an_export_without_a_spare_connection_runs_on_its_own_one(
 
 
 def spare(connections: Connections) -> int:
-    """How many connections may be taken beside the leaders' at this moment."""
+    """Returns the number of spare connections at this moment."""
     with ExitStack() as stack:
         return sum(1 for _ in iter(lambda: stack.enter_context(connections.try_reserve()), False))
 
 
 @pytest.mark.usefixtures("wide_ranges", "short_pauses")
 @pytest.mark.parametrize("ending", ["well", "by its sink", "cancelled", "without its lead", "after a lost worker"])
-async def test_spare_connections_are_given_back_however_an_export_ends(
+async def test_spare_connections_are_returned_after_any_end_of_an_export(
     database: str, plain: Plain, ending: str
 ) -> None:
     async with pooled(database, size=4) as pool:
@@ -1103,12 +1098,12 @@ async def test_spare_connections_are_given_back_however_an_export_ends(
         assert spare(connections) == 3
 
 
-# What ends an export from this side
+# Ends of an export on this side
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A moment of an export of `kept.wide`: so many bytes have come, and both conditions hold."""
+    """A moment of an export of `kept.wide`: so many bytes are received, and both conditions hold."""
 
     bytes: int
     condition: str = "true"
@@ -1120,8 +1115,8 @@ STAGES = {
     "header": Stage(1),
     "first_rows": Stage(100),
     "midway": Stage(12 * MB),
-    "workers_waiting_for_room": Stage(100, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}"),
-    "early_ranges_held_as_a_whole": Stage(100, held=WORKERS * WIDE_RANGE - 40 * KB, hold_limit=64 * MB),
+    "workers_at_the_hold_limit": Stage(100, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}"),
+    "later_ranges_held_as_a_whole": Stage(100, held=WORKERS * WIDE_RANGE - 40 * KB, hold_limit=64 * MB),
 }
 
 
@@ -1170,9 +1165,9 @@ async def test_a_sink_that_fails_at_any_stage_leaves_nothing_behind(
 
 
 class SinkOfTasks:
-    """A sink that lets nobody go on before a worker reads, and raises once, when a second task calls it.
+    """A sink that waits until a worker reads, and raises once, when a second task calls it.
 
-    The first rows are the leader's, so that is a worker.
+    The first rows are the leader's, so the second task is a worker.
     """
 
     def __init__(self, plain: Plain, error: Exception) -> None:
@@ -1195,7 +1190,7 @@ class SinkOfTasks:
     [OSError(28, "No space left on device"), TimeoutError("the disk"), Stop()],
     ids=lambda it: type(it).__name__,
 )
-async def test_a_failure_of_the_sink_is_never_taken_for_one_of_the_worker_that_called_it(
+async def test_a_failure_of_the_sink_is_not_one_of_the_worker_that_called_it(
     database: str, plain: Plain, cut: Cut, error: Exception
 ) -> None:
     cut(hold=1)
@@ -1206,7 +1201,7 @@ async def test_a_failure_of_the_sink_is_never_taken_for_one_of_the_worker_that_c
 
 
 @pytest.mark.usefixtures("small_ranges", "short_pauses")
-async def test_a_sink_that_is_cancelled_by_itself_never_makes_a_whole_export(database: str) -> None:
+async def test_a_sink_that_cancels_itself_never_completes_an_export(database: str) -> None:
     async def be_cancelled() -> None:
         raise asyncio.CancelledError
 
@@ -1244,7 +1239,7 @@ trials = st.builds(
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-async def test_any_pages_any_room_and_any_workers_give_the_same_bytes(
+async def test_any_ranges_any_hold_limit_and_any_workers_produce_the_same_bytes(
     database: str, plain: Plain, trial: Trial
 ) -> None:
     most_held = 0
@@ -1291,7 +1286,7 @@ STATISTICS = {
 @pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("statistics", STATISTICS)
-async def test_what_is_expected_begins_as_the_estimate_of_the_planner_and_ends_as_the_truth(
+async def test_the_expected_rows_begin_as_the_plan_and_end_exact(
     database: str, plain: Plain, statistics: str, filtered: bool
 ) -> None:
     await plain.execute(TABLE)
@@ -1315,7 +1310,7 @@ async def test_what_is_expected_begins_as_the_estimate_of_the_planner_and_ends_a
         assert min(seen) >= 0
 
 
-async def test_of_an_empty_table_nothing_is_expected(database: str, plain: Plain) -> None:
+async def test_an_empty_table_has_no_expected_rows(database: str, plain: Plain) -> None:
     await plain.execute("CREATE TABLE shape (n int)")
     async with (
         opened(database, CursorChoice.BLOCKS, "shape") as source,
@@ -1326,8 +1321,8 @@ async def test_of_an_empty_table_nothing_is_expected(database: str, plain: Plain
         assert rows.expected == 0
 
 
-async def test_a_snapshot_of_the_same_name_on_another_server_is_not_taken_for_ours(database: str) -> None:
-    """Behind a balancer a worker may reach another replica, whose snapshots have the same small numbers for names."""
+async def test_a_snapshot_of_the_same_name_on_another_server_is_refused(database: str) -> None:
+    """A worker may reach another replica, whose snapshots have the same small numbers as names."""
     async with pooled(database) as pool, open_snapshot(pool, role=None) as leader:
         exported = await export_snapshot(leader.connection)
         async with open_snapshot(pool, exported, role=None) as same:

@@ -1,7 +1,7 @@
-"""A COPY that is cancelled in the very moment in which rows arrive.
+"""A COPY that is cancelled at the moment at which rows arrive.
 
-The driver sets a future when rows have come, and a task that waits for it goes on in the next turn of the event loop. A
-cancellation between the two, before or after, must reach the server all the same.
+The driver completes a future when rows have arrived, and the task that awaits it continues in the next iteration of the
+event loop. A cancellation before, between or after must reach the server.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ Cancel = Callable[[], object]
 
 
 def cancelling(patch: pytest.MonkeyPatch, arrival: int, when: str, cancel: Cancel) -> None:
-    """Cancels before or after the driver is given what has arrived, or in the turn that follows."""
+    """Cancels before or after the driver receives the data, or in the next iteration of the event loop."""
     deliver, arrived = RowSizeLimit.data_received, 0
 
-    def data_received(meter: RowSizeLimit, data: bytes) -> None:
+    def data_received(limit: RowSizeLimit, data: bytes) -> None:
         nonlocal arrived
-        arrived += meter.active
-        due = arrived == arrival and meter.active
+        arrived += limit.active
+        due = arrived == arrival and limit.active
         if due and when == "before":
             cancel()
-        deliver(meter, data)
+        deliver(limit, data)
         if due and when == "after":
             cancel()
         if due and when == "next":

@@ -1,4 +1,4 @@
-"""What a failed export says of its cause: in its row for its user, and in one line of the log for the operator."""
+"""The cause of a failed export: in its status for its user, and in one line of the log for the operator."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ SLOW_LEAD = "IF n % 5 = 0 AND NOT helps() THEN PERFORM pg_sleep(0.005); END IF"
 LEAD_ENDS = f"{SLOW_LEAD}; IF n >= 50 AND NOT helps() THEN PERFORM leave(); END IF"
 HELPER_ENDS = f"{SLOW_LEAD}; IF helps() THEN PERFORM leave(); END IF"
 DIVIDES = "IF n = 1000 THEN PERFORM 1 / (n - 1000); END IF"
-ENDED = "terminating connection due to administrator command"  # what a session that is ended says last
+ENDED = "terminating connection due to administrator command"  # the last message of a terminated session
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def role(plain: Plain) -> AsyncIterator[str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tables are read by several connections, and what is tried again is so at once."""
+    """Small tables are read by several connections, and retries have short pauses."""
     cut_ranges(monkeypatch)
     monkeypatch.setattr("streamer.source.cursors.blocks.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(milliseconds=10))
@@ -66,7 +66,7 @@ def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
     ],
     ids=["lead", "worker", "division"],
 )
-async def test_an_export_by_several_connections_says_what_the_first_of_them_failed_for(
+async def test_an_export_on_several_connections_reports_the_first_failure(
     serve: Serve,
     database: str,
     plain: Plain,
@@ -149,7 +149,7 @@ async def test_a_statement_that_fails_is_one_line_of_the_log(
     assert "Traceback" not in caplog.text
 
 
-async def test_an_internal_error_is_told_with_its_place_in_the_log(
+async def test_an_internal_error_refers_to_the_log(
     serve: Serve, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_down(*arguments: object) -> None:

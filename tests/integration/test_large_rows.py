@@ -1,7 +1,7 @@
-"""Rows of megabytes: what is allowed comes through every cursor byte for byte, what is not fails its export alone.
+"""Rows of megabytes: allowed ones are exported by every cursor byte for byte, larger ones fail their export alone.
 
-PostgreSQL sends a row as one message, so a row decides how much memory an export needs. The limit is met by real rows
-of a real database, TOASTed as such rows are; COPY on a plain connection says what the bytes should be.
+PostgreSQL sends a row as one message, so the size of a row decides how much memory an export needs. The rows are
+TOASTed rows of a real database; the reference is COPY on a plain connection.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ async def exported(held: Held, dataset: str) -> bytes:
 
 
 async def failure(held: Held, dataset: str) -> str:
-    """What the status and a download say of an export that fails."""
+    """Returns the error of an export that fails, and checks its status and a download."""
     export = await begun(held, dataset)
     await export.becomes("failed")
     error: str = (await export.status())["error"]
@@ -159,7 +159,7 @@ async def test_a_row_that_is_too_large_fails_its_export_with_a_sentence(
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
-async def test_an_export_beside_one_with_a_row_too_large_is_whole(serve: Serve, choice: CursorChoice) -> None:
+async def test_an_export_beside_one_with_a_row_too_large_completes(serve: Serve, choice: CursorChoice) -> None:
     held = await serve(export_cursor=choice)
     await held.shut()
     await held.open(2)
@@ -187,7 +187,7 @@ async def test_connections_are_usable_after_rows_that_were_too_large(
 
 
 @every_cursor
-async def test_whoever_follows_sees_the_break_and_has_nothing_wrong(
+async def test_a_follower_of_a_failed_export_sees_a_truncated_body_without_wrong_bytes(
     serve: Serve, database: str, choice: CursorChoice
 ) -> None:
     held = await serve(export_cursor=choice)
@@ -225,7 +225,7 @@ async def test_a_row_too_large_is_never_held_in_memory(serve: Serve, choice: Cur
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
-async def test_a_larger_limit_lets_a_larger_row_through(serve: Serve, database: str, choice: CursorChoice) -> None:
+async def test_a_larger_limit_allows_a_larger_row(serve: Serve, database: str, choice: CursorChoice) -> None:
     held = await serve(export_cursor=choice, max_row_size=Size(30 * MB))
     assert_same_bytes(await exported(held, "huge"), await expected(database, "huge"))
 
