@@ -53,12 +53,12 @@ class RowSizeLimit(asyncio.Protocol):
         self._received = 0
 
     def hold(self) -> None:
-        """Keeps what is received from the driver until `release`, which follows within a few loop iterations."""
+        """Withholds received data from the driver until `release`, which follows within a few loop iterations."""
         if self._held is None:
             self._held = []
 
     def release(self) -> None:
-        """Passes on what `hold` has kept."""
+        """Passes the withheld data on."""
         held, self._held = self._held or [], None
         for data in held:
             self.data_received(data)

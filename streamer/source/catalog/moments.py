@@ -59,7 +59,7 @@ def next_day(text: str) -> str:
 def read_moment(text: str, *, zoned: bool) -> str:
     """Returns a timestamp in UTC, with an offset if the type is `zoned`. Raises ValueError.
 
-    A timestamp without a zone is taken for UTC.
+    A timestamp without a zone is in UTC.
     """
     if INFINITY.fullmatch(text):
         return text.lower()

@@ -1,7 +1,7 @@
 """Ranges of the blocks of a table: how they are split, and how their rows are put back in order.
 
-`RangeSplitter` splits tables into ranges of blocks. `ReorderBuffer` passes their rows on in the order of the blocks,
-whichever connection reads which range at what speed. The rows of the first unfinished range pass straight through.
+`RangeSplitter` splits tables into ranges of blocks. `ReorderBuffer` passes their rows on in the order of the blocks, in
+whatever order the connections read them. The rows of the first unfinished range pass straight through.
 Rows of later ranges are held in memory, up to a limit for all of them together; beyond it their reader waits until the
 ranges before have been passed on. The reader of the first range never waits for another, so there is no deadlock.
 """

@@ -31,7 +31,7 @@ from streamer.source.session.snapshot import ExportedSnapshot, SnapshotGoneError
 
 log = logging.getLogger(__name__)
 
-HOLD_LIMIT = 2 * 1024 * 1024  # bytes of rows held for their turn, beside one chunk for each connection
+HOLD_LIMIT = 2 * 1024 * 1024  # bytes of rows of later ranges, beside one chunk for each connection
 RANGE_TARGET = 2 * 1024 * 1024  # bytes of CSV of one range
 MAX_RECONNECTS = 5  # for one range
 FIRST_PAUSE = 0.2  # seconds before the first reconnect; doubled before each of the others

@@ -1,17 +1,17 @@
 """Compares what a query reads now with what its snapshot sees.
 
-A snapshot and the locks of a query are taken one after the other. What commits between the two is not in the snapshot,
-and still decides how the query is planned: a table that was truncated and filled again looks empty; a partition that
-was attached is read beside the table whose rows it has taken over; a row policy lets out rows that were deleted before
-it was opened; a name may belong to another relation. PostgreSQL does not detect this (its documentation, 13.6,
-"Caveats"). Three comparisons do:
+A snapshot and the locks of a query are taken one after the other. A transaction that commits between the two is not in
+the snapshot, and still decides how the query is planned: a table that was truncated and filled again looks empty; a
+partition that was attached is read beside the table whose rows it has taken over; a row policy lets out rows that were
+deleted before it was widened; a name may belong to another relation. PostgreSQL does not detect this (its
+documentation, 13.6, "Caveats"). Three comparisons do:
 
 - The *shape* of a relation, a hash of its identity and its columns, is read with the catalog and again in the statement
   that takes the snapshot. A query is composed from a catalog that its snapshot agrees with.
-- What was locked before the snapshot cannot have changed since. For everything that only the plan has locked (what a
-  row policy or a materialized view reads, a relation that may not be locked as a whole), and for children, which come
-  and go beside the lock on their parent, the *definitions* are compared: as the snapshot sees the catalog, and as it is
-  now. Another connection reads the latter, because every statement of this one sees the snapshot.
+- A relation that was locked before the snapshot cannot have changed since. For relations that only the plan has locked
+  (those that a row policy or a materialized view reads, one that may not be locked as a whole), and for children, which
+  can be attached in spite of the lock on their parent, the *definitions* are compared: as the snapshot sees the
+  catalog, and as it is now. Another connection reads the latter, because every statement of this one sees the snapshot.
 - COPY and a cursor plan their query once more. A guard, evaluated before their first row, fails the statement if this
   has locked a relation that was not compared.
 
@@ -51,7 +51,7 @@ class OutdatedCatalogError(Exception):
 
 
 class SourceChanged(Exception):
-    """A query reads what has changed between its snapshot and its locks. A newer snapshot may see all of it."""
+    """A relation of a query has changed between its snapshot and its locks. A newer snapshot may see the change."""
 
 
 async def compare(connection: Connection, beside: Pool, dataset: Dataset, before: Collection[int]) -> Sequence[int]:

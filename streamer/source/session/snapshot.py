@@ -7,7 +7,7 @@ query on behalf of a client runs in such a session, so that none avoids the role
 A snapshot must not be older than the locks on what it reads: an older one sees a table that was truncated and filled
 again as empty (PostgreSQL documentation, 13.6). The first SELECT fixes the snapshot, utility statements do not. So a
 session begins with one message: BEGIN, SET LOCAL, LOCK TABLE, and the SELECT that takes the snapshot once the lock is
-held. What cannot be locked, and what only the plan locks, is compared afterwards: see consistency.py.
+held. Relations that cannot be locked, or that only the plan locks, are compared afterwards: see consistency.py.
 
 An export waits for a lock for less than `deadlock_timeout`, so that PostgreSQL never ends a migration to resolve a
 deadlock with an export.
@@ -136,15 +136,7 @@ async def open_snapshot(
     try:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
-                version = connection.get_server_version().major
-                opening = "; ".join(_opening(version, role, dataset, lock_timeout, own=exported is None))
-                if exported is None:
-                    opening = f"{BEGIN}; {opening}"
-                else:
-                    await _import(connection, exported)
-                await _execute(connection, opening, locks=dataset is not None and dataset.locker is not None)
-                row = await connection.fetchrow(OPENED, dataset.oid if dataset else None)
-                snapshot = Snapshot(connection, **row)
+                snapshot = await _open(connection, exported, role, dataset, lock_timeout)
             yield snapshot
         finally:
             clean = False  # also if the roll-back is cancelled
@@ -172,6 +164,20 @@ async def savepoint(connection: Connection) -> AsyncIterator[None]:
         await connection.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
         raise
     await connection.execute("RELEASE SAVEPOINT part")
+
+
+async def _open(
+    connection: Connection, exported: ExportedSnapshot | None, role: str | None, dataset: Dataset | None, timeout: str
+) -> Snapshot:
+    version = connection.get_server_version().major
+    opening = "; ".join(_opening(version, role, dataset, timeout, own=exported is None))
+    if exported is None:
+        opening = f"{BEGIN}; {opening}"
+    else:
+        await _import(connection, exported)
+    await _execute(connection, opening, locks=dataset is not None and dataset.locker is not None)
+    row = await connection.fetchrow(OPENED, dataset.oid if dataset else None)
+    return Snapshot(connection, **row)
 
 
 async def _import(connection: Connection, exported: ExportedSnapshot) -> None:

@@ -1,6 +1,6 @@
 -- The columns of some relations ($1) in their order, with the type that their values are read as, and its operators.
--- A domain is filtered as the type at its bottom, and its length is that of the first type on the way that has one. If the
--- role may read some columns of a relation, only those are returned.
+-- A domain is filtered as its base type, and its length is that of the first type on the way that has one. If the role
+-- may read some columns of a relation, only those are returned.
 WITH RECURSIVE types AS (
     SELECT a.attrelid, a.attnum, a.attname, a.atttypid AS declared, a.atttypmod AS modifier, a.attcollation,
            a.atttypid AS type, a.atttypmod AS length

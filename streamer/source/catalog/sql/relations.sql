@@ -1,4 +1,4 @@
--- The relations that fulfil {condition}, and what a dataset needs to know of each. The planner has no number of rows for a
+-- The relations that fulfil {condition}, with the properties of a dataset. The planner has no number of rows for a
 -- view, and -1 for a table that was never analyzed: both are NULL.
 SELECT c.oid, {shape} AS shape,
        CASE WHEN c.relkind NOT IN ('r', 'p', 'v') THEN NULL
@@ -6,7 +6,8 @@ SELECT c.oid, {shape} AS shape,
             WHEN pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN '{by_role}'
        END AS locker,
        n.nspname AS schema, c.relname AS name, c.relkind IN ('r', 'p', 'm') AS stores_rows,
-       pg_catalog.concat_ws('.', pg_catalog.quote_ident(n.nspname), pg_catalog.quote_ident(c.relname)) AS qualified_name,
+       pg_catalog.concat_ws('.', pg_catalog.quote_ident(n.nspname), pg_catalog.quote_ident(c.relname))
+           AS qualified_name,
        (CASE c.relkind
            WHEN 'v' THEN NULL
            WHEN 'f' THEN nullif(greatest(c.reltuples, 0), 0)
