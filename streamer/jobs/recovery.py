@@ -18,7 +18,7 @@ from streamer.jobs.runner import ENDED_ELSEWHERE
 from streamer.jobs.store import MAX_ATTEMPTS, RENEWAL, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.model import Export, State
-from streamer.postgres.pool import with_causes
+from streamer.postgres.failures import with_causes
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
 

@@ -23,9 +23,11 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.store import LEASE, Store
 from streamer.model import Export, ExportSpec, State
-from streamer.postgres.pool import PAUSES, say_waiting, with_causes
+from streamer.postgres.failures import with_causes
+from streamer.postgres.pool import BACKOFF, log_waiting
 from streamer.source.cursors.cursor import Sink
-from streamer.source.source import Rows, Source
+from streamer.source.rows import Rows
+from streamer.source.source import Source
 from streamer.spool.spool import Sealed
 
 log = logging.getLogger(__name__)
@@ -257,5 +259,5 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
 
 def _retrying(active: ActiveExport, stop: Callable[[tenacity.RetryCallState], bool]) -> tenacity.AsyncRetrying:
     return tenacity.AsyncRetrying(
-        stop=stop, wait=PAUSES, before_sleep=say_waiting(log, f"export {active.id}"), reraise=True
+        stop=stop, wait=BACKOFF, before_sleep=log_waiting(log, f"export {active.id}"), reraise=True
     )

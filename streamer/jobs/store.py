@@ -24,7 +24,8 @@ import tenacity
 
 from streamer.errors import NotFound, StartError, Unavailable
 from streamer.model import SPEC_VERSION, Export, ExportRequest, Place, Progress, State, folded, read_spec
-from streamer.postgres.pool import LOST, Connection, Pool, one_line
+from streamer.postgres.driver import Connection, Pool
+from streamer.postgres.failures import CONNECTION_LOST, one_line
 from streamer.spool.spool import Sealed
 
 SQL = files("streamer.jobs").joinpath("sql")
@@ -76,7 +77,7 @@ class Store:
                 await connection.execute("SET LOCAL statement_timeout = 0")
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
                 await _migrate(connection)
-        except (asyncpg.PostgresError, *LOST) as error:
+        except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
             raise StartError(f"DATABASE_URL: the exports table cannot be made: {one_line(error)}") from error
 
     async def identity(self) -> UUID:
@@ -263,7 +264,7 @@ class Store:
                 with attempt:
                     return await self._fetch(self._sql[statement], arguments)
             raise AssertionError("tenacity either returns an attempt or raises")
-        except LOST as error:
+        except CONNECTION_LOST as error:
             raise Unavailable("the database does not answer") from error
         except TEMPORARY_ERRORS as error:
             raise Unavailable("the exports table cannot be used at the moment") from error

@@ -19,7 +19,7 @@ from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
 from streamer.model import Export, ExportSpec
-from streamer.postgres.pool import PAUSES
+from streamer.postgres.pool import BACKOFF
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Workers:
     async def _claim(self) -> Export | None:
         """Retries while the database does not answer, because the oldest row must be claimed first."""
         async for attempt in tenacity.AsyncRetrying(
-            wait=PAUSES,
+            wait=BACKOFF,
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         ):
             with attempt:

@@ -1,1 +1,1 @@
-"""What every part that talks to PostgreSQL shares: connection parameters, pools, quoting."""
+"""PostgreSQL connections, shared by all packages that use them: parameters, pools, failures and quoting."""

@@ -1,19 +1,18 @@
-"""Connection parameters: what a setting says of a database, read once, and handed to the driver as parts.
+"""Connection parameters: what a setting says about a database, parsed once, for the driver.
 
-A URL has the grammar of libpq (PostgreSQL documentation, 34.1.1.2), and so have the names of its parameters. The driver
-knows fewer of these than libpq, and takes a name that it does not know for a setting of the server. So each is decided
-upon here, before any connection:
+The parameters have libpq's names. The driver supports fewer of them, and sends an unknown name to the server as a
+setting. So each parameter is handled here, before any connection:
 
-- what the driver can do, it does;
-- what describes the only thing that the driver does is fulfilled (`gssencmode=disable`);
-- what only tunes is dropped, which `remarks` tells the log (`keepalives_idle`);
-- what protects or changes the meaning, and cannot be done, is refused by its name (`require_auth`);
-- `channel_binding=require` guards against a server that only pretends. The driver has no channel binding, but the
-  certificate guards against the same: it is verified as by `sslmode=verify-full`;
-- any other name is a setting of the server, which itself refuses those that it does not have.
+- The driver gets the parameters that it supports.
+- A value that describes what the driver does anyway is accepted (`gssencmode=disable`).
+- A parameter that only tunes is ignored, and `remarks` reports it for the log (`keepalives_idle`).
+- A parameter that protects or changes the meaning, and is not supported, is refused by name (`require_auth`).
+- `channel_binding=require` protects against a server that impersonates the database. The driver has no channel
+  binding, but the certificate protects against the same: it is verified as by `sslmode=verify-full`.
+- Any other name is a setting of the server, which refuses those that it does not have.
 
-What the setting does not say is taken from the service file that it names, then from libpq's environment variables.
-Nothing is guessed, and no sentence repeats a value: it may hold a part of the password.
+A parameter that the setting does not contain is read from the service file that it names, then from libpq's environment
+variables. No error repeats a value: it may contain a part of the password.
 """
 
 import configparser
@@ -23,28 +22,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote_to_bytes
 
 from streamer.errors import StartError
-from streamer.postgres.hosts import (
-    DEFAULT_PORT,
-    SOCKET_FOLDERS,
-    Address,
-    addresses,
-    check_host,
-    read_hosts,
-    read_port,
-    read_ports,
-)
+from streamer.postgres.hosts import DEFAULT_PORT, SOCKET_FOLDERS, Address, addresses, read_hosts, read_ports
+from streamer.postgres.url import normalize, read_url
 
-SYSTEM = "system"  # as `sslrootcert`: the certificates that the operating system trusts
+SYSTEM = "system"  # an `sslrootcert`: the certificates that the operating system trusts
 VERIFY_FULL = "verify-full"
 ROOT_CERTIFICATE = ".postgresql/root.crt"
-SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE | re.ASCII)  # SQLAlchemy's name a driver, too
-BROKEN_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})|%00")
-SETTING_OF_SERVER = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*")
 TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
-OPTIONAL = ("disable", "allow", "prefer")  # modes in which a connection may be without TLS
+OPTIONAL_TLS = ("disable", "allow", "prefer")  # values of `sslmode` that allow a connection without TLS
 
 VARIABLES: Mapping[str, str] = {
     "host": "PGHOST",
@@ -74,7 +61,7 @@ VARIABLES: Mapping[str, str] = {
     "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
 }
 CHOICES: Mapping[str, Sequence[str]] = {
-    "sslmode": (*OPTIONAL, "require", "verify-ca", VERIFY_FULL),
+    "sslmode": (*OPTIONAL_TLS, "require", "verify-ca", VERIFY_FULL),
     "sslnegotiation": ("postgres", "direct"),
     "ssl_min_protocol_version": TLS_VERSIONS,
     "ssl_max_protocol_version": TLS_VERSIONS,
@@ -83,7 +70,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "channel_binding": ("disable", "prefer", "require"),
     "gsslib": ("gssapi", "sspi"),
 }
-OF_TLS = (
+TLS_PARAMETERS = (
     "sslmode",
     "sslcert",
     "sslkey",
@@ -94,7 +81,7 @@ OF_TLS = (
     "ssl_max_protocol_version",
     "sslnegotiation",
 )
-FULFILLED: Mapping[str, Sequence[str]] = {
+ACCEPTED: Mapping[str, Sequence[str]] = {
     "channel_binding": ("disable", "require"),
     "client_encoding": ("UTF8", "UTF-8", "utf8", "utf-8", "auto"),
     "gssdelegation": ("0",),
@@ -105,9 +92,9 @@ FULFILLED: Mapping[str, Sequence[str]] = {
     "sslcompression": ("0",),
     "sslsni": ("1",),
 }
-COMFORT: Mapping[str, Sequence[str] | None] = {
+IGNORED: Mapping[str, Sequence[str] | None] = {
     "channel_binding": ("prefer",),
-    "fallback_application_name": None,  # whatever it says
+    "fallback_application_name": None,  # any value
     "gssencmode": ("prefer",),
     "keepalives": None,
     "keepalives_count": None,
@@ -118,7 +105,7 @@ COMFORT: Mapping[str, Sequence[str] | None] = {
     "sslkeylogfile": None,
     "tcp_user_timeout": None,
 }
-REFUSED = (
+UNSUPPORTED = (
     "hostaddr",
     "oauth_client_id",
     "oauth_client_secret",
@@ -133,13 +120,10 @@ REFUSED = (
 
 T = TypeVar("T")
 
-WANTED = "Expected a URL such as postgresql://user:password@host:5432/database"
-ESCAPED = "special characters of the user, the password and the database are written as %40 for @, %2F for /, and so on"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionParameters:
-    """`setting` is the name a user knows the database by; None is left to the driver's default."""
+    """`setting` is the name of the setting that names this database; None means the default of the driver."""
 
     setting: str
     addresses: tuple[Address, ...]
@@ -149,7 +133,7 @@ class ConnectionParameters:
     passfile: str | None
     connect_timeout: float | None  # seconds for one attempt at one host
     target_session_attrs: str
-    balanced: bool
+    load_balance: bool  # whether the hosts are tried in a random order
     krbsrvname: str | None
     gsslib: str | None
     tls: Mapping[str, str] = field(repr=False)
@@ -159,7 +143,7 @@ class ConnectionParameters:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """A value and the name a user knows it by."""
+    """A value, and what a message calls it."""
 
     text: str
     label: str
@@ -169,7 +153,10 @@ class _Value:
 
 
 def from_parts(*, host: str, port: str, user: str, password: str, name: str) -> ConnectionParameters:
-    """What DB_HOST and its companions say; an empty password is none. Raises StartError that names the one at fault."""
+    """Parses DB_HOST, DB_PORT, DB_USER, DB_PASSWORD and DB_NAME, which may be empty.
+
+    Raises StartError that names the invalid one.
+    """
     parts = {
         "host": _Value(host, "DB_HOST"),
         "port": _Value(port, "DB_PORT"),
@@ -181,89 +168,13 @@ def from_parts(*, host: str, port: str, user: str, password: str, name: str) -> 
 
 
 def from_url(url: str, setting: str) -> ConnectionParameters:
-    """Raises StartError that names the setting, and the parameter at fault."""
+    """Parses a database URL. Raises StartError that names the setting and the invalid parameter."""
     try:
-        given = _read_url(url)
+        given = read_url(url)
     except ValueError as error:
         raise StartError(f"{setting}: {error}") from error
     values = {name: _Value(text, f"{setting}: {name}") for name, text in given.items() if text}
     return _parameters(setting, _from_environment() | _from_service(values) | values)
-
-
-def _read_url(url: str) -> dict[str, str]:
-    """Raises ValueError with a sentence."""
-    scheme = SCHEME.match(url)
-    if not scheme:
-        raise ValueError(WANTED)
-    if "#" in url:  # the beginning of a fragment for some readers, and for others a part of the password
-        raise ValueError(f"A # is written as %23; {ESCAPED}")
-    rest, _, query = url[scheme.end() :].partition("?")
-    authority, _, path = rest.partition("/")
-    user_info, at, hosts = authority.rpartition("@")
-    if "@" in user_info or (not at and "@" in path) or ("@" in query and not at and "user=" not in query):
-        raise ValueError(f"{WANTED}; {ESCAPED}")
-    user, _, password = user_info.partition(":")
-    given = {"user": _decode(user), "password": _decode(password), "dbname": _decode(path), **_read_authority(hosts)}
-    return _with_query(given, query)
-
-
-def _read_authority(text: str) -> dict[str, str]:
-    """Raises ValueError with a sentence."""
-    found = [_read_host_and_port(part) for part in text.split(",")]
-    hosts, ports = [host for host, _ in found], [port for _, port in found]
-    if hosts == [""]:
-        return {"port": ports[0]}
-    return {
-        "host": ",".join(check_host(host) for host in hosts),
-        "port": ",".join(port or str(DEFAULT_PORT) for port in ports) if any(ports) else "",
-    }
-
-
-def _read_host_and_port(text: str) -> tuple[str, str]:
-    """Raises ValueError with a sentence."""
-    found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:]*))?", text)
-    if not found:
-        raise ValueError(f"{WANTED}; an IPv6 address is in brackets")
-    address, name, port = found[1], found[2], found[3] or ""
-    if address is not None and ":" not in address:
-        raise ValueError(f"{WANTED}; only an IPv6 address is in brackets")
-    if port:
-        try:
-            read_port(port)
-        except ValueError as error:
-            raise ValueError(f"The port is not a number from 1 to 65535; {ESCAPED}") from error
-    return _decode(name if address is None else address), port
-
-
-def _with_query(given: Mapping[str, str], query: str) -> dict[str, str]:
-    """Raises ValueError with a sentence."""
-    values = dict(given)
-    for part in query.split("&") if query else ():
-        name, equals, text = (_decode(piece) for piece in part.partition("="))
-        if not equals or not SETTING_OF_SERVER.fullmatch(name):
-            raise ValueError("Expected parameters such as ?sslmode=require&connect_timeout=10 after the database")
-        name, text = _spelled(name, text)
-        if values.get(name):
-            raise ValueError(f"{name}: is given twice")
-        values[name] = text
-    return values
-
-
-def _spelled(name: str, text: str) -> tuple[str, str]:
-    """libpq takes `ssl=true` of JDBC as well; the driver, `database`."""
-    if (name, text) == ("ssl", "true"):
-        return "sslmode", "require"
-    return ("dbname", text) if name == "database" else (name, text)
-
-
-def _decode(text: str) -> str:
-    """Raises ValueError with a sentence."""
-    if BROKEN_ESCAPE.search(text):
-        raise ValueError(f"A % is written as %25; {ESCAPED}")
-    try:
-        return unquote_to_bytes(text.encode()).decode()
-    except UnicodeError:  # which quotes what may be the password
-        raise ValueError("Expected UTF-8") from None
 
 
 def _from_environment() -> dict[str, _Value]:
@@ -271,11 +182,11 @@ def _from_environment() -> dict[str, _Value]:
 
 
 def _from_service(values: dict[str, _Value]) -> dict[str, _Value]:
-    """What the service file says of the service that is named, which is taken out of `values`."""
+    """Removes `service` from `values`, and returns the parameters that the service file has for it."""
     service = values.pop("service", None)
     if service is None:
         return {}
-    path = os.environ.get("PGSERVICEFILE") or str(in_home(".pg_service.conf"))
+    path = os.environ.get("PGSERVICEFILE") or str(home_file(".pg_service.conf"))
     file = configparser.ConfigParser(interpolation=None)
     try:
         with Path(path).open(encoding="utf-8") as lines:
@@ -285,14 +196,14 @@ def _from_service(values: dict[str, _Value]) -> dict[str, _Value]:
         raise service.refused(f"cannot be found in {path}") from error
     except OSError as error:
         raise service.refused(f"{path} cannot be read: {error.strerror}") from error
-    except (configparser.Error, UnicodeError):  # which quotes lines, and so passwords
+    except (configparser.Error, UnicodeError):  # whose message repeats lines, and so passwords
         raise service.refused(f"{path} is not a service file") from None
-    pairs = (_spelled(name, text) for name, text in section.items())
+    pairs = (normalize(name, text) for name, text in section.items())
     return {name: _Value(text, f"{service.label}: {name}") for name, text in pairs if text}
 
 
 def _parameters(setting: str, values: Mapping[str, _Value]) -> ConnectionParameters:
-    """Raises StartError."""
+    """Raises StartError that names the invalid value."""
     for name, value in values.items():
         _check(name, value)
     text = {name: value.text for name, value in values.items()}
@@ -305,7 +216,7 @@ def _parameters(setting: str, values: Mapping[str, _Value]) -> ConnectionParamet
         passfile=text.get("passfile"),
         connect_timeout=_seconds(values.get("connect_timeout")),
         target_session_attrs=text.get("target_session_attrs", "any"),
-        balanced=text.get("load_balance_hosts") == "random",
+        load_balance=text.get("load_balance_hosts") == "random",
         krbsrvname=text.get("krbsrvname"),
         gsslib=text.get("gsslib"),
         tls=_tls(values),
@@ -315,24 +226,24 @@ def _parameters(setting: str, values: Mapping[str, _Value]) -> ConnectionParamet
 
 
 def _check(name: str, value: _Value) -> None:
-    """Raises StartError."""
+    """Raises StartError for a value that is invalid or not supported."""
     if "\0" in value.text or not _is_utf8(value.text):
         raise value.refused("Expected UTF-8 without NUL")
     if name in CHOICES and value.text not in CHOICES[name]:
         raise value.refused(f"Expected {_one_of(CHOICES[name])}")
-    if name in REFUSED:
+    if name in UNSUPPORTED:
         raise value.refused("is not supported by the driver")
-    if (name in FULFILLED or name in COMFORT) and not (
-        value.text in FULFILLED.get(name, ()) or _is_comfort(name, value.text)
+    if (name in ACCEPTED or name in IGNORED) and not (
+        value.text in ACCEPTED.get(name, ()) or _is_ignored(name, value.text)
     ):
-        allowed = [*FULFILLED.get(name, ()), *(COMFORT.get(name) or ())]
+        allowed = [*ACCEPTED.get(name, ()), *(IGNORED.get(name) or ())]
         raise value.refused(f"is not supported by the driver, other than {_one_of(allowed)}")
 
 
-def _is_comfort(name: str, text: str) -> bool:
-    if name not in COMFORT:
+def _is_ignored(name: str, text: str) -> bool:
+    if name not in IGNORED:
         return False
-    values = COMFORT[name]
+    values = IGNORED[name]
     return values is None or text in values
 
 
@@ -346,14 +257,14 @@ def _is_utf8(text: str) -> bool:
 
 def _addresses(values: Mapping[str, _Value]) -> tuple[Address, ...]:
     host, port = values.get("host"), values.get("port")
-    hosts = _understood(host, read_hosts) if host else SOCKET_FOLDERS
+    hosts = _parsed(host, read_hosts) if host else SOCKET_FOLDERS
     if port is None:
         return addresses(hosts, [DEFAULT_PORT])
-    return _understood(port, lambda text: addresses(hosts, read_ports(text)))
+    return _parsed(port, lambda text: addresses(hosts, read_ports(text)))
 
 
-def _understood(value: _Value, read: Callable[[str], T]) -> T:
-    """Raises StartError."""
+def _parsed(value: _Value, read: Callable[[str], T]) -> T:
+    """Returns what `read` makes of the value, with its ValueError as StartError."""
     try:
         return read(value.text)
     except ValueError as error:
@@ -361,7 +272,7 @@ def _understood(value: _Value, read: Callable[[str], T]) -> T:
 
 
 def _seconds(value: _Value | None) -> float | None:
-    """No more than nothing is no limit, for libpq; the driver keeps its own."""
+    """Returns a number of seconds. Zero and less mean no limit to libpq, and the default of the driver here."""
     if value is None:
         return None
     if not re.fullmatch(r"-?[0-9]{1,9}", value.text, re.ASCII):
@@ -370,36 +281,35 @@ def _seconds(value: _Value | None) -> float | None:
 
 
 def _tls(values: Mapping[str, _Value]) -> dict[str, str]:
-    """Raises StartError where one parameter contradicts another."""
-    tls = {name: values[name].text for name in OF_TLS if name in values}
+    """Returns the parameters of TLS. Raises StartError if one contradicts another."""
+    tls = {name: values[name].text for name in TLS_PARAMETERS if name in values}
     binding, mode = values.get("channel_binding"), tls.get("sslmode")
     if binding and binding.text == "require":
         if mode == "disable":
             raise binding.refused("contradicts sslmode=disable: there is no channel without TLS")
         tls["sslmode"] = "verify-ca" if mode == "verify-ca" else VERIFY_FULL
-        if mode != "verify-ca" and not is_there(in_home(ROOT_CERTIFICATE)):
+        if mode != "verify-ca" and not file_exists(home_file(ROOT_CERTIFICATE)):
             tls.setdefault("sslrootcert", SYSTEM)
     if tls.get("sslrootcert") == SYSTEM and tls.setdefault("sslmode", VERIFY_FULL) != VERIFY_FULL:
         raise values["sslmode"].refused(f"Expected {VERIFY_FULL} with sslrootcert={SYSTEM}")
-    if tls.get("sslnegotiation") == "direct" and tls.get("sslmode", "prefer") in OPTIONAL:
+    if tls.get("sslnegotiation") == "direct" and tls.get("sslmode", "prefer") in OPTIONAL_TLS:
         raise values["sslnegotiation"].refused("direct needs sslmode=require, verify-ca or verify-full")
     return tls
 
 
-def in_home(name: str) -> Path:
-    """Where libpq and the driver look for a file that no parameter names. It need not exist."""
-    return Path(os.path.expanduser("~"), name)  # noqa: PTH111 - Path.home() raises where there is none
+def home_file(name: str) -> Path:
+    """Returns the path at which libpq and the driver look for a file by default."""
+    return Path(os.path.expanduser("~"), name)  # noqa: PTH111 - Path.home() raises if there is none
 
 
-def is_there(path: Path) -> bool:
-    """Path.exists() raises where the folder of another user is in the way."""
-    return os.path.exists(path)  # noqa: PTH110
+def file_exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists() raises if a folder on the way may not be searched
 
 
 def _remarks(text: Mapping[str, str]) -> Iterator[str]:
-    """Sentences for the log."""
-    if comfort := sorted(name for name in text if _is_comfort(name, text[name])):
-        yield f"without effect: {', '.join(comfort)}"
+    """Yields sentences for the log."""
+    if ignored := sorted(name for name in text if _is_ignored(name, text[name])):
+        yield f"without effect: {', '.join(ignored)}"
     if text.get("channel_binding") == "require":
         yield "channel_binding: the driver does not have it; the certificate of the server is verified instead"
 
@@ -412,8 +322,8 @@ def _one_of(choices: Sequence[str]) -> str:
 KNOWN = frozenset(
     {"host", "port", "user", "password", "dbname", "passfile", "connect_timeout", "krbsrvname"}
     | CHOICES.keys()
-    | FULFILLED.keys()
-    | COMFORT.keys()
-    | set(OF_TLS)
+    | ACCEPTED.keys()
+    | IGNORED.keys()
+    | set(TLS_PARAMETERS)
 )
-"""What goes to the driver, or nowhere; every other name is a setting of the server."""
+"""Parameters of the connection. Every other name is a setting of the server."""

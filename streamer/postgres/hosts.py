@@ -1,8 +1,8 @@
-"""The hosts and ports at which a database is looked for, in the grammar of libpq's PGHOST and PGPORT.
+"""The hosts and ports of a database, in the grammar of libpq's PGHOST and PGPORT.
 
-A host is a name, an IPv4 or IPv6 address, or the folder of a Unix socket, which begins with a slash; several are
-separated by commas and tried in their order. There is one port for all of them, or one for each. Everything else is
-refused: a driver that guesses sends the password to a host that was never named.
+A host is a name, an IPv4 or IPv6 address, or the folder of a Unix socket, which begins with a slash. Several hosts are
+separated by commas and tried in order. There is one port for all hosts, or one for each. Everything else is refused: a
+driver that guesses may send the password to a host that the setting does not name.
 """
 
 import ipaddress
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 DEFAULT_PORT = 5432
-SOCKET_FOLDERS = ("/var/run/postgresql", "/tmp")  # noqa: S108 - where libpq looks when no host is named
+SOCKET_FOLDERS = ("/var/run/postgresql", "/tmp")  # noqa: S108 - the folders in which libpq looks for a socket
 MAX_SOCKET_PATH = 107  # bytes, Linux: unix(7)
 NAME = re.compile(r"[\w.-]+")
 WITH_PORT = re.compile(r"(?:\[.*\]|[^:]*):[0-9]*")
 
-WANTED = "Expected a host name, an IP address or the folder of a socket; several are separated by commas"
+EXPECTED_HOST = "Expected a host name, an IP address or the folder of a socket; several are separated by commas"
 
 
 class Address(NamedTuple):
@@ -35,24 +35,27 @@ class Address(NamedTuple):
 
 
 def read_hosts(text: str) -> tuple[str, ...]:
-    """Raises ValueError with a sentence that does not repeat the text: a part of it may be a misplaced password."""
+    """Parses a list of hosts.
+
+    Raises ValueError with a sentence that does not repeat the text: it may contain a misplaced password.
+    """
     return tuple(check_host(host) for host in text.split(","))
 
 
 def read_ports(text: str) -> tuple[int, ...]:
-    """Raises ValueError with a sentence."""
+    """Parses a list of ports. Raises ValueError with a sentence."""
     return tuple(read_port(port) for port in text.split(","))
 
 
 def read_port(text: str) -> int:
-    """Raises ValueError with a sentence."""
+    """Parses a port. Raises ValueError with a sentence."""
     if not re.fullmatch(r"0*[0-9]{1,5}", text, re.ASCII) or not 0 < int(text) < 65536:
         raise ValueError("Expected a number from 1 to 65535")
     return int(text)
 
 
 def addresses(hosts: Sequence[str], ports: Sequence[int]) -> tuple[Address, ...]:
-    """Raises ValueError with a sentence."""
+    """Pairs each host with its port. Raises ValueError with a sentence."""
     if len(ports) not in {1, len(hosts)}:
         raise ValueError(f"Expected one port, or as many as there are hosts: {len(hosts)}")
     each = ports if len(ports) == len(hosts) else [ports[0]] * len(hosts)
@@ -60,7 +63,7 @@ def addresses(hosts: Sequence[str], ports: Sequence[int]) -> tuple[Address, ...]
 
 
 def check_host(host: str) -> str:
-    """The host itself. Raises ValueError with a sentence."""
+    """Returns the host if it is valid. Raises ValueError with a sentence."""
     if host.startswith("/"):
         return _check_folder(host)
     if host.startswith("@"):
@@ -68,12 +71,12 @@ def check_host(host: str) -> str:
     if ":" in host or host.startswith("["):
         return _check_ipv6(host)
     if not NAME.fullmatch(host) or not _can_be_looked_up(host):
-        raise ValueError(WANTED)
+        raise ValueError(EXPECTED_HOST)
     return host
 
 
 def _check_folder(folder: str) -> str:
-    if "," in folder:  # of a URL: it would be taken for two hosts
+    if "," in folder:  # an escaped comma of a URL: the list of hosts would have one more
         raise ValueError("The folder of a socket cannot have a comma in its path")
     if len(os.fsencode(str(Address(folder, 65535)))) > MAX_SOCKET_PATH:
         raise ValueError(f"The path of a socket can have at most {MAX_SOCKET_PATH} bytes")
@@ -85,13 +88,13 @@ def _check_ipv6(host: str) -> str:
         ipaddress.IPv6Address(host)
     except ValueError as error:
         if WITH_PORT.fullmatch(host):
-            raise ValueError("Expected a host without its port, which DB_PORT or port= says") from error
-        raise ValueError(WANTED + "; an IPv6 address has no brackets") from error
+            raise ValueError("Expected a host without its port, which is set by DB_PORT or port=") from error
+        raise ValueError(EXPECTED_HOST + "; an IPv6 address has no brackets") from error
     return host
 
 
 def _can_be_looked_up(name: str) -> bool:
-    """The resolver of Python encodes a name so; a label may be too long, or empty."""
+    """Whether Python's resolver can encode the name: a label may be too long or empty."""
     try:
         name.encode("idna")
     except UnicodeError:

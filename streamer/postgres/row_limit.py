@@ -1,47 +1,64 @@
-"""How much the driver is holding: the limit on one row.
+"""The limit on the size of one row, enforced between the transport of a connection and the protocol of the driver.
 
-PostgreSQL sends a row as one message, and the driver gathers a message whole before it hands it over. A row of a
-gigabyte would so be a gigabyte of memory. Nothing in the driver limits that, so what goes into it is counted, and a
-connection on which too much has come in since the last hand-over is closed. What comes in together is handed over
-together, so a row may have up to a chunk of others before it.
+PostgreSQL sends a row as one message, and the driver buffers a message until it is complete, without a limit: a row of
+a gigabyte would need a gigabyte of memory. `RowSizeLimit` counts the bytes that the driver receives, and closes the
+connection if it has received too many since it last delivered rows. The driver delivers all complete rows of its buffer
+together, so up to one read of the socket of other rows may precede the row that is counted.
 """
 
 import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
-
-import asyncpg
 
 from streamer.errors import ExportFailure
 
-CHUNK = 256 * 1024  # bytes that asyncio asks of a socket at a time: so many of other rows may stand before a row
+READ_SIZE = 256 * 1024  # bytes that asyncio reads from a socket at a time
 
 
 class RowSizeLimit(asyncio.Protocol):
-    """Stands between a transport and the driver's protocol, and counts."""
+    """Passes everything from `transport` on to `protocol`, and counts the bytes."""
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
-        self.limit = sys.maxsize  # bytes of a row
-        self.active = False  # while rows come in
+        self.max_bytes = sys.maxsize  # of one row
+        self.active = False  # whether rows are being received
         self.exceeded = False
         self._transport = transport
         self._protocol = protocol
-        self._received = 0  # bytes since the last hand-over
-        self._held: list[bytes] | None = None  # what the driver is not to see yet
+        self._received = 0  # bytes since the driver last delivered rows
+        self._held: list[bytes] | None = None  # received and not passed on yet; None unless holding
         transport.set_protocol(self)
 
-    def handed_over(self) -> None:
-        """The driver holds nothing any more but the beginning of the next row."""
+    @contextmanager
+    def enforced(self, too_large: str) -> Iterator["RowSizeLimit"]:
+        """Enforces the limit on a query that runs in the context.
+
+        Raises ExportFailure with a sentence that begins with `too_large` if a row exceeds the limit.
+        """
+        self.rows_delivered()
+        self.active = True
+        try:
+            yield self
+        except Exception as error:
+            if self.exceeded:
+                raise ExportFailure(
+                    f"{too_large} than {self.max_bytes // 1024} kB, the most that MAX_ROW_SIZE allows"
+                ) from error
+            raise
+        finally:
+            self.active = False
+
+    def rows_delivered(self) -> None:
+        """Starts to count again: the driver buffers no more than the beginning of the next row."""
         self._received = 0
 
     def hold(self) -> None:
-        """From now on the driver is given nothing, until `let_go`: for a few turns of the event loop."""
+        """Withholds received data from the driver until `release`, which follows within a few loop iterations."""
         if self._held is None:
             self._held = []
 
-    def let_go(self) -> None:
+    def release(self) -> None:
+        """Passes the withheld data on."""
         held, self._held = self._held or [], None
         for data in held:
             self.data_received(data)
@@ -51,7 +68,7 @@ class RowSizeLimit(asyncio.Protocol):
             self._held.append(data)
             return
         self._received += len(data)
-        if self.active and self._received > self.limit + CHUNK:
+        if self.active and self._received > self.max_bytes + READ_SIZE:
             self.exceeded = True
             self._transport.abort()
         else:
@@ -69,42 +86,3 @@ class RowSizeLimit(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._protocol.resume_writing()
-
-
-class LimitedConnection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection with a meter on what comes in.
-
-    Without `resets` nothing of the session is put back, which takes a round trip: where no statement leaves anything.
-    """
-
-    __slots__ = ("meter", "resets")
-
-    def __init__(self, protocol: Any, transport: Any, *configuration: Any) -> None:
-        super().__init__(protocol, transport, *configuration)
-        self.meter = RowSizeLimit(transport, protocol)
-        self.resets = True
-
-    def get_reset_query(self) -> str:
-        """What the pool has executed before another one gets the connection."""
-        return str(super().get_reset_query()) if self.resets else ""
-
-
-@contextmanager
-def limited_rows(
-    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", too_large: str
-) -> Iterator[RowSizeLimit]:
-    """A query whose rows come in within. Raises ExportFailure with a sentence if they are `too_large`."""
-    connection.is_closed()  # raises InterfaceError where the pool has let go of it: there is no meter then
-    meter = cast("RowSizeLimit", connection.meter)
-    meter.handed_over()
-    meter.active = True
-    try:
-        yield meter
-    except Exception as error:
-        if meter.exceeded:
-            raise ExportFailure(
-                f"{too_large} than {meter.limit // 1024} kB, the most that MAX_ROW_SIZE allows"
-            ) from error
-        raise
-    finally:
-        meter.active = False

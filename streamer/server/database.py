@@ -11,7 +11,9 @@ from streamer.config import Settings
 from streamer.errors import StartError, Unavailable
 from streamer.jobs.store import Store
 from streamer.postgres.conninfo import ConnectionParameters
-from streamer.postgres.pool import Pool, connect, one_line, with_causes
+from streamer.postgres.driver import Pool
+from streamer.postgres.failures import one_line, with_causes
+from streamer.postgres.pool import connect
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.session.connections import Connections
 from streamer.source.source import Source
@@ -51,7 +53,7 @@ async def database_pools(settings: Settings) -> AsyncIterator[Pools]:
         exporting = settings.max_concurrent_exports * settings.export_connections
         yield Pools(
             store=await pool(store, STORE_CONNECTIONS, resets=False),
-            source=await pool(source, exporting, row_limit=settings.max_row_size),
+            source=await pool(source, exporting, max_row_size=settings.max_row_size),
             side=await pool(source, SIDE_CONNECTIONS, resets=False),
         )
 
@@ -66,8 +68,8 @@ async def claim(directory: SpoolDirectory, store: Store) -> None:
 def export_source(settings: Settings, pools: Pools, catalog: Catalog) -> Source:
     connections = Connections(
         pools.source,
-        leads=settings.max_concurrent_exports,
-        helpers=settings.export_connections - 1,
+        leaders=settings.max_concurrent_exports,
+        workers=settings.export_connections - 1,
         role=settings.dataset_role,
         beside=pools.side,
     )

@@ -1,1 +1,1 @@
-"""Rows out of PostgreSQL. Knows nothing of files or HTTP."""
+"""Reads datasets from PostgreSQL as CSV, without knowledge of files and HTTP."""

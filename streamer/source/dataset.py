@@ -1,4 +1,4 @@
-"""What may be exported: a relation under the name that clients use, and its columns."""
+"""Datasets: relations that may be exported, by the names that clients use, and their columns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,33 +8,23 @@ from streamer.model import Condition, Operator, Order
 
 PG_CATALOG = "pg_catalog"
 
-
 EQUALITY = (Operator.EQ, Operator.NE)
-
-
 COMPARISONS = (Operator.GTE, Operator.GT, Operator.LTE, Operator.LT)
-
-
 SEARCHES = (Operator.CONTAINS, Operator.STARTSWITH)
 
-
-STRINGS = "S"  # pg_type.typcategory of text and what is like it
-
-
+STRINGS = "S"  # pg_type.typcategory of text and similar types
 TEXTUAL_CATEGORIES = (STRINGS, "E")  # and of enums
-
-
-OTHER_TEXTS = ("xml", "char", "refcursor")  # whose values are what somebody wrote
+TEXTUAL_TYPES = ("xml", "char", "refcursor")  # of other categories, whose values are free text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """`type` is the name of the type that values are read as, with its schema unless that is pg_catalog; `length` is in
-    characters.
+    """A column of a dataset.
 
-    `category` is its typcategory; `compared` says whether a value can be equal to a literal, `ordered` whether the type
-    has an order, and `operators_in` in which schema the operators for both are. `searched` says whether LIKE works with
-    the collation of the column.
+    `declared` is its type as SQL writes it. `type` is the name of the type that values are read as, with its schema
+    unless that is pg_catalog; `length` is in characters; `category` is the typcategory of the type. `compared` says
+    whether a value can be equal to a literal, `ordered` whether the type has an order; `operators_in` is the schema of
+    the operators for both. `searched` says whether LIKE works with the collation of the column.
     """
 
     name: str
@@ -49,18 +39,18 @@ class Column:
 
     @property
     def operators(self) -> tuple[Operator, ...]:
-        """Those that a condition on this column may have."""
+        """The operators that a condition on this column may have."""
         comparable = (*EQUALITY, *(COMPARISONS if self.ordered else ())) if self.compared else ()
         return (*comparable, *(SEARCHES if self.category == STRINGS and self.searched else ()), Operator.ISNULL)
 
     @property
     def textual(self) -> bool:
-        """Whether a value is text that somebody wrote, not a number, a date, or the notation of something."""
-        return self.category in TEXTUAL_CATEGORIES or self.type in OTHER_TEXTS
+        """Whether a value is free text: not a number, a date, or the notation of another type."""
+        return self.category in TEXTUAL_CATEGORIES or self.type in TEXTUAL_TYPES
 
 
 class Locker(StrEnum):
-    """Who may lock a relation for reading: the user of the connection, or the role that exports."""
+    """Has the privilege to lock a relation for reading: the user of the connection, or the role of the exports."""
 
     USER = "user"
     ROLE = "role"
@@ -68,13 +58,14 @@ class Locker(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A relation under the name that clients use, and what its operator demands of its exports.
+    """A relation by the name that clients use, with the configuration of the file of datasets.
 
-    `oid` and `shape` tell whether a snapshot sees the same relation and the same columns: see consistency.py. `locker`
-    is None where the relation cannot be locked, because of its kind or for want of a privilege on all of it.
+    `oid` and `shape` are compared with what a snapshot sees: see consistency.py. `locker` is None if the relation
+    cannot be locked, because of its kind or because neither user nor role has the privilege on the whole of it.
+    `stores_rows` is True for a table and a materialized view, and for a table whose partitions store its rows.
 
-    `hidden` columns are not offered; `conditions` and `order` may name them. Of the columns that are `required` an
-    export must name a condition. `limit` is in rows.
+    `hidden` columns are not offered; `conditions` and `order` may name them. An export must have a condition on each of
+    the `required` columns. `limit` is in rows.
     """
 
     name: str
@@ -84,7 +75,7 @@ class Dataset:
     oid: int = 0
     shape: int | None = None
     locker: Locker | None = None
-    plain: bool = False  # a table or a materialized view: rows of its own, or of its partitions
+    stores_rows: bool = False
     hidden: Mapping[str, Column] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     order: tuple[Order, ...] = ()
@@ -95,5 +86,5 @@ class Dataset:
 
     @property
     def known(self) -> Mapping[str, Column]:
-        """The columns that are offered and those that are not."""
+        """All columns, offered and hidden."""
         return {**self.hidden, **self.columns}

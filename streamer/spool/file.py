@@ -85,9 +85,14 @@ class SpoolFile:
 
     async def close_in_thread(self) -> None:
         """Closes a file that may have been removed."""
-        loop, fd = asyncio.get_running_loop(), self._take_fd()
+        fd = self._take_fd()
         if fd is not None:
-            await asyncio.shield(loop.run_in_executor(self._removing, _close, fd))
+            try:
+                closing = self._removing.submit(_close, fd)
+            except RuntimeError:  # a run that ends after its server has stopped finds no threads
+                _close(fd)
+            else:
+                await asyncio.shield(asyncio.wrap_future(closing))
 
     def _remove_stale(self) -> None:
         """Takes the name from the file of an earlier run at once; its blocks are freed in a thread."""
@@ -114,8 +119,11 @@ def close_reader(file: BinaryIO, removing: Executor) -> None:
     """Closes a file object on a spool; in a thread if the file was removed."""
     if os.fstat(file.fileno()).st_nlink:
         file.close()
-    else:
+        return
+    try:
         removing.submit(file.close)
+    except RuntimeError:  # a download that ends after its server has stopped finds no threads
+        file.close()
 
 
 def _close(fd: int) -> None:

@@ -26,7 +26,7 @@ from tests.exporting import RemoteExport, sha256, until
 from tests.faults import ledger
 from tests.faults.ledger import Asked, Begun, Judge, LedgerWriter
 from tests.faults.migrations import SUBJECTS, Partitioned, Session, Subject
-from tests.integration.sources import HELPERS, Opened, Pages, entered_as, made_role, plain_session, pooled
+from tests.integration.sources import WORKERS, Opened, Received, entered_as, made_role, plain_session, pooled
 
 EXPORTERS = 4
 ATTEMPTS = 3  # of an export, when the changes are over: the first may find that the catalog is of before
@@ -147,7 +147,7 @@ class Exporter:
 
     async def ask(self, subject: Subject, way: Way, asked: Asked) -> bytes | None:
         """The body; None if the export has failed."""
-        begun, body = await self.judge.begin(subject.name, asked), Pages()
+        begun, body = await self.judge.begin(subject.name, asked), Received()
         dataset = way.opened.catalog.get(asked.dataset)
         wanted = asked.question.spec(asked.dataset, dataset.columns if dataset else ["id"])
         try:
@@ -275,7 +275,7 @@ async def ways(stage: Stage, role: str) -> AsyncIterator[list[Way]]:
     async with AsyncExitStack() as stack:
         found = []
         for url, entered in ((stage.read, None), (stage.read, role), (entered_as(stage.read, role), None)):
-            pool = await stack.enter_async_context(pooled(url, size=EXPORTERS * (1 + HELPERS)))
+            pool = await stack.enter_async_context(pooled(url, size=EXPORTERS * (1 + WORKERS)))
             catalog = await read_catalog(pool, DATASETS, file=stage.folder / "offers.toml", role=entered)
             as_role = entered is not None or url != stage.read
             found += [Way(Opened(pool, catalog, choice, EXPORTERS, entered), as_role) for choice in CursorChoice]

@@ -1,4 +1,4 @@
-"""What the tests of the source share: a session beside an export, in whatever database the test has."""
+"""Shared by the tests of the source: a plain session in the database of the test."""
 
 from collections.abc import AsyncIterator
 
@@ -9,6 +9,6 @@ from tests.integration.sources import Plain, plain_session
 
 @pytest.fixture
 async def plain(database: str) -> AsyncIterator[Plain]:
-    """What happens to the database beside an export."""
+    """A connection for changes of the database during an export."""
     async with plain_session(database) as connection:
         yield connection

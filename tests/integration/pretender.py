@@ -1,4 +1,4 @@
-"""What answers like a streamer, and lies when the test says so: for what the real one never does."""
+"""A server with the API of streamer and wrong answers on demand, for tests of the client."""
 
 import asyncio
 import hashlib
@@ -31,7 +31,7 @@ class Pretender:
         self.keys: list[str | None] = []
         self.ranges: list[str | None] = []
         self.authorizations: set[str | None] = set()
-        self.lists: list[dict[str, str]] = []  # the queries of what was listed, three pages of it
+        self.lists: list[dict[str, str]] = []  # the queries of requests for the list, which has three pages
 
     @property
     def download(self) -> str:
@@ -91,7 +91,7 @@ class Pretender:
         return web.json_response({"jobId": str(self.id), "exportId": str(self.id), "status": self.state})
 
     async def _growing(self, request: web.Request) -> web.StreamResponse:
-        """What there is, and then nothing more."""
+        """Sends the content, and then nothing more."""
         response = web.StreamResponse(headers={"ETag": self.etag})
         await response.prepare(request)
         await response.write(self.content)
@@ -151,7 +151,7 @@ async def pretending(content: bytes, tls: ssl.SSLContext | None = None) -> Async
             web.post("/exports/{id}/cancel", pretender.cancel),
         ]
     )
-    runner = web.AppRunner(app, shutdown_timeout=0.1)  # what never ends is cancelled
+    runner = web.AppRunner(app, shutdown_timeout=0.1)  # endless answers are cancelled
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)

@@ -1,7 +1,7 @@
-"""What the tests of the source share: sinks, COPY as the independent reference, and a reader of records of its own.
+"""Shared by the tests of the source: sinks, COPY as the independent reference, and a parser of records.
 
 Nothing here uses streamer's SQL or CSV: the reference is COPY on a plain connection, identifiers are quoted by the
-server, and a page is parsed by a pattern that knows one dialect's grammar and nothing of how it was written.
+server, and a chunk is parsed by a pattern of the grammar of one dialect.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ import asyncpg
 import pytest
 
 from streamer.model import Condition, Dialect, ExportSpec
-from streamer.postgres.pool import Pool, connect
+from streamer.postgres.driver import Pool
+from streamer.postgres.pool import connect
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors.cursor import Sink
@@ -28,8 +29,8 @@ from tests.conftest import at_database, connected
 
 CURSORS = (CursorChoice.BLOCKS, CursorChoice.COPY, CursorChoice.FETCH)
 POOL_SIZE = 4  # connections; as many as a cursor may want
-HELPERS = 2  # connections of a BlockCursor beside its lead
-WAIT = 20.0  # seconds that anything may take which is waited for here
+WORKERS = 2  # connections of the workers of a BlockCursor
+WAIT = 20.0  # seconds; the timeout of every wait
 PASSWORD = "open, sesame"
 PLAIN_SESSION = {
     "timezone": "UTC",
@@ -56,56 +57,56 @@ Plain: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 @dataclass
-class Pages:
-    """A sink that keeps every page with the number of rows it was said to hold. The first page is the header."""
+class Received:
+    """A sink that keeps every chunk with its number of rows. The first chunk is the header."""
 
-    pages: list[tuple[bytes, int]] = field(default_factory=list)
+    chunks: list[tuple[bytes, int]] = field(default_factory=list)
     total: int | None = None
 
-    async def take(self, page: bytes | bytearray, rows: int) -> None:
-        self.pages.append((bytes(page), rows))
+    async def take(self, chunk: bytes | bytearray, rows: int) -> None:
+        self.chunks.append((bytes(chunk), rows))
 
     @property
     def body(self) -> bytes:
-        return b"".join(page for page, _ in self.pages)
+        return b"".join(chunk for chunk, _ in self.chunks)
 
 
 class SinkAt:
-    """A sink that acts once, on the page with that number; 0 is the header."""
+    """A sink that acts once, on the chunk with that number; 0 is the header."""
 
     def __init__(self, number: int, act: Callable[[], Awaitable[object]]) -> None:
-        self.pages = Pages()
+        self.received = Received()
         self._number = number
         self._act = act
 
-    async def take(self, page: bytes | bytearray, rows: int) -> None:
-        await self.pages.take(page, rows)
-        if len(self.pages.pages) == self._number + 1:
+    async def take(self, chunk: bytes | bytearray, rows: int) -> None:
+        await self.received.take(chunk, rows)
+        if len(self.received.chunks) == self._number + 1:
             await self._act()
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A source on a pool of its own, for as many exports at once as there are leads."""
+    """A source on a pool of its own, for `leaders` concurrent exports."""
 
     pool: Pool
     catalog: Catalog
     choice: CursorChoice
-    leads: int = 1
+    leaders: int = 1
     role: str | None = None
 
     @cached_property
     def connections(self) -> Connections:
-        return Connections(self.pool, leads=self.leads, helpers=HELPERS, role=self.role)
+        return Connections(self.pool, leaders=self.leaders, workers=WORKERS, role=self.role)
 
     @property
     def source(self) -> Source:
         return Source(self.connections, self.catalog, self.choice)
 
-    async def export(self, spec: ExportSpec) -> Pages:
-        pages = Pages()
-        pages.total = await self.drain(spec, pages.take)
-        return pages
+    async def export(self, spec: ExportSpec) -> Received:
+        received = Received()
+        received.total = await self.drain(spec, received.take)
+        return received
 
     async def drain(self, spec: ExportSpec, sink: Sink) -> int:
         async with self.source.open(spec) as rows:
@@ -113,11 +114,11 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(url: str, choice: CursorChoice, *names: str, leads: int = 1) -> AsyncIterator[Opened]:
-    """The source as the server has it: a pool by `connect`, a catalog by `read_catalog`."""
+async def opened(url: str, choice: CursorChoice, *names: str, leaders: int = 1) -> AsyncIterator[Opened]:
+    """Opens a source as the server does: a pool by `connect`, a catalog by `read_catalog`."""
     async with pooled(url) as pool:
         catalog = await read_catalog(pool, names)
-        yield Opened(pool, catalog, choice, leads)
+        yield Opened(pool, catalog, choice, leaders)
 
 
 @asynccontextmanager
@@ -147,7 +148,7 @@ def spec(
 
 @asynccontextmanager
 async def plain_session(url: str) -> AsyncIterator[Plain]:
-    """A plain connection that prints as an export must, whatever the defaults of the database or the role are."""
+    """Opens a plain connection with the settings of an export, in spite of defaults of the database and the role."""
     connection = await asyncpg.connect(url, server_settings=PLAIN_SESSION)
     try:
         yield connection
@@ -156,7 +157,7 @@ async def plain_session(url: str) -> AsyncIterator[Plain]:
 
 
 async def copied(connection: Plain, sql: str, *, delimiter: str = ",", quote_char: str = '"') -> bytes:
-    """What COPY itself prints for `sql`, with its header."""
+    """Returns the output of COPY for `sql`, with its header."""
     received = bytearray()
 
     async def keep(piece: bytearray) -> None:
@@ -167,25 +168,25 @@ async def copied(connection: Plain, sql: str, *, delimiter: str = ",", quote_cha
 
 
 async def identifiers(connection: Plain, names: Sequence[str]) -> list[str]:
-    """The names as the server itself quotes them."""
+    """Returns the names quoted by the server."""
     statement = (
         "SELECT array_agg(quote_ident(name) ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY n(name, place)"
     )
     return list(await connection.fetchval(statement, list(names)))
 
 
-def assert_conforms(exported: Pages, expected: bytes, dialect: Dialect | None = None) -> None:
-    """The bytes are those of the reference, and every page is whole records, as many as it was said to hold."""
+def assert_conforms(exported: Received, expected: bytes, dialect: Dialect | None = None) -> None:
+    """Checks that the bytes are those of the reference, and every chunk is whole records, as many as reported."""
     assert_same_bytes(exported.body, expected)
-    counted = [count_records(page, dialect or Dialect()) for page, _ in exported.pages]
-    assert counted[0] == 1, "the first page is not the header alone"
-    assert exported.pages[0][1] == 0, "the header was counted as a row"
-    assert counted[1:] == [rows for _, rows in exported.pages[1:]], "a page does not hold the rows it was said to hold"
+    counted = [count_records(chunk, dialect or Dialect()) for chunk, _ in exported.chunks]
+    assert counted[0] == 1, "the first chunk is not the header alone"
+    assert exported.chunks[0][1] == 0, "the header was counted as a row"
+    assert counted[1:] == [rows for _, rows in exported.chunks[1:]], "a chunk does not hold its number of rows"
     assert exported.total == sum(counted[1:])
 
 
 def assert_same_bytes(found: bytes, expected: bytes) -> None:
-    """Says where they part; a comparison of megabytes by pytest would explain itself for minutes."""
+    """Reports the first difference; pytest would need minutes to compare megabytes."""
     if found == expected:
         return
     places = (at for at, (left, right) in enumerate(zip(found, expected, strict=False)) if left != right)
@@ -197,29 +198,29 @@ def assert_same_bytes(found: bytes, expected: bytes) -> None:
     )
 
 
-def count_records(page: bytes, dialect: Dialect) -> int:
-    """The number of records in a page; raises AssertionError if it is not whole records of one width."""
+def count_records(chunk: bytes, dialect: Dialect) -> int:
+    """Returns the number of records in a chunk. Raises AssertionError if it is not whole records of one width."""
     comma, mark = re.escape(dialect.delimiter.encode()), re.escape(dialect.quote.encode())
     quoted = b"%b[^%b]*(?:%b%b[^%b]*)*%b" % ((mark,) * 6)
     matching = re.compile(b"(?:%b|[^%b%b\r\n]*)(%b|\n)" % (quoted, mark, comma, comma))
     widths, width, at = set(), 0, 0
     records = 0
-    while at < len(page):
-        found = matching.match(page, at)
-        assert found, f"no field at byte {at} of a page of {len(page)}: {page[at : at + 60]!r}"
+    while at < len(chunk):
+        found = matching.match(chunk, at)
+        assert found, f"no field at byte {at} of a chunk of {len(chunk)}: {chunk[at : at + 60]!r}"
         at = found.end()
         width += 1
         if found[1] == b"\n":
             widths.add(width)
             width, records = 0, records + 1
-    assert not width, f"a page ends within a record: {page[-60:]!r}"
-    assert len(widths) <= 1, f"records of one page have different widths: {widths}"
+    assert not width, f"a chunk ends within a record: {chunk[-60:]!r}"
+    assert len(widths) <= 1, f"records of one chunk have different widths: {widths}"
     return records
 
 
 @contextmanager
 def made_database(postgres: str, options: str = "ENCODING 'UTF8'") -> Iterator[str]:
-    """The URL of a database of one's own, for a fixture that outlives an event loop."""
+    """Creates a database and yields its URL, for a fixture that outlives an event loop."""
     name = f"streamer_cursors_{uuid4().hex[:8]}"
     asyncio.run(run_sql(postgres, f"CREATE DATABASE {name} TEMPLATE template0 {options}"))
     try:
@@ -230,7 +231,7 @@ def made_database(postgres: str, options: str = "ENCODING 'UTF8'") -> Iterator[s
 
 @asynccontextmanager
 async def made_role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that may nothing but enter the database."""
+    """Creates a role that may only connect to the database, and yields its name."""
     name = f"streamer_role_{uuid4().hex[:8]}"
     await plain.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
     try:
@@ -250,9 +251,9 @@ ACTING = spec("acting", ["n"])
 
 
 def acting(act: str, *, rows: int = 1500) -> str:
-    """SQL for the table `acting`, seven rows a block, where `act` is run for the row `n` when the scan comes to it.
+    """Returns SQL for the table `acting`, seven rows a block, that runs `act` when the scan reads the row `n`.
 
-    A policy of the table does it, whatever the cursor, for every role but the one that makes the table.
+    A row policy does it, with every cursor, for every role except the owner of the table.
     """
     return f"""
         CREATE UNLOGGED TABLE acting AS
@@ -265,7 +266,7 @@ def acting(act: str, *, rows: int = 1500) -> str:
 
 
 def numbers(rows: int) -> bytes:
-    """The bytes of a table of the numbers from 1, with its header `n`."""
+    """Returns the CSV of the numbers from 1, with the header `n`."""
     return b"n\n" + b"".join(b"%d\n" % n for n in range(1, rows + 1))
 
 
@@ -277,7 +278,7 @@ async def run_sql(url: str, *statements: str) -> None:
 
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, T]) -> AsyncIterator["asyncio.Task[T]"]:
-    """A task that is over when the context is left, also if the test fails in it."""
+    """Runs a task that ends with the context, also if the test fails."""
     task = asyncio.create_task(work)
     try:
         yield task
@@ -301,20 +302,20 @@ OTHERS = """pg_stat_activity
 
 
 async def assert_nothing_runs(connection: Plain) -> None:
-    """Nobody else has a query or a transaction in this database, or within WAIT has none."""
+    """Waits until no other session has a query or a transaction in this database."""
     await eventually(connection, f"NOT EXISTS (SELECT FROM {OTHERS} AND state <> 'idle')")
 
 
 def assert_all_granted(source: Opened) -> None:
-    """Every connection that exports may have beside their own can be had, and no more."""
-    spare = source.pool.get_max_size() - source.leads
+    """Checks that all spare connections can be reserved, and no more."""
+    spare = source.pool.get_max_size() - source.leaders
     with ExitStack() as stack:
-        granted = [stack.enter_context(source.connections.one_more()) for _ in range(spare + 1)]
+        granted = [stack.enter_context(source.connections.try_reserve()) for _ in range(spare + 1)]
     assert granted == [True] * spare + [False]
 
 
 async def assert_all_usable(pool: Pool) -> None:
-    """Every connection that the pool gives is outside of a transaction and answers, all of them at once."""
+    """Checks that all connections of the pool at once are outside of a transaction and answer."""
     async with asyncio.timeout(WAIT), AsyncExitStack() as stack:
         for _ in range(POOL_SIZE):
             connection = await stack.enter_async_context(pool.acquire())

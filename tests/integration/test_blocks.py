@@ -1,10 +1,9 @@
-"""BlockCursor alone, against a real PostgreSQL: whatever happens beside it and to it, its bytes are those of one COPY.
+"""BlockCursor against a real PostgreSQL: its bytes are those of one COPY, under concurrent changes and failures.
 
-Proven here: the layout of a heap, partitions, inheritance and row policies change no byte; what is written during an
-export does not show; a helping connection that is lost costs nothing, and one that cannot come back ends the export as
-a failure; connections are taken only if they are spare, and given back; nothing is left behind however an export ends.
-The reference is always COPY of the same query on a plain connection. What all cursors share is in test_cursors.py and
-test_source.py; the order of pages without a database is in test_pages.py.
+The layout of a heap, partitions, inheritance and row policies change no byte; writes during an export are invisible; a
+worker may lose its connection, and one that cannot reconnect fails the export; spare connections are reserved and
+returned; an export leaves nothing behind. The reference is COPY of the same query on a plain connection. Tests for all
+cursors are in test_cursors.py and test_source.py, the order of ranges in tests/unit/test_block_ranges.py.
 """
 
 import asyncio
@@ -33,12 +32,12 @@ from streamer.source.session.snapshot import SnapshotGoneError, export_snapshot,
 from streamer.source.source import CursorChoice, Source
 from tests.conftest import connected
 from tests.integration.sources import (
-    HELPERS,
     OTHERS,
     WAIT,
+    WORKERS,
     Opened,
-    Pages,
     Plain,
+    Received,
     SinkAt,
     assert_all_usable,
     assert_conforms,
@@ -59,24 +58,24 @@ from tests.proxy import proxied
 
 KB, MB = 1024, 1024 * 1024
 
-# The sessions of an export by the order of their transactions: the lead's is the first.
+# The sessions of an export: the transaction of the leader began first.
 OURS = f"FROM {OTHERS} AND application_name = 'streamer' AND xact_start IS NOT NULL"
-LEADS = f"{OURS} ORDER BY xact_start LIMIT 1"
-HELPS = f"{OURS} AND xact_start > (SELECT min(xact_start) {OURS})"
-HELPER_READS = f"EXISTS (SELECT {HELPS} AND query LIKE 'COPY%')"
+LEADER_SESSION = f"{OURS} ORDER BY xact_start LIMIT 1"
+WORKER_SESSIONS = f"{OURS} AND xact_start > (SELECT min(xact_start) {OURS})"
+WORKER_READS = f"EXISTS (SELECT {WORKER_SESSIONS} AND query LIKE 'COPY%')"
 FULL = "query LIKE 'COPY%' AND (wait_event = 'ClientWrite' OR state = 'idle in transaction')"
-"""The session has sent all that the sockets hold: its page is in the hands of a connection that is not read."""
+"""The session has filled the sockets: its range is on a connection that is not read."""
 
 
 WIDE = spec("kept.wide", ["n", "words"])
-WIDE_PAGE = 3_615_360  # bytes of CSV in 64 blocks of it, about
+WIDE_RANGE = 3_615_360  # bytes of CSV in 64 blocks of it, about
 MADE_WIDE = """
     CREATE TABLE kept.wide WITH (autovacuum_enabled = off) AS
     SELECT n, repeat(part, 9) AS words
     FROM generate_series(1, 3000) n,
     LATERAL (SELECT string_agg(md5(n || ',' || place), '') AS part FROM generate_series(1, 28) place) parts
 """
-"""Few blocks and many bytes, because the values are compressed: a page of it is more than the sockets hold."""
+"""Few blocks and many bytes, because the values are compressed: a range is more than the sockets buffer."""
 
 MIXED = spec("kept.mixed", ["n", "words"])
 MADE_MIXED = r"""
@@ -97,7 +96,7 @@ MADE_NUMBERED = """
 
 @dataclass(frozen=True)
 class Kept:
-    """The tables that no test changes, and what COPY says of the large one."""
+    """The URL of the tables that no test changes, and the large one as COPY prints it."""
 
     url: str
     wide: bytes
@@ -116,7 +115,7 @@ def kept(postgres: str) -> Iterator[Kept]:
 
 @pytest.fixture
 async def database(kept: Kept) -> str:
-    """The URL of a database with nothing in it but what is kept."""
+    """The URL of a database with only the tables in `kept`."""
     async with connected(kept.url) as connection:
         await terminate(connection, OURS)
         await connection.execute("DROP SCHEMA IF EXISTS public, closed CASCADE; CREATE SCHEMA public")
@@ -126,7 +125,7 @@ async def database(kept: Kept) -> str:
 
 @pytest.fixture
 async def role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that owns nothing and is no superuser. Its sessions end before it does."""
+    """The name of a role that owns nothing and is no superuser. Its sessions are terminated before it is dropped."""
     async with made_role(plain) as name:
         yield name
         await terminate(plain, f"FROM {OTHERS} AND usename = '{name}'")
@@ -135,40 +134,40 @@ async def role(plain: Plain) -> AsyncIterator[str]:
 Cut = Callable[..., None]
 
 
-def cut_pages(patch: pytest.MonkeyPatch, *, first_blocks: int = 4, target: int = 16 * KB, hold: int = 64 * KB) -> None:
-    """How exports cut and hold pages; by default so that a small table is taken for a large one, and has many."""
-    patch.setattr("streamer.source.source.FEW_BLOCKS", 1)
+def cut_ranges(patch: pytest.MonkeyPatch, *, first_blocks: int = 4, target: int = 16 * KB, hold: int = 64 * KB) -> None:
+    """Sets how exports split and hold ranges; by default a small table counts as large, and has many ranges."""
+    patch.setattr("streamer.source.source.MIN_PARALLEL_BLOCKS", 1)
     patch.setattr("streamer.source.cursors.block_ranges.FIRST_BLOCKS", first_blocks)
-    patch.setattr("streamer.source.source.BlockCursor", partial(BlockCursor, page_target=target, hold_limit=hold))
+    patch.setattr("streamer.source.source.BlockCursor", partial(BlockCursor, range_target=target, hold_limit=hold))
 
 
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
-    """`cut_pages` for this test."""
-    return partial(cut_pages, monkeypatch)
+    """`cut_ranges` for this test."""
+    return partial(cut_ranges, monkeypatch)
 
 
 @pytest.fixture
-def small_pages(cut: Cut) -> None:
+def small_ranges(cut: Cut) -> None:
     cut()
 
 
 @pytest.fixture
-def wide_pages(cut: Cut) -> None:
-    """Pages that are read by three connections at once, of which two soon wait for room."""
-    cut(first_blocks=64, target=WIDE_PAGE, hold=256 * KB)
+def wide_ranges(cut: Cut) -> None:
+    """Ranges that three connections read at once, of which two soon reach the hold limit."""
+    cut(first_blocks=64, target=WIDE_RANGE, hold=256 * KB)
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as ever, in a fraction of the time."""
+    """The same number of pauses, each shorter."""
     monkeypatch.setattr(blocks, "FIRST_PAUSE", blocks.FIRST_PAUSE / 8)
-    monkeypatch.setattr("streamer.source.session.snapshot.CLEAN_UP", 0.25)
+    monkeypatch.setattr("streamer.source.session.snapshot.CLEAN_UP_TIMEOUT", 0.25)
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> Sequence[ReorderBuffer]:
-    """What the exports of this test hold, one for each that has begun to read."""
+    """The reorder buffers of the exports of this test."""
     seen: list[ReorderBuffer] = []
 
     class Seen(ReorderBuffer):
@@ -184,17 +183,17 @@ Act = Callable[[], Awaitable[object]]
 
 
 class SinkAfter:
-    """A sink that acts each time when so many bytes have come."""
+    """A sink that acts when each of these numbers of bytes is received."""
 
     def __init__(self, act: Act, *places: int) -> None:
-        self.pages = Pages()
+        self.received = Received()
         self._act = act
         self._places = list(places)
         self._bytes = 0
 
-    async def take(self, page: bytes | bytearray, rows: int) -> None:
-        await self.pages.take(page, rows)
-        self._bytes += len(page)
+    async def take(self, chunk: bytes | bytearray, rows: int) -> None:
+        await self.received.take(chunk, rows)
+        self._bytes += len(chunk)
         if self._places and self._bytes >= self._places[0]:
             del self._places[0]
             await self._act()
@@ -202,7 +201,7 @@ class SinkAfter:
 
 @dataclass
 class Gate:
-    """Where a sink stands still until it may go on."""
+    """Stops a sink until it is opened."""
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -213,7 +212,7 @@ class Gate:
 
 
 class Stop(Exception):
-    """What a sink of a test raises."""
+    """The failure of a sink in a test."""
 
 
 async def stop() -> None:
@@ -221,7 +220,7 @@ async def stop() -> None:
 
 
 def in_turn(*acts: Act) -> Act:
-    """Each of the acts once, one at a time."""
+    """Returns an act that does the next of these each time."""
     rest = iter(acts)
 
     async def act() -> None:
@@ -233,7 +232,7 @@ def in_turn(*acts: Act) -> Act:
 async def terminate(plain: Plain, sessions: str) -> int:
     """Ends the sessions of a FROM clause, and returns their number when they are gone.
 
-    One may stay with its last words for as long as nobody reads them.
+    A session that cannot write its last message may stay.
     """
     pids = [row["pid"] for row in await plain.fetch(f"SELECT pid {sessions}")]
     await plain.fetch("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid", pids)
@@ -245,28 +244,28 @@ async def terminate(plain: Plain, sessions: str) -> int:
 async def until(condition: Callable[[], bool]) -> None:
     """Waits until the condition holds in this process."""
     async with asyncio.timeout(WAIT):
-        while not condition():  # noqa: ASYNC110 - nobody sets an event for it
+        while not condition():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
 
 
-async def export_by_blocks(source: Opened, asked: ExportSpec) -> Pages:
-    """The export, which is known to be by blocks, and whose estimate has become the truth."""
-    pages = Pages()
+async def export_by_blocks(source: Opened, asked: ExportSpec) -> Received:
+    """Exports, and checks that the cursor is a BlockCursor and its expected rows become exact."""
+    received = Received()
     async with source.source.open(asked) as rows:
         assert isinstance(rows.cursor, BlockCursor)
-        pages.total = await rows.drain(pages.take)
-        assert rows.expected == pages.total
-    return pages
+        received.total = await rows.drain(received.take)
+        assert rows.expected == received.total
+    return received
 
 
 async def assert_recovered(source: Opened, plain: Plain, kept: Kept) -> None:
-    """Nothing of an export is left in the server, and the next one on the same pool is whole."""
+    """Checks that nothing of an export is left in the server, and the next one on the same pool is complete."""
     await assert_nothing_runs(plain)
     await assert_all_usable(source.pool)
     assert_conforms(await export_by_blocks(source, WIDE), kept.wide)
 
 
-# What the heap looks like
+# The layout of the heap
 
 
 ROWS = "SELECT n, md5(n::text) || repeat('-', n % 100) AS words FROM generate_series(1, 6000) n"
@@ -312,7 +311,7 @@ LAYOUTS: dict[str, Sequence[str]] = {
 }
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("name", LAYOUTS)
 async def test_a_heap_of_any_layout_is_written_as_copy_writes_it(database: str, plain: Plain, name: str) -> None:
     for statement in LAYOUTS[name]:
@@ -322,7 +321,7 @@ async def test_a_heap_of_any_layout_is_written_as_copy_writes_it(database: str, 
     assert_conforms(exported, await copied(plain, "SELECT words, n FROM shape"))
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("left", [0, 2000])
 async def test_a_heap_whose_tail_was_cut_off_is_written_as_copy_writes_it(
     database: str, plain: Plain, left: int
@@ -337,23 +336,23 @@ async def test_a_heap_whose_tail_was_cut_off_is_written_as_copy_writes_it(
 
 
 async def vacuum_until_short(plain: Plain) -> None:
-    """What another session of the database still sees cannot be cut off: it is tried until nobody does."""
+    """Repeats VACUUM until no other session sees the rows of the tail."""
     before = await plain.fetchval("SELECT pg_relation_size('shape')")
     async with asyncio.timeout(WAIT):
         while await plain.fetchval("SELECT pg_relation_size('shape')") == before:
             await plain.execute("VACUUM shape")
 
 
-async def test_pages_become_small_where_the_rows_are_wide(
+async def test_ranges_become_small_where_the_rows_are_wide(
     database: str, plain: Plain, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(first_blocks=8, target=16 * KB, hold=MB)
     seen: list[BlockRange] = []
 
     class Seen(RangeSplitter):
-        def learn(self, page: BlockRange) -> None:
-            super().learn(page)
-            seen.append(page)
+        def adapt(self, block_range: BlockRange) -> None:
+            super().adapt(block_range)
+            seen.append(block_range)
 
     monkeypatch.setattr(blocks, "RangeSplitter", Seen)
     await plain.execute("CREATE TABLE shape (n int, filler text, words text)")
@@ -365,8 +364,8 @@ async def test_pages_become_small_where_the_rows_are_wide(
     async with opened(database, CursorChoice.BLOCKS, "shape") as source:
         exported = await export_by_blocks(source, spec("shape", ["n", "words"]))
     assert_conforms(exported, await copied(plain, "SELECT n, words FROM shape"))
-    assert max(page.blocks for page in seen) > 8
-    assert [page.blocks for page in sorted(seen, key=lambda page: page.number)[-20:]] == [1] * 20
+    assert max(block_range.blocks for block_range in seen) > 8
+    assert [each.blocks for each in sorted(seen, key=lambda each: each.number)[-20:]] == [1] * 20
 
 
 async def test_blocks_behind_the_end_of_a_table_are_empty(database: str, plain: Plain) -> None:
@@ -378,7 +377,7 @@ async def test_blocks_behind_the_end_of_a_table_are_empty(database: str, plain: 
     assert tail == await copied(plain, query.sql_of_blocks(query.relation, last - 1, last))
 
 
-# What happens to the rows during the export
+# Changes of rows during the export
 
 
 CHANGES = {
@@ -390,11 +389,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.usefixtures("small_pages")
-@pytest.mark.parametrize("page", [0, 1, 5])
+@pytest.mark.usefixtures("small_ranges")
+@pytest.mark.parametrize("number", [0, 1, 5])
 @pytest.mark.parametrize("change", CHANGES)
-async def test_what_is_done_to_the_rows_during_the_export_does_not_show(
-    database: str, plain: Plain, change: str, page: int
+async def test_changes_of_rows_during_the_export_are_invisible(
+    database: str, plain: Plain, change: str, number: int
 ) -> None:
     await plain.execute(TABLE)
     expected = await copied(plain, "SELECT n, words FROM shape")
@@ -404,9 +403,9 @@ async def test_what_is_done_to_the_rows_during_the_export_does_not_show(
             await plain.execute(statement)
 
     async with opened(database, CursorChoice.BLOCKS, "shape") as source:
-        sink = SinkAt(page, make_change)
-        sink.pages.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
-        assert_conforms(sink.pages, expected)
+        sink = SinkAt(number, make_change)
+        sink.received.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
+        assert_conforms(sink.received, expected)
         exported = await export_by_blocks(source, spec("shape", ["n", "words"]))
     assert_conforms(exported, await copied(plain, "SELECT n, words FROM shape"))
 
@@ -416,10 +415,8 @@ CUTS_OFF = """EXISTS (
 )"""
 
 
-@pytest.mark.usefixtures("small_pages")
-async def test_a_vacuum_that_wants_to_cut_off_empty_blocks_waits_for_the_export_and_costs_it_nothing(
-    database: str, plain: Plain
-) -> None:
+@pytest.mark.usefixtures("small_ranges")
+async def test_a_vacuum_that_truncates_the_table_waits_for_the_export(database: str, plain: Plain) -> None:
     await plain.execute(TABLE)
     await plain.execute("DELETE FROM shape WHERE n > 1000")
     expected = await copied(plain, "SELECT n, words FROM shape")
@@ -437,16 +434,16 @@ async def test_a_vacuum_that_wants_to_cut_off_empty_blocks_waits_for_the_export_
             await eventually(plain, CUTS_OFF)
 
         sink = SinkAt(0, vacuum)
-        sink.pages.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
-        assert_conforms(sink.pages, expected)
+        sink.received.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
+        assert_conforms(sink.received, expected)
         assert not vacuuming[0].done()
         await asyncio.wait_for(vacuuming[0], WAIT)
         assert await plain.fetchval(f"SELECT {size}") < before
         assert_conforms(await export_by_blocks(source, spec("shape", ["n", "words"])), expected)
 
 
-@pytest.mark.usefixtures("wide_pages")
-async def test_connections_that_come_later_see_what_the_first_one_sees(database: str, plain: Plain, kept: Kept) -> None:
+@pytest.mark.usefixtures("wide_ranges")
+async def test_connections_opened_later_see_the_same_snapshot(database: str, plain: Plain, kept: Kept) -> None:
     await plain.execute("CREATE TABLE wide AS TABLE kept.wide")
     moments: list[object] = []
 
@@ -454,13 +451,13 @@ async def test_connections_that_come_later_see_what_the_first_one_sees(database:
         await plain.execute("DELETE FROM wide WHERE n % 3 = 0; UPDATE wide SET n = -n; INSERT INTO wide VALUES (0, '')")
         moments.append(await plain.fetchval("SELECT clock_timestamp()"))
 
-    async def see_helpers() -> None:
-        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND xact_start > $1", *moments)
+    async def see_workers() -> None:
+        await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND xact_start > $1", *moments)
 
     async with opened(database, CursorChoice.BLOCKS, "wide") as source:
-        sink = SinkAfter(in_turn(change, see_helpers), 1, 1000)
-        sink.pages.total = await source.drain(spec("wide", ["n", "words"]), sink.take)
-    assert_conforms(sink.pages, kept.wide)
+        sink = SinkAfter(in_turn(change, see_workers), 1, 1000)
+        sink.received.total = await source.drain(spec("wide", ["n", "words"]), sink.take)
+    assert_conforms(sink.received, kept.wide)
 
 
 # Locks
@@ -469,9 +466,9 @@ async def test_connections_that_come_later_see_what_the_first_one_sees(database:
 WAITS_FOR_LOCK = f"EXISTS (SELECT FROM {OTHERS} AND wait_event_type = 'Lock')"
 
 
-@pytest.mark.usefixtures("small_pages", "short_pauses")
+@pytest.mark.usefixtures("small_ranges", "short_pauses")
 @pytest.mark.parametrize("statement", ["ALTER TABLE shape ADD more int", "REINDEX INDEX shape_n"])
-async def test_a_statement_that_waits_for_the_export_does_not_make_the_export_wait_for_itself(
+async def test_a_statement_that_waits_for_the_export_causes_no_deadlock_of_leader_and_workers(
     database: str, plain: Plain, statement: str
 ) -> None:
     await plain.execute(f"{TABLE}; CREATE INDEX shape_n ON shape (n)")
@@ -489,13 +486,13 @@ async def test_a_statement_that_waits_for_the_export_does_not_make_the_export_wa
 
         sink = SinkAt(0, let_wait)
         async with asyncio.timeout(WAIT):
-            sink.pages.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
-        assert_conforms(sink.pages, expected)
+            sink.received.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
+        assert_conforms(sink.received, expected)
         await asyncio.wait_for(waiting[0], WAIT)
 
 
-@pytest.mark.usefixtures("wide_pages", "short_pauses")
-async def test_a_lost_helper_that_finds_somebody_waiting_for_the_lead_never_hangs_the_export(
+@pytest.mark.usefixtures("wide_ranges", "short_pauses")
+async def test_a_reconnecting_worker_behind_a_session_that_waits_for_the_leader_never_hangs_the_export(
     database: str, plain: Plain, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks, "LOCK_TIMEOUT", "50ms")
@@ -505,20 +502,20 @@ async def test_a_lost_helper_that_finds_somebody_waiting_for_the_lead_never_hang
         AsyncExitStack() as stack,
     ):
 
-        async def let_wait_and_lose_helpers() -> None:
-            await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+        async def let_wait_and_lose_workers() -> None:
+            await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}")
             await stack.enter_async_context(running(other.execute("BEGIN; LOCK TABLE kept.wide; ROLLBACK")))
             await eventually(plain, WAITS_FOR_LOCK)
-            await terminate(plain, f"{HELPS} AND {FULL}")
+            await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
-        sink = SinkAfter(let_wait_and_lose_helpers, 100)
+        sink = SinkAfter(let_wait_and_lose_workers, 100)
         async with asyncio.timeout(WAIT):
             try:
-                sink.pages.total = await source.drain(WIDE, sink.take)
+                sink.received.total = await source.drain(WIDE, sink.take)
             except ExportFailure:
-                assert kept.wide.startswith(sink.pages.body)
+                assert kept.wide.startswith(sink.received.body)
             else:
-                assert_conforms(sink.pages, kept.wide)
+                assert_conforms(sink.received, kept.wide)
         await assert_recovered(source, plain, kept)
 
 
@@ -559,7 +556,7 @@ PRUNINGS: dict[str, tuple[str, Sequence[Condition]]] = {
 }
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("name", PRUNINGS)
 async def test_partitions_of_any_level_and_form_are_written_as_copy_writes_the_whole(
     database: str, plain: Plain, name: str
@@ -575,9 +572,9 @@ async def test_partitions_of_any_level_and_form_are_written_as_copy_writes_the_w
 async def test_a_filter_that_leaves_no_partition_gives_no_rows(database: str, plain: Plain) -> None:
     await plain.execute("CREATE TABLE tree (n int) PARTITION BY LIST (n)")
     await plain.execute("CREATE TABLE leaf PARTITION OF tree FOR VALUES IN (1); INSERT INTO tree VALUES (1)")
-    nobody = Condition(column="n", operator=Operator.EQ, values=("2",))
+    nothing = Condition(column="n", operator=Operator.EQ, values=("2",))
     async with opened(database, CursorChoice.BLOCKS, "tree") as source:
-        assert_conforms(await source.export(spec("tree", ["n"], nobody)), b"n\n")
+        assert_conforms(await source.export(spec("tree", ["n"], nothing)), b"n\n")
 
 
 FAMILY = """
@@ -596,7 +593,7 @@ FAMILY = """
 FEW = {Operator.GT: "n > 100", Operator.LT: "n < 100"}
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("name", ["parent", "daughter", "son", "grandchild"])
 @pytest.mark.parametrize("operator", [None, *FEW])
 async def test_a_table_and_those_that_inherit_from_it_are_each_read_once_and_in_the_order_of_copy(
@@ -633,7 +630,7 @@ POLICIES = {
 }
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("relation", ["policed", "policed_low", "policed_high"])
 @pytest.mark.parametrize("name", POLICIES)
 async def test_a_role_gets_the_rows_that_copy_gives_it_whichever_relation_has_policies(
@@ -646,12 +643,12 @@ async def test_a_role_gets_the_rows_that_copy_gives_it_whichever_relation_has_po
     async with opened(url, CursorChoice.AUTO, relation) as source, plain_session(url) as as_role:
         async with source.source.open(spec(relation, ["n", "owner"])) as rows:
             assert isinstance(rows.cursor, BlockCursor) or relation == "policed"
-            exported = Pages()
+            exported = Received()
             exported.total = await rows.drain(exported.take)
         assert_conforms(exported, await copied(as_role, f"SELECT n, owner FROM {relation}"))
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("forced", [False, True])
 async def test_a_table_with_policies_of_its_own_is_read_by_blocks_under_them(
     database: str, plain: Plain, role: str, forced: bool
@@ -671,10 +668,10 @@ async def test_a_table_with_policies_of_its_own_is_read_by_blocks_under_them(
         assert exported.total == 757
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("table", ["partitions", "children"])
 @pytest.mark.parametrize("kept_from", ["the table", "the schema"])
-async def test_a_role_that_may_read_only_the_whole_gets_the_whole(
+async def test_a_role_that_may_read_only_the_parent_table_gets_all_rows(
     database: str, plain: Plain, role: str, table: str, kept_from: str
 ) -> None:
     form = {
@@ -723,7 +720,7 @@ FILTERS: dict[str, tuple[str, int, Sequence[Condition]]] = {
 
 
 @pytest.mark.parametrize("name", FILTERS)
-async def test_filtered_rows_are_those_of_copy_whatever_part_of_the_blocks_has_them(
+async def test_filtered_rows_are_those_of_copy_in_any_part_of_the_blocks(
     database: str, plain: Plain, cut: Cut, name: str
 ) -> None:
     cut(first_blocks=16, target=64 * KB, hold=64 * KB)
@@ -736,21 +733,21 @@ async def test_filtered_rows_are_those_of_copy_whatever_part_of_the_blocks_has_t
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("first", [0, 200])
-async def test_a_page_is_read_by_its_blocks_and_never_by_an_index(plain: Plain, name: str, first: int) -> None:
-    assert await scans_of_page(plain, FILTERS[name][0], first) == ["Tid Range Scan"]
+async def test_a_range_is_read_by_its_blocks_and_never_by_an_index(plain: Plain, name: str, first: int) -> None:
+    assert await scans_of_range(plain, FILTERS[name][0], first) == ["Tid Range Scan"]
 
 
-async def test_a_page_is_read_by_its_blocks_also_where_the_server_is_told_not_to(plain: Plain) -> None:
+async def test_a_range_is_read_by_its_blocks_with_tid_scans_disabled_in_the_server(plain: Plain) -> None:
     await plain.execute("SET enable_tidscan = off")
-    assert await scans_of_page(plain, "seventh > 0", 200) == ["Tid Range Scan"]
+    assert await scans_of_range(plain, "seventh > 0", 200) == ["Tid Range Scan"]
 
 
-async def scans_of_page(plain: Plain, where: str, first: int) -> list[str]:
+async def scans_of_range(plain: Plain, where: str, first: int) -> list[str]:
     query = Query(columns=('"n"', '"words"'), relation='"kept"."numbered"', where=f" WHERE {where}")
     async with plain.transaction(isolation="repeatable_read", readonly=True):
         await plain.execute(SCAN_BLOCKS)
-        page = query.sql_of_blocks(query.relation, first, first + 64)
-        node = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) {page}"))[0]["Plan"]
+        sql = query.sql_of_blocks(query.relation, first, first + 64)
+        node = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) {sql}"))[0]["Plan"]
     scans = [node["Node Type"]]
     while node := next(iter(node.get("Plans", ())), None):
         scans.append(node["Node Type"])
@@ -758,7 +755,7 @@ async def scans_of_page(plain: Plain, where: str, first: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-async def test_what_an_index_serves_is_left_to_copy(database: str, plain: Plain, name: str) -> None:
+async def test_a_query_that_an_index_serves_is_left_to_copy(database: str, plain: Plain, name: str) -> None:
     where, _, conditions = FILTERS[name]
     plan = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) SELECT * FROM kept.numbered WHERE {where}"))
     scanned_whole = plan[0]["Plan"]["Node Type"] == "Seq Scan"
@@ -766,73 +763,73 @@ async def test_what_an_index_serves_is_left_to_copy(database: str, plain: Plain,
     asked = spec(NUMBERED.dataset, NUMBERED.columns, *conditions)
     async with opened(database, CursorChoice.AUTO, "kept.numbered") as source, source.source.open(asked) as rows:
         assert isinstance(rows.cursor, BlockCursor if scanned_whole else CopyCursor)
-        exported = Pages()
+        exported = Received()
         exported.total = await rows.drain(exported.take)
     assert_conforms(exported, await copied(plain, f"SELECT * FROM kept.numbered WHERE {where}"))
 
 
-# Connections that are lost
+# Lost connections
 
 
-LOST = "a connection that was to help an export is lost"
+WORKER_LOST = "a worker of an export has lost its connection"
 
 
-@pytest.mark.usefixtures("wide_pages", "short_pauses")
+@pytest.mark.usefixtures("wide_ranges", "short_pauses")
 @pytest.mark.parametrize(
     "places",
     [[100], [6 * MB], range(100, 20 * MB, 3 * MB)],
     ids=["as_they_begin", "midway", "again_and_again"],
 )
-async def test_a_lost_helper_costs_no_row_and_no_row_comes_twice(
+async def test_a_lost_worker_loses_and_repeats_no_row(
     database: str, plain: Plain, kept: Kept, caplog: pytest.LogCaptureFixture, places: Sequence[int]
 ) -> None:
     lost = 0
 
-    async def lose_helpers() -> None:
+    async def lose_workers() -> None:
         nonlocal lost
         if not lost:
-            await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
-        lost += await terminate(plain, HELPS)
+            await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}")
+        lost += await terminate(plain, WORKER_SESSIONS)
 
     async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
-        sink = SinkAfter(lose_helpers, *places)
-        sink.pages.total = await source.drain(WIDE, sink.take)
-        assert_conforms(sink.pages, kept.wide)
-        assert HELPERS <= caplog.text.count(LOST) <= lost
+        sink = SinkAfter(lose_workers, *places)
+        sink.received.total = await source.drain(WIDE, sink.take)
+        assert_conforms(sink.received, kept.wide)
+        assert WORKERS <= caplog.text.count(WORKER_LOST) <= lost
         await assert_recovered(source, plain, kept)
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_helper_lost_between_two_pages_costs_no_row(
+async def test_a_worker_lost_between_two_ranges_loses_no_row(
     database: str, plain: Plain, kept: Kept, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its page is held as a whole, and it has not asked for the next."""
-    cut(first_blocks=64, target=WIDE_PAGE, hold=64 * MB)
+    """The whole range of the worker is held, and it has not taken the next one."""
+    cut(first_blocks=64, target=WIDE_RANGE, hold=64 * MB)
     between, lost = set[int](), asyncio.Event()
 
     class StandingBetween(ReorderBuffer):
-        async def finish(self, page: BlockRange) -> None:
-            await super().finish(page)
-            if 0 < page.number <= HELPERS:
-                between.add(page.number)
+        async def finish(self, block_range: BlockRange) -> None:
+            await super().finish(block_range)
+            if 0 < block_range.number <= WORKERS:
+                between.add(block_range.number)
                 await lost.wait()
 
     monkeypatch.setattr(blocks, "ReorderBuffer", StandingBetween)
 
-    async def lose_helpers() -> None:
-        await until(lambda: len(between) == HELPERS)
-        assert await terminate(plain, HELPS) > 0
+    async def lose_workers() -> None:
+        await until(lambda: len(between) == WORKERS)
+        assert await terminate(plain, WORKER_SESSIONS) > 0
         lost.set()
 
     async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
-        sink = SinkAfter(lose_helpers, 100)
-        sink.pages.total = await source.drain(WIDE, sink.take)
-        assert_conforms(sink.pages, kept.wide)
+        sink = SinkAfter(lose_workers, 100)
+        sink.received.total = await source.drain(WIDE, sink.take)
+        assert_conforms(sink.received, kept.wide)
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("wide_pages")
-async def test_a_helper_lost_while_it_begins_is_done_without(database: str, plain: Plain, kept: Kept) -> None:
+@pytest.mark.usefixtures("wide_ranges")
+async def test_the_export_completes_without_a_worker_lost_at_its_start(database: str, plain: Plain, kept: Kept) -> None:
     async with proxied(database) as proxy, opened(proxy.url, CursorChoice.BLOCKS, "kept.wide") as source:
 
         async def hold_beginning() -> None:
@@ -840,18 +837,20 @@ async def test_a_helper_lost_while_it_begins_is_done_without(database: str, plai
 
         async def lose_beginner() -> None:
             await asyncio.wait_for(proxy.holding.wait(), WAIT)
-            await eventually(plain, f"EXISTS (SELECT {HELPS} AND query LIKE '%AS process%' AND state ~ '^idle')")
-            assert await terminate(plain, f"{HELPS} AND query LIKE '%AS process%'") > 0
+            await eventually(
+                plain, f"EXISTS (SELECT {WORKER_SESSIONS} AND query LIKE '%AS process%' AND state ~ '^idle')"
+            )
+            assert await terminate(plain, f"{WORKER_SESSIONS} AND query LIKE '%AS process%'") > 0
             proxy.release()
 
         sink = SinkAfter(in_turn(hold_beginning, lose_beginner), 1, 100)
-        sink.pages.total = await source.drain(WIDE, sink.take)
-        assert_conforms(sink.pages, kept.wide)
+        sink.received.total = await source.drain(WIDE, sink.take)
+        assert_conforms(sink.received, kept.wide)
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("small_pages", "short_pauses")
-async def test_an_export_does_not_wait_for_a_helper_that_has_not_begun(database: str, plain: Plain) -> None:
+@pytest.mark.usefixtures("small_ranges", "short_pauses")
+async def test_an_export_does_not_wait_for_a_worker_that_has_not_begun(database: str, plain: Plain) -> None:
     expected = await copied(plain, "SELECT * FROM kept.mixed")
     async with proxied(database) as proxy, opened(proxy.url, CursorChoice.BLOCKS, "kept.mixed") as source:
 
@@ -861,69 +860,69 @@ async def test_an_export_does_not_wait_for_a_helper_that_has_not_begun(database:
         sink = SinkAt(0, hold_beginning)
         try:
             async with asyncio.timeout(WAIT):
-                sink.pages.total = await source.drain(MIXED, sink.take)
+                sink.received.total = await source.drain(MIXED, sink.take)
         finally:
             proxy.release()
-        assert_conforms(sink.pages, expected)
+        assert_conforms(sink.received, expected)
 
 
-@pytest.mark.usefixtures("wide_pages")
+@pytest.mark.usefixtures("wide_ranges")
 @pytest.mark.parametrize("place", [1, 100, 6 * MB])
-async def test_a_lost_lead_fails_the_export(database: str, plain: Plain, kept: Kept, place: int) -> None:
-    async def lose_lead() -> None:
+async def test_a_lost_leader_fails_the_export(database: str, plain: Plain, kept: Kept, place: int) -> None:
+    async def lose_leader() -> None:
         if place > 1:
-            await eventually(plain, f"count(*) > 0 {HELPS} AND {FULL}")
-        assert await terminate(plain, LEADS) == 1
+            await eventually(plain, f"count(*) > 0 {WORKER_SESSIONS} AND {FULL}")
+        assert await terminate(plain, LEADER_SESSION) == 1
 
     async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
-        sink = SinkAfter(lose_lead, place)
+        sink = SinkAfter(lose_leader, place)
         async with asyncio.timeout(WAIT):
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
                 await source.drain(WIDE, sink.take)
-        assert kept.wide.startswith(sink.pages.body)
+        assert kept.wide.startswith(sink.received.body)
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("small_pages")
-@pytest.mark.parametrize("helpers", [0, HELPERS])
-async def test_a_lead_lost_between_two_pages_fails_the_export(database: str, plain: Plain, helpers: int) -> None:
-    """All of the page has come, and nothing has been asked for since."""
+@pytest.mark.usefixtures("small_ranges")
+@pytest.mark.parametrize("workers", [0, WORKERS])
+async def test_a_leader_lost_between_two_ranges_fails_the_export(database: str, plain: Plain, workers: int) -> None:
+    """The whole range was received, and the leader has sent nothing since."""
 
-    async def lose_lead() -> None:
-        await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADS})")
-        assert await terminate(plain, LEADS) == 1
+    async def lose_leader() -> None:
+        await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADER_SESSION})")
+        assert await terminate(plain, LEADER_SESSION) == 1
 
     async with pooled(database) as pool:
         catalog = await read_catalog(pool, ["kept.numbered"])
-        source = Source(Connections(pool, leads=1, helpers=helpers), catalog, CursorChoice.BLOCKS)
+        source = Source(Connections(pool, leaders=1, workers=workers), catalog, CursorChoice.BLOCKS)
         async with source.open(NUMBERED) as rows:
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
-                await rows.drain(SinkAfter(lose_lead, 100).take)
+                await rows.drain(SinkAfter(lose_leader, 100).take)
         await assert_nothing_runs(plain)
         await assert_all_usable(pool)
 
 
-async def test_an_export_whose_lead_is_lost_after_its_last_page_is_whole_or_fails(
+async def test_an_export_whose_leader_is_lost_after_its_last_range_is_whole_or_fails(
     database: str, plain: Plain, kept: Kept, cut: Cut
 ) -> None:
-    """Its snapshot lives on in those who have it, and nowhere else."""
-    cut(first_blocks=240, target=WIDE_PAGE, hold=1)  # two pages in all
+    """Sessions that have imported its snapshot keep it; no other can import it."""
+    cut(first_blocks=240, target=WIDE_RANGE, hold=1)  # two ranges in all
 
-    async def let_helper_begin() -> None:
-        await eventually(plain, HELPER_READS)
+    async def let_worker_begin() -> None:
+        await eventually(plain, WORKER_READS)
 
-    async def lose_lead() -> None:
-        await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADS})")
-        await terminate(plain, LEADS)
+    async def lose_leader() -> None:
+        await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADER_SESSION})")
+        await terminate(plain, LEADER_SESSION)
 
     async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
-        sink = SinkAfter(in_turn(let_helper_begin, lose_lead), 100, len(kept.wide) * 3 // 4)
+        sink = SinkAfter(in_turn(let_worker_begin, lose_leader), 100, len(kept.wide) * 3 // 4)
         try:
-            sink.pages.total = await source.drain(WIDE, sink.take)
+            sink.received.total = await source.drain(WIDE, sink.take)
         except ExportFailure:
-            assert kept.wide.startswith(sink.pages.body)
+            assert kept.wide.startswith(sink.received.body)
         else:
-            assert_conforms(sink.pages, kept.wide)
+            assert_conforms(sink.received, kept.wide)
         await assert_recovered(source, plain, kept)
 
 
@@ -934,90 +933,90 @@ async def limited(database: str, plain: Plain, role: str) -> str:
     return entered_as(database, role)
 
 
-def test_a_helper_is_given_up_within_ten_seconds() -> None:
-    assert sum(blocks.FIRST_PAUSE * 2**losses for losses in range(blocks.RECONNECTS)) < 10
+def test_a_worker_stops_reconnecting_within_ten_seconds() -> None:
+    assert sum(blocks.FIRST_PAUSE * 2**losses for losses in range(blocks.MAX_RECONNECTS)) < 10
 
 
-@pytest.mark.usefixtures("wide_pages", "short_pauses")
-async def test_a_helper_that_cannot_come_back_with_a_page_in_its_hands_fails_the_export(
+@pytest.mark.usefixtures("wide_ranges", "short_pauses")
+async def test_a_worker_that_cannot_reconnect_with_an_unfinished_range_fails_the_export(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def lose_helpers() -> None:
-        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+    async def lose_workers() -> None:
+        await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}")
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
-        await terminate(plain, f"{HELPS} AND {FULL}")
+        await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
     async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source:
-        sink = SinkAfter(lose_helpers, 100)
+        sink = SinkAfter(lose_workers, 100)
         async with asyncio.timeout(WAIT):
             with pytest.raises(ExportFailure, match=r"^PostgreSQL: too many connections for role "):
                 await source.drain(WIDE, sink.take)
-        assert caplog.text.count(LOST) > blocks.RECONNECTS
-        assert kept.wide.startswith(sink.pages.body)
+        assert caplog.text.count(WORKER_LOST) > blocks.MAX_RECONNECTS
+        assert kept.wide.startswith(sink.received.body)
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("wide_pages")
-async def test_a_helper_that_comes_back_late_goes_on_with_its_page(
+@pytest.mark.usefixtures("wide_ranges")
+async def test_a_worker_that_reconnects_late_continues_its_range(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def lose_helpers() -> None:
-        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+    async def lose_workers() -> None:
+        await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}")
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
-        await terminate(plain, f"{HELPS} AND {FULL}")
+        await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
-    async def let_helpers_back() -> None:
-        await until(lambda: f"{LOST}: TooManyConnectionsError" in caplog.text)
+    async def let_workers_back() -> None:
+        await until(lambda: f"{WORKER_LOST}: TooManyConnectionsError" in caplog.text)
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
 
-    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source, running(let_helpers_back()):
-        sink = SinkAfter(lose_helpers, 100)
-        sink.pages.total = await source.drain(WIDE, sink.take)
-    assert_conforms(sink.pages, kept.wide)
+    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source, running(let_workers_back()):
+        sink = SinkAfter(lose_workers, 100)
+        sink.received.total = await source.drain(WIDE, sink.take)
+    assert_conforms(sink.received, kept.wide)
 
 
-@pytest.mark.usefixtures("wide_pages", "short_pauses")
-async def test_a_database_that_is_closed_to_a_lost_helper_fails_the_export(
+@pytest.mark.usefixtures("wide_ranges", "short_pauses")
+async def test_a_database_that_is_closed_to_a_lost_worker_fails_the_export(
     postgres: str, database: str, plain: Plain, kept: Kept
 ) -> None:
     name = await plain.fetchval("SELECT quote_ident(current_database())")
 
-    async def lose_helpers() -> None:
-        await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+    async def lose_workers() -> None:
+        await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}")
         await run_sql(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        await terminate(plain, f"{HELPS} AND {FULL}")
+        await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
     async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
         try:
             async with asyncio.timeout(WAIT):
                 with pytest.raises(ExportFailure, match=r"^PostgreSQL: database .* is not currently accepting"):
-                    await source.drain(WIDE, SinkAfter(lose_helpers, 100).take)
+                    await source.drain(WIDE, SinkAfter(lose_workers, 100).take)
         finally:
             await run_sql(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("wide_pages")
-async def test_a_helper_that_never_gets_a_connection_is_done_without(
+@pytest.mark.usefixtures("wide_ranges")
+async def test_the_export_completes_without_a_worker_that_never_connects(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
     async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source:
         assert_conforms(await export_by_blocks(source, WIDE), kept.wide)
-    assert caplog.text.count(LOST) == HELPERS
+    assert caplog.text.count(WORKER_LOST) == WORKERS
 
 
 # The budget of connections
 
 
-@pytest.mark.usefixtures("wide_pages")
-async def test_exports_side_by_side_share_what_is_spare_and_none_waits_for_another(
+@pytest.mark.usefixtures("wide_ranges")
+async def test_concurrent_exports_share_spare_connections_without_waiting(
     database: str, plain: Plain, kept: Kept
 ) -> None:
     async with pooled(database, size=4) as pool, AsyncExitStack() as stack:
         source = Source(
-            Connections(pool, leads=3, helpers=HELPERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
+            Connections(pool, leaders=3, workers=WORKERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
         )
         gates = [Gate() for _ in range(3)]
         sinks = [SinkAfter(gate.wait, 100) for gate in gates]
@@ -1031,21 +1030,19 @@ async def test_exports_side_by_side_share_what_is_spare_and_none_waits_for_anoth
         async with asyncio.timeout(WAIT):
             await asyncio.gather(*exports)
         for sink in sinks:
-            assert_conforms(sink.pages, kept.wide)
+            assert_conforms(sink.received, kept.wide)
 
 
 async def drained(source: Source, sink: SinkAfter) -> None:
     async with source.open(WIDE) as rows:
-        sink.pages.total = await rows.drain(sink.take)
+        sink.received.total = await rows.drain(sink.take)
 
 
-@pytest.mark.usefixtures("wide_pages")
-async def test_an_export_without_a_spare_connection_runs_on_its_own_one(
-    database: str, plain: Plain, kept: Kept
-) -> None:
+@pytest.mark.usefixtures("wide_ranges")
+async def test_an_export_without_a_spare_connection_runs_on_its_own(database: str, plain: Plain, kept: Kept) -> None:
     async with pooled(database, size=2) as pool, AsyncExitStack() as stack:
         source = Source(
-            Connections(pool, leads=2, helpers=HELPERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
+            Connections(pool, leaders=2, workers=WORKERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
         )
         gate = Gate()
         sink = SinkAfter(gate.wait, 10 * MB)
@@ -1056,29 +1053,29 @@ async def test_an_export_without_a_spare_connection_runs_on_its_own_one(
         await asyncio.wait_for(drained(source, other), WAIT)
         gate.opened.set()
         await asyncio.wait_for(export, WAIT)
-        assert_conforms(sink.pages, kept.wide)
-        assert_conforms(other.pages, kept.wide)
+        assert_conforms(sink.received, kept.wide)
+        assert_conforms(other.received, kept.wide)
 
 
 def spare(connections: Connections) -> int:
-    """How many connections may be taken beside the leads' at this moment."""
+    """Returns the number of spare connections at this moment."""
     with ExitStack() as stack:
-        return sum(1 for _ in iter(lambda: stack.enter_context(connections.one_more()), False))
+        return sum(1 for _ in iter(lambda: stack.enter_context(connections.try_reserve()), False))
 
 
-@pytest.mark.usefixtures("wide_pages", "short_pauses")
-@pytest.mark.parametrize("ending", ["well", "by its sink", "cancelled", "without its lead", "after a lost helper"])
-async def test_spare_connections_are_given_back_however_an_export_ends(
+@pytest.mark.usefixtures("wide_ranges", "short_pauses")
+@pytest.mark.parametrize("ending", ["well", "by its sink", "cancelled", "without its lead", "after a lost worker"])
+async def test_spare_connections_are_returned_after_any_end_of_an_export(
     database: str, plain: Plain, ending: str
 ) -> None:
     async with pooled(database, size=4) as pool:
-        connections = Connections(pool, leads=1, helpers=HELPERS)
+        connections = Connections(pool, leaders=1, workers=WORKERS)
         source = Source(connections, await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS)
         gate = Gate()
         taken: list[int] = []
 
         async def act() -> None:
-            await eventually(plain, f"count(*) = {HELPERS} {HELPS} AND {FULL}")
+            await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}")
             taken.append(spare(connections))
             match ending:
                 case "by its sink":
@@ -1086,9 +1083,9 @@ async def test_spare_connections_are_given_back_however_an_export_ends(
                 case "cancelled":
                     await gate.wait()
                 case "without its lead":
-                    await terminate(plain, LEADS)
-                case "after a lost helper":
-                    await terminate(plain, f"{HELPS} AND {FULL}")
+                    await terminate(plain, LEADER_SESSION)
+                case "after a lost worker":
+                    await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
         assert spare(connections) == 3
         async with running(drained(source, SinkAfter(act, 100))) as export:
@@ -1097,20 +1094,20 @@ async def test_spare_connections_are_given_back_however_an_export_ends(
                 export.cancel()
             await asyncio.wait({export}, timeout=WAIT)
             assert export.done()
-        assert taken == [3 - HELPERS]
+        assert taken == [3 - WORKERS]
         assert spare(connections) == 3
 
 
-# What ends an export from this side
+# Ends of an export on this side
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A moment of an export of `kept.wide`: so many bytes have come, and both conditions hold."""
+    """A moment of an export of `kept.wide`: so many bytes are received, and both conditions hold."""
 
     bytes: int
     condition: str = "true"
-    held: int = 0  # bytes of early pages
+    held: int = 0  # bytes of ranges out of order
     hold_limit: int = 256 * KB
 
 
@@ -1118,8 +1115,8 @@ STAGES = {
     "header": Stage(1),
     "first_rows": Stage(100),
     "midway": Stage(12 * MB),
-    "helpers_waiting_for_room": Stage(100, f"count(*) = {HELPERS} {HELPS} AND {FULL}"),
-    "early_pages_held_as_a_whole": Stage(100, held=HELPERS * WIDE_PAGE - 40 * KB, hold_limit=64 * MB),
+    "workers_at_the_hold_limit": Stage(100, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}"),
+    "later_ranges_held_as_a_whole": Stage(100, held=WORKERS * WIDE_RANGE - 40 * KB, hold_limit=64 * MB),
 }
 
 
@@ -1130,7 +1127,7 @@ Reach = Callable[[Act], SinkAfter]
 def reach(request: pytest.FixtureRequest, cut: Cut, plain: Plain, begun: Sequence[ReorderBuffer]) -> Reach:
     """A sink that acts when the stage is reached: `reach(act)`."""
     stage = STAGES[request.param]
-    cut(first_blocks=64, target=WIDE_PAGE, hold=stage.hold_limit)
+    cut(first_blocks=64, target=WIDE_RANGE, hold=stage.hold_limit)
 
     def sink_that_does(act: Act) -> SinkAfter:
         async def act_then() -> None:
@@ -1163,14 +1160,14 @@ async def test_a_sink_that_fails_at_any_stage_leaves_nothing_behind(
         sink = reach(stop)
         with pytest.raises(Stop):
             await source.drain(WIDE, sink.take)
-        assert kept.wide.startswith(sink.pages.body)
+        assert kept.wide.startswith(sink.received.body)
         await assert_recovered(source, plain, kept)
 
 
 class SinkOfTasks:
-    """A sink that lets nobody go on before a helper reads, and raises once, when a second task calls it.
+    """A sink that waits until a worker reads, and raises once, when a second task calls it.
 
-    The first rows are the lead's, so that is a helper.
+    The first rows are the leader's, so the second task is a worker.
     """
 
     def __init__(self, plain: Plain, error: Exception) -> None:
@@ -1178,9 +1175,9 @@ class SinkOfTasks:
         self._error = error
         self._tasks: set[asyncio.Task[object] | None] = set()
 
-    async def take(self, page: bytes | bytearray, rows: int) -> None:
+    async def take(self, chunk: bytes | bytearray, rows: int) -> None:
         if rows and not self._tasks:
-            await eventually(self._plain, HELPER_READS)
+            await eventually(self._plain, WORKER_READS)
         if rows and len(self._tasks) < 2:
             self._tasks.add(asyncio.current_task())
             if len(self._tasks) == 2:
@@ -1193,7 +1190,7 @@ class SinkOfTasks:
     [OSError(28, "No space left on device"), TimeoutError("the disk"), Stop()],
     ids=lambda it: type(it).__name__,
 )
-async def test_a_failure_of_the_sink_is_never_taken_for_one_of_the_helper_that_called_it(
+async def test_a_failure_of_the_sink_is_not_one_of_the_worker_that_called_it(
     database: str, plain: Plain, cut: Cut, error: Exception
 ) -> None:
     cut(hold=1)
@@ -1203,8 +1200,8 @@ async def test_a_failure_of_the_sink_is_never_taken_for_one_of_the_helper_that_c
         assert raised.value is error
 
 
-@pytest.mark.usefixtures("small_pages", "short_pauses")
-async def test_a_sink_that_is_cancelled_by_itself_never_makes_a_whole_export(database: str) -> None:
+@pytest.mark.usefixtures("small_ranges", "short_pauses")
+async def test_a_sink_that_cancels_itself_never_completes_an_export(database: str) -> None:
     async def be_cancelled() -> None:
         raise asyncio.CancelledError
 
@@ -1217,7 +1214,7 @@ async def test_a_sink_that_is_cancelled_by_itself_never_makes_a_whole_export(dat
         assert exporting.cancelled() or isinstance(exporting.exception(), ExportFailure)
 
 
-# Any size of pages, any room, any number of helpers
+# Any size of ranges, any hold limit, any number of workers
 
 
 sizes = st.one_of(st.just(1), st.integers(1, 300), st.integers(300, 300 * KB), st.just(8 * MB))
@@ -1229,12 +1226,12 @@ class Trial:
     hold: int
     target: int
     first_blocks: int
-    helpers: int
+    workers: int
     pauses: list[float | None]
 
 
 trials = st.builds(
-    Trial, hold=sizes, target=sizes, first_blocks=st.integers(1, 64), helpers=st.integers(0, 3), pauses=pauses
+    Trial, hold=sizes, target=sizes, first_blocks=st.integers(1, 64), workers=st.integers(0, 3), pauses=pauses
 )
 
 
@@ -1242,35 +1239,35 @@ trials = st.builds(
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-async def test_any_pages_any_room_and_any_helpers_give_the_same_bytes(
+async def test_any_ranges_any_hold_limit_and_any_workers_produce_the_same_bytes(
     database: str, plain: Plain, trial: Trial
 ) -> None:
     most_held = 0
 
     class Watched(ReorderBuffer):
-        async def put(self, page: BlockRange, chunk: bytes | bytearray, rows: int) -> None:
+        async def put(self, block_range: BlockRange, chunk: bytes | bytearray, rows: int) -> None:
             nonlocal most_held
-            await super().put(page, chunk, rows)
+            await super().put(block_range, chunk, rows)
             most_held = max(most_held, self.held)
 
-    pages, next_pause = Pages(), cycle(trial.pauses)
+    received, next_pause = Received(), cycle(trial.pauses)
 
-    async def take(page: bytes | bytearray, rows: int) -> None:
-        await pages.take(page, rows)
+    async def take(chunk: bytes | bytearray, rows: int) -> None:
+        await received.take(chunk, rows)
         pause = next(next_pause)
         if pause is not None:
             await asyncio.sleep(pause)
 
     with pytest.MonkeyPatch.context() as patch:
-        cut_pages(patch, first_blocks=trial.first_blocks, target=trial.target, hold=trial.hold)
+        cut_ranges(patch, first_blocks=trial.first_blocks, target=trial.target, hold=trial.hold)
         patch.setattr(blocks, "ReorderBuffer", Watched)
-        async with pooled(database, size=1 + trial.helpers) as pool:
+        async with pooled(database, size=1 + trial.workers) as pool:
             catalog = await read_catalog(pool, [MIXED.dataset])
-            source = Source(Connections(pool, leads=1, helpers=trial.helpers), catalog, CursorChoice.BLOCKS)
+            source = Source(Connections(pool, leaders=1, workers=trial.workers), catalog, CursorChoice.BLOCKS)
             async with source.open(MIXED) as rows:
-                pages.total = await rows.drain(take)
-                assert rows.expected == pages.total
-    assert_conforms(pages, await copied(plain, "SELECT n, words FROM kept.mixed"))
+                received.total = await rows.drain(take)
+                assert rows.expected == received.total
+    assert_conforms(received, await copied(plain, "SELECT n, words FROM kept.mixed"))
     assert most_held <= trial.hold
 
 
@@ -1286,10 +1283,10 @@ STATISTICS = {
 }
 
 
-@pytest.mark.usefixtures("small_pages")
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("statistics", STATISTICS)
-async def test_what_is_expected_begins_as_the_estimate_of_the_planner_and_ends_as_the_truth(
+async def test_the_expected_rows_begin_as_the_plan_and_end_exact(
     database: str, plain: Plain, statistics: str, filtered: bool
 ) -> None:
     await plain.execute(TABLE)
@@ -1304,7 +1301,7 @@ async def test_what_is_expected_begins_as_the_estimate_of_the_planner_and_ends_a
         assert rows.expected == plan[0]["Plan"]["Plan Rows"]
         seen: list[int] = []
 
-        async def take(page: bytes | bytearray, count: int) -> None:
+        async def take(chunk: bytes | bytearray, count: int) -> None:
             seen.append(rows.expected)
 
         total = await rows.drain(take)
@@ -1313,21 +1310,21 @@ async def test_what_is_expected_begins_as_the_estimate_of_the_planner_and_ends_a
         assert min(seen) >= 0
 
 
-async def test_of_an_empty_table_nothing_is_expected(database: str, plain: Plain) -> None:
+async def test_an_empty_table_has_no_expected_rows(database: str, plain: Plain) -> None:
     await plain.execute("CREATE TABLE shape (n int)")
     async with (
         opened(database, CursorChoice.BLOCKS, "shape") as source,
         source.source.open(spec("shape", ["n"])) as rows,
     ):
         assert rows.expected == 0
-        assert await rows.drain(Pages().take) == 0
+        assert await rows.drain(Received().take) == 0
         assert rows.expected == 0
 
 
-async def test_a_snapshot_of_the_same_name_on_another_server_is_not_taken_for_ours(database: str) -> None:
-    """Behind a balancer a helper may reach another replica, whose snapshots have the same small numbers for names."""
-    async with pooled(database) as pool, open_snapshot(pool, role=None) as lead:
-        exported = await export_snapshot(lead.connection)
+async def test_a_snapshot_of_the_same_name_on_another_server_is_refused(database: str) -> None:
+    """A worker may reach another replica, whose snapshots have the same small numbers as names."""
+    async with pooled(database) as pool, open_snapshot(pool, role=None) as leader:
+        exported = await export_snapshot(leader.connection)
         async with open_snapshot(pool, exported, role=None) as same:
             assert await same.connection.fetchval("SELECT 1") == 1
         with pytest.raises(SnapshotGoneError, match="another server"):

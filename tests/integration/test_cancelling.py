@@ -1,7 +1,7 @@
-"""A COPY that is cancelled in the very moment in which rows arrive.
+"""A COPY that is cancelled at the moment at which rows arrive.
 
-The driver sets a future when rows have come, and a task that waits for it goes on in the next turn of the event loop. A
-cancellation between the two, before or after, must reach the server all the same.
+The driver completes a future when rows have arrived, and the task that awaits it continues in the next iteration of the
+event loop. A cancellation before, between or after must reach the server.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import pytest
 
 from streamer.postgres.row_limit import RowSizeLimit
 from streamer.source.source import CursorChoice
-from tests.integration.sources import Pages, Plain, assert_all_usable, assert_nothing_runs, opened, spec
+from tests.integration.sources import Plain, Received, assert_all_usable, assert_nothing_runs, opened, spec
 
 ROWS = "CREATE TABLE long AS SELECT n, repeat('x', 100) AS words FROM generate_series(1, 200000) n"
 ARRIVALS = range(2, 12)  # of data on a connection that copies, counted from the first
@@ -20,16 +20,16 @@ Cancel = Callable[[], object]
 
 
 def cancelling(patch: pytest.MonkeyPatch, arrival: int, when: str, cancel: Cancel) -> None:
-    """Cancels before or after the driver is given what has arrived, or in the turn that follows."""
+    """Cancels before or after the driver receives the data, or in the next iteration of the event loop."""
     deliver, arrived = RowSizeLimit.data_received, 0
 
-    def data_received(meter: RowSizeLimit, data: bytes) -> None:
+    def data_received(limit: RowSizeLimit, data: bytes) -> None:
         nonlocal arrived
-        arrived += meter.active
-        due = arrived == arrival and meter.active
+        arrived += limit.active
+        due = arrived == arrival and limit.active
         if due and when == "before":
             cancel()
-        deliver(meter, data)
+        deliver(limit, data)
         if due and when == "after":
             cancel()
         if due and when == "next":
@@ -52,7 +52,7 @@ async def test_a_cancelled_copy_ends_in_the_server_and_its_connection_is_kept(
     await plain.execute(ROWS)
     async with opened(database, choice, "long") as source:
         for arrival in ARRIVALS:
-            export = asyncio.create_task(source.drain(spec("long", ["n", "words"]), Pages().take))
+            export = asyncio.create_task(source.drain(spec("long", ["n", "words"]), Received().take))
             with monkeypatch.context() as patch:
                 cancelling(patch, arrival, when, export.cancel)
                 await asyncio.wait({export})

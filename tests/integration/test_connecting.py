@@ -1,5 +1,4 @@
-"""Where a connection goes, what it needs of TLS, and what ends a start at once: a real PostgreSQL, by a socket, by TCP
-and by TLS."""
+"""Connections by Unix socket, TCP and TLS to a real PostgreSQL: addresses, certificates, and permanent errors."""
 
 import asyncio
 import socket
@@ -21,7 +20,7 @@ from tests.proxy import proxied
 
 NAME = "SOURCE_DATABASE_URL"
 SECRET = "hunter2"
-WAIT = 60.0  # seconds for what time can heal
+WAIT = 60.0  # seconds to wait for temporary failures
 AT_ONCE = 10.0  # seconds
 
 
@@ -79,7 +78,7 @@ def port_of(server: socket.socket) -> str:
     return str(server.getsockname()[1])
 
 
-# Where
+# Addresses
 
 
 async def test_db_host_may_be_the_folder_of_a_socket(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +91,7 @@ async def test_db_host_may_be_the_folder_of_a_socket(database: str, monkeypatch:
         assert_nothing_came(elsewhere)
 
 
-async def test_a_folder_without_a_socket_sends_nothing_to_this_machine_and_is_named(
+async def test_a_folder_without_a_socket_is_named_and_never_replaced_by_localhost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with listening() as elsewhere:
@@ -103,7 +102,7 @@ async def test_a_folder_without_a_socket_sends_nothing_to_this_machine_and_is_na
         assert_nothing_came(elsewhere)
 
 
-async def test_a_url_without_a_host_never_goes_to_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_url_without_a_host_never_uses_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     with listening() as elsewhere:
         await refusal(f"postgresql://u:{SECRET}@:{port_of(elsewhere)}/d", wait=0)
         monkeypatch.setenv("PGPORT", port_of(elsewhere))
@@ -111,7 +110,7 @@ async def test_a_url_without_a_host_never_goes_to_tcp(monkeypatch: pytest.Monkey
         assert_nothing_came(elsewhere)
 
 
-async def test_the_hosts_of_db_host_are_tried_in_their_order(database: str) -> None:
+async def test_the_hosts_of_db_host_are_tried_in_order(database: str) -> None:
     async with proxied(database) as proxy:
         ports = f"{free_port()},{urlsplit(proxy.url).port}"
         environment = {"DB_HOST": "::1,127.0.0.1", "DB_PORT": ports, "DB_NAME": name_of(database)}
@@ -119,7 +118,7 @@ async def test_the_hosts_of_db_host_are_tried_in_their_order(database: str) -> N
             assert await pool.fetchval("SELECT current_database()") == name_of(database)
 
 
-async def test_a_host_that_never_answers_leaves_the_next_its_own_time(database: str) -> None:
+async def test_a_host_that_never_answers_does_not_use_up_the_timeout_of_the_next(database: str) -> None:
     with listening() as silent:
         hosts = f"127.0.0.1,{folder_of(database)}"
         ports = f"{port_of(silent)},5432"
@@ -136,12 +135,12 @@ async def test_the_first_primary_of_several_hosts_is_used(database: str) -> None
         assert await pool.fetchval("SELECT pg_is_in_recovery()") is False
 
 
-async def test_a_preferred_standby_that_does_not_exist_is_done_without(database: str) -> None:
+async def test_a_primary_is_used_if_the_preferred_standby_does_not_exist(database: str) -> None:
     async with connected(adding(database, "target_session_attrs=prefer-standby&load_balance_hosts=random")) as pool:
         assert await pool.fetchval("SELECT pg_is_in_recovery()") is False
 
 
-async def test_no_host_of_the_wanted_kind_is_waited_for(database: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_missing_primary_ends_the_start_after_the_wait(database: str, caplog: pytest.LogCaptureFixture) -> None:
     line = await refusal(adding(database, "target_session_attrs=standby"), wait=0.5)
     assert line.startswith("no answer from the database within 0.5 s: None of the hosts match")
     assert f"{NAME}: waiting for the database: None of the hosts match" in caplog.text
@@ -184,7 +183,7 @@ async def test_settings_of_the_server_are_those_of_the_url(database: str) -> Non
     assert found == ["reports", "12s", "off"]
 
 
-async def test_a_parameter_that_is_none_of_the_server_ends_the_start_by_its_name(database: str) -> None:
+async def test_an_unknown_server_setting_ends_the_start_with_its_name(database: str) -> None:
     assert await refusal(adding(database, "pgbouncer=true")) == 'unrecognized configuration parameter "pgbouncer"'
 
 
@@ -214,7 +213,7 @@ async def by_tls(database: str, certificate: Path) -> AsyncIterator[str]:
         "&sslmode=require&channel_binding=require&sslrootcert={certificate}",
     ],
 )
-async def test_tls_is_used_as_the_url_says(by_tls: str, certificate: Path, parameters: str) -> None:
+async def test_tls_follows_the_sslmode_of_the_url(by_tls: str, certificate: Path, parameters: str) -> None:
     async with connected(by_tls + parameters.format(certificate=certificate)) as pool, pool.acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM generate_series(1, 10)") == 10
         assert connection._con._protocol.is_ssl
@@ -226,8 +225,8 @@ async def test_tls_is_used_as_the_url_says(by_tls: str, certificate: Path, param
 async def test_a_certificate_that_the_system_trusts_is_accepted(
     by_tls: str, certificate: Path, monkeypatch: pytest.MonkeyPatch, parameters: str
 ) -> None:
-    """`sslmode=require&channel_binding=require` is what Neon's own URLs say."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # where OpenSSL has the system's
+    """The URLs of Neon have `sslmode=require&channel_binding=require`."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # the default path of OpenSSL
     async with connected(f"{by_tls}&{parameters}") as pool:
         assert await pool.fetchval("SELECT 1") == 1
 
@@ -264,7 +263,7 @@ async def test_a_server_without_tls_ends_the_start_at_once(database: str, certif
 
 
 @pytest.mark.parametrize("parameter", ["sslrootcert", "sslcrl", "sslcert", "sslkey"])
-async def test_a_missing_file_ends_the_start_at_once_and_is_named(
+async def test_a_missing_file_ends_the_start_at_once_with_its_name(
     certificate: Path, tmp_path: Path, parameter: str
 ) -> None:
     files = {"sslrootcert": certificate, "sslcert": certificate, "sslkey": certificate.with_suffix(".key")}
@@ -274,9 +273,7 @@ async def test_a_missing_file_ends_the_start_at_once_and_is_named(
 
 
 @pytest.mark.parametrize("parameter", ["sslrootcert", "sslcrl", "sslcert"])
-async def test_a_file_that_is_no_certificate_ends_the_start_at_once_and_is_named(
-    tmp_path: Path, parameter: str
-) -> None:
+async def test_an_invalid_certificate_file_ends_the_start_at_once_with_its_name(tmp_path: Path, parameter: str) -> None:
     (tmp_path / "text").write_text("no certificate")
     line = await refusal(f"postgresql://u:{SECRET}@127.0.0.1:{free_port()}/d?{parameter}={tmp_path}/text")
     assert line.startswith(f"{parameter}: {tmp_path}/text: ")
@@ -290,7 +287,7 @@ async def test_a_socket_needs_no_file_of_tls(database: str, tmp_path: Path, monk
         assert await pool.fetchval("SELECT inet_client_addr()") is None
 
 
-async def test_verification_without_a_file_names_the_one_that_is_looked_for(
+async def test_verification_without_a_file_names_the_default_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,8 +1,8 @@
-"""No export is of a state that never was, whatever commits while it begins: deterministic cases of the sweep of truth.
+"""Every export is of one state of the database, whatever commits while it begins: deterministic cases.
 
-A migration holds its locks, an export begins and waits for them, and then the migration commits. What PostgreSQL lets
-pass without a lock is held up in the planning of the export: a row policy calls a function that the planner evaluates,
-which waits for an advisory lock.
+A migration holds its locks, an export begins and waits for them, and then the migration commits. A change that
+PostgreSQL allows without a lock is timed in the planning of the export: a row policy calls a function that the planner
+evaluates, which waits for an advisory lock.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from tests.exporting import create
 from tests.integration.sources import (
     WAIT,
     Opened,
-    Pages,
     Plain,
+    Received,
     SinkAt,
     cursors_of_views,
     entered_as,
@@ -91,8 +91,8 @@ async def role(plain: Plain) -> AsyncIterator[str]:
         yield name
 
 
-async def export(source: Opened, wanted: ExportSpec) -> Pages:
-    """As a job does it: what is not to be had at the moment is asked for again."""
+async def export(source: Opened, wanted: ExportSpec) -> Received:
+    """Exports as a job does, which retries if the source must be waited for."""
     async with asyncio.timeout(WAIT):
         while True:
             try:
@@ -114,7 +114,7 @@ class Meanwhile:
         """The source of a pool that has logged in as the role."""
         return opened(entered_as(self.url, self.role), choice, dataset)
 
-    async def exported(self, source: Opened, wanted: ExportSpec, *statements: str) -> Pages:
+    async def exported(self, source: Opened, wanted: ExportSpec, *statements: str) -> Received:
         """The migration commits once the export waits for it."""
         await self.migration.execute("BEGIN")
         for statement in statements:
@@ -124,7 +124,7 @@ class Meanwhile:
             await self.migration.execute("COMMIT")
             return await exporting
 
-    async def planned(self, source: Opened, wanted: ExportSpec, *statements: str) -> Pages:
+    async def planned(self, source: Opened, wanted: ExportSpec, *statements: str) -> Received:
         """The migration begins and commits while the export is being planned at the gate."""
         await self.plain.execute(f"SELECT pg_advisory_lock({GATE})")
         async with running(export(source, wanted)) as exporting:
@@ -143,7 +143,7 @@ def meanwhile(database: str, plain: Plain, migration: Plain, role: str) -> Meanw
 
 
 @every_cursor
-async def test_a_table_that_is_reloaded_is_exported_whole(
+async def test_a_reloaded_table_is_exported_completely(
     database: str, plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(made("reloaded", rows=10))
@@ -163,7 +163,7 @@ async def test_a_table_that_is_reloaded_is_exported_whole(
     ],
     ids=["drop and create", "rename", "set schema", "another type"],
 )
-async def test_a_table_that_takes_the_place_of_another_is_exported_whole(
+async def test_a_table_that_replaces_another_is_exported_completely(
     database: str, plain: Plain, meanwhile: Meanwhile, choice: CursorChoice, statements: Sequence[str]
 ) -> None:
     await plain.execute(f"CREATE SCHEMA aside; {made('reloaded', rows=10)}")
@@ -184,7 +184,7 @@ async def test_a_snapshot_that_waited_for_its_lock_is_the_only_one(
 
 
 @cursors_of_views
-async def test_a_table_that_is_reloaded_under_a_view_is_exported_whole(
+async def test_a_reloaded_table_below_a_view_is_exported_completely(
     database: str, plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"{made('reloaded', rows=10)}; CREATE VIEW over AS SELECT n FROM reloaded")
@@ -252,7 +252,7 @@ async def test_rows_that_move_to_a_table_that_inherits_are_exported_once(
 async def test_rows_that_move_twice_to_tables_that_inherit_are_exported_once(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
-    """The second change comes while the export begins anew because of the first."""
+    """The second change happens while the export takes another snapshot because of the first."""
     await plain.execute(f"""
         {made("parent", rows=10)}; {MADE_GATE}; {made("child", first=6, rows=3)}; {made("other", first=9, rows=2)};
         CREATE TABLE eldest () INHERITS (parent);
@@ -280,7 +280,7 @@ async def test_rows_that_move_twice_to_tables_that_inherit_are_exported_once(
 
 @cursors_of_views
 @pytest.mark.parametrize("how", ["", "CONCURRENTLY"])
-async def test_rows_that_come_back_from_a_partition_that_is_detached_are_exported_once(
+async def test_rows_that_return_from_a_detached_partition_are_exported_once(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice, how: str
 ) -> None:
     """DETACH waits for readers of the parent, CONCURRENTLY too; the other migration has committed before."""
@@ -303,7 +303,7 @@ async def test_rows_that_come_back_from_a_partition_that_is_detached_are_exporte
 
 
 @cursors_of_views
-async def test_a_materialized_view_that_is_refreshed_is_exported_whole(
+async def test_a_refreshed_materialized_view_is_exported_completely(
     database: str, plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"{made('base', rows=10)}; CREATE MATERIALIZED VIEW stored AS SELECT n FROM base")
@@ -315,7 +315,7 @@ async def test_a_materialized_view_that_is_refreshed_is_exported_whole(
 
 
 @every_cursor
-async def test_a_table_of_which_the_role_may_read_some_columns_is_exported_whole(
+async def test_a_table_with_column_privileges_is_exported_completely(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"{made('granted', rows=10)}; GRANT SELECT (n) ON granted TO {meanwhile.role}")
@@ -342,14 +342,14 @@ async def test_a_table_that_only_a_policy_reads_is_as_old_as_the_rows(
     assert found.body == b"n\n4\n5\n"
 
 
-# Definitions, of what may not be locked
+# Definitions of relations that may not be locked
 
 
 MADE_PART_READABLE = f"{made('base', rows=10)}; CREATE VIEW seen AS SELECT n, filling FROM base WHERE n <= 5"
 
 
 @cursors_of_views
-async def test_a_view_that_is_redefined_does_not_show_rows_that_were_deleted_before(
+async def test_a_redefined_view_does_not_export_rows_that_were_deleted_before(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"{MADE_PART_READABLE}; GRANT SELECT (n) ON seen TO {meanwhile.role}")
@@ -371,7 +371,7 @@ async def test_a_view_that_is_redefined_does_not_show_rows_that_were_deleted_bef
         "ALTER TABLE guarded DISABLE ROW LEVEL SECURITY",
     ],
 )
-async def test_a_policy_that_is_opened_does_not_show_rows_that_were_deleted_before(
+async def test_a_widened_policy_does_not_export_rows_that_were_deleted_before(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice, opening: str
 ) -> None:
     await plain.execute(f"""
@@ -387,7 +387,7 @@ async def test_a_policy_that_is_opened_does_not_show_rows_that_were_deleted_befo
 async def test_a_view_that_only_a_policy_reads_is_as_old_as_the_rows(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
-    """The role may lock the table, and that does not lock what its policy reads."""
+    """The role may lock the table, which does not lock the relations that its policy reads."""
     await plain.execute(f"""
         {made("guarded", rows=10)}; CREATE TABLE allowed_from AS SELECT n FROM generate_series(3, 4) n;
         CREATE VIEW allowed AS SELECT n FROM allowed_from WHERE n = 3;
@@ -403,7 +403,7 @@ async def test_a_view_that_only_a_policy_reads_is_as_old_as_the_rows(
 
 
 @cursors_of_views
-async def test_a_column_with_a_default_that_a_view_shows_by_now_is_not_read_from_rows_of_before(
+async def test_a_new_column_with_a_default_is_not_read_from_an_older_snapshot(
     plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute(f"{MADE_PART_READABLE}; GRANT SELECT (n) ON seen TO {meanwhile.role}")
@@ -428,7 +428,7 @@ def hiding(tmp_path: Path) -> Path:
 
 @every_cursor
 @pytest.mark.parametrize("gone", ["price", "named_like_a_function"])
-async def test_a_column_that_is_dropped_is_not_the_row_with_what_is_hidden(
+async def test_a_dropped_column_does_not_become_the_whole_row_with_hidden_columns(
     database: str, plain: Plain, hiding: Path, choice: CursorChoice, gone: str
 ) -> None:
     await plain.execute("""
@@ -458,7 +458,7 @@ async def test_numbers_that_became_texts_are_escaped_as_texts(
 
 
 @every_cursor
-async def test_timestamps_that_became_texts_and_came_back_are_written_as_what_they_are(
+async def test_timestamps_that_became_texts_and_timestamps_again_are_written_as_timestamps(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
     await plain.execute("CREATE TABLE typed AS SELECT '2024-01-01 00:00:00+00'::timestamptz AS value")
@@ -470,7 +470,7 @@ async def test_timestamps_that_became_texts_and_came_back_are_written_as_what_th
         assert (await export(source, wanted)).body == b"value\n2024-01-01T00:00:00Z\n"
 
 
-async def test_a_schema_that_takes_the_name_of_another_between_two_pages_breaks_the_export(
+async def test_a_schema_that_takes_the_name_of_another_between_two_chunks_fails_the_export(
     database: str, plain: Plain
 ) -> None:
     """The rename of a schema waits for no lock on the tables in it."""
@@ -483,7 +483,7 @@ async def test_a_schema_that_takes_the_name_of_another_between_two_pages_breaks_
     await plain.execute("DROP SCHEMA gone CASCADE")
 
 
-# Who gives way, and what is said of the moment
+# Lock waits, and the time of the snapshot
 
 
 @cursors_of_views
@@ -503,7 +503,7 @@ async def test_a_migration_that_an_export_waits_for_is_not_the_victim_of_a_deadl
             assert (await exporting).body == numbers(10)
 
 
-async def test_an_export_gives_way_before_postgresql_looks_for_a_deadlock(
+async def test_an_export_stops_waiting_for_a_lock_before_the_deadlock_check(
     database: str, plain: Plain, migration: Plain
 ) -> None:
     await plain.execute(f"{made('base', rows=10)}; CREATE VIEW over AS SELECT n FROM base")
@@ -524,18 +524,18 @@ async def test_an_export_gives_way_before_postgresql_looks_for_a_deadlock(
 
 
 @every_cursor
-async def test_the_snapshot_is_said_to_be_no_older_than_its_rows(
+async def test_the_snapshot_time_is_not_before_its_rows(
     database: str, plain: Plain, meanwhile: Meanwhile, choice: CursorChoice
 ) -> None:
     await plain.execute("CREATE TABLE stamped (at timestamptz); INSERT INTO stamped VALUES (now())")
     said: list[datetime] = []
 
-    async def taken(source: Opened) -> Pages:
-        pages = Pages()
+    async def taken(source: Opened) -> Received:
+        received = Received()
         async with asyncio.timeout(WAIT), source.source.open(spec("stamped", ["at"])) as rows:
             said.append(rows.snapshot_at)
-            await rows.drain(pages.take)
-        return pages
+            await rows.drain(received.take)
+        return received
 
     async with opened(database, choice, "stamped") as source:
         await meanwhile.migration.execute("BEGIN; TRUNCATE stamped")
@@ -549,7 +549,7 @@ async def test_the_snapshot_is_said_to_be_no_older_than_its_rows(
 # The catalog
 
 
-async def test_a_dataset_that_is_replaced_while_the_catalog_is_read_again_is_still_offered(
+async def test_a_dataset_replaced_while_the_catalog_is_read_is_still_offered(
     database: str, plain: Plain, migration: Plain
 ) -> None:
     """The reading of the relation before it waits for a lock on a partition."""
@@ -574,7 +574,7 @@ async def test_a_column_that_is_added_is_in_the_next_export_of_all_columns(
     assert await asked.body() == b"id,more\n1,2\n"
 
 
-async def test_a_value_that_a_column_has_room_for_by_now_is_no_bad_request(
+async def test_a_value_that_fits_a_widened_column_is_accepted(
     database: str, plain: Plain, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     await plain.execute("CREATE TABLE codes (code varchar(2)); INSERT INTO codes VALUES ('ab')")
@@ -584,7 +584,7 @@ async def test_a_value_that_a_column_has_room_for_by_now_is_no_bad_request(
     assert await asked.body() == b"code\nabc\n"
 
 
-async def test_a_completed_export_tells_the_moment_of_its_snapshot_however_short_it_was(
+async def test_a_short_completed_export_reports_its_snapshot_time(
     database: str, plain: Plain, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     await plain.execute("CREATE TABLE short AS SELECT 1 AS n")

@@ -1,7 +1,7 @@
-"""The conformance suite of the cursors: for one spec, every cursor gives the bytes that COPY gives, with its header.
+"""The conformance suite of the cursors: for one spec, every cursor writes the bytes of COPY, with its header.
 
-The reference is COPY on a plain connection (`sources.copied`), and psql where it is installed. Each export is also
-read page by page: a page is whole records, as many as the cursor said.
+The reference is COPY on a plain connection (`sources.copied`), and psql if it is installed. Each export is also checked
+chunk by chunk: a chunk is whole records, as many as the cursor has reported.
 """
 
 import asyncio
@@ -352,7 +352,7 @@ async def test_nasty_rows_are_written_as_the_oracle_and_copy_write_them(
 
 @every_cursor
 @pytest.mark.parametrize("columns", [*[[name] for name in seeds.COLUMNS], seeds.COLUMNS[::-1], ["name", "id"]])
-async def test_columns_come_in_the_order_asked_for(source_url: str, choice: CursorChoice, columns: list[str]) -> None:
+async def test_columns_have_the_order_of_the_request(source_url: str, choice: CursorChoice, columns: list[str]) -> None:
     few = Condition(column="id", operator=Operator.LTE, values=(str(NASTY),))
     async with opened(source_url, choice, "users") as source:
         exported = await source.export(spec("users", columns, few))
@@ -448,7 +448,7 @@ TABLES = {
     "large_rows": Shape(
         "CREATE TABLE {0}.shape AS SELECT n AS a, repeat('x', 60000) AS b FROM generate_series(1, 400) n", ["a", "b"]
     ),
-    "as_many_rows_as_a_page": Shape("CREATE TABLE {0}.shape AS SELECT n AS a FROM generate_series(1, 1000) n", ["a"]),
+    "as_many_rows_as_a_chunk": Shape("CREATE TABLE {0}.shape AS SELECT n AS a FROM generate_series(1, 1000) n", ["a"]),
     "dropped_and_generated_columns": Shape(
         "CREATE TABLE {0}.shape (a int, gone text, b int GENERATED ALWAYS AS (a * 2) STORED, c int DEFAULT 7);"
         " INSERT INTO {0}.shape (a) SELECT generate_series(1, 700); ALTER TABLE {0}.shape DROP gone,"
@@ -698,10 +698,8 @@ NOISY = "IF n % 10 = 5 THEN RAISE {0} 'row %', n; END IF"
 
 @every_cursor
 @pytest.mark.parametrize("level", ["NOTICE", "WARNING"])
-async def test_rows_stay_whole_when_the_database_says_something_between_them(
-    database: str, choice: CursorChoice, level: str
-) -> None:
-    """asyncpg drops the rows in its buffer when another message stands between two of them."""
+async def test_notices_between_rows_cost_no_row(database: str, choice: CursorChoice, level: str) -> None:
+    """asyncpg drops the rows in its buffer if there is another message between two of them."""
     async with plain_session(database) as plain, made_role(plain) as role:
         await plain.execute(acting(NOISY.format(level)))
         async with opened(entered_as(database, role), choice, "acting") as source:
@@ -709,7 +707,7 @@ async def test_rows_stay_whole_when_the_database_says_something_between_them(
 
 
 @every_cursor
-async def test_messages_that_cannot_be_silenced_never_cost_rows_in_silence(database: str, choice: CursorChoice) -> None:
+async def test_messages_that_cannot_be_suppressed_never_lose_rows_silently(database: str, choice: CursorChoice) -> None:
     """No setting silences INFO: an export that cannot be whole must fail."""
     async with plain_session(database) as plain, made_role(plain) as role:
         await plain.execute(acting(NOISY.format("INFO")))
@@ -722,9 +720,7 @@ async def test_messages_that_cannot_be_silenced_never_cost_rows_in_silence(datab
 
 
 @every_cursor
-async def test_functions_of_the_database_never_take_the_place_of_those_of_the_server(
-    database: str, choice: CursorChoice
-) -> None:
+async def test_functions_of_the_database_never_replace_those_of_pg_catalog(database: str, choice: CursorChoice) -> None:
     await run_sql(
         database,
         "CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'mine'::text $$",
@@ -736,8 +732,8 @@ async def test_functions_of_the_database_never_take_the_place_of_those_of_the_se
 
 
 @every_cursor
-async def test_pages_of_large_rows_stay_small(shapes: str, choice: CursorChoice) -> None:
-    """A page is held whole, by the cursor and by whoever takes it: its size is a part of the memory's sum."""
+async def test_chunks_of_large_rows_stay_small(shapes: str, choice: CursorChoice) -> None:
+    """A chunk is held as a whole by the cursor and its sink: its size is a part of the memory budget."""
     async with opened(shapes, choice, "large_rows.shape") as source:
         exported = await source.export(spec("large_rows.shape", ["a", "b"]))
-    assert max(len(page) for page, _ in exported.pages) < 8 * 1024 * 1024
+    assert max(len(chunk) for chunk, _ in exported.chunks) < 8 * 1024 * 1024

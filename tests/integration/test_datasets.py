@@ -1,7 +1,7 @@
-"""A database of somebody else: 40 relations with hostile names, of every kind, and what may be exported of them.
+"""Datasets of a database that was not made for streamer: 40 relations of every kind with hostile names.
 
-Each is exported by each cursor that fits it, and compared with what psql itself copies out. psql gets its names quoted
-by the server, and nothing of streamer's.
+Each is exported by every cursor that supports it, and compared with the output of psql, whose names are quoted by the
+server and not by streamer.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import pytest
 
 from streamer.config import Names
 from streamer.errors import ExportFailure, StartError
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors.copy import copy
@@ -96,7 +96,7 @@ VIEWS = {'"A View"'}
 
 @pytest.fixture(scope="module")
 def foreign(postgres: str) -> Iterator[str]:
-    """A database of somebody else."""
+    """The URL of a database that was not made for streamer."""
     with made_database(postgres) as url:
         asyncio.run(_make(url))
         yield url
@@ -115,7 +115,7 @@ async def _make(url: str) -> None:
 
 
 async def by_psql(url: str, sql: str) -> bytes:
-    """What COPY writes, by psql of the embedded PostgreSQL."""
+    """Returns the output of COPY by the psql of the embedded PostgreSQL."""
     settings = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in PLAIN_SESSION.items())
     process = await asyncio.create_subprocess_exec(
         *[str(PSQL), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", f"{sql}"],
@@ -132,7 +132,9 @@ async def quoted(plain: Plain, *names: str) -> list[str]:
 
 
 @every_cursor
-async def test_forty_relations_with_hostile_names_are_each_what_psql_copies(foreign: str, choice: CursorChoice) -> None:
+async def test_forty_relations_with_hostile_names_are_exported_as_psql_copies_them(
+    foreign: str, choice: CursorChoice
+) -> None:
     async with pooled(foreign) as pool, plain_session(foreign) as plain:
         catalog = await read_catalog(pool, [PATTERN, *KINDS])
         assert len(catalog) == len(NAMES) + len(KINDS) == 40
@@ -146,10 +148,10 @@ async def test_forty_relations_with_hostile_names_are_each_what_psql_copies(fore
             assert_conforms(await source.export(spec(name, tuple(dataset.columns))), expected)
 
 
-async def test_hostile_names_are_asked_for_over_http(
+async def test_hostile_names_are_requested_over_http(
     foreign: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
-    """By the names that GET /datasets gives, with a filter, a column list and an order for each."""
+    """With the names of GET /datasets, and a filter, a column list and an order for each."""
     server = await serve(source_database_url=foreign, datasets=Names((PATTERN, *KINDS)))
     async with session.get(f"{server.url}/datasets") as response:
         listed = (await response.json())["datasets"]
@@ -195,7 +197,7 @@ FOREIGN_TABLE = """
 
 
 @cursors_of_views
-async def test_a_foreign_table_is_what_psql_copies(database: str, plain: Plain, choice: CursorChoice) -> None:
+async def test_a_foreign_table_is_exported_as_psql_copies_it(database: str, plain: Plain, choice: CursorChoice) -> None:
     if not await plain.fetchval("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'postgres_fdw')"):
         pytest.skip("this server has no postgres_fdw")
     name, role, host, port = await plain.fetchrow(
@@ -246,7 +248,9 @@ def matched(postgres: str) -> Iterator[str]:
         (["sales.part"], ["sales.part"]),
     ],
 )  # fmt: skip
-async def test_a_pattern_is_all_relations_that_it_matches(matched: str, entries: list[str], names: list[str]) -> None:
+async def test_a_pattern_offers_all_relations_that_it_matches(
+    matched: str, entries: list[str], names: list[str]
+) -> None:
     async with pooled(matched, size=1) as pool:
         assert list(await read_catalog(pool, entries)) == names
 
@@ -254,13 +258,13 @@ async def test_a_pattern_is_all_relations_that_it_matches(matched: str, entries:
 @pytest.mark.parametrize(
     "entry", ["*", "sales.x*", "nowhere.*", "Sales*.orders", "a.b.*", '"sales.*', "sales.counter*"]
 )
-async def test_a_pattern_that_matches_nothing_or_is_none_stops_the_start(matched: str, entry: str) -> None:
+async def test_an_invalid_pattern_or_one_without_a_match_stops_the_start(matched: str, entry: str) -> None:
     async with pooled(matched, size=1) as pool:
         with pytest.raises(StartError, match=r"^DATASETS: '[^\n]*$"):
             await read_catalog(pool, ["users", entry])
 
 
-async def test_a_pattern_leaves_out_what_the_role_may_not_read(database: str, plain: Plain) -> None:
+async def test_a_pattern_leaves_out_relations_that_the_role_may_not_read(database: str, plain: Plain) -> None:
     async with made_role(plain) as role:
         await plain.execute(
             "CREATE SCHEMA sales; CREATE TABLE sales.secrets (a int);"
@@ -317,7 +321,7 @@ async def refined(url: str, folder: Path, text: str, *names: str) -> Catalog:
         return await read_catalog(pool, names or ["sales.*", "other"], file=file)
 
 
-async def test_a_dataset_is_what_the_file_says_and_nothing_else(
+async def test_a_dataset_offers_only_what_the_file_configures(
     tables: str, tmp_path: Path, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     (tmp_path / "datasets.toml").write_text(FILE, encoding="utf-8")
@@ -366,7 +370,7 @@ async def test_a_dataset_is_what_the_file_says_and_nothing_else(
     assert status == 404
 
 
-async def test_a_row_limit_is_told_in_the_status(
+async def test_the_status_reports_a_row_limit(
     tables: str, tmp_path: Path, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     (tmp_path / "datasets.toml").write_text(FILE, encoding="utf-8")
@@ -406,14 +410,14 @@ async def test_a_row_limit_is_told_in_the_status(
         ("[datasets.other]\nrelation = 'sales.orders'", "DATASETS has another relation of this name"),
     ],
 )
-async def test_a_wrong_file_stops_the_start_with_one_line(
+async def test_an_invalid_file_stops_the_start_with_one_line(
     tables: str, tmp_path: Path, text: str, complaint: str
 ) -> None:
     with pytest.raises(StartError, match=rf"^DATASETS_FILE: [^\n]*{complaint}[^\n]*$"):
         await refined(tables, tmp_path, text)
 
 
-async def test_a_file_that_is_not_there_stops_the_start(tables: str, tmp_path: Path) -> None:
+async def test_a_missing_file_stops_the_start(tables: str, tmp_path: Path) -> None:
     async with pooled(tables, size=1) as pool:
         with pytest.raises(StartError, match=r"^DATASETS_FILE: [^\n]*cannot be read: No such file"):
             await read_catalog(pool, ["other"], file=tmp_path / "nothing")
@@ -440,7 +444,7 @@ async def test_a_relation_that_has_moved_is_found_again(database: str, plain: Pl
         assert "moving" not in source.catalog
 
 
-async def test_hangup_reads_datasets_and_file_again_and_keeps_them_if_the_file_is_wrong(
+async def test_sighup_reads_datasets_and_file_again_and_keeps_them_if_the_file_is_invalid(
     database: str, plain: Plain, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     await plain.execute("CREATE SCHEMA sales; CREATE TABLE sales.orders (id int)")
@@ -488,7 +492,7 @@ POLICIES = """
 
 
 @pytest.mark.parametrize("choice", CursorChoice)
-async def test_row_policies_of_the_role_decide(database: str, plain: Plain, choice: CursorChoice) -> None:
+async def test_row_policies_of_the_role_apply(database: str, plain: Plain, choice: CursorChoice) -> None:
     await plain.execute(POLICIES)
     async with made_role(plain) as role, pooled(database) as pool:
         await plain.execute(f"GRANT SELECT ON guarded TO {role}")
@@ -503,7 +507,7 @@ async def test_row_policies_of_the_role_decide(database: str, plain: Plain, choi
         assert await pool.fetchval("SELECT current_user = session_user")  # nothing of it stays in the pool
 
 
-async def test_an_export_of_blocks_is_of_the_role_on_every_connection(
+async def test_an_export_of_blocks_uses_the_role_on_every_connection(
     database: str, plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner of the tables sees every row, and the policy fails for anybody but the role."""
@@ -568,7 +572,7 @@ async def _exports(url: str) -> int:
 # Over HTTP
 
 
-async def test_a_dialect_is_told_in_the_fields_of_its_download_live_and_sealed(
+async def test_a_dialect_is_declared_in_the_fields_of_live_and_sealed_downloads(
     serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     server = await serve()
@@ -588,7 +592,7 @@ async def test_a_dialect_is_told_in_the_fields_of_its_download_live_and_sealed(
         assert response.headers["Content-Type"] == "text/csv; charset=utf-8; header=absent"
 
 
-async def test_an_export_of_nothing_at_all_is_downloaded_whole(serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_an_export_of_zero_bytes_is_downloaded(serve: Serve, session: aiohttp.ClientSession) -> None:
     server = await serve()
     export = await create(session, server.url, header="false", limit="0")
     status = await export.until("completed")
@@ -601,10 +605,10 @@ async def test_an_export_of_nothing_at_all_is_downloaded_whole(serve: Serve, ses
         assert (response.status, await response.read()) == (200, b"")
 
 
-async def test_an_export_is_saved_under_the_same_name_by_the_server_that_comes_after(
+async def test_an_export_has_the_same_file_name_after_a_restart(
     serve: Serve, database: str, session: aiohttp.ClientSession
 ) -> None:
-    """The day is that of the row, not of whoever serves it."""
+    """The date is that of the row, not of the request."""
     server = await serve()
     export = await create(session, server.url, country_code="DE", limit="1")
     await export.until("completed")
@@ -627,7 +631,7 @@ async def test_the_same_key_with_another_order_is_another_request(serve: Serve, 
 OLD = "12345678-1234-4678-9234-567812345678"
 
 
-async def test_exports_of_a_version_before_are_served_and_run(
+async def test_exports_of_an_older_version_are_served_and_run(
     serve: Serve, database: str, session: aiohttp.ClientSession
 ) -> None:
     """A row whose spec knows of no order, no limit and no dialect but two characters."""

@@ -152,7 +152,7 @@ async def test_every_cursor_writes_a_dialect_as_copy_does(
             assert_same_bytes(exported.body, await in_other_words(plain, dialect, columns))
             assert exported.total == 12 * len(TEXTS) + 1
             if not spec.dialect.header and not spec.dialect.bom:
-                assert exported.pages[0][1] > 0, "nothing stands before the first row"
+                assert exported.chunks[0][1] > 0, "nothing stands before the first row"
 
 
 async def test_default_dialect_is_that_of_every_version(written: str) -> None:
@@ -210,10 +210,10 @@ class Exported:
 async def exported(url: str, dialect: dict[str, str]) -> Exported:
     """Reads the values from the database as text, without CSV."""
     async with opened(url, CursorChoice.AUTO, "written") as source, plain_session(url) as plain:
-        pages = await source.export(read_spec(asked(dialect), b"", source.catalog))
+        received = await source.export(read_spec(asked(dialect), b"", source.catalog))
         texts = ", ".join(f"CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END" for name in COLUMNS)
         table = [tuple(row) for row in await plain.fetch(f"SELECT {texts} FROM written")]
-    return Exported(pages.body, dialect, [tuple(map(_changed(dialect), COLUMNS, row)) for row in table])
+    return Exported(received.body, dialect, [tuple(map(_changed(dialect), COLUMNS, row)) for row in table])
 
 
 def _changed(dialect: dict[str, str]) -> Any:
@@ -334,8 +334,8 @@ async def test_libreoffice_opens_the_excel_profile_and_runs_no_formula(written: 
         pytest.skip("LibreOffice is not installed")
     async with opened(written, CursorChoice.AUTO, "written") as source:
         for name, dialect in (("guarded", {"profile": "excel"}), ("plain", {"bom": "true"})):
-            pages = await source.export(read_spec(asked(dialect, ("words", "number", "day")), b"", source.catalog))
-            (tmp_path / f"{name}.csv").write_bytes(pages.body)
+            received = await source.export(read_spec(asked(dialect, ("words", "number", "day")), b"", source.catalog))
+            (tmp_path / f"{name}.csv").write_bytes(received.body)
     await asyncio.to_thread(
         subprocess.run,
         [soffice, "--headless", f"-env:UserInstallation=file://{tmp_path}/profile", "--convert-to", "fods",

@@ -1,4 +1,4 @@
-"""Sources that are not in UTF-8: what their encoding lacks is refused at once, and what they hold comes as UTF-8."""
+"""Sources that are not in UTF-8: texts outside of their encoding are refused, and rows are exported as UTF-8."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def url(request: pytest.FixtureRequest, postgres: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("url", "known", "lacking"), ENCODINGS, indirect=["url"])
-async def test_a_text_that_the_encoding_lacks_is_refused_at_once(
+async def test_a_text_outside_of_the_encoding_is_refused_at_once(
     url: str, serve: Serve, session: aiohttp.ClientSession, known: str, lacking: str
 ) -> None:
     await run_sql(
@@ -53,7 +53,7 @@ async def test_a_text_that_the_encoding_lacks_is_refused_at_once(
 
 @every_cursor
 @pytest.mark.parametrize("url", ["LATIN1"], indirect=True)
-async def test_the_rows_of_another_encoding_come_as_utf_8(url: str, choice: CursorChoice) -> None:
+async def test_rows_of_another_encoding_are_exported_in_utf_8(url: str, choice: CursorChoice) -> None:
     await run_sql(url, 'CREATE TABLE "Wörter" ("größe" text)', "INSERT INTO \"Wörter\" VALUES ('Müller'), ('ÿ')")
     async with opened(url, choice, '"Wörter"') as source:
         exported = await source.export(spec('"Wörter"', ["größe"]))
@@ -62,8 +62,8 @@ async def test_the_rows_of_another_encoding_come_as_utf_8(url: str, choice: Curs
 
 @every_cursor
 @pytest.mark.parametrize("url", ["SQL_ASCII"], indirect=True)
-async def test_bytes_without_an_encoding_come_only_where_they_are_utf_8(url: str, choice: CursorChoice) -> None:
-    """SQL_ASCII keeps whatever it is given. PostgreSQL looks at it again on its way out."""
+async def test_sql_ascii_rows_are_exported_only_if_they_are_utf_8(url: str, choice: CursorChoice) -> None:
+    """SQL_ASCII stores any bytes. PostgreSQL checks them when it sends them."""
     await run_sql(
         url,
         "CREATE TABLE good (word text); INSERT INTO good VALUES ('Müller €')",

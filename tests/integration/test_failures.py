@@ -1,4 +1,4 @@
-"""What a failed export says of its cause: in its row for its user, and in one line of the log for the operator."""
+"""The cause of a failed export: in its status for its user, and in one line of the log for the operator."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -13,14 +13,14 @@ from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
 from tests.integration.sources import Plain, acting, every_cursor, made_role
-from tests.integration.test_blocks import LOST, cut_pages
+from tests.integration.test_blocks import WORKER_LOST, cut_ranges
 
 SESSIONS = """
     CREATE FUNCTION helps() RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER AS $$
         SELECT EXISTS (
-            SELECT FROM pg_stat_activity lead JOIN pg_stat_activity own ON own.pid = pg_backend_pid()
-            WHERE lead.datname = own.datname AND lead.application_name = 'streamer' AND lead.query LIKE 'COPY%'
-              AND lead.xact_start < own.xact_start
+            SELECT FROM pg_stat_activity leader JOIN pg_stat_activity own ON own.pid = pg_backend_pid()
+            WHERE leader.datname = own.datname AND leader.application_name = 'streamer' AND leader.query LIKE 'COPY%'
+              AND leader.xact_start < own.xact_start
         )
     $$;
     CREATE FUNCTION leave() RETURNS boolean LANGUAGE sql VOLATILE SECURITY DEFINER AS
@@ -30,7 +30,7 @@ SLOW_LEAD = "IF n % 5 = 0 AND NOT helps() THEN PERFORM pg_sleep(0.005); END IF"
 LEAD_ENDS = f"{SLOW_LEAD}; IF n >= 50 AND NOT helps() THEN PERFORM leave(); END IF"
 HELPER_ENDS = f"{SLOW_LEAD}; IF helps() THEN PERFORM leave(); END IF"
 DIVIDES = "IF n = 1000 THEN PERFORM 1 / (n - 1000); END IF"
-ENDED = "terminating connection due to administrator command"  # what a session that is ended says last
+ENDED = "terminating connection due to administrator command"  # the last message of a terminated session
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ async def role(plain: Plain) -> AsyncIterator[str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tables are read by several connections, and what is tried again is so at once."""
-    cut_pages(monkeypatch)
+    """Small tables are read by several connections, and retries have short pauses."""
+    cut_ranges(monkeypatch)
     monkeypatch.setattr("streamer.source.cursors.blocks.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(milliseconds=10))
 
@@ -64,9 +64,9 @@ def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
         (HELPER_ENDS, MAX_ATTEMPTS, 1, f"the connection to the database was lost: {ENDED}", "57P01"),
         (DIVIDES, 1, 0, "PostgreSQL: division by zero", "22012"),
     ],
-    ids=["lead", "helper", "division"],
+    ids=["lead", "worker", "division"],
 )
-async def test_an_export_by_several_connections_says_what_the_first_of_them_failed_for(
+async def test_an_export_on_several_connections_reports_the_first_failure(
     serve: Serve,
     database: str,
     plain: Plain,
@@ -98,7 +98,7 @@ async def test_an_export_by_several_connections_says_what_the_first_of_them_fail
     again = lines(caplog, f"export {export.id} is run again ")
     assert len(again) == attempts - 1
     assert all(ENDED in line for line in again)
-    assert bool(caplog.text.count(LOST)) == bool(losses)
+    assert bool(caplog.text.count(WORKER_LOST)) == bool(losses)
     assert "Traceback" not in caplog.text
 
 
@@ -145,11 +145,11 @@ async def test_a_statement_that_fails_is_one_line_of_the_log(
     (line,) = lines(caplog, f"export {export.id} ")
     assert line.startswith(f"export {export.id} failed: PostgreSQL: {sentence}")
     assert f"(SQLSTATE {code})" in line
-    assert LOST not in caplog.text
+    assert WORKER_LOST not in caplog.text
     assert "Traceback" not in caplog.text
 
 
-async def test_an_internal_error_is_told_with_its_place_in_the_log(
+async def test_an_internal_error_refers_to_the_log(
     serve: Serve, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_down(*arguments: object) -> None:

@@ -1,22 +1,18 @@
-"""Rows of megabytes: what is allowed comes through every cursor byte for byte, what is not fails its export alone.
+"""Rows of megabytes: allowed ones are exported by every cursor byte for byte, larger ones fail their export alone.
 
-PostgreSQL sends a row as one message, so a row decides how much memory an export needs. The limit is met by real rows
-of a real database, TOASTed as such rows are; COPY on a plain connection says what the bytes should be.
+PostgreSQL sends a row as one message, so the size of a row decides how much memory an export needs. The rows are
+TOASTed rows of a real database; the reference is COPY on a plain connection.
 """
 
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import cast
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
 from streamer.config import Size
-from streamer.errors import ExportFailure
-from streamer.postgres.row_limit import CHUNK, RowSizeLimit, limited_rows
 from streamer.source.source import CursorChoice
 from tests.conftest import connected
 from tests.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
@@ -104,7 +100,7 @@ async def exported(held: Held, dataset: str) -> bytes:
 
 
 async def failure(held: Held, dataset: str) -> str:
-    """What the status and a download say of an export that fails."""
+    """Returns the error of an export that fails, and checks its status and a download."""
     export = await begun(held, dataset)
     await export.becomes("failed")
     error: str = (await export.status())["error"]
@@ -163,7 +159,7 @@ async def test_a_row_that_is_too_large_fails_its_export_with_a_sentence(
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
-async def test_an_export_beside_one_with_a_row_too_large_is_whole(serve: Serve, choice: CursorChoice) -> None:
+async def test_an_export_beside_one_with_a_row_too_large_completes(serve: Serve, choice: CursorChoice) -> None:
     held = await serve(export_cursor=choice)
     await held.shut()
     await held.open(2)
@@ -191,7 +187,7 @@ async def test_connections_are_usable_after_rows_that_were_too_large(
 
 
 @every_cursor
-async def test_whoever_follows_sees_the_break_and_has_nothing_wrong(
+async def test_a_follower_of_a_failed_export_sees_a_truncated_body_without_wrong_bytes(
     serve: Serve, database: str, choice: CursorChoice
 ) -> None:
     held = await serve(export_cursor=choice)
@@ -229,7 +225,7 @@ async def test_a_row_too_large_is_never_held_in_memory(serve: Serve, choice: Cur
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
-async def test_a_larger_limit_lets_a_larger_row_through(serve: Serve, database: str, choice: CursorChoice) -> None:
+async def test_a_larger_limit_allows_a_larger_row(serve: Serve, database: str, choice: CursorChoice) -> None:
     held = await serve(export_cursor=choice, max_row_size=Size(30 * MB))
     assert_same_bytes(await exported(held, "huge"), await expected(database, "huge"))
 
@@ -264,114 +260,3 @@ async def test_a_plan_may_be_larger_than_a_row(serve: Serve, database: str, choi
     await has_ended(export)
     assert (await export.status())["error"] is None
     assert_same_bytes((await ask(held.url, "GET", export.download)).body, await expected(database, "parts"))
-
-
-class Driver(asyncio.Protocol):
-    """The driver's side of a meter: what reached it."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.events: list[object] = []
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-
-    def eof_received(self) -> bool | None:
-        self.events.append("eof")
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.events.append(exc)
-
-    def pause_writing(self) -> None:
-        self.events.append("pause")
-
-    def resume_writing(self) -> None:
-        self.events.append("resume")
-
-
-class Socket(asyncio.Transport):
-    """The transport's side: who reads from it, and whether it was aborted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.protocol: asyncio.BaseProtocol | None = None
-        self.aborted = False
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self.protocol = protocol
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-class Metered:
-    """What `metered` asks of a connection."""
-
-    def __init__(self, limit: int) -> None:
-        self.socket, self.driver = Socket(), Driver()
-        self.meter = RowSizeLimit(self.socket, self.driver)
-        self.meter.limit = limit
-
-    def is_closed(self) -> bool:
-        return self.socket.aborted
-
-    @property
-    def connection(self) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
-        return cast("asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", self)
-
-
-async def test_a_meter_passes_everything_on_up_to_its_limit() -> None:
-    parts = Metered(10)
-    assert parts.socket.protocol is parts.meter
-    with limited_rows(parts.connection, "a row is larger") as meter:
-        for piece in (b"0123", bytes(CHUNK), b"456789"):
-            meter.data_received(piece)
-    assert parts.driver.received == b"0123" + bytes(CHUNK) + b"456789"
-    assert not parts.socket.aborted
-    lost = OSError("gone")
-    assert parts.meter.eof_received() is True
-    parts.meter.pause_writing()
-    parts.meter.resume_writing()
-    parts.meter.connection_lost(lost)
-    assert parts.driver.events == ["eof", "pause", "resume", lost]
-
-
-async def test_a_meter_counts_anew_after_each_hand_over_and_for_each_query() -> None:
-    parts = Metered(10 - CHUNK)
-    for _ in range(10):
-        with limited_rows(parts.connection, "a row is larger") as meter:
-            for _ in range(10):
-                meter.data_received(b"01234")
-                meter.handed_over()
-                meter.data_received(b"56789")
-    assert parts.driver.received == 100 * b"0123456789"
-    assert not parts.meter.exceeded
-
-
-async def test_a_byte_more_than_a_row_and_a_chunk_ends_the_connection_and_goes_nowhere() -> None:
-    parts = Metered(10)
-    with limited_rows(parts.connection, "a row is larger") as meter:
-        meter.data_received(bytes(CHUNK + 10))
-        meter.data_received(b"x")
-    assert parts.socket.aborted
-    assert parts.meter.exceeded
-    assert parts.driver.received == bytes(CHUNK + 10)
-
-
-async def test_only_what_a_meter_has_ended_is_called_too_large() -> None:
-    parts = Metered(2048)
-    with pytest.raises(ConnectionError, match="by itself"), limited_rows(parts.connection, "a row is larger"):
-        raise ConnectionError("by itself")
-    with (
-        pytest.raises(ExportFailure, match=r"^a row is larger than 2 kB, the most that MAX_ROW_SIZE allows$") as failed,
-        limited_rows(parts.connection, "a row is larger") as meter,
-    ):
-        end_by_the_meter(meter)
-    assert isinstance(failed.value.__cause__, ConnectionError)
-
-
-def end_by_the_meter(meter: RowSizeLimit) -> None:
-    """As the driver does, when it is told that its connection is lost."""
-    meter.data_received(bytes(2048 + CHUNK + 1))
-    raise ConnectionError("lost")

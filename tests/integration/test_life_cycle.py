@@ -39,7 +39,8 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.model import ExportRequest, ExportSpec, State, successors
-from streamer.postgres.pool import Pool, connect
+from streamer.postgres.driver import Pool
+from streamer.postgres.pool import connect
 from streamer.source.cursors.cursor import Sink
 from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory

@@ -1,6 +1,6 @@
-"""What the file of datasets has restricted once is not offered as it is, whatever becomes of names in the database.
+"""A relation that the file of datasets has restricted stays restricted, whatever is renamed in the database.
 
-Every case is a database, DATASETS and a file; then something changes, and the datasets are read again as at SIGHUP.
+Every case is a database, DATASETS and a file; then something changes, and the datasets are read again as by SIGHUP.
 """
 
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ import pytest
 
 from streamer.config import Names
 from streamer.errors import StartError
-from streamer.postgres.pool import Pool
+from streamer.postgres.driver import Pool
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from tests.conftest import Serve
@@ -50,7 +50,7 @@ class Offered:
         return self._columns()
 
     async def after(self, change: str = "SELECT 1", *, file: str | None = None) -> dict[str, list[str]]:
-        """What is offered when the database, the file or both have changed: columns by names."""
+        """Returns the offered columns by dataset after the database, the file or both have changed."""
         await self._plain.execute(change)
         if file is not None:
             self._file.write_text(file, encoding="utf-8")
@@ -95,7 +95,7 @@ async def offered(database: str, plain: Plain, tmp_path: Path) -> AsyncIterator[
         "a filter of another type",
     ],
 )  # fmt: skip
-async def test_a_restricted_table_is_never_offered_as_it_is_when_the_database_changes(
+async def test_a_restricted_table_stays_restricted_when_the_database_changes(
     offered: Offered, names: list[str], change: str, left: dict[str, list[str]]
 ) -> None:
     started = await offered.start(*names, also="CREATE SCHEMA archive; CREATE TABLE archive.it (id int);")
@@ -104,24 +104,24 @@ async def test_a_restricted_table_is_never_offered_as_it_is_when_the_database_ch
     assert await offered.after() == left  # and the next time
 
 
-async def test_two_names_of_one_table_are_restricted_where_one_is(offered: Offered) -> None:
+async def test_a_restriction_covers_both_names_of_one_table(offered: Offered) -> None:
     also = "CREATE TABLE a AS SELECT 1 AS id, 2 AS tenant, 'x' AS card;"
     file = '[datasets.a]\nhidden = ["card"]'
     assert await offered.start("a", "public.a", "public.*", file=file, also=also) == {"a": A}
     assert await offered.after("ALTER TABLE a RENAME TO old; CREATE TABLE a (id int, card text)") == {"a": ["id"]}
 
 
-async def test_a_name_of_the_file_whose_relation_is_gone_is_not_that_of_another_one(offered: Offered) -> None:
+async def test_a_configured_name_without_its_relation_does_not_become_another_relation(offered: Offered) -> None:
     file = '[datasets."reports.new"]\nrelation = "reports.a"\nhidden = ["card"]'
     await offered.start("reports.*", file=file)
     change = "DROP TABLE reports.a; CREATE TABLE reports.new (id int, card text)"
     assert await offered.after(change) == {"reports.b": B, "reports.z": Z}
 
 
-# What the operator takes back
+# Restrictions that the operator lifts
 
 
-async def test_a_table_whose_entry_is_removed_is_offered_as_it_is(offered: Offered) -> None:
+async def test_removing_an_entry_lifts_the_restriction_of_its_table(offered: Offered) -> None:
     await offered.start("reports.*")
     assert await offered.after(file="") == {"reports.a": B, "reports.b": B, "reports.z": Z}
     assert await offered.after("ALTER TABLE reports.a RENAME TO old") == {
@@ -131,39 +131,37 @@ async def test_a_table_whose_entry_is_removed_is_offered_as_it_is(offered: Offer
     }
 
 
-async def test_an_entry_that_is_removed_was_of_the_table_that_has_its_name_now(offered: Offered) -> None:
+async def test_removing_an_entry_lifts_only_the_restriction_of_the_table_with_its_name(offered: Offered) -> None:
     await offered.start("reports.*")
     assert await offered.after(SWAP) == {"reports.a": A, "reports.z": Z}
     assert await offered.after(file="") == {"reports.a": B, "reports.z": Z}
 
 
-async def test_an_entry_that_is_removed_together_with_a_swap_takes_nothing_back(offered: Offered) -> None:
+async def test_removing_an_entry_during_a_swap_lifts_no_restriction(offered: Offered) -> None:
     await offered.start("reports.*")
     assert await offered.after(SWAP, file="") == {"reports.a": B, "reports.z": Z}
 
 
-async def test_an_entry_that_gets_another_name_is_an_entry_for_the_same_table(offered: Offered) -> None:
+async def test_a_renamed_entry_restricts_the_same_table(offered: Offered) -> None:
     await offered.start("reports.*")
     file = '[datasets.renamed]\nrelation = "reports.a"\nhidden = ["card"]'
     assert await offered.after(SWAP, file=file) == {"reports.z": Z, "renamed": A}
 
 
 @pytest.mark.parametrize(("entry", "columns"), [("", B), ("hidden = ['card']", A)])
-async def test_a_renamed_table_is_offered_as_an_entry_of_its_own_says(
-    offered: Offered, entry: str, columns: list[str]
-) -> None:
+async def test_a_renamed_table_follows_its_own_entry(offered: Offered, entry: str, columns: list[str]) -> None:
     await offered.start("reports.*")
     assert "reports.old" not in await offered.after(SWAP)
     found = await offered.after(file=f"{FILE}\n[datasets.'reports.old']\n{entry}")
     assert found == {"reports.z": Z, "reports.a": A, "reports.old": columns}
 
 
-async def test_an_entry_that_restricts_nothing_leaves_a_renamed_table_as_it_is(offered: Offered) -> None:
+async def test_an_entry_without_restrictions_does_not_restrict_a_renamed_table(offered: Offered) -> None:
     await offered.start("reports.*", file="[datasets.'reports.a']\ndescription = 'all'\norder_by = 'id'")
     assert await offered.after(SWAP) == {"reports.old": B, "reports.z": Z, "reports.a": B}
 
 
-# What is below a restricted table
+# Descendants of a restricted table
 
 PARTED = """
     CREATE TABLE reports.parted (id int, card text) PARTITION BY LIST (id);
@@ -182,7 +180,7 @@ async def test_a_pattern_offers_nothing_below_a_restricted_table(offered: Offere
     assert await offered.after("ALTER TABLE reports.child NO INHERIT reports.parent") == left
 
 
-async def test_a_table_below_a_restricted_one_is_offered_where_it_is_named(offered: Offered) -> None:
+async def test_a_table_below_a_restricted_one_is_offered_by_name(offered: Offered) -> None:
     names = ("reports.parent", "reports.child", "reports.parted", "reports.part")
     everything = await offered.start(*names, file=RESTRICTED, also=PARTED)
     assert everything == {
@@ -194,7 +192,7 @@ async def test_a_table_below_a_restricted_one_is_offered_where_it_is_named(offer
     assert await offered.after("ALTER TABLE reports.parted DETACH PARTITION reports.part") == everything
 
 
-async def test_children_of_a_table_that_is_only_described_are_offered(offered: Offered) -> None:
+async def test_children_of_a_table_with_only_a_description_are_offered(offered: Offered) -> None:
     file = "[datasets.'reports.parent']\ndescription = 'all'"
     assert await offered.start("reports.p*nt", "reports.child", file=file, also=PARTED) == {
         "reports.child": ["id", "card"],
@@ -205,12 +203,12 @@ async def test_children_of_a_table_that_is_only_described_are_offered(offered: O
 # At the start and over HTTP
 
 
-async def test_a_start_whose_file_names_what_is_gone_ends_with_one_line(offered: Offered) -> None:
+async def test_a_start_with_a_configured_relation_that_does_not_exist_ends_with_one_line(offered: Offered) -> None:
     with pytest.raises(StartError, match=r"^DATASETS_FILE: datasets.reports.a: there is no table or view [^\n]*$"):
         await offered.start("reports.*", also="ALTER TABLE reports.a RENAME TO old;")
 
 
-async def test_a_swap_that_an_export_meets_shows_nothing_hidden(
+async def test_a_swap_during_an_export_exports_no_hidden_column(
     database: str, plain: Plain, tmp_path: Path, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     """No SIGHUP: the datasets are read again because a request finds another relation under the name."""
@@ -252,6 +250,6 @@ async def test_a_hidden_column_that_takes_the_name_of_an_offered_one_stays_hidde
     assert (await offered.after(SWAPPED))["reports.a"] == ["tenant"]
 
 
-async def test_a_column_that_comes_later_is_offered_where_the_file_says_which_are_hidden(offered: Offered) -> None:
+async def test_a_new_column_is_offered_if_the_file_lists_hidden_columns(offered: Offered) -> None:
     await offered.start("reports.a")
     assert (await offered.after("ALTER TABLE reports.a ADD later int"))["reports.a"] == [*A, "later"]

@@ -1,7 +1,7 @@
-"""What an export prints can be asked for: every value of every type, given back as a filter, finds its own rows.
+"""Every value of every type, as an export prints it, is a filter that finds its own rows.
 
-A table has one row for each odd value of a type. The text of each value, as COPY prints it, goes back with every
-operator, and the rows that come are those of the same comparison on a plain connection.
+A table has one row for each odd value of a type. The text of each value, as COPY prints it, is a filter with every
+operator, and the rows are those of the same comparison on a plain connection.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ async def compared(plain: Plain, name: str, symbol: str, row: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_a_value_that_is_printed_finds_its_rows_by_every_operator(odd: str, name: str) -> None:
+async def test_a_printed_value_finds_its_rows_by_every_operator(odd: str, name: str) -> None:
     async with opened(odd, CursorChoice.COPY, f"t_{name}") as source, plain_session(odd) as plain:
         check = ValueCheck(source.pool, None)
         for row, text in (await printed(plain, name)).items():
@@ -100,9 +100,7 @@ async def test_a_value_that_is_printed_finds_its_rows_by_every_operator(odd: str
 
 @pytest.mark.parametrize("name", ["num", "f4", "flag", "day", "at", "moment", "words"])
 @pytest.mark.parametrize("choice", [CursorChoice.BLOCKS, CursorChoice.FETCH])
-async def test_a_value_that_is_printed_finds_its_row_with_every_cursor(
-    odd: str, name: str, choice: CursorChoice
-) -> None:
+async def test_a_printed_value_finds_its_row_with_every_cursor(odd: str, name: str, choice: CursorChoice) -> None:
     async with opened(odd, choice, f"t_{name}") as source, plain_session(odd) as plain:
         for row, text in (await printed(plain, name)).items():
             body = {"dataset": f"t_{name}", "columns": ["row"], name: text}
@@ -146,7 +144,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("kind", ["timestamp", "timestamptz"])
-async def test_the_forms_of_other_languages_are_one_moment(
+async def test_the_timestamp_formats_of_other_languages_are_equal(
     database: str, serve: Serve, session: aiohttp.ClientSession, kind: str
 ) -> None:
     async with plain_session(database) as plain:
@@ -170,7 +168,9 @@ WRONG = [
 ]
 
 
-async def test_what_no_type_can_hold_is_refused_at_once(odd: str, serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_a_value_that_no_type_accepts_is_refused_at_once(
+    odd: str, serve: Serve, session: aiohttp.ClientSession
+) -> None:
     server = await serve(source_database_url=odd, datasets=Names(tuple(f"t_{name}" for name in ODD)))
     for dataset, name, text, sentence in WRONG:
         query = urlencode({"dataset": dataset, name: text})

@@ -1,7 +1,7 @@
-"""The source against a real PostgreSQL, with every cursor: its session and snapshot, its filters, and how it fails.
+"""The source against a real PostgreSQL, with every cursor: sessions and snapshots, filters, and failures.
 
-Below them the parts that need no cursor: the catalog, and the patience of `connect`. What an export leaves behind is
-looked at from another connection: no query runs, and every connection of the pool answers.
+The parts without a cursor are tested at the end: the catalog, and the retries of `connect`. What an export leaves
+behind is checked on another connection: no query runs, and every connection of the pool answers.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ import pytest
 from streamer.errors import ExportFailure, StartError
 from streamer.model import Condition, Operator
 from streamer.postgres import pool as database_module
-from streamer.postgres.pool import Pool, connect
+from streamer.postgres.driver import Pool
+from streamer.postgres.pool import connect
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors.block_ranges import FIRST_BLOCKS, BlockRange, ReorderBuffer
 from streamer.source.cursors.blocks import BlockCursor
@@ -33,14 +34,14 @@ from streamer.source.source import CursorChoice, Source
 from tests.conftest import at_database, connected
 from tests.integration.sources import (
     ACTING,
-    HELPERS,
     OTHERS,
     PASSWORD,
     POOL_SIZE,
     WAIT,
+    WORKERS,
     Opened,
-    Pages,
     Plain,
+    Received,
     SinkAt,
     acting,
     assert_all_granted,
@@ -76,20 +77,20 @@ MADE_VAST = """
     CREATE UNLOGGED TABLE kept.vast AS
     SELECT n, repeat(chr(97 + n % 26), 1000) AS words FROM generate_series(1, 30000) n
 """
-"""Thirty megabytes: more than the sockets between server and sink can hold. An export of it can be interrupted."""
+"""Thirty megabytes, more than the sockets between server and sink buffer, so that an export can be interrupted."""
 FINE = spec("kept.fine", ["n"])
 MADE_FINE = """
     CREATE UNLOGGED TABLE kept.fine AS SELECT n, repeat('x', 1000) AS filling FROM generate_series(1, 1500) n;
     GRANT SELECT ON kept.fine TO PUBLIC
 """
-"""What a source exports that works: enough blocks for all of its connections."""
+"""A table with enough blocks for all connections of a source, to check that it works."""
 
 
 @pytest.fixture
 async def database(shared_database: str) -> str:
-    """The URL of a database with the defaults of its server, and nothing in it but what is kept.
+    """The URL of a database with the defaults of its server, and only the tables in `kept`.
 
-    To clear one is quicker than to make one.
+    To clear a database is faster than to create one.
     """
     async with connected(shared_database) as connection:
         await terminate_others(connection)
@@ -102,7 +103,7 @@ async def database(shared_database: str) -> str:
 
 @pytest.fixture
 async def role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that may nothing but enter the database."""
+    """The name of a role that may only connect to the database."""
     async with made_role(plain) as name:
         yield name
 
@@ -150,7 +151,7 @@ SENSITIVE = r"""
 
 @pytest.fixture
 async def hostile(database: str, plain: Plain, role: str) -> str:
-    """The URL of a database whose defaults, and those of its role, are against us; it has the table `sensitive`."""
+    """The URL of a database with hostile defaults, also of its role; it has the table `sensitive`."""
     await plain.execute(SENSITIVE)
     await plain.execute(f"GRANT SELECT ON sensitive TO {role}")
     for place, (name, value) in enumerate(HOSTILE.items()):
@@ -165,7 +166,7 @@ async def hostile(database: str, plain: Plain, role: str) -> str:
 
 
 async def set_default(plain: Plain, name: str, value: str) -> None:
-    """For every session that enters the database from now on."""
+    """Sets a default for every session that connects from now on."""
     here = await plain.fetchval("SELECT quote_ident(current_database())")
     await plain.execute(f"ALTER DATABASE {here} SET {name} = '{value}'")
 
@@ -213,7 +214,7 @@ async def test_quoting_all_identifiers_changes_no_byte(database: str, plain: Pla
 
 
 def sleeping(seconds: float, *rows: int) -> str:
-    """An act: the server computes at each of these rows."""
+    """Returns SQL for `acting` that makes the server sleep at each of these rows."""
     return f"IF n = ANY ('{{{', '.join(map(str, rows))}}}') THEN PERFORM pg_sleep({seconds}); END IF"
 
 
@@ -225,16 +226,16 @@ TIMEOUTS = ["statement_timeout", "idle_in_transaction_session_timeout", "transac
 async def test_a_timeout_of_the_database_does_not_end_an_export(
     database: str, plain: Plain, role: str, choice: CursorChoice, timeout: str
 ) -> None:
-    """The server is slow at one row and the sink at one page, each for longer than the timeout."""
+    """The server is slow at one row and the sink at one chunk, each for longer than the timeout."""
     if not await plain.fetchval("SELECT EXISTS (SELECT FROM pg_settings WHERE name = $1)", timeout):
         pytest.skip(f"this server has no {timeout}")
     await plain.execute(acting(sleeping(0.5, 900)))
     async with opened(entered_as(database, role), choice, "acting") as source:
         await set_default(plain, timeout, "300ms")
-        await source.pool.expire_connections()  # what has read the catalog does not know the timeout
+        await source.pool.expire_connections()  # the connection that has read the catalog does not have the timeout
         sink = SinkAt(1, lambda: asyncio.sleep(0.5))
-        sink.pages.total = await source.drain(ACTING, sink.take)
-    assert_conforms(sink.pages, numbers(1500))
+        sink.received.total = await source.drain(ACTING, sink.take)
+    assert_conforms(sink.received, numbers(1500))
 
 
 @every_cursor
@@ -259,7 +260,7 @@ ASLEEP = f"FROM {OTHERS} AND wait_event = 'PgSleep'"
 
 @asynccontextmanager
 async def locked(url: str, table: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """Nobody can read the table before the function it gives is called, or the context is left."""
+    """Locks a table until the function that it yields is called, or the context ends."""
     async with connected(url) as connection:
         await connection.execute(f"BEGIN; LOCK TABLE {table}")
         yield partial(connection.execute, "ROLLBACK")
@@ -273,7 +274,7 @@ async def test_no_setting_of_an_export_stays_in_the_pool(hostile: str, choice: C
         sink = SinkAt(1 if ends == "by its sink" else 1_000_000, stop)
         with suppress(Stop):
             await source.drain(spec("sensitive", list(source.catalog["sensitive"].columns)), sink.take)
-        assert len(sink.pages.pages) > 1
+        assert len(sink.received.chunks) > 1
         assert await settings_in(source.pool) == before
 
 
@@ -285,7 +286,7 @@ async def settings_in(pool: Pool) -> list[dict[str, str]]:
 
 
 class Stop(Exception):
-    """What a sink of a test raises."""
+    """The failure of a sink in a test."""
 
 
 async def stop() -> None:
@@ -338,9 +339,9 @@ MANY = "CREATE UNLOGGED TABLE many AS SELECT n, repeat(chr(97 + n % 26), 200) AS
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2])
+@pytest.mark.parametrize("chunk", [0, 1, 2])
 async def test_rows_changed_during_an_export_do_not_show(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     await plain.execute(MANY)
     expected = await copied(plain, "SELECT * FROM many")
@@ -350,16 +351,16 @@ async def test_rows_changed_during_an_export_do_not_show(
         await plain.execute("INSERT INTO many SELECT n, 'new' FROM generate_series(1, 5000) n")
 
     async with opened(database, choice, "many") as source:
-        sink = SinkAt(page, change)
-        sink.pages.total = await source.drain(spec("many", ["n", "words"]), sink.take)
-        assert_conforms(sink.pages, expected)
+        sink = SinkAt(chunk, change)
+        sink.received.total = await source.drain(spec("many", ["n", "words"]), sink.take)
+        assert_conforms(sink.received, expected)
         changed = await copied(plain, "SELECT * FROM many")
         assert changed != expected
         assert_conforms(await source.export(spec("many", ["n", "words"])), changed)
 
 
 @every_cursor
-async def test_an_opened_export_knows_its_moment_its_header_and_an_estimate(
+async def test_an_opened_export_has_its_snapshot_time_its_header_and_an_estimate(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
     await plain.execute(MANY)
@@ -372,12 +373,10 @@ async def test_an_opened_export_knows_its_moment_its_header_and_an_estimate(
 
 
 @every_cursor
-async def test_exports_side_by_side_on_one_pool_are_each_whole(
-    database: str, plain: Plain, choice: CursorChoice
-) -> None:
+async def test_concurrent_exports_on_one_pool_are_complete(database: str, plain: Plain, choice: CursorChoice) -> None:
     await plain.execute(MANY)
     expected = await copied(plain, "SELECT * FROM many")
-    async with opened(database, choice, "many", leads=POOL_SIZE) as source:
+    async with opened(database, choice, "many", leaders=POOL_SIZE) as source:
         many = [source.export(spec("many", ["n", "words"])) for _ in range(2 * POOL_SIZE)]
         for exported in await asyncio.gather(*many):
             assert_conforms(exported, expected)
@@ -385,16 +384,16 @@ async def test_exports_side_by_side_on_one_pool_are_each_whole(
 
 
 @every_cursor
-async def test_exports_that_share_the_connections_that_are_left_are_each_whole(
+async def test_concurrent_exports_that_share_spare_connections_are_complete(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
-    """As the queue runs them: never more at once than have a connection of their own."""
+    """As the queue runs exports: each has a connection of its own."""
     await plain.execute(MANY)
     expected = await copied(plain, "SELECT * FROM many")
     turns = asyncio.Semaphore(POOL_SIZE // 2)
-    async with opened(database, choice, "many", leads=POOL_SIZE // 2) as source:
+    async with opened(database, choice, "many", leaders=POOL_SIZE // 2) as source:
 
-        async def in_turn() -> Pages:
+        async def in_turn() -> Received:
             async with turns:
                 return await source.export(spec("many", ["n", "words"]))
 
@@ -453,14 +452,14 @@ async def test_auto_reads_blocks_of_a_large_table_unless_an_index_serves_the_fil
         assert_conforms(exported, await copied(plain, f"SELECT n, words FROM {name}{where}"))
 
 
-async def test_auto_takes_copy_where_no_second_connection_may_help(database: str, plain: Plain) -> None:
+async def test_auto_uses_copy_without_workers(database: str, plain: Plain) -> None:
     async with opened(database, CursorChoice.AUTO, "kept.vast") as source:
-        alone = Source(Connections(source.pool, leads=POOL_SIZE, helpers=0), source.catalog, source.choice)
+        alone = Source(Connections(source.pool, leaders=POOL_SIZE, workers=0), source.catalog, source.choice)
         async with alone.open(VAST) as rows:
             assert type(rows.cursor) is CopyCursor
 
 
-async def test_blocks_of_a_view_are_refused_in_a_sentence_that_names_it(database: str, plain: Plain) -> None:
+async def test_blocks_of_a_view_are_refused_with_its_name(database: str, plain: Plain) -> None:
     await plain.execute("CREATE VIEW a_view AS SELECT * FROM kept.fine")
     async with opened(database, CursorChoice.BLOCKS, "a_view") as source:
         with pytest.raises(ExportFailure, match=r"^EXPORT_CURSOR=blocks [^\n]*'a_view'[^\n]*$"):
@@ -545,11 +544,11 @@ async def test_a_value_outside_of_a_domain_is_only_compared(database: str, plain
 
 
 async def assert_recovered(source: Opened, plain: Plain) -> None:
-    """Nothing of the export is left in the server, and the source works on with all of its connections."""
+    """Checks that nothing of the export is left in the server, and that all connections of the source work."""
     await assert_nothing_runs(plain)
     await assert_all_usable(source.pool)
     assert_all_granted(source)
-    again = Opened(source.pool, await read_catalog(source.pool, ["kept.fine"]), source.choice, source.leads)
+    again = Opened(source.pool, await read_catalog(source.pool, ["kept.fine"]), source.choice, source.leaders)
     assert_conforms(await again.export(FINE), numbers(1500))
 
 
@@ -560,10 +559,10 @@ async def test_an_error_at_a_row_fails_the_export_with_the_reason_of_the_databas
 ) -> None:
     await plain.execute(acting(f"PERFORM 1 / ({row} - n)", rows=20_000))
     async with opened(entered_as(database, role), choice, "acting") as source:
-        pages = Pages()
+        received = Received()
         with pytest.raises(ExportFailure, match=r"^PostgreSQL: division by zero$"):
-            await source.drain(ACTING, pages.take)
-        assert sum(rows for _, rows in pages.pages) < row
+            await source.drain(ACTING, received.take)
+        assert sum(rows for _, rows in received.chunks) < row
         await assert_recovered(source, plain)
 
 
@@ -574,15 +573,15 @@ async def test_an_error_at_a_row_of_a_view_fails_the_export_with_the_reason_of_t
 ) -> None:
     await plain.execute(f"CREATE VIEW failing AS SELECT 1 / ({row} - n) AS n FROM generate_series(1, 20000) n")
     async with opened(database, choice, "failing") as source:
-        pages = Pages()
+        received = Received()
         with pytest.raises(ExportFailure, match=r"^PostgreSQL: division by zero$"):
-            await source.drain(spec("failing", ["n"]), pages.take)
-        assert sum(rows for _, rows in pages.pages) < row
+            await source.drain(spec("failing", ["n"]), received.take)
+        assert sum(rows for _, rows in received.chunks) < row
         await assert_recovered(source, plain)
 
 
 @every_cursor
-async def test_an_error_message_of_several_lines_is_told_without_where_it_happened(
+async def test_an_error_message_of_several_lines_is_reported_without_its_context(
     database: str, plain: Plain, role: str, choice: CursorChoice
 ) -> None:
     await plain.execute(acting("RAISE 'not today' USING DETAIL = 'a detail', HINT = 'a hint'"))
@@ -616,7 +615,7 @@ async def test_a_role_without_select_is_refused_before_the_first_byte(
         ("ALTER TABLE changing ALTER a TYPE int USING 1", "^PostgreSQL: invalid input syntax for type integer: "),
     ],
 )
-async def test_a_table_that_is_no_longer_as_it_was_fails_the_export(
+async def test_a_table_that_has_changed_fails_the_export(
     database: str, plain: Plain, choice: CursorChoice, change: str, reason: str
 ) -> None:
     await plain.execute("CREATE TABLE changing (a text, b text)")
@@ -629,7 +628,7 @@ async def test_a_table_that_is_no_longer_as_it_was_fails_the_export(
 
 
 @every_cursor
-async def test_a_materialized_view_that_was_never_filled_fails_the_export(
+async def test_an_unpopulated_materialized_view_fails_the_export(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
     await plain.execute("CREATE MATERIALIZED VIEW hollow AS SELECT 1 AS a WITH NO DATA")
@@ -653,16 +652,16 @@ async def terminate_others(plain: Plain) -> None:
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2, 5])
-async def test_a_session_terminated_between_pages_fails_the_export(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+@pytest.mark.parametrize("chunk", [0, 1, 2, 5])
+async def test_a_session_terminated_between_chunks_fails_the_export(
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     async with opened(database, choice, "kept.vast") as source:
-        sink = SinkAt(page, lambda: terminate_others(plain))
+        sink = SinkAt(chunk, lambda: terminate_others(plain))
         async with asyncio.timeout(WAIT):
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
                 await source.drain(VAST, sink.take)
-        assert len(sink.pages.pages) > page
+        assert len(sink.received.chunks) > chunk
         await assert_recovered(source, plain)
 
 
@@ -673,14 +672,14 @@ async def test_a_connection_that_is_known_to_be_lost_before_the_first_row_fails_
     async with opened(database, choice, "kept.vast") as source, source.source.open(VAST) as rows:
         source.pool.terminate()
         with pytest.raises(ExportFailure, match=r"^the connection to the database was lost$"):
-            await rows.drain(Pages().take)
+            await rows.drain(Received().take)
 
 
 @every_cursor
-async def test_a_session_whose_last_words_come_before_its_end_fails_the_export(
+async def test_a_session_whose_termination_message_precedes_its_close_fails_the_export(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
-    """The message that the session is terminated is there; that the connection is closed is not known yet."""
+    """The message about the termination has arrived; the end of the connection has not."""
     async with lingering(database) as (url, ends), opened(url, choice, "kept.vast") as source:
         sink = SinkAt(0, lambda: terminate_others(plain))
         async with running(source.drain(VAST, sink.take)) as exporting:
@@ -693,7 +692,7 @@ async def test_a_session_whose_last_words_come_before_its_end_fails_the_export(
 
 @asynccontextmanager
 async def lingering(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A relay that passes on what the database says, and that it closes a connection only after the event."""
+    """A relay that passes data on at once, and the end of a connection only after the event."""
     parts = urlsplit(url)
     folder = parse_qs(parts.query).get("host")
     ends = asyncio.Event()
@@ -723,13 +722,13 @@ async def lingering(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
         yield urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}", query="")), ends
 
 
-PAGE_ROWS = 7 * FIRST_BLOCKS  # of `acting` in each of the first pages that a BlockCursor cuts
-SILENT = sleeping(600, *(page * PAGE_ROWS + 400 for page in range(3)))
+RANGE_ROWS = 7 * FIRST_BLOCKS  # of `acting` in each of the first ranges of a BlockCursor
+SILENT = sleeping(600, *(number * RANGE_ROWS + 400 for number in range(3)))
 
 
 async def until_silent(plain: Plain, choice: CursorChoice) -> None:
     """Returns when the server computes on every connection of an export of SILENT rows."""
-    readers = 1 + HELPERS if choice is CursorChoice.BLOCKS else 1
+    readers = 1 + WORKERS if choice is CursorChoice.BLOCKS else 1
     await eventually(plain, f"{readers} = (SELECT count(*) {ASLEEP})")
 
 
@@ -747,22 +746,22 @@ async def test_a_session_terminated_while_the_server_computes_fails_the_export(
         await assert_recovered(source, plain)
 
 
-async def test_sessions_terminated_while_only_helping_ones_read_fail_the_export_as_a_lost_connection(
+async def test_sessions_terminated_while_only_workers_read_fail_the_export_as_a_lost_connection(
     database: str, plain: Plain, role: str
 ) -> None:
-    """The lead has no page any more, so it does not hear that its session has ended."""
-    at_lead, of_helpers = f"n <= {PAGE_ROWS}", sleeping(600, PAGE_ROWS + 1, 2 * PAGE_ROWS + 1)
-    await plain.execute(acting(f"IF {at_lead} THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; {of_helpers}"))
+    """The leader has no range left, so it does not notice that its session has ended."""
+    at_leader, of_workers = f"n <= {RANGE_ROWS}", sleeping(600, RANGE_ROWS + 1, 2 * RANGE_ROWS + 1)
+    await plain.execute(acting(f"IF {at_leader} THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; {of_workers}"))
     async with (
         connected(database) as gate,
         opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,
     ):
         await gate.execute("SELECT pg_advisory_lock(1)")
         async with running(source.export(ACTING)) as exporting:
-            await eventually(plain, f"{HELPERS} = (SELECT count(*) {ASLEEP})")
+            await eventually(plain, f"{WORKERS} = (SELECT count(*) {ASLEEP})")
             await gate.execute("SELECT pg_advisory_unlock(1)")
-            last_page = f"query LIKE '%({3 * FIRST_BLOCKS},0)%'"
-            await eventually(plain, f"EXISTS (SELECT FROM {OTHERS} AND state = 'idle in transaction' AND {last_page})")
+            last_range = f"query LIKE '%({3 * FIRST_BLOCKS},0)%'"
+            await eventually(plain, f"EXISTS (SELECT FROM {OTHERS} AND state = 'idle in transaction' AND {last_range})")
             await terminate_others(plain)
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
                 await asyncio.wait_for(exporting, WAIT)
@@ -770,14 +769,14 @@ async def test_sessions_terminated_while_only_helping_ones_read_fail_the_export_
 
 
 @every_cursor
-async def test_exports_on_connections_that_died_in_the_pool_fail_as_exports_and_soon_succeed(
+async def test_exports_on_connections_lost_in_the_pool_fail_and_later_ones_succeed(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
     async with opened(database, choice, "few") as source:
         await assert_all_usable(source.pool)
         await terminate_others(plain)
-        exported: Pages | None = None
+        exported: Received | None = None
         async with asyncio.timeout(WAIT):
             while exported is None:
                 with suppress(ExportFailure):
@@ -800,24 +799,24 @@ async def test_a_query_cancelled_in_the_server_fails_the_export(
         await assert_recovered(source, plain)
 
 
-# What ends an export from this side
+# Ends of an export on this side
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2, 5])
-async def test_an_exception_of_the_sink_comes_through_and_ends_the_query(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+@pytest.mark.parametrize("chunk", [0, 1, 2, 5])
+async def test_an_exception_of_the_sink_is_raised_and_ends_the_query(
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     async with opened(database, choice, "kept.vast") as source:
-        sink = SinkAt(page, stop)
+        sink = SinkAt(chunk, stop)
         with pytest.raises(Stop):
             await source.drain(VAST, sink.take)
-        assert len(sink.pages.pages) == page + 1
+        assert len(sink.received.chunks) == chunk + 1
         await assert_recovered(source, plain)
 
 
 @every_cursor
-async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
+async def test_an_oserror_of_the_sink_is_not_an_error_of_the_database(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
 
@@ -832,15 +831,15 @@ async def test_an_oserror_of_the_sink_is_not_taken_for_one_of_the_database(
 async def test_a_sink_that_has_failed_is_not_called_again(
     database: str, plain: Plain, role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails at a page that was held, while another connection is done with a later one."""
-    gates = f"CASE WHEN n <= {PAGE_ROWS} THEN 1 WHEN n > {3 * PAGE_ROWS} THEN 2 ELSE 3 END"
+    """The sink fails at a range that was held, while another connection has finished a later one."""
+    gates = f"CASE WHEN n <= {RANGE_ROWS} THEN 1 WHEN n > {3 * RANGE_ROWS} THEN 2 ELSE 3 END"
     await plain.execute(acting(f"PERFORM pg_advisory_xact_lock_shared({gates})"))
-    pages, failed_at, later, finish = Pages(), 0, asyncio.Event(), ReorderBuffer.finish
+    received, failed_at, later, finish = Received(), 0, asyncio.Event(), ReorderBuffer.finish
 
-    async def tell_when_failing(self: ReorderBuffer, page: BlockRange) -> None:
+    async def tell_when_failing(self: ReorderBuffer, block_range: BlockRange) -> None:
         if failed_at:
             later.set()
-        await finish(self, page)
+        await finish(self, block_range)
 
     monkeypatch.setattr(ReorderBuffer, "finish", tell_when_failing)
     async with (
@@ -848,32 +847,32 @@ async def test_a_sink_that_has_failed_is_not_called_again(
         opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,
     ):
 
-        async def fail_at_second_page(page: bytes | bytearray, rows: int) -> None:
+        async def fail_at_second_range(chunk: bytes | bytearray, rows: int) -> None:
             nonlocal failed_at
-            await pages.take(page, rows)
-            if not failed_at and sum(rows for _, rows in pages.pages) > PAGE_ROWS:
-                failed_at = len(pages.pages)
+            await received.take(chunk, rows)
+            if not failed_at and sum(rows for _, rows in received.chunks) > RANGE_ROWS:
+                failed_at = len(received.chunks)
                 await gate.execute("SELECT pg_advisory_unlock(2)")
                 await asyncio.wait_for(later.wait(), WAIT)
                 await stop()
 
         await gate.execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)")
-        async with running(source.drain(ACTING, fail_at_second_page)) as exporting:
+        async with running(source.drain(ACTING, fail_at_second_range)) as exporting:
             await eventually(plain, f"2 = (SELECT count(*) {WAITING_FOR_LOCK})")
             await gate.execute("SELECT pg_advisory_unlock(1)")
             with pytest.raises(Stop):
                 await asyncio.wait_for(exporting, WAIT)
         await assert_recovered(source, plain)
-    assert len(pages.pages) == failed_at
+    assert len(received.chunks) == failed_at
 
 
 @every_cursor
 @pytest.mark.parametrize("ending", ["exception", "cancellation"])
-async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
+async def test_an_export_that_ends_at_its_last_range_is_cleaned_up_at_once(
     database: str, plain: Plain, choice: CursorChoice, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """asyncpg then waits for an answer to its CancelRequest although all has been answered, and CLEAN_UP ends that."""
-    monkeypatch.setattr(snapshot, "CLEAN_UP", 0.25)
+    """asyncpg then waits for an answer to its CancelRequest that never comes, until CLEAN_UP_TIMEOUT."""
+    monkeypatch.setattr(snapshot, "CLEAN_UP_TIMEOUT", 0.25)
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
     async with opened(database, choice, "few") as source:
 
@@ -890,7 +889,7 @@ async def test_an_export_that_ends_at_its_last_page_is_cleaned_up_at_once(
 
 
 @every_cursor
-async def test_an_export_cancelled_again_while_it_is_cleaned_up_gives_its_connection_back(
+async def test_an_export_cancelled_again_during_cleanup_returns_its_connection(
     database: str, plain: Plain, choice: CursorChoice
 ) -> None:
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
@@ -916,9 +915,9 @@ async def assert_cancelled(task: "asyncio.Task[Any]") -> None:
 
 
 @every_cursor
-@pytest.mark.parametrize("page", [0, 1, 2, 5])
+@pytest.mark.parametrize("chunk", [0, 1, 2, 5])
 async def test_an_export_cancelled_in_its_sink_leaves_no_query(
-    database: str, plain: Plain, choice: CursorChoice, page: int
+    database: str, plain: Plain, choice: CursorChoice, chunk: int
 ) -> None:
     arrived, never = asyncio.Event(), asyncio.Event()
 
@@ -927,7 +926,7 @@ async def test_an_export_cancelled_in_its_sink_leaves_no_query(
         await never.wait()
 
     async with opened(database, choice, "kept.vast") as source:
-        async with running(source.drain(VAST, SinkAt(page, wait).take)) as exporting:
+        async with running(source.drain(VAST, SinkAt(chunk, wait).take)) as exporting:
             await asyncio.wait_for(arrived.wait(), WAIT)
             exporting.cancel()
             await assert_cancelled(exporting)
@@ -951,9 +950,9 @@ async def test_an_export_cancelled_while_the_server_sends_nothing_leaves_no_quer
 
 
 async def cancel_at_wake_up(task: "asyncio.Task[Any]", number: int, since: Callable[[], object] = lambda: True) -> None:
-    """Cancels the task when what it waits for has come and it does not know it yet, for the number-th time.
+    """Cancels the task when its future is done and it has not continued yet, for the number-th time.
 
-    What tasks that it has begun wait for counts too.
+    The futures of tasks that it has started count, too.
     """
     others = asyncio.all_tasks() - {task}
     seen: dict[asyncio.Task[Any], object] = {}
@@ -983,16 +982,16 @@ async def test_an_export_cancelled_as_it_wakes_up_ends_as_cancelled(
 
 
 @every_cursor
-@pytest.mark.parametrize("pages", [1, 2])
+@pytest.mark.parametrize("chunks", [1, 2])
 async def test_an_export_cancelled_as_it_wakes_up_leaves_no_query_in_a_silent_server(
-    database: str, plain: Plain, role: str, choice: CursorChoice, pages: int
+    database: str, plain: Plain, role: str, choice: CursorChoice, chunks: int
 ) -> None:
-    """The server has sent a page and sends nothing after it: it does not find out that nobody listens."""
+    """The server has sent a chunk and sends nothing after it: it does not notice that the client is gone."""
     await plain.execute(acting(sleeping(600, 1300)))
     async with opened(entered_as(database, role), choice, "acting") as source:
-        taken = Pages()
+        taken = Received()
         async with running(source.drain(ACTING, taken.take)) as exporting:
-            await asyncio.wait_for(cancel_at_wake_up(exporting, 1, since=lambda: len(taken.pages) >= pages), WAIT)
+            await asyncio.wait_for(cancel_at_wake_up(exporting, 1, since=lambda: len(taken.chunks) >= chunks), WAIT)
             await assert_cancelled(exporting)
         await assert_recovered(source, plain)
 
@@ -1076,7 +1075,7 @@ def relations(postgres: str) -> Iterator[str]:
         yield url
 
 
-async def test_relations_of_every_kind_are_found_under_the_names_given(relations: str) -> None:
+async def test_relations_of_every_kind_are_found_by_name(relations: str) -> None:
     async with pooled(relations) as pool:
         catalog = await read_catalog(pool, list(FOUND))
     assert list(catalog) == list(FOUND)
@@ -1088,7 +1087,7 @@ async def test_relations_of_every_kind_are_found_under_the_names_given(relations
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_name_of_no_table_or_view_is_refused_in_one_line(relations: str, name: str) -> None:
+async def test_a_name_without_a_table_or_view_is_refused_in_one_line(relations: str, name: str) -> None:
     async with pooled(relations, size=1) as pool:
         with pytest.raises(StartError, match=r"^DATASETS: ") as refused:
             await read_catalog(pool, ["plain", name])
@@ -1105,7 +1104,7 @@ async def test_a_name_of_two_lines_is_refused_in_one_line(relations: str, name: 
         assert len(str(refused.value).splitlines()) == 1
 
 
-async def test_a_schema_that_may_not_be_entered_is_refused_in_one_line(database: str, plain: Plain, role: str) -> None:
+async def test_a_schema_without_usage_privilege_is_refused_in_one_line(database: str, plain: Plain, role: str) -> None:
     await plain.execute("CREATE SCHEMA closed; CREATE TABLE closed.secrets (id integer)")
     async with pooled(entered_as(database, role)) as pool:
         with pytest.raises(StartError, match=r"^DATASETS: 'closed.secrets' [^\n]*permission denied for schema closed$"):
@@ -1164,11 +1163,11 @@ COLUMNS = [
 
 
 def as_declared(column: Column) -> Column:
-    """Without what is known of the operators of its type."""
+    """Returns the column without the properties of the operators of its type."""
     return Column(name=column.name, declared=column.declared, type=column.type, length=column.length)
 
 
-async def test_columns_are_known_with_their_types_and_lengths(database: str, plain: Plain) -> None:
+async def test_columns_have_their_types_and_lengths(database: str, plain: Plain) -> None:
     await plain.execute(FACTS)
     async with pooled(database) as pool:
         facts = (await read_catalog(pool, ["facts"]))["facts"]
@@ -1176,7 +1175,7 @@ async def test_columns_are_known_with_their_types_and_lengths(database: str, pla
     assert list(facts.columns) == [column.name for column in COLUMNS]
 
 
-async def test_a_domain_of_a_domain_is_read_as_the_type_beneath(database: str, plain: Plain) -> None:
+async def test_a_domain_of_a_domain_is_read_as_its_base_type(database: str, plain: Plain) -> None:
     await plain.execute("CREATE DOMAIN word AS varchar(30); CREATE DOMAIN short AS word CHECK (length(VALUE) < 9)")
     await plain.execute("CREATE TABLE facts (a short)")
     async with pooled(database) as pool:
@@ -1197,7 +1196,7 @@ SECRET = "hunter2"
 
 
 async def refusal(url: str, wait: float, caplog: pytest.LogCaptureFixture) -> tuple[str, float]:
-    """The line that `connect` ends with, and the seconds it took; the password is nowhere."""
+    """Returns the error line of `connect` and its duration in seconds; the password is in neither."""
     started = asyncio.get_running_loop().time()
     with pytest.raises(StartError) as refused:
         await connect(url, name=NAME, size=1, wait=wait)
@@ -1209,7 +1208,7 @@ async def refusal(url: str, wait: float, caplog: pytest.LogCaptureFixture) -> tu
     return line, asyncio.get_running_loop().time() - started
 
 
-async def test_a_closed_port_is_waited_for_and_then_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_closed_port_ends_the_start_after_the_wait(caplog: pytest.LogCaptureFixture) -> None:
     url = f"postgresql://someone:{SECRET}@127.0.0.1:{free_port()}/somewhere"
     line, seconds = await refusal(url, 0.6, caplog)
     assert line.startswith(f"{NAME}: no answer from the database within 0.6 s: ")
@@ -1217,7 +1216,7 @@ async def test_a_closed_port_is_waited_for_and_then_told(caplog: pytest.LogCaptu
     assert f"{NAME}: waiting for the database: " in caplog.text
 
 
-async def test_a_server_that_never_answers_is_given_up(
+async def test_a_server_that_never_answers_ends_the_start_after_the_wait(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "CONNECT_TIMEOUT", 0.2)
@@ -1272,10 +1271,10 @@ async def test_a_url_that_cannot_be_read_ends_the_start_at_once(url: str, caplog
     assert not caplog.records
 
 
-async def test_a_database_that_comes_up_late_is_waited_for(
+async def test_a_database_that_starts_late_is_used(
     database: str, plain: Plain, role: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A role without connections stands for a server without room: both answer that there are too many."""
+    """A role with a connection limit of 0 behaves like a server without free connections."""
     await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
     async with running(connect(entered_as(database, role), name=NAME, size=1, wait=WAIT)) as connecting:
         async with asyncio.timeout(WAIT):
@@ -1289,7 +1288,7 @@ async def test_a_database_that_comes_up_late_is_waited_for(
     assert PASSWORD not in caplog.text
 
 
-async def test_a_pool_has_no_more_connections_than_asked_for_and_says_who_it_is(database: str, plain: Plain) -> None:
+async def test_a_pool_has_at_most_its_size_of_connections_and_an_application_name(database: str, plain: Plain) -> None:
     async with pooled(database, size=2) as pool:
         names = await asyncio.gather(*(pool.fetchval("SELECT current_setting('application_name')") for _ in range(6)))
         assert set(names) == {"streamer"}

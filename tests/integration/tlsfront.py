@@ -1,4 +1,4 @@
-"""TLS before a real PostgreSQL, whose embedded build has none: the front answers the request for TLS, and hands on.
+"""TLS in front of a real PostgreSQL, whose embedded build has none: answers SSLRequest, then relays.
 
 Certificates are made by openssl, for `localhost` alone, so that 127.0.0.1 is the same server by a wrong name.
 """
@@ -29,7 +29,7 @@ def make_certificate(folder: Path, name: str) -> Path:
 
 @asynccontextmanager
 async def tls_front(database: str, certificate: Path) -> AsyncIterator[int]:
-    """The port at which the server of `database` is reached by TLS."""
+    """Yields a port of the server of `database` with TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     tasks: set[asyncio.Task[None]] = set()
@@ -39,7 +39,7 @@ async def tls_front(database: str, certificate: Path) -> AsyncIterator[int]:
             assert await reader.readexactly(len(REQUEST)) == REQUEST
             writer.write(b"S")
             await writer.start_tls(context)
-            await _hand_on(upstream_port, reader, writer)
+            await _relay(upstream_port, reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client does not accept the certificate
         finally:
@@ -62,7 +62,7 @@ async def tls_front(database: str, certificate: Path) -> AsyncIterator[int]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _hand_on(port: int | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _relay(port: int | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     upstream, to_upstream = await asyncio.open_connection("127.0.0.1", port)
     pumps = [asyncio.create_task(_pump(reader, to_upstream)), asyncio.create_task(_pump(upstream, writer))]
     try:

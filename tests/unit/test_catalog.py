@@ -1,4 +1,4 @@
-"""The catalog is read anew in one step, and whoever has taken a dataset keeps it."""
+"""The catalog: it is replaced at once, and a dataset is an immutable value."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def dataset(name: str, *columns: str) -> Dataset:
     )
 
 
-async def test_a_dataset_that_was_taken_stays_what_it_was() -> None:
+async def test_a_dataset_is_unchanged_when_the_catalog_is_read_again() -> None:
     async def read() -> Mapping[str, Dataset]:
         return {"b": dataset("b"), "a": dataset("a", "later")}
 
@@ -32,7 +32,7 @@ async def test_a_dataset_that_was_taken_stays_what_it_was() -> None:
     assert list(catalog["a"].columns) == ["later"]
 
 
-async def test_nothing_changes_until_all_of_it_is_read() -> None:
+async def test_nothing_changes_until_everything_is_read() -> None:
     going_on, read_whole = asyncio.Event(), asyncio.Event()
 
     async def read() -> Mapping[str, Dataset]:
@@ -49,7 +49,7 @@ async def test_nothing_changes_until_all_of_it_is_read() -> None:
     assert list(catalog) == ["b"]
 
 
-async def test_a_reading_that_fails_changes_nothing() -> None:
+async def test_a_failed_read_changes_nothing() -> None:
     async def read() -> Mapping[str, Dataset]:
         raise StartError("DATASETS_FILE: wrong")
 
@@ -59,7 +59,7 @@ async def test_a_reading_that_fails_changes_nothing() -> None:
     assert list(catalog) == ["a"]
 
 
-async def test_a_catalog_that_cannot_be_read_anew_stays() -> None:
+async def test_a_catalog_without_a_reader_stays() -> None:
     catalog = Catalog({"a": dataset("a")})
     await catalog.reread()
     assert list(catalog) == ["a"]
@@ -78,5 +78,5 @@ def test_hidden_columns_are_known_and_not_offered() -> None:
      ("Z", "char", True), ("N", "numeric", False), ("D", "date", False), ("U", "json", False), ("A", "_text", False),
      ("U", "public.xml", False)],
 )  # fmt: skip
-def test_textual_is_what_somebody_wrote(category: str, kind: str, textual: bool) -> None:
+def test_textual_columns_have_free_text(category: str, kind: str, textual: bool) -> None:
     assert Column(name="a", declared=kind, type=kind, length=None, category=category).textual is textual

@@ -1,4 +1,4 @@
-"""The file of datasets: what it may say, and its values as a request would write them."""
+"""The file of datasets: its format, and its values as a request would write them."""
 
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -15,11 +15,11 @@ def read(folder: Path, text: str | bytes) -> dict[str, DatasetConfig]:
     return dict(read_configuration(file))
 
 
-def test_no_file_says_nothing() -> None:
+def test_no_file_configures_nothing() -> None:
     assert read_configuration(None) == {}
 
 
-def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+def test_an_empty_file_configures_nothing(tmp_path: Path) -> None:
     assert read(tmp_path, "") == {}
 
 
@@ -64,7 +64,9 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
         (b"\xff", "is not TOML: "),
     ],
 )
-def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path: Path, text: str | bytes, complaint: str) -> None:
+def test_an_invalid_file_is_refused_in_one_line_with_the_place(
+    tmp_path: Path, text: str | bytes, complaint: str
+) -> None:
     with pytest.raises(StartError, match=rf"^DATASETS_FILE: [^\n]*{complaint}[^\n]*$"):
         read(tmp_path, text)
 
@@ -89,7 +91,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (time(12, 30), ["12:30:00"]),
     ],
 )
-def test_a_value_is_what_a_request_would_write(value: object, texts: list[str]) -> None:
+def test_a_value_becomes_the_text_of_a_request(value: object, texts: list[str]) -> None:
     assert texts_of(value) == texts
 
 

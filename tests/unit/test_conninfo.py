@@ -1,4 +1,4 @@
-"""What a URL or the DB_ settings say of a database: rows of (input, parameters) and of (input, sentence)."""
+"""The parameters of a URL or of the DB_ settings: rows of (input, parameters) and of (input, sentence)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,8 +64,8 @@ def refusal(url: str) -> str:
         ("postgresql://h?user=a@b&password=p&dbname=d", {"user": "a@b", "password": "p", "database": "d"}),
         ("postgresql://h/?database=d", {"database": "d"}),
         ("postgresql://h?target_session_attrs=primary", {"target_session_attrs": "primary", "server_settings": {}}),
-        ("postgresql://h?load_balance_hosts=random", {"balanced": True}),
-        ("postgresql://h?load_balance_hosts=disable", {"balanced": False, "remarks": ()}),
+        ("postgresql://h?load_balance_hosts=random", {"load_balance": True}),
+        ("postgresql://h?load_balance_hosts=disable", {"load_balance": False, "remarks": ()}),
         ("postgresql://h?connect_timeout=7", {"connect_timeout": 7.0}),
         ("postgresql://h?connect_timeout=0", {"connect_timeout": None}),
         ("postgresql://h?connect_timeout=-1", {"connect_timeout": None}),
@@ -163,7 +163,7 @@ def test_url_gives_the_parameters(url: str, expected: Mapping[str, Any]) -> None
         ("postgresql://h?service=nowhere", "service: cannot be found in "),
     ],
 )
-def test_url_that_cannot_be_honoured_is_refused_by_the_name_at_fault(url: str, said: str) -> None:
+def test_url_is_refused_with_the_name_of_the_invalid_parameter(url: str, said: str) -> None:
     assert said in refusal(url)
 
 
@@ -174,7 +174,7 @@ def test_required_channel_binding_verifies_the_certificate_instead_and_says_so(m
     assert [remark.partition(":")[0] for remark in found.remarks] == ["channel_binding"]
 
 
-def test_required_channel_binding_keeps_the_authority_that_is_named(tmp_path: Path) -> None:
+def test_required_channel_binding_keeps_the_configured_authority(tmp_path: Path) -> None:
     found = read("postgresql://h?sslmode=verify-ca&sslrootcert=/a&channel_binding=require")
     assert found.tls == {"sslmode": "verify-ca", "sslrootcert": "/a"}
     (tmp_path / ".postgresql").mkdir()
@@ -204,7 +204,7 @@ def parts(**given: str) -> ConnectionParameters:
     return from_parts(**{"host": "h", "port": "5432", "user": "u", "password": "", "name": "d"} | given)
 
 
-def test_parts_are_taken_as_they_are() -> None:
+def test_parts_are_not_decoded() -> None:
     found = parts(host="::1,/a/folder", port="1,2", user="a@b", password="p/w?#% é", name="n:a@m/e")
     assert found.addresses == (("::1", 1), ("/a/folder", 2))
     assert (found.user, found.password, found.database) == ("a@b", "p/w?#% é", "n:a@m/e")
@@ -230,10 +230,10 @@ def test_a_part_is_refused_by_its_own_name(given: Mapping[str, str], sentence: s
     assert SECRET not in str(refused.value)
 
 
-# What the setting does not say
+# Parameters that the setting does not contain
 
 
-def test_variables_of_libpq_say_what_the_url_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_libpq_complete_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, text in {"PGHOST": "x,y", "PGPORT": "7", "PGUSER": "v", "PGPASSWORD": "w", "PGDATABASE": "z"}.items():
         monkeypatch.setenv(variable, text)
     found = read("postgresql://")
@@ -245,19 +245,19 @@ def test_variables_of_libpq_say_what_the_url_does_not(monkeypatch: pytest.Monkey
     assert parts(password="").password == "w"
 
 
-def test_variables_of_libpq_say_the_rest_of_db_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_libpq_complete_db_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "require")
     assert parts().tls == {"sslmode": "require"}
     assert read("postgresql://h?sslmode=disable").tls == {"sslmode": "disable"}
 
 
-def test_a_wrong_variable_is_refused_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_variable_is_refused_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "perhaps")
     with pytest.raises(StartError, match=r"^PGSSLMODE: Expected disable"):
         parts()
 
 
-def test_a_service_says_what_the_url_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_service_completes_the_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".pg_service.conf").write_text("[ours]\nhost=x\nuser=v\npassword=p%w\nsslmode=\n", encoding="utf-8")
     monkeypatch.setenv("PGUSER", "environment")
     found = read("postgresql://?service=ours")
@@ -275,7 +275,7 @@ def test_a_service_says_what_the_url_does_not(monkeypatch: pytest.MonkeyPatch, t
     ],
     ids=["unreadable", "damaged", "another"],
 )
-def test_a_service_file_that_does_not_serve_is_refused_for_what_it_is(
+def test_an_unusable_service_file_is_refused_with_its_path(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Path], object], said: str
 ) -> None:
     make(tmp_path / "services")

@@ -1,4 +1,4 @@
-"""Names of conditions: which column, which operator, and what is refused with a sentence."""
+"""Filter keys: their column and operator, and the sentences for invalid ones."""
 
 import pytest
 
@@ -35,7 +35,7 @@ COLUMNS = {
         ("words__contains", ("words", Operator.CONTAINS)),
         ("words__startswith", ("words", Operator.STARTSWITH)),
         ("words__isnull", ("words", Operator.ISNULL)),
-        ("load_max", ("load_max", Operator.EQ)),  # a column's whole name goes first
+        ("load_max", ("load_max", Operator.EQ)),  # the name of a column takes precedence
         ("load_max_max", ("load_max", Operator.LTE)),
         ("load__in", ("load__in", Operator.EQ)),
         ("load__in__in", ("load__in", Operator.EQ)),
@@ -64,7 +64,7 @@ def test_a_type_has_the_operators_of_its_operator_classes(column: Column, operat
     assert [operator.value for operator in column.operators] == operators.split()
 
 
-def test_parameters_of_a_column_are_names_that_mean_its_operators() -> None:
+def test_parameters_of_a_column_are_parsed_as_its_operators() -> None:
     for column in COLUMNS.values():
         found = [filter_key(name, COLUMNS) for name in parameters_of(column)]
         assert {operator for name, operator in filter(None, found) if name == column.name} == set(column.operators)
@@ -86,7 +86,9 @@ def test_parameters_of_a_column_are_names_that_mean_its_operators() -> None:
         (AT, Operator.LTE, ["0000-12-31"], "must be a date or a time such as 2024-12-31"),
     ],
 )
-def test_a_wrong_condition_is_a_sentence(column: Column, operator: Operator, texts: list[str], sentence: str) -> None:
+def test_an_invalid_condition_is_refused_with_a_sentence(
+    column: Column, operator: Operator, texts: list[str], sentence: str
+) -> None:
     with pytest.raises(ValueError, match=sentence):
         read_condition(column, operator, texts)
 
@@ -102,7 +104,7 @@ def test_a_wrong_condition_is_a_sentence(column: Column, operator: Operator, tex
         (AT, Operator.GT, ["2024-01-31"], ("at", "gt", ("2024-01-31T00:00:00+00:00",))),
     ],
 )
-def test_a_condition_has_the_values_that_go_to_the_database(
+def test_a_condition_has_the_values_for_the_database(
     column: Column, operator: Operator, texts: list[str], condition: tuple[str, str, tuple[str, ...]]
 ) -> None:
     name, kind, values = condition
@@ -122,11 +124,11 @@ def test_an_order_is_a_column_with_a_sign(text: str, order: tuple[str, bool]) ->
     [("nothing", "there is no column 'nothing'; allowed are words, n"), ("-tree", "the type of tree, json, has no"),
      ("+n", r"there is no column '\+n'"), ("", "there is no column ''")],
 )  # fmt: skip
-def test_a_wrong_order_is_a_sentence(text: str, sentence: str) -> None:
+def test_an_invalid_order_is_refused_with_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         read_order(text, COLUMNS)
 
 
 def test_a_sentence_lists_some_of_many_names() -> None:
-    assert listed(dict.fromkeys("abc", 0), most=3) == "a, b, c"
-    assert listed(dict.fromkeys("abcd", 0), most=2) == "a, b and 2 more"
+    assert listed(dict.fromkeys("abc", 0), max_names=3) == "a, b, c"
+    assert listed(dict.fromkeys("abcd", 0), max_names=2) == "a, b and 2 more"

@@ -58,7 +58,7 @@ def test_hosts_of_libpq_are_read(text: str, hosts: tuple[str, ...]) -> None:
         ("/" + "ü" * 50, "at most 107 bytes"),
     ],
 )
-def test_anything_else_is_refused_and_not_repeated(text: str, said: str) -> None:
+def test_an_invalid_host_is_refused_and_not_repeated(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         read_hosts(text)
     assert str(refused.value).isprintable()
@@ -78,17 +78,17 @@ def test_ports_are_read(text: str, ports: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "65536", "-1", "1,", "5432 ", "db", "\uff15", "1" * 400, "5432\n"])
-def test_anything_else_is_no_port(text: str) -> None:
+def test_an_invalid_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="Expected a number from 1 to 65535"):
         read_ports(text)
 
 
-def test_one_port_is_that_of_every_host_and_several_are_one_each() -> None:
+def test_one_port_is_for_all_hosts_and_several_are_for_one_each() -> None:
     assert addresses(["h1", "h2"], [1]) == (Address("h1", 1), Address("h2", 1))
     assert addresses(["h1", "h2"], [1, 2]) == (Address("h1", 1), Address("h2", 2))
 
 
 @pytest.mark.parametrize(("hosts", "ports"), [(["h1"], [1, 2]), (["h1", "h2", "h3"], [1, 2])])
-def test_another_number_of_ports_is_refused(hosts: list[str], ports: list[int]) -> None:
+def test_a_wrong_number_of_ports_is_refused(hosts: list[str], ports: list[int]) -> None:
     with pytest.raises(ValueError, match=f"as many as there are hosts: {len(hosts)}"):
         addresses(hosts, ports)

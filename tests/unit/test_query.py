@@ -1,4 +1,4 @@
-"""ExportSpec → SQL: quoting, the shape of the statement, and which literal lands where. No database is asked."""
+"""SQL of an ExportSpec: quoting, the parts of the statement, and the order of literals. There is no database."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import ExportFailure
 from streamer.model import Condition, ExportSpec, Operator, Order
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.postgres.quoting import quote_identifier
 from streamer.source.dataset import Column, Dataset
 from streamer.source.query.query import QUOTE_LITERALS, Query, compose
@@ -33,7 +33,7 @@ USERS = Dataset(
 
 
 class Quoting:
-    """Answers as PostgreSQL's quote_literal does, and remembers what it was asked."""
+    """Answers like PostgreSQL's quote_literal, and records the values."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -97,7 +97,7 @@ def test_sql_as_text_has_the_same_rows_with_each_value_in_output_form() -> None:
     )
 
 
-async def test_spec_without_conditions_asks_the_database_nothing() -> None:
+async def test_spec_without_conditions_sends_no_query() -> None:
     class Silent:
         async def fetchval(self, *arguments: Any) -> Any:
             raise AssertionError("no literal is needed")
@@ -141,7 +141,7 @@ async def test_conditions_are_joined_and_each_gets_its_own_literals() -> None:
     assert query.where == " WHERE \"id\" >= '1' AND \"country_code\" IN ('US', 'DE', 'FR') AND \"id\" < '9'"
 
 
-async def test_all_values_are_quoted_by_the_server_in_one_question() -> None:
+async def test_all_values_are_quoted_by_the_server_in_one_query() -> None:
     quoting = Quoting()
     spec = ExportSpec(
         dataset="users",
@@ -171,11 +171,11 @@ async def test_order_names_the_relation_so_that_no_output_column_is_meant() -> N
     )
 
 
-async def test_one_row_more_than_the_limit_is_asked_for() -> None:
+async def test_the_query_has_one_row_more_than_the_limit() -> None:
     assert (await asked(limit=10)).endswith(' FROM "public"."users" AS "streamer: row" LIMIT 11')
 
 
-async def test_what_the_dataset_demands_is_added() -> None:
+async def test_the_configuration_of_the_dataset_is_added() -> None:
     dataset = replace(
         USERS,
         columns=columns_of("id"),
@@ -202,7 +202,7 @@ async def test_what_the_dataset_demands_is_added() -> None:
         {"order": (Order(column="gone"),)},
     ],
 )
-async def test_column_that_is_not_offered_fails_the_export_wherever_it_is_named(spec: dict[str, Any]) -> None:
+async def test_column_that_is_not_offered_fails_the_export_in_any_clause(spec: dict[str, Any]) -> None:
     hiding = replace(USERS, hidden=columns_of("gone"))
     with pytest.raises(ExportFailure, match="the column 'gone' of the dataset 'users' is no longer offered"):
         await asked(hiding, **spec)

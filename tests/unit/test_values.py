@@ -1,4 +1,4 @@
-"""Texts as values of a column's type: what is accepted, in which form it goes on, and what is refused."""
+"""Texts as values of the type of a column: accepted ones and their form, and refused ones."""
 
 import time
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_text_that_is_no_integer_of_its_size_is_refused(type_name: str, text: st
         read_value(column(type_name), text)
 
 
-def test_refused_integer_is_told_the_bounds_of_its_type() -> None:
+def test_refused_integer_has_the_bounds_of_its_type_in_its_error() -> None:
     with pytest.raises(ValueError, match="from -32768 to 32767, not '40000'"):
         read_value(column("int2"), "40000")
 
@@ -152,7 +152,7 @@ def test_text_that_is_no_number_is_refused(type_name: str, text: str) -> None:
     ],
 )
 def test_text_within_its_length_stays_as_written(type_name: str, length: int | None, text: str) -> None:
-    """The encoding of the database may lack what is not ASCII: then PostgreSQL is asked."""
+    """The encoding of the database may lack characters outside of ASCII: then PostgreSQL is asked."""
     assert read_value(column(type_name, length), text) == text
     assert is_certain(column(type_name, length), text) is text.isascii()
 
@@ -257,7 +257,7 @@ def test_text_that_is_no_day_is_refused(text: str) -> None:
         ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999999"),
     ],
 )
-def test_moment_is_brought_to_utc(text: str, zoned: str, plain: str) -> None:
+def test_timestamp_is_converted_to_utc(text: str, zoned: str, plain: str) -> None:
     for type_name, value in (("timestamptz", zoned), ("timestamp", plain)):
         assert read_value(column(type_name), text) == value
         assert read_value(column(type_name), value) == value
@@ -280,7 +280,7 @@ def test_moment_is_brought_to_utc(text: str, zoned: str, plain: str) -> None:
         ("9999-12-31T23:59:59-00:01", "10000-01-01T00:00:59", "+00:00", ""),
     ],
 )
-def test_moment_beyond_what_is_certain_is_brought_to_utc_and_left_to_postgresql(
+def test_uncertain_timestamp_is_converted_to_utc_and_left_to_postgresql(
     text: str, plain: str, zone: str, era: str
 ) -> None:
     for type_name, value in (("timestamptz", plain + zone + era), ("timestamp", plain + era)):
@@ -298,7 +298,7 @@ def five_hours_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_moment_without_a_zone_is_utc_wherever_the_server_stands(five_hours_west: None) -> None:
+def test_timestamp_without_a_zone_is_utc_in_any_zone_of_the_server(five_hours_west: None) -> None:
     assert datetime(2024, 12, 31).astimezone().utcoffset() == timedelta(hours=-5)
     assert read_value(column("timestamptz"), "2024-12-31") == "2024-12-31T00:00:00+00:00"
     assert read_value(column("timestamp"), "2024-12-31T10:00") == "2024-12-31T10:00:00"
@@ -313,7 +313,7 @@ def test_moment_without_a_zone_is_utc_wherever_the_server_stands(five_hours_west
         ("today now", False),
     ],
 )
-def test_zone_that_lost_its_plus_sign_is_told_how_to_write_it(text: str, *, lost: bool) -> None:
+def test_zone_without_its_plus_sign_is_refused_with_the_escape(text: str, *, lost: bool) -> None:
     with pytest.raises(ValueError, match="must be a date or a time") as refused:
         read_value(column("timestamptz"), text)
     assert str(refused.value).endswith("; in a URL a + is written as %2B") is lost
@@ -346,7 +346,7 @@ def test_zone_that_lost_its_plus_sign_is_told_how_to_write_it(text: str, *, lost
         LONE_SURROGATE,
     ],
 )
-def test_text_that_is_no_moment_is_refused(type_name: str, text: str) -> None:
+def test_text_that_is_no_timestamp_is_refused(type_name: str, text: str) -> None:
     with pytest.raises(ValueError, match="must be a date or a time such as 2024-12-31"):
         read_value(column(type_name), text)
 
@@ -360,7 +360,7 @@ def test_text_that_is_no_moment_is_refused(type_name: str, text: str) -> None:
         "{12345678-1234-5678-1234-56781234abcd}",
     ],
 )
-def test_uuid_goes_on_in_its_usual_form(text: str) -> None:
+def test_uuid_is_returned_in_its_canonical_form(text: str) -> None:
     assert read_value(column("uuid"), text) == "12345678-1234-5678-1234-56781234abcd"
 
 
@@ -405,7 +405,7 @@ def test_value_of_another_type_is_left_to_postgresql_if_it_is_text(type_name: st
         ("", False),
     ],
 )
-def test_bare_day_is_told_from_a_moment(text: str, bare: bool) -> None:
+def test_date_is_distinguished_from_a_timestamp(text: str, bare: bool) -> None:
     assert is_date(text) is bare
 
 
@@ -466,7 +466,7 @@ def test_any_finite_number_keeps_all_its_digits(real: float, exact: Decimal) -> 
     st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)),
     st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes))),
 )
-def test_any_moment_stays_the_moment_it_is(moment: datetime, zone: timezone | None) -> None:
+def test_any_timestamp_keeps_its_moment(moment: datetime, zone: timezone | None) -> None:
     given_moment = moment.replace(tzinfo=zone)
     value = read_value(column("timestamptz"), given_moment.isoformat())
     assert datetime.fromisoformat(value) == moment.replace(tzinfo=zone or UTC)

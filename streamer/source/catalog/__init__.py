@@ -1,1 +1,1 @@
-"""Which relations and columns may be exported, and what a request may say of them."""
+"""The relations and columns that may be exported, and what filters on them mean."""

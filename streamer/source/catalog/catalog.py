@@ -1,7 +1,8 @@
-"""Which relations and columns may be exported, with their types.
+"""The relations and columns that may be exported, with their types.
 
-Identifiers in SQL come from here and never from a request. A catalog is filled from the database (introspection.py) and
-may be filled anew while requests run: a dataset is a frozen value, so whoever has taken one goes on with what it was.
+Identifiers in SQL come from the catalog, never from a request. A catalog is read from the database (introspection.py),
+and may be read again while requests are handled: a dataset is an immutable value, so a request continues with the one
+that it has read.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Catalog(Mapping[str, Dataset]):
-    """The datasets by their public names. `read` gives them anew; `is_current` asks the database about one of them."""
+    """The datasets by name. `read` reads all of them again; `is_current` compares one of them with the database."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Catalog(Mapping[str, Dataset]):
         return len(self._datasets)
 
     async def refresh(self, name: str) -> None:
-        """Has everything read again if the relation of a dataset has changed, so that a request is read as of now."""
+        """Reads the catalog again if the relation of a dataset has changed. A failure leaves the catalog as it was."""
         dataset = self._datasets.get(name)
         if dataset is None or self._is_current is None or await self._is_current(dataset):
             return
@@ -49,9 +50,9 @@ class Catalog(Mapping[str, Dataset]):
             log.warning("the catalog stays as it was: %s", reason)
 
     async def reread(self, outdated: Dataset | None = None) -> None:
-        """Takes the place of what was there in one step, or leaves it. Raises StartError, as at the start.
+        """Replaces all datasets at once. Raises StartError, as at the start, and then changes nothing.
 
-        With `outdated` nothing is read if that dataset has been replaced meanwhile.
+        With `outdated` nothing is read if that dataset has been replaced in the meantime.
         """
         if self._read is None:
             return

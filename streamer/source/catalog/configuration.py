@@ -1,4 +1,4 @@
-"""The file of datasets: what its operator says of a relation beside its name.
+"""The file of datasets: its format, and the configuration of each dataset.
 
     [datasets.orders]                     # the name that clients use
     relation = "sales.orders"             # as in DATASETS, where it must be allowed; default: the name
@@ -6,11 +6,11 @@
     columns = ["id", "total", "placed_at"]  # all others are hidden; or:
     hidden = ["card_number"]
     filters = { tenant = 7, deleted_at__isnull = true }  # always applied
-    required = ["placed_at"]              # who asks must name a condition on these
-    order_by = ["-placed_at", "id"]       # unless who asks says otherwise
+    required = ["placed_at"]              # an export must have a condition on these
+    order_by = ["-placed_at", "id"]       # unless the export has another order
     limit = 100000                        # rows at most
 
-The relation is exported in no other way than the file says: the names that DATASETS gives it are taken back.
+The relation is exported only as the file configures it, not by the name that DATASETS gives it.
 """
 
 import tomllib
@@ -29,7 +29,7 @@ Named = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class DatasetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One table of the file."""
+    """One table of the file: the configuration of a dataset."""
 
     relation: Named | None = None
     description: str | None = None
@@ -42,7 +42,7 @@ class DatasetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def restricts(self) -> bool:
-        """Whether it shows less than the relation has."""
+        """Whether the dataset offers less than the relation has."""
         return bool(self.columns is not None or self.hidden or self.filters or self.required or self.limit is not None)
 
     @property
@@ -55,12 +55,12 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def read_configuration(path: Path | None) -> Mapping[str, DatasetConfig]:
-    """The offers by their public names. Raises StartError with one line that names the place."""
+    """Returns the configurations by dataset name. Raises StartError with one line that names the place."""
     if path is None:
         return {}
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-        return msgspec.convert(found, _File).datasets
+        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(parsed, _File).datasets
     except OSError as error:
         raise StartError(f"{SETTING}: {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -71,7 +71,7 @@ def read_configuration(path: Path | None) -> Mapping[str, DatasetConfig]:
 
 
 def texts_of(value: Any) -> Sequence[str]:
-    """A value of the file, or a list of them, as a request would write it. Raises ValueError."""
+    """Returns a value of the file, or a list of values, as a request would write them. Raises ValueError."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ValueError("must not be an empty list")

@@ -1,7 +1,7 @@
-"""Conditions by the names that ask for them: `signup_date_to=2024-12-31` is a column, an operator and a value.
+"""Filter keys: `signup_date_to=2024-12-31` is a column, an operator and a value.
 
-The same names are read in requests and in the file of datasets. Nothing here knows which of the two it is: what is
-wrong is a ValueError with a sentence, and who asked puts the name before it.
+Requests and the file of datasets use the same keys. An invalid one is a ValueError with a sentence, before which the
+caller puts the name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ SUFFIXES = {
     "__startswith": Operator.STARTSWITH,
     "__isnull": Operator.ISNULL,
 }
-OF_SEVERAL = (Operator.EQ, Operator.NE)  # these may have more than one value
+OF_SEVERAL = (Operator.EQ, Operator.NE)  # operators that may have more than one value
 MOMENTS = ("timestamp", "timestamptz")
 
 FilterKey = tuple[str, Operator]
@@ -36,7 +36,7 @@ FilterKey = tuple[str, Operator]
 
 
 def filter_key(name: str, columns: Mapping[str, Column]) -> FilterKey | None:
-    """What a name asks of which column; None if it names none. A column's whole name goes before its suffixes."""
+    """Returns the column and the operator of a name, or None. A column of that name takes precedence."""
     if name in columns:
         return name, Operator.EQ
     for suffix, operator in SUFFIXES.items():
@@ -46,7 +46,7 @@ def filter_key(name: str, columns: Mapping[str, Column]) -> FilterKey | None:
 
 
 def read_condition(column: Column, operator: Operator, texts: Sequence[str]) -> Condition:
-    """Raises ValueError with a sentence that says what is allowed."""
+    """Returns a condition. Raises ValueError with a sentence that says what is allowed."""
     if operator not in column.operators:
         allowed = ", ".join(parameters_of(column))
         raise ValueError(f"a column of type {column.declared} has no such operator; allowed are {allowed}")
@@ -62,7 +62,7 @@ def read_condition(column: Column, operator: Operator, texts: Sequence[str]) -> 
 
 
 def read_order(text: str, columns: Mapping[str, Column]) -> Order:
-    """`column` or `-column`. Raises ValueError with a sentence that says what is allowed."""
+    """Parses `column` or `-column`. Raises ValueError with a sentence that says what is allowed."""
     descending = text not in columns and text.startswith("-")
     name = text[1:] if descending else text
     if name not in columns:
@@ -75,21 +75,21 @@ def read_order(text: str, columns: Mapping[str, Column]) -> Order:
 
 
 def written_order(order: Sequence[Order]) -> list[str]:
-    """As `read_order` reads it."""
+    """Returns the terms of an order as `read_order` parses them."""
     return [f"-{by.column}" if by.descending else by.column for by in order]
 
 
 def parameters_of(column: Column) -> list[str]:
-    """The names that ask something of a column, one for each operator and `__in`."""
+    """Returns the keys for a column, one for each operator and `__in`."""
     suffixes = {operator: suffix for suffix, operator in SUFFIXES.items() if suffix.startswith("__")}
     names = [column.name if each is Operator.EQ else column.name + suffixes[each] for each in column.operators]
     return [*names, f"{column.name}__in"] if Operator.EQ in column.operators else names
 
 
-def listed(names: Mapping[str, object], most: int = 40) -> str:
-    """For a sentence, which need not have a thousand names."""
-    shown = list(names)[:most]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+def listed(names: Mapping[str, object], max_names: int = 40) -> str:
+    """Returns the names as a list in a sentence, and the number of the others."""
+    shown = list(names)[:max_names]
+    return ", ".join(shown) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
 def _read(column: Column, operator: Operator, text: str) -> str:
@@ -105,6 +105,6 @@ def _read(column: Column, operator: Operator, text: str) -> str:
 
 
 def _through(column: Column, day: str) -> Condition:
-    """Up to a day means to the end of that day."""
+    """Returns a condition that includes the whole of the day."""
     read_value(column, day)
     return Condition(column=column.name, operator=Operator.LT, values=(read_value(column, next_day(day)),))

@@ -1,19 +1,20 @@
-"""Days and moments as PostgreSQL prints them and as programs write them, brought to one form.
+"""Dates and timestamps, as PostgreSQL prints them and as programs write them, converted to one form.
 
 The year comes first, in ISO 8601 or in the form of COPY: `2024-12-31T23:59:59.1234567Z`, `0044-03-15 12:00:00+00 BC`,
-`12024-01-01`, `infinity`. Nothing else is read, because `01/02/2024` is another day in another country, and `yesterday`
-is another one tomorrow. A moment is brought to UTC here: PostgreSQL ignores the zone of a timestamp without one.
+`12024-01-01`, `infinity`. No other form is accepted, because the meaning of `01/02/2024` depends on the country, and
+that of `yesterday` on the day. A timestamp is converted to UTC here: PostgreSQL ignores the zone of a timestamp without
+time zone.
 
-The years are not only those of Python's datetime. The Gregorian calendar repeats itself every 400 years, so any year
-has the calendar of one from 2000 to 2399.
+Years outside of the range of datetime are supported: the Gregorian calendar repeats every 400 years, so any year has
+the calendar of one from 2000 to 2399.
 """
 
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
-CYCLE = 400  # years, after which the calendar is the same
-STAND_IN = 2000  # the first year of a cycle that datetime knows, with room on both sides
+CYCLE = 400  # years after which the calendar repeats
+STAND_IN = 2000  # the first year of a cycle within the range of datetime, with room on both sides
 DAY = r"(?P<year>[0-9]{4,7})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
 CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:\.(?P<fraction>[0-9]{1,30}))?)?"
 ZONE = r"(?:(?P<utc>[Zz])|(?P<sign>[+-])(?P<hours>[0-9]{2})(?::?(?P<minutes>[0-9]{2})(?::?(?P<seconds>[0-9]{2}))?)?)"
@@ -28,35 +29,38 @@ Parts = Mapping[str, str | None]
 
 
 def is_date(text: str) -> bool:
-    """Whether a moment is given as a day without a time."""
+    """Whether a text is a date without a time."""
     return DATE.fullmatch(text) is not None
 
 
 def is_plain(text: str) -> bool:
-    """Whether what `read_day` or `read_moment` has returned is a value that PostgreSQL reads without doubt."""
+    """Whether PostgreSQL certainly accepts what `read_day` or `read_moment` has returned."""
     return PLAIN.fullmatch(text) is not None
 
 
 def lacks_plus(text: str) -> bool:
-    """Whether it would be a moment with the plus sign of its zone, which is a space in a query."""
+    """Whether a text is a timestamp whose plus sign has become a space, as in the query of a URL."""
     return MOMENT.fullmatch("+".join(text.rsplit(" ", 1))) is not None
 
 
 def read_day(text: str) -> str:
-    """Raises ValueError where it is none."""
+    """Returns a date in one form. Raises ValueError."""
     if INFINITY.fullmatch(text):
         return text.lower()
     return _written(*_read(_parts(DATE, text)), form="%m-%d")
 
 
 def next_day(text: str) -> str:
-    """The day after a day. Raises ValueError where that is none."""
+    """Returns the day after a date. Raises ValueError."""
     moment, years = _read(_parts(DATE, text))
     return _written(moment + timedelta(days=1), years, form="%m-%d")
 
 
 def read_moment(text: str, *, zoned: bool) -> str:
-    """In UTC, which is said where the type is `zoned`. A moment without a zone is UTC. Raises ValueError."""
+    """Returns a timestamp in UTC, with an offset if the type is `zoned`. Raises ValueError.
+
+    A timestamp without a zone is in UTC.
+    """
     if INFINITY.fullmatch(text):
         return text.lower()
     parts = _parts(MOMENT, text)
@@ -73,7 +77,7 @@ def _parts(form: re.Pattern[str], text: str) -> Parts:
 
 
 def _read(parts: Parts) -> tuple[datetime, int]:
-    """A moment within a cycle that datetime knows, and the years from there to its own."""
+    """Returns a datetime of the first cycle, and the years from there to the year of the text."""
     year = _number(parts, "year")
     if not year:
         raise ValueError("there is no year 0")
@@ -90,7 +94,7 @@ def _written(moment: datetime, years: int, *, form: str) -> str:
 
 
 def _fraction(parts: Parts) -> str:
-    """To the microsecond, or as long as it is: then PostgreSQL rounds it."""
+    """Returns at least six digits; PostgreSQL rounds longer fractions."""
     digits = (parts["fraction"] or "").rstrip("0")
     return f".{digits.ljust(6, '0')}" if digits else ""
 

@@ -1,9 +1,9 @@
-"""Does a text read as a value of a column's type? Answered before any job exists.
+"""Parses texts as values of the type of a column, before an export exists.
 
-Each reader returns the text that goes to PostgreSQL as a quoted literal, and whether PostgreSQL reads that without
-doubt. Where it is in doubt (`infinity`, a year BC, a number beyond a double, a letter that the encoding of the database
-may not have), and for the many types that have no reader here, PostgreSQL itself is asked: see checking.py. What no
-value of the type looks like is a ValueError with what is allowed.
+Each reader returns the text that PostgreSQL gets as a quoted literal, and whether PostgreSQL certainly accepts it. If
+not (`infinity`, a year BC, a number beyond a double, a letter that the encoding of the database may not have), and for
+the many types that have no reader here, PostgreSQL itself is asked: see checking.py. A text that cannot be a value of
+the type is a ValueError that says what is allowed.
 """
 
 import math
@@ -20,20 +20,20 @@ from streamer.source.catalog import moments
 from streamer.source.dataset import Column
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-# PostgreSQL writes an exponent out: three digits of it are as many as a list of a thousand values may have.
+# PostgreSQL writes the digits of an exponent out: three digits are the most that a list of 1,000 values may have.
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?0{0,9}[0-9]{1,3})?")
 NOT_FINITE = re.compile(r"nan|[+-]?inf(inity)?", re.IGNORECASE)
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
-MAX_NUMBER = 400  # characters; a double written out in full has 309 digits before its point
-TRUTHS = {"true": "true", "false": "false"}
-BOOLEANS = {
+MAX_NUMBER = 400  # characters; a double has up to 309 digits before its point
+BOOL_WORDS = {"true": "true", "false": "false"}
+BOOLEAN_INPUTS = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), "true"),
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), "false"),
 }
 
 
 class Value(NamedTuple):
-    """`certain` means that PostgreSQL need not be asked."""
+    """A literal; `certain` means that PostgreSQL accepts it."""
 
     text: str
     certain: bool = True
@@ -43,29 +43,29 @@ Reader = Callable[[Column, str], Value]
 
 
 def read_value(column: Column, text: str) -> str:
-    """`text` as a value of `column`. Raises ValueError with a sentence that says what is allowed."""
+    """Returns `text` as a value of `column`. Raises ValueError with a sentence that says what is allowed."""
     reader = READERS.get(column.type)
     return read_text(text) if reader is None else reader(column, text).text
 
 
 def is_certain(column: Column, value: str) -> bool:
-    """Whether PostgreSQL need not be asked about what `read_value` has returned."""
+    """Whether PostgreSQL certainly accepts what `read_value` has returned."""
     reader = READERS.get(column.type)
     return reader is not None and reader(column, value).certain
 
 
 def read_text(text: str) -> str:
-    """Text that PostgreSQL can take, whatever it means there. Raises ValueError."""
+    """Returns the text if it can be sent to PostgreSQL. Raises ValueError."""
     if "\0" in text or not _encodable(text):
         raise ValueError("must be valid Unicode text without NUL")
     return text
 
 
 def parse_bool(text: str) -> str:
-    """`true` or `false`. Raises ValueError."""
-    if text.lower() not in TRUTHS:
+    """Returns `true` or `false`. Raises ValueError."""
+    if text.lower() not in BOOL_WORDS:
         raise ValueError(f"must be true or false, not '{shown(text)}'")
-    return TRUTHS[text.lower()]
+    return BOOL_WORDS[text.lower()]
 
 
 def _integer(bits: int, column: Column, text: str) -> Value:
@@ -84,7 +84,7 @@ def _number(column: Column, text: str) -> Value:
 
 
 def _float(largest: float, smallest: float, column: Column, text: str) -> Value:
-    """PostgreSQL refuses what a float can only hold as infinity or as zero."""
+    """PostgreSQL refuses a number that a float can only represent as infinity or zero."""
     number = _number(column, text)
     if not number.certain:
         return number
@@ -93,16 +93,16 @@ def _float(largest: float, smallest: float, column: Column, text: str) -> Value:
 
 
 def _text(column: Column, text: str) -> Value:
-    """The database may have an encoding that lacks some of its characters."""
+    """Text is certain if it is ASCII: the encoding of the database may lack other characters."""
     if column.length is not None and len(text) > column.length:
         raise ValueError(f"must have at most {column.length} characters, not {len(text)}")
     return Value(read_text(text), certain=text.isascii())
 
 
 def _boolean(column: Column, text: str) -> Value:
-    if text.lower() not in BOOLEANS:
+    if text.lower() not in BOOLEAN_INPUTS:
         raise ValueError(f"must be true or false, not '{shown(text)}'")
-    return Value(BOOLEANS[text.lower()])
+    return Value(BOOLEAN_INPUTS[text.lower()])
 
 
 def _day(column: Column, text: str) -> Value:

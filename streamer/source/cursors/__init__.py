@@ -1,1 +1,1 @@
-"""The ways to read the rows of a query as CSV."""
+"""Cursors, which read the rows of a query as CSV."""

@@ -1,56 +1,57 @@
-"""BlockCursor: COPY of block ranges over several connections, one snapshot, in order.
+"""BlockCursor: COPY of block ranges over several connections, in one snapshot and in order.
 
-One COPY keeps one core of the server busy. So the table is cut into pages, ranges of its blocks; each connection takes
-the next page that nobody has taken, and copies it by a TID range scan (PostgreSQL 14 and later). All of them see the
-snapshot that the lead connection has exported. The output is strictly in block order, so its bytes are those of one
-sequential scan: see pages.py.
+One COPY uses one core of the server. So the table is split into ranges of blocks. Each connection takes the next range
+that no other has taken, and copies it by a TID range scan (PostgreSQL 14 and later). The first connection is the
+leader's, which exports its snapshot; the others are workers', which import it. The output is in block order, so its
+bytes are those of one sequential scan: see block_ranges.py.
 
-A helping connection that is lost takes nothing with it while the lead holds the snapshot: its page is read again on a
-new one, and what was taken already is skipped, because it is the same. Without the lead there is no snapshot, and the
-export fails.
+A worker may lose its connection: while the leader holds the snapshot, its range is read again on a new connection, and
+bytes that have been received before are skipped, because they are the same. If the leader loses its connection, the
+snapshot is gone and the export fails.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import asyncpg
 
 from streamer.errors import ExportFailure
 from streamer.formats.records import count_records
 from streamer.model import Dialect
-from streamer.postgres.pool import LOST, Connection
+from streamer.postgres.driver import Connection
+from streamer.postgres.failures import CONNECTION_LOST
 from streamer.source.cursors.block_ranges import BlockRange, RangeSplitter, ReorderBuffer
 from streamer.source.cursors.copy import copy
 from streamer.source.cursors.cursor import Sink
 from streamer.source.query.plan import Heap, explain
 from streamer.source.query.query import Query
 from streamer.source.session.connections import Connections
-from streamer.source.session.snapshot import Exported, SnapshotGoneError, export_snapshot, open_snapshot
+from streamer.source.session.snapshot import ExportedSnapshot, SnapshotGoneError, export_snapshot, open_snapshot
 
 log = logging.getLogger(__name__)
 
-HOLD_LIMIT = 2 * 1024 * 1024  # bytes of early pages, beside one chunk for each connection
-PAGE_TARGET = 2 * 1024 * 1024  # bytes of CSV that a page is meant to give
-RECONNECTS = 5  # for one page
-FIRST_PAUSE = 0.2  # seconds before the second of them, twice as long before each that follows
-REPLACED = (*LOST, asyncpg.LockNotAvailableError)  # a connection that ends so leaves its page to another one
+HOLD_LIMIT = 2 * 1024 * 1024  # bytes of rows of later ranges, beside one chunk for each connection
+RANGE_TARGET = 2 * 1024 * 1024  # bytes of CSV of one range
+MAX_RECONNECTS = 5  # for one range
+FIRST_PAUSE = 0.2  # seconds before the first reconnect; doubled before each of the others
+REPLACEABLE = (*CONNECTION_LOST, asyncpg.LockNotAvailableError)  # a worker goes on with another connection
 
-# A page is read by its blocks alone: an index that serves the filter would be walked once for every page.
+# A range is read by its blocks alone: an index that serves the filter would be scanned once for every range.
 WITHOUT_INDEXES = """
     SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off
 """
 SCAN_BLOCKS = f"{WITHOUT_INDEXES}; SET LOCAL enable_seqscan = off; SET LOCAL enable_tidscan = on"
-# A helper takes all the locks it will need before it takes a page. Somebody who waits for the lead to let go of the
-# table (ALTER TABLE, LOCK) stands before the helper, and the lead would wait for the helper: a circle that PostgreSQL
-# cannot see.
+# A worker takes all locks it will need before it takes a range. A session that waits for the lock of the leader (ALTER
+# TABLE, LOCK) is before the worker in the queue, and the leader would wait for the worker: a deadlock that PostgreSQL
+# cannot detect.
 LOCK_TIMEOUT = "1s"
 
 
 class BlockCursor:
     def __init__(
         self,
-        lead: Connection,
+        leader: Connection,
         connections: Connections,
         query: Query,
         dialect: Dialect,
@@ -58,86 +59,81 @@ class BlockCursor:
         *,
         planned: int,
         hold_limit: int = HOLD_LIMIT,
-        page_target: int = PAGE_TARGET,
+        range_target: int = RANGE_TARGET,
     ) -> None:
-        self._lead = lead
+        self._leader = leader
         self._connections = connections
         self._dialect = dialect
         self._query = query
-        self._pages = RangeSplitter(query, heaps, target=page_target, planned=planned)
-        self._idle: set[asyncio.Task[None]] = set()  # helpers that have no page yet
+        self._ranges = RangeSplitter(query, heaps, target=range_target, planned=planned)
+        self._idle: set[asyncio.Task[None]] = set()  # workers that have not taken a range yet
         self._hold_limit = hold_limit
 
     @property
     def expected(self) -> int:
-        return self._pages.expected
+        return self._ranges.expected
 
     async def drain(self, sink: Sink) -> int:
-        exported = await export_snapshot(self._lead)
-        in_order = ReorderBuffer(sink, self._hold_limit)
-        failed: Sequence[BaseException] = ()
+        exported = await export_snapshot(self._leader)
+        buffer = ReorderBuffer(sink, self._hold_limit)
+        await self._read_all(exported, _RangeReader(self._ranges, buffer, self._dialect), buffer)
+        if not (self._ranges.exhausted and buffer.empty):
+            raise ExportFailure("not every range of the table was read")
+        return buffer.rows
+
+    async def _read_all(self, exported: ExportedSnapshot, reader: "_RangeReader", buffer: ReorderBuffer) -> None:
+        failures: Sequence[BaseException] = ()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read_on_lead(in_order))
+                group.create_task(self._lead(reader))
                 self._idle.update(
-                    group.create_task(self._help(exported, in_order)) for _ in range(self._connections.helpers)
+                    group.create_task(self._work(exported, reader, buffer)) for _ in range(self._connections.workers)
                 )
-        except BaseExceptionGroup as failures:
-            failed = failures.exceptions
-        if failed:
-            raise failed[0]  # the others were cancelled because of it
-        if not (self._pages.exhausted and in_order.settled):
-            raise ExportFailure("not every page of the table was read")
-        return in_order.rows
+        except BaseExceptionGroup as group_failure:
+            failures = group_failure.exceptions
+        if failures:
+            raise failures[0]  # the other tasks were cancelled because of it
 
-    async def _read_on_lead(self, in_order: ReorderBuffer) -> None:
-        await self._lead.execute(SCAN_BLOCKS)
-        while page := self._pages.take():
-            await self._read(self._lead, page, in_order)
-        for helper in self._idle:
-            helper.cancel()  # there is nothing left for it
+    async def _lead(self, reader: "_RangeReader") -> None:
+        await self._leader.execute(SCAN_BLOCKS)
+        while block_range := self._ranges.take():
+            await reader.read(self._leader, block_range)
+        for worker in self._idle:
+            worker.cancel()  # no range is left
 
-    async def _help(self, exported: Exported, in_order: ReorderBuffer) -> None:
-        """Reads on one connection more, if one is to be had: never waits for one, and does without one."""
-        with self._connections.one_more() as granted:
-            page, losses, loss = None, 0, None
-            while granted:
-                try:
-                    async with open_snapshot(self._connections.pool, exported, role=self._connections.role) as snapshot:
-                        await self._lock(snapshot.connection)
-                        while page := page or self._take():
-                            await self._read(snapshot.connection, page, in_order)
-                            page, losses, loss = None, 0, None
-                except (*REPLACED, asyncpg.PostgresError) as error:
-                    if in_order.failure is not None:
-                        raise
-                    if page is None or isinstance(error, REPLACED):
-                        log.warning("a connection that was to help an export is lost: %r", error)
-                    if page is None:
-                        return
-                    if losses == RECONNECTS or isinstance(error, SnapshotGoneError) or not isinstance(error, REPLACED):
-                        raise _cause_of_all(loss, error)  # noqa: B904 - the one may be the cause of the other
-                    await asyncio.sleep(FIRST_PAUSE * 2**losses)
-                    losses, loss = losses + 1, loss or error
-                else:
-                    return
+    async def _work(self, exported: ExportedSnapshot, reader: "_RangeReader", buffer: ReorderBuffer) -> None:
+        """Reads on a spare connection, if there is one."""
+        with self._connections.try_reserve() as reserved:
+            if reserved:
+                worker = _Worker(
+                    connections=self._connections,
+                    exported=exported,
+                    query=self._query,
+                    reader=reader,
+                    buffer=buffer,
+                    take=self._take_for_worker,
+                )
+                await worker.run()
 
-    def _take(self) -> BlockRange | None:
-        """A page for a helper."""
+    def _take_for_worker(self) -> BlockRange | None:
         if task := asyncio.current_task():
             self._idle.discard(task)
-        return self._pages.take()
+        return self._ranges.take()
 
-    async def _lock(self, connection: Connection) -> None:
-        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        await explain(connection, self._query)
-        await connection.execute(f"SET LOCAL lock_timeout = 0; {SCAN_BLOCKS}")
 
-    async def _read(self, connection: Connection, page: BlockRange, in_order: ReorderBuffer) -> None:
-        """Reads a page, or what of it has not been taken yet."""
+class _RangeReader:
+    """Reads ranges into the reorder buffer, on any connection."""
+
+    def __init__(self, ranges: RangeSplitter, buffer: ReorderBuffer, dialect: Dialect) -> None:
+        self._ranges = ranges
+        self._buffer = buffer
+        self._dialect = dialect
+
+    async def read(self, connection: Connection, block_range: BlockRange) -> None:
+        """Reads a range, without the bytes of it that have been received before. Raises ExportFailure."""
         quote = self._dialect.quote.encode()
-        in_order.begin(page)
-        skip = page.taken
+        self._buffer.begin(block_range)
+        skip = block_range.received
 
         async def take(chunk: bytes | bytearray, rows: int) -> None:
             nonlocal skip
@@ -147,19 +143,85 @@ class BlockCursor:
             if skip:
                 chunk, skip = chunk[skip:], 0
                 rows = count_records(chunk, quote)
-            await in_order.put(page, chunk, rows)
+            await self._buffer.put(block_range, chunk, rows)
 
-        rows = await copy(connection, page.sql, self._dialect, take)
-        if rows != page.rows:
-            raise ExportFailure(f"a page of the table has {rows} rows, and {page.rows} records were taken")
-        self._pages.learn(page)
-        await in_order.finish(page)
+        rows = await copy(connection, block_range.sql, self._dialect, take)
+        if rows != block_range.rows:
+            raise ExportFailure(f"a range of the table has {rows} rows, and {block_range.rows} records were received")
+        self._ranges.adapt(block_range)
+        await self._buffer.finish(block_range)
 
 
-def _cause_of_all(loss: Exception | None, error: Exception) -> Exception:
-    """What ended a helper that had lost its connection first: why it cannot come back, because of that loss.
+class _Worker:
+    """Reads ranges on a connection of the pool, and on another one if that is lost."""
 
-    A snapshot that is gone is a consequence of the loss.
+    def __init__(
+        self,
+        *,
+        connections: Connections,
+        exported: ExportedSnapshot,
+        query: Query,
+        reader: _RangeReader,
+        buffer: ReorderBuffer,
+        take: Callable[[], BlockRange | None],
+    ) -> None:
+        self._connections = connections
+        self._exported = exported
+        self._query = query
+        self._reader = reader
+        self._buffer = buffer
+        self._take = take
+        self._range: BlockRange | None = None  # which has been taken and not been read to its end
+        self._losses = 0  # of connections, for this range
+        self._first_loss: Exception | None = None  # for this range
+
+    async def run(self) -> None:
+        """Reads until no range is left, or no connection can be made while no range is taken.
+
+        Raises an error of the sink, and one that leaves a range which cannot be read on another connection.
+        """
+        while True:
+            try:
+                return await self._read_ranges()
+            except (*REPLACEABLE, asyncpg.PostgresError) as error:
+                if self._buffer.failure is not None:
+                    raise
+                if self._range is None or isinstance(error, REPLACEABLE):
+                    log.warning("a worker of an export has lost its connection: %r", error)
+                if self._range is None:
+                    return None
+                if not self._may_reconnect(error):
+                    raise _root_cause(self._first_loss, error)  # noqa: B904 - the one may be the cause of the other
+                await self._back_off(error)
+
+    async def _read_ranges(self) -> None:
+        pool, role = self._connections.pool, self._connections.role
+        async with open_snapshot(pool, self._exported, role=role) as snapshot:
+            await self._lock(snapshot.connection)
+            while block_range := self._range or self._take():
+                self._range = block_range
+                await self._reader.read(snapshot.connection, block_range)
+                self._range, self._losses, self._first_loss = None, 0, None
+
+    async def _lock(self, connection: Connection) -> None:
+        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        await explain(connection, self._query)
+        await connection.execute(f"SET LOCAL lock_timeout = 0; {SCAN_BLOCKS}")
+
+    def _may_reconnect(self, error: Exception) -> bool:
+        replaceable = isinstance(error, REPLACEABLE) and not isinstance(error, SnapshotGoneError)
+        return replaceable and self._losses < MAX_RECONNECTS
+
+    async def _back_off(self, error: Exception) -> None:
+        await asyncio.sleep(FIRST_PAUSE * 2**self._losses)
+        self._losses += 1
+        self._first_loss = self._first_loss or error
+
+
+def _root_cause(loss: Exception | None, error: Exception) -> Exception:
+    """Returns the error to report if a worker cannot go on with another connection after `loss`.
+
+    If the snapshot is gone, that is a consequence of the loss. Otherwise the loss is the cause of the error.
     """
     if loss is None:
         return error

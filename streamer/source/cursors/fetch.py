@@ -1,19 +1,18 @@
-"""FetchCursor: a server-side cursor, FETCH by FETCH, with the records written here.
+"""FetchCursor: a server-side cursor, whose rows are written as CSV here.
 
-Slower than COPY, and gentler: between two pages the server does nothing for us. It is the cursor for a server or a
-pooler on which COPY is not allowed, and the second opinion that keeps the first one honest.
+It is slower than COPY, and the server does nothing for it between two FETCHes. It is for servers and poolers that do
+not allow COPY, and an independent implementation to compare the others with.
 """
 
 from streamer.formats.records import RecordWriter
 from streamer.model import Dialect
-from streamer.postgres.pool import Connection
-from streamer.postgres.row_limit import limited_rows
+from streamer.postgres.driver import Connection, row_size_limit
 from streamer.source.cursors.cursor import Sink
 from streamer.source.query.query import Query
 
-FIRST_ROWS = 1  # of a page, until it is known how large they are
-MAX_ROWS = 500
-PAGE_TARGET = 256 * 1024  # bytes that a page is meant to have
+FIRST_ROWS = 1  # of the first FETCH, when the size of a row is not known
+MAX_ROWS = 500  # of a FETCH
+CHUNK_TARGET = 256 * 1024  # bytes
 
 
 class FetchCursor:
@@ -28,11 +27,11 @@ class FetchCursor:
         statement = await self._connection.prepare(self._query.sql_as_text)
         cursor = await statement.cursor()
         total, wanted = 0, FIRST_ROWS
-        with limited_rows(self._connection, "rows that FETCH gave together are larger") as meter:
+        with row_size_limit(self._connection).enforced("rows that FETCH gave together are larger") as row_size:
             while rows := await cursor.fetch(wanted):
-                meter.handed_over()
-                page = writer.records(rows)
-                await sink(page, len(rows))
+                row_size.rows_delivered()
+                chunk = writer.records(rows)
+                await sink(chunk, len(rows))
                 total += len(rows)
-                wanted = max(1, min(PAGE_TARGET * len(rows) // len(page), 2 * wanted, MAX_ROWS))
+                wanted = max(1, min(CHUNK_TARGET * len(rows) // len(chunk), 2 * wanted, MAX_ROWS))
         return total

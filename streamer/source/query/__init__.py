@@ -1,1 +1,1 @@
-"""From an ExportSpec to SQL, and what the planner says of it."""
+"""Composes SQL from an ExportSpec, and reads the plan of it."""

@@ -1,7 +1,7 @@
-"""What the planner says of a query, and the heaps that a sequential scan of it would read.
+"""The planner's view of a query, and the heaps that a sequential scan of it would read.
 
-Block ranges are for what would be scanned anyway: a plan of sequential scans and nothing else, over heaps that this
-role may read one by one. A filter that an index serves is left to the index.
+Block ranges are for queries that would be scanned anyway: a plan of sequential scans and nothing else, over heaps that
+the role may read one by one. A filter that an index serves is left to the index.
 """
 
 import json
@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.postgres.quoting import quote_relation
+from streamer.postgres.statements import read_sql
 from streamer.source.dataset import Dataset
 from streamer.source.query.query import Query
 
 
 @dataclass(frozen=True, slots=True)
 class Heap:
-    """A table with storage of its own, and its size in blocks."""
+    """A table with storage of its own; `blocks` is its size."""
 
     schema: str
     name: str
@@ -25,31 +26,16 @@ class Heap:
     blocks: int
 
 
-# Of the relations scanned, in their order: whether each can be read by blocks, under its own name, as the query does.
-# Row policies and virtual generated columns are those of the relation that is named: a partition has other ones than
-# the table it belongs to.
-HEAPS = """
-    SELECT n.nspname AS schema, c.relname AS name, c.oid,
-           (pg_relation_size(c.oid) / current_setting('block_size')::int) AS blocks,
-           am.amname = 'heap' AND c.relispopulated
-               AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
-               AND (c.oid = whole.oid OR NOT (c.relrowsecurity OR whole.relrowsecurity OR EXISTS (
-                   SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v'
-               ))) AS readable
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS scanned (schema, name, place)
-    JOIN pg_namespace n ON n.nspname = scanned.schema
-    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = scanned.name
-    JOIN pg_am am ON am.oid = c.relam
-    JOIN pg_class whole ON whole.oid = to_regclass($3)
-    ORDER BY place
-"""
+HEAPS = read_sql("streamer.source.query", "heaps")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`expected` rows; `scans` are the relations scanned in order, None if anything but sequential scans is planned.
+    """The plan of a query.
 
-    `cost` is that of all rows, in blocks that are read in sequence unless the server counts otherwise.
+    `expected` is in rows. `cost` is that of all rows, in sequential block reads unless the server is configured
+    otherwise. `scans` has the schema and name of each scanned relation in order, None if the plan is not sequential
+    scans alone.
     """
 
     expected: int
@@ -58,6 +44,7 @@ class Plan:
 
 
 async def explain(connection: Connection, query: Query) -> Plan:
+    """Plans a query, which locks what the query reads."""
     answer = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {query.sql}")
     root = json.loads(answer)[0]["Plan"]
     try:
@@ -68,8 +55,8 @@ async def explain(connection: Connection, query: Query) -> Plan:
 
 
 async def heaps_of(connection: Connection, dataset: Dataset, plan: Plan) -> list[Heap] | None:
-    """The heaps to read block by block instead; None if the query cannot be read so."""
-    if not dataset.plain or plan.scans is None:
+    """Returns the heaps that a plan scans; None if the query cannot be read by blocks."""
+    if not dataset.stores_rows or plan.scans is None:
         return None
     schemas, names = [schema for schema, _ in plan.scans], [name for _, name in plan.scans]
     rows = await connection.fetch(HEAPS, schemas, names, quote_relation(dataset.schema, dataset.relation))

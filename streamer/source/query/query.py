@@ -1,16 +1,16 @@
-"""ExportSpec → SQL.
+"""Composes SQL from an ExportSpec.
 
 Two kinds of text enter a statement: identifiers of the catalog, quoted here, and literals, quoted by the server itself
-(`quote_literal`), because COPY takes no bound parameters. asyncpg's own inlining is not used: it replaces `$1` wherever
-it stands, in a quoted identifier too.
+(`quote_literal`), because COPY takes no bound parameters. The driver's own inlining of parameters is not used: it
+replaces `$1` everywhere, also in a quoted identifier.
 
-Columns are named without their relation, and the relation has an alias that no column is likely to have. `t.name` of a
-column that is no longer there would be a call of the function name(t), and a bare name that is that of the relation
-would be the whole row, hidden columns included (PostgreSQL documentation, 8.16.5).
+Columns are named without their relation, and the relation has an alias that no column is likely to have. If a column
+does not exist any more, `t.name` would be a call of the function name(t), and a bare name that is that of the relation
+would be the whole row, with its hidden columns (PostgreSQL documentation, 8.16.5).
 
-What a dialect changes in a value is said in the select list, so that COPY writes it, and every cursor the same. Columns
-to order by are named with their relation: a bare name would be that of an output column (PostgreSQL documentation,
-SELECT, "ORDER BY Clause"), which may be an expression over it.
+Changes of values by a dialect are expressions of the select list, so that every cursor writes the same. Columns to
+order by are named with their relation: a bare name would be that of an output column (PostgreSQL documentation, SELECT,
+"ORDER BY Clause"), which may be such an expression.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 from streamer.errors import ExportFailure
 from streamer.formats.dialect import FORMULA_STARTS
 from streamer.model import Condition, Dialect, ExportSpec, Operator, Order, Timestamps
-from streamer.postgres.pool import Connection
+from streamer.postgres.driver import Connection
 from streamer.postgres.quoting import quote_identifier, quote_relation
 from streamer.source.dataset import PG_CATALOG, Column, Dataset
 
 COMPARISONS = {Operator.GTE: ">=", Operator.GT: ">", Operator.LTE: "<=", Operator.LT: "<"}
 LIKE_WILDCARDS = str.maketrans({character: "\\" + character for character in "\\%_"})
-STARTS = ", ".join(f"E{start!r}" for start in FORMULA_STARTS)  # Python escapes them as PostgreSQL does
+STARTS = ", ".join(f"E{start!r}" for start in FORMULA_STARTS)  # Python and PostgreSQL have the same escapes
 ALIAS = '"streamer: row"'  # of the relation
-BYTES = 'pg_catalog."C"'  # the collation that compares them
+BYTEWISE = 'pg_catalog."C"'  # the collation that compares bytes
 QUOTE_LITERALS = """
     SELECT pg_catalog.array_agg(pg_catalog.quote_literal(value) ORDER BY place)
     FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS given (value, place)
@@ -36,7 +36,7 @@ QUOTE_LITERALS = """
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The parts of one SELECT, every one of them quoted already."""
+    """The parts of one SELECT, all of them quoted."""
 
     columns: tuple[str, ...]
     relation: str
@@ -46,7 +46,7 @@ class Query:
 
     @property
     def unordered(self) -> bool:
-        """Whether it asks for every row that its conditions let through, in whatever order."""
+        """Whether the query returns every row that fulfils its conditions, in any order."""
         return not self.order and not self.limit
 
     @property
@@ -55,10 +55,10 @@ class Query:
 
     @property
     def sql_as_text(self) -> str:
-        """The same rows with each value as the text of its type's output function, which is what COPY prints.
+        """The same rows with each value as the text of its type's output function, as COPY prints it.
 
-        `column::text` is not: it trims char(n) and says `true` for bool. `IS DISTINCT FROM NULL` asks whether the value
-        itself is NULL; `IS NOT NULL` would look inside a composite value.
+        `column::text` differs: it trims char(n) and prints `true` for bool. `IS DISTINCT FROM NULL` tests the value
+        itself; `IS NOT NULL` would test the fields of a composite value.
         """
         texts = (
             f"CASE WHEN {column} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {column}) END"
@@ -71,13 +71,13 @@ class Query:
         return f" FROM {self.relation} AS {ALIAS}{self.where}{self.order}{self.limit}"
 
     def guarded(self, condition: str) -> "Query":
-        """The same query with one condition more, which is a subquery: evaluated once, before the first row."""
+        """Returns the query with one more condition, a subquery that is evaluated once, before the first row."""
         return replace(self, where=f"{self.where} AND {condition}" if self.where else f" WHERE {condition}")
 
     def sql_of_blocks(self, heap: str, first: int, stop: int) -> str:
-        """The rows of one heap that lie in its blocks `[first, stop)`.
+        """Returns the SQL for the rows in the blocks `[first, stop)` of one heap.
 
-        ONLY, because a table that others inherit from is one heap among several.
+        It has ONLY because a table that others inherit from is one heap among several.
         """
         joined = f"{self.where} AND" if self.where else " WHERE"
         return (
@@ -87,10 +87,10 @@ class Query:
 
 
 async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) -> Query:
-    """The query that `spec` asks of `dataset`, with what the dataset itself demands.
+    """Returns the query of `spec`, with the conditions, the order and the limit of the dataset.
 
-    One row more than the limit is asked for: whether it comes tells whether the limit has cut any. Raises ExportFailure
-    for a column that is not offered, or no longer.
+    Its limit is one row more than the limit of the export, to find out whether rows were cut off. Raises ExportFailure
+    for a column that is not offered any more.
     """
     _check_offered(dataset, spec)
     limit = max_rows(dataset, spec)
@@ -104,12 +104,12 @@ async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) ->
 
 
 async def compose_condition(connection: Connection, dataset: Dataset, condition: Condition) -> Query:
-    """One condition and no columns: what PostgreSQL says of this query it says of the condition's values."""
+    """Returns a query of one condition without columns: an error of its plan is one of the values."""
     return Query(columns=(), relation=_relation(dataset), where=await _where(connection, dataset, [condition]))
 
 
 def max_rows(dataset: Dataset, spec: ExportSpec) -> int | None:
-    """The limit that was asked for, or the dataset's own if that is lower."""
+    """Returns the limit of the export, or that of the dataset if it is lower; None if there is neither."""
     return min((limit for limit in (spec.limit, dataset.limit) if limit is not None), default=None)
 
 
@@ -125,7 +125,7 @@ def _relation(dataset: Dataset) -> str:
 
 
 def _output(column: Column, dialect: Dialect) -> str:
-    """What stands for a column in the select list."""
+    """Returns the expression for a column in the select list."""
     name = quote_identifier(column.name)
     if dialect.escape_formulas and column.textual:
         return _escaped(name, column)
@@ -135,10 +135,10 @@ def _output(column: Column, dialect: Dialect) -> str:
 
 
 def _escaped(name: str, column: Column) -> str:
-    """What a spreadsheet would take for a formula gets an apostrophe before it.
+    """Returns an expression that puts an apostrophe before a text that a spreadsheet would take for a formula.
 
-    Most texts begin with a letter, which one comparison of bytes tells; only the others are looked at more closely.
-    `concat` gives what a type's output function prints, where a cast to text would trim char(n).
+    Most texts begin with a letter: one bytewise comparison finds them, and only the others are tested further. `concat`
+    returns what the output function of a type prints, where a cast to text would trim char(n).
     """
     escaped = f"pg_catalog.concat('''', {name})"
     match column.type:
@@ -152,13 +152,13 @@ def _escaped(name: str, column: Column) -> str:
 
 def _guarded(text: str, escaped: str) -> str:
     return (
-        f"CASE WHEN {text} COLLATE {BYTES} < 'A' AND pg_catalog.left({text}, 1) COLLATE {BYTES} IN ({STARTS}) "
+        f"CASE WHEN {text} COLLATE {BYTEWISE} < 'A' AND pg_catalog.left({text}, 1) COLLATE {BYTEWISE} IN ({STARTS}) "
         f"THEN {escaped} ELSE {text} END"
     )
 
 
 def _iso8601(name: str, column: Column) -> str:
-    """With T, and with Z where there is a zone, which is UTC. Years BC and infinity have no such form, and stay."""
+    """Returns an expression with T and, with time zone, Z. Years BC and infinity have no such form and stay."""
     printed = f"{name}::pg_catalog.text"
     changed = f"pg_catalog.replace({printed}, ' ', 'T')"
     if column.type == "timestamptz":
@@ -170,7 +170,7 @@ def _iso8601(name: str, column: Column) -> str:
 
 
 def _order(order: Sequence[Order]) -> str:
-    """As the types of the columns order. NULL is larger than everything."""
+    """Returns the ORDER BY clause, in which NULL is larger than everything."""
     terms = [f"{ALIAS}.{quote_identifier(by.column)}{' DESC' if by.descending else ''}" for by in order]
     return f" ORDER BY {', '.join(terms)}" if terms else ""
 
@@ -184,7 +184,7 @@ async def _where(connection: Connection, dataset: Dataset, conditions: Sequence[
 
 
 def _operand(condition: Condition, value: str) -> str:
-    """The value, or the pattern of LIKE that stands for it (PostgreSQL documentation, 9.7.1)."""
+    """Returns the value, or the pattern of LIKE for it (PostgreSQL documentation, 9.7.1)."""
     match condition.operator:
         case Operator.CONTAINS:
             return f"%{value.translate(LIKE_WILDCARDS)}%"
@@ -196,19 +196,19 @@ def _operand(condition: Condition, value: str) -> str:
 
 def _term(column: Column, condition: Condition, literals: Iterator[str]) -> str:
     name = quote_identifier(column.name)
-    taken = [next(literals) for _ in condition.values]
+    operands = [next(literals) for _ in condition.values]
     match condition.operator:
         case Operator.EQ:
-            return _equal_to_any(column, taken)
+            return _equal_to_any(column, operands)
         case Operator.NE:
-            return f"NOT {_equal_to_any(column, taken)}"
+            return f"NOT {_equal_to_any(column, operands)}"
         case Operator.ISNULL:
-            # `IS NULL` would look inside a composite value. The planner makes the same of both for any other.
+            # `IS NULL` would test the fields of a composite value. For other types the planner treats both the same.
             return f"{name} IS {'NOT ' if condition.values == ('true',) else ''}DISTINCT FROM NULL"
         case Operator.CONTAINS | Operator.STARTSWITH:
-            return f"{name} LIKE {taken[0]}"
+            return f"{name} LIKE {operands[0]}"
         case comparison:
-            return f"{name} {_operator(column, COMPARISONS[comparison])} {taken[0]}"
+            return f"{name} {_operator(column, COMPARISONS[comparison])} {operands[0]}"
 
 
 def _equal_to_any(column: Column, literals: Sequence[str]) -> str:
@@ -220,7 +220,7 @@ def _equal_to_any(column: Column, literals: Sequence[str]) -> str:
 
 
 def _operator(column: Column, symbol: str) -> str:
-    """The operators of a type of an extension may be in a schema that the search path does not name."""
+    """Returns an operator with its schema, which for a type of an extension may not be on the search path."""
     if column.operators_in == PG_CATALOG:
         return symbol
     return f"OPERATOR({quote_identifier(column.operators_in)}.{symbol})"

@@ -3,32 +3,32 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from streamer.postgres.pool import Pool
+from streamer.postgres.driver import Pool
 
 
 class Connections:
-    """The connections to the source, shared by all exports, which use them as `role`.
+    """A budget of connections to the source, which all exports use as `role`.
 
-    Each of `leads` exports at once has one that is its own. What the pool has beyond these is given to those who ask
-    first, up to `helpers` for one export: nobody ever waits for a second connection. `beside` has connections to the
-    same database for short questions, which no export holds.
+    Each of `leaders` concurrent exports has a connection of its own. The others of `pool` are spare: an export may use
+    up to `workers` of them, first come, first served, and never waits for one. `beside` has connections to the same
+    database for short queries beside the exports.
     """
 
     def __init__(
-        self, pool: Pool, *, leads: int, helpers: int, role: str | None = None, beside: "Pool | None" = None
+        self, pool: Pool, *, leaders: int, workers: int, role: str | None = None, beside: "Pool | None" = None
     ) -> None:
         self.pool = pool
         self.beside = beside or pool
         self.role = role
-        self.helpers = helpers
-        self._spare = pool.get_max_size() - leads
+        self.workers = workers
+        self._spare = pool.get_max_size() - leaders
 
     @contextmanager
-    def one_more(self) -> Iterator[bool]:
-        """Whether one more connection may be used while the context is open."""
-        granted = self._spare > 0
-        self._spare -= granted
+    def try_reserve(self) -> Iterator[bool]:
+        """Reserves a spare connection while the context is open; False if there is none."""
+        reserved = self._spare > 0
+        self._spare -= reserved
         try:
-            yield granted
+            yield reserved
         finally:
-            self._spare += granted
+            self._spare += reserved

@@ -1,23 +1,23 @@
-"""One export's database session: a snapshot, a role, and settings under which PostgreSQL prints every value in one way.
+"""The database session of one export: a snapshot, a role, and settings under which PostgreSQL prints values in one way.
 
 All rows of an export are of one REPEATABLE READ READ ONLY snapshot. Settings and role are local to the transaction, so
-a pooled connection goes back as it came, and a pooler that refuses start-up parameters has nothing to refuse. Whatever
-is asked of the source on behalf of a client is asked here: no way around the role is left.
+a connection returns to its pool unchanged, and a pooler that refuses start-up parameters has nothing to refuse. Every
+query on behalf of a client runs in such a session, so that none avoids the role.
 
-A snapshot must not be older than the locks on what it reads: to an older one, a table that was truncated and filled
-again is empty (PostgreSQL documentation, 13.6). The first SELECT fixes the snapshot, utility statements do not. So a
+A snapshot must not be older than the locks on what it reads: an older one sees a table that was truncated and filled
+again as empty (PostgreSQL documentation, 13.6). The first SELECT fixes the snapshot, utility statements do not. So a
 session begins with one message: BEGIN, SET LOCAL, LOCK TABLE, and the SELECT that takes the snapshot once the lock is
-held. What cannot be locked, and what is locked only by the plan, is compared afterwards: see consistency.py.
+held. Relations that cannot be locked, or that only the plan locks, are compared afterwards: see consistency.py.
 
-An export gives way: it waits for a lock for less than `deadlock_timeout`, so that PostgreSQL never ends a migration to
-resolve a deadlock with an export.
+An export waits for a lock for less than `deadlock_timeout`, so that PostgreSQL never ends a migration to resolve a
+deadlock with an export.
 
-An exported snapshot has a name that is a few small numbers, and another server may have one of the same name at the
-same time, such as the next replica behind a balancer. So a session that opens one by its name compares its identity.
+The name of an exported snapshot is a few small numbers, and another server may have a snapshot of the same name at the
+same time, such as the next replica behind a load balancer. So a session that imports one by name compares its identity.
 
-However a snapshot is left, nothing of it goes on in the server. asyncpg answers a cancelled query with a CancelRequest
-and lets the next statement wait until that has been obeyed; where it loses track of a COPY, the session is ended from
-another connection.
+However a session ends, nothing of it continues in the server. The driver answers the cancellation of a query with a
+CancelRequest, and the next statement waits until the server has obeyed; if the driver loses track of a COPY, the
+session is terminated from another connection.
 """
 
 import asyncio
@@ -30,10 +30,11 @@ from functools import lru_cache
 
 import asyncpg
 
-from streamer.postgres.pool import Connection, Pool
+from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.quoting import quote_identifier, quote_relation
+from streamer.postgres.statements import read_sql
 from streamer.source.dataset import Dataset, Locker
-from streamer.source.session.consistency import HELD, SHAPE_BY_OID
+from streamer.source.session.consistency import FIRST_USER_OID, HELD, PACKAGE, SHAPE
 
 log = logging.getLogger(__name__)
 
@@ -47,36 +48,31 @@ SETTINGS = {
     "xmlbinary": "base64",
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
-    # asyncpg drops the rows that are in its buffer when a notice stands between them.
+    # A notice between two rows makes the driver drop rows: see driver.py.
     "client_min_messages": "error",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
-    # The same query gives the same rows in the same order: no worker race, no scan that joins another one half way.
+    # The same query gives the same rows in the same order: no race of workers, no scan that joins another half way.
     "max_parallel_workers_per_gather": "0",
     "synchronize_seqscans": "off",
-    # A FETCH cursor is planned for all of its rows, as COPY is, not for its first tenth.
+    # A cursor is planned for all of its rows, as COPY is, not for the first tenth.
     "cursor_tuple_fraction": "1",
-    # Compiling a plan costs more than the first rows.
+    # To compile a plan takes longer than the first rows.
     "jit": "off",
 }
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-LATER_SETTINGS = {17: {"transaction_timeout": "0"}}  # by the version that has them first
-OPENING = 10.0  # seconds for the answers that a session begins with; a network may swallow them
-CLEAN_UP = 1.0  # seconds for a cancelled query to end and its transaction to be rolled back
-# A transaction by its session and its start: a process number alone may be another's by now.
-END_SESSION = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND xact_start = $2"
+LATER_SETTINGS = {17: {"transaction_timeout": "0"}}  # by the first version that has them
+OPEN_TIMEOUT = 10.0  # seconds for the first answers of a session, which a network may lose
+CLEAN_UP_TIMEOUT = 1.0  # seconds for a cancelled query to end and its transaction to be rolled back
+# A process number alone may be that of another session by now; the start of the transaction is not.
+TERMINATE = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND xact_start = $2"
 
 
-# The clock of the statement that fixes the snapshot, kept where the next statement finds it. In a simple-query message
-# this SELECT fixes the snapshot and is evaluated at once; prepared, it would fix it a round trip before.
+# The time of the statement that fixes the snapshot, kept for the next statement. In a simple-query message this SELECT
+# fixes the snapshot and is evaluated at once; a prepared statement would fix it a round trip earlier.
 TAKE = "SELECT pg_catalog.set_config('streamer.snapshot_at', pg_catalog.clock_timestamp()::pg_catalog.text, true)"
-# A session that opens another's snapshot has no such moment of its own.
-TAKEN = f"""
-    SELECT nullif(pg_catalog.current_setting('streamer.snapshot_at', true), '')::pg_catalog.timestamptz AS taken_at,
-        pg_catalog.now() AS began_at, pg_catalog.pg_backend_pid() AS process, {SHAPE_BY_OID} AS shape,
-        ARRAY({HELD}) AS locked
-"""
-# Which start of which server a snapshot is of, and which transactions it sees.
+OPENED = read_sql(PACKAGE, "opened", shape=SHAPE, held=HELD, first_user_oid=FIRST_USER_OID)
+# Identifies the start of the server that has the snapshot, and the transactions that the snapshot sees.
 IDENTITY = """pg_catalog.concat_ws(
     ' ', EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.pg_current_snapshot())"""
 
@@ -89,16 +85,16 @@ NO_SUCH_SNAPSHOT = (
 
 
 class SnapshotGoneError(asyncpg.InterfaceError):  # type: ignore[misc]
-    """Nobody can see any more what an export began to see."""
+    """An exported snapshot cannot be imported any more, and the export cannot continue without it."""
 
 
 class LockRefusedError(Exception):
-    """A relation may be read and not be locked: a view, whose owner may read some columns of a table below it."""
+    """A relation may be read, but not locked: such as a view whose owner may read some columns of a table below it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """A snapshot that others can open as long as its own transaction is open."""
+class ExportedSnapshot:
+    """A snapshot that other sessions can import as long as its own transaction is open."""
 
     name: str
     identity: str
@@ -106,10 +102,10 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An open transaction, and the moment it sees.
+    """An open transaction with a snapshot.
 
     `taken_at` is None if the snapshot is another session's. `shape` is that of the dataset's relation as the snapshot
-    sees it, None if there is none, and `locked` are the oids of what was locked before: see consistency.py.
+    sees it, None if there is none; `locked` has the oids that were locked before the snapshot: see consistency.py.
     """
 
     connection: Connection
@@ -123,52 +119,44 @@ class Snapshot:
 @asynccontextmanager
 async def open_snapshot(
     pool: Pool,
-    exported: Exported | None = None,
+    exported: ExportedSnapshot | None = None,
     *,
     role: str | None,
     dataset: Dataset | None = None,
     lock_timeout: str = "0",
 ) -> AsyncIterator[Snapshot]:
-    """A read-only transaction on a connection of its own, on its own snapshot or on one that another has exported, as
-    `role`, or as the user of the pool. The snapshot is taken with the relation of `dataset` locked, if it may be.
+    """Opens a read-only transaction on a connection of its own, with a new snapshot or an exported one.
 
-    `lock_timeout` is how long any lock is waited for. Raises SnapshotGoneError if the other transaction has ended, or
-    is not on the server of this connection.
+    It runs as `role`, or as the user of the pool. A new snapshot is taken with the relation of `dataset` locked, if it
+    may be locked. `lock_timeout` limits the wait for any lock. Raises SnapshotGoneError if the transaction that has
+    exported the snapshot has ended, or is not on the server of this connection.
     """
     connection = await pool.acquire()
     snapshot, clean = None, True
     try:
         try:
-            async with asyncio.timeout(OPENING):
-                version = connection.get_server_version().major
-                opening = "; ".join(_opening(version, role, dataset, lock_timeout, own=exported is None))
-                if exported is None:
-                    opening = f"{BEGIN}; {opening}"
-                else:
-                    await _import(connection, exported)
-                await _execute(connection, opening, locks=dataset is not None and dataset.locker is not None)
-                row = await connection.fetchrow(TAKEN, dataset.oid if dataset else None)
-                snapshot = Snapshot(connection, **row)
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                snapshot = await _open(connection, exported, role, dataset, lock_timeout)
             yield snapshot
         finally:
-            clean = False  # unless what follows is allowed to say otherwise
+            clean = False  # also if the roll-back is cancelled
             clean = await _rolled_back(connection)
     finally:
-        with suppress(Exception):  # it drops a connection that it cannot take back
-            await pool.release(connection, timeout=CLEAN_UP)
+        with suppress(Exception):  # the pool drops a connection that it cannot take back
+            await pool.release(connection, timeout=CLEAN_UP_TIMEOUT)
         if snapshot is not None and not clean:
-            await _end_session(pool, snapshot)
+            await _terminate(pool, snapshot)
 
 
-async def export_snapshot(connection: Connection) -> Exported:
-    """The snapshot of an open transaction, for others to see the same."""
+async def export_snapshot(connection: Connection) -> ExportedSnapshot:
+    """Exports the snapshot of an open transaction."""
     row = await connection.fetchrow(f"SELECT pg_catalog.pg_export_snapshot() AS name, {IDENTITY} AS identity")
-    return Exported(row["name"], row["identity"])
+    return ExportedSnapshot(row["name"], row["identity"])
 
 
 @asynccontextmanager
 async def savepoint(connection: Connection) -> AsyncIterator[None]:
-    """What fails while the context is open does not end the transaction of a snapshot."""
+    """Keeps the transaction usable if a statement fails in the context."""
     await connection.execute("SAVEPOINT part")
     try:
         yield
@@ -178,7 +166,21 @@ async def savepoint(connection: Connection) -> AsyncIterator[None]:
     await connection.execute("RELEASE SAVEPOINT part")
 
 
-async def _import(connection: Connection, exported: Exported) -> None:
+async def _open(
+    connection: Connection, exported: ExportedSnapshot | None, role: str | None, dataset: Dataset | None, timeout: str
+) -> Snapshot:
+    version = connection.get_server_version().major
+    opening = "; ".join(_opening(version, role, dataset, timeout, own=exported is None))
+    if exported is None:
+        opening = f"{BEGIN}; {opening}"
+    else:
+        await _import(connection, exported)
+    await _execute(connection, opening, locks=dataset is not None and dataset.locker is not None)
+    row = await connection.fetchrow(OPENED, dataset.oid if dataset else None)
+    return Snapshot(connection, **row)
+
+
+async def _import(connection: Connection, exported: ExportedSnapshot) -> None:
     try:
         await connection.execute(f"{BEGIN}; SET TRANSACTION SNAPSHOT '{exported.name}'")
     except NO_SUCH_SNAPSHOT as error:
@@ -188,7 +190,7 @@ async def _import(connection: Connection, exported: Exported) -> None:
 
 
 async def _execute(connection: Connection, opening: str, *, locks: bool) -> None:
-    """Raises LockRefusedError for want of a privilege if the message `locks` a relation."""
+    """Executes the first message. Raises LockRefusedError if it `locks` a relation and lacks a privilege."""
     try:
         await connection.execute(opening)
     except asyncpg.InsufficientPrivilegeError as error:
@@ -198,9 +200,9 @@ async def _execute(connection: Connection, opening: str, *, locks: bool) -> None
 
 
 def _opening(version: int, role: str | None, dataset: Dataset | None, lock_timeout: str, *, own: bool) -> Iterator[str]:
-    """What a session begins with, after BEGIN in the same message: no statement before TAKE fixes a snapshot.
+    """Yields the statements of the first message after BEGIN. None of them but TAKE fixes a snapshot.
 
-    The time limits come first, because the lock may have to be waited for.
+    The time limits come first, because the lock may not be free.
     """
     yield _settings(version)
     yield f"SET LOCAL lock_timeout = '{lock_timeout}'"
@@ -225,24 +227,24 @@ def _settings(version: int) -> str:
 
 
 async def _rolled_back(connection: Connection) -> bool:
-    """Whether the transaction has ended in the server; if not, the connection is dropped.
+    """Rolls back, and returns whether the transaction has ended in the server; if not, drops the connection.
 
-    It may not have begun, as in the queue of a pooler; then there is nothing to roll back.
+    The transaction may not have begun, as in the queue of a pooler.
     """
     try:
-        async with asyncio.timeout(CLEAN_UP):
+        async with asyncio.timeout(CLEAN_UP_TIMEOUT):
             await connection.execute("ROLLBACK")
     except Exception as error:
         log.warning("dropped a connection that could not be rolled back: %r", error)
-        with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
+        with suppress(asyncpg.InterfaceError):  # the connection may have left the pool already
             connection.terminate()
         return False
     return True
 
 
-async def _end_session(pool: Pool, snapshot: Snapshot) -> None:
+async def _terminate(pool: Pool, snapshot: Snapshot) -> None:
     try:
-        async with asyncio.timeout(CLEAN_UP):
-            await pool.execute(END_SESSION, snapshot.process, snapshot.began_at)
+        async with asyncio.timeout(CLEAN_UP_TIMEOUT):
+            await pool.execute(TERMINATE, snapshot.process, snapshot.began_at)
     except Exception as error:
         log.warning("a session that may still be running a query could not be ended: %r", error)

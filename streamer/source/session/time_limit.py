@@ -1,8 +1,8 @@
-"""How long an export may hold its snapshot.
+"""The time for which an export may hold its snapshot.
 
-An old snapshot keeps the database from cleaning up, on the source and, with hot_standby_feedback, on its primary. The
-clock starts when the snapshot is taken and stops when the last row has been handed over: the time in the queue, for the
-source, and for the last fsync does not count. It runs on while the first row is waited for, and while the sink waits.
+An old snapshot prevents the database from cleaning up, on the source and, with hot_standby_feedback, on its primary.
+The clock starts when the snapshot is taken, runs while the sink waits, and stops when the last row has been passed on.
+The time in the queue, the wait for the source and the last fsync do not count.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from streamer.errors import ExportFailure
 
 
 class TimeLimit:
-    """`seconds` from now on, None without a limit."""
+    """A limit of `seconds` from now on; None means no limit."""
 
     def __init__(self, seconds: float | None = None) -> None:
         self._seconds = seconds
         self._deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Cancels what is done in the context when the time is over. Raises ExportFailure then, however it ended."""
+    async def enforced(self) -> AsyncIterator[None]:
+        """Cancels the context when the time is over, and then raises ExportFailure, also if the context has failed."""
         try:
             async with asyncio.timeout_at(self._deadline) as limit:
                 yield

@@ -1,7 +1,6 @@
--- The versions of all catalog rows that say what some relations ($1) are: one hash of them. xmin is the transaction that
--- wrote a version, so the hash differs if anything of it was changed: by TRUNCATE, ALTER, RENAME and CLUSTER, by another
--- definition of a view, by a row policy, by a partition that was attached. ANALYZE and VACUUM write no new versions of
--- these rows.
+-- One hash of the versions of all catalog rows that define some relations ($1). xmin is the transaction that wrote a
+-- version, so the hash differs if anything was changed: by TRUNCATE, ALTER, RENAME and CLUSTER, by another definition
+-- of a view, by a row policy, by a partition that was attached. ANALYZE and VACUUM write no new versions of these rows.
 SELECT pg_catalog.hashtextextended(
     pg_catalog.string_agg(pg_catalog.concat_ws(' ', kind, key, version), ',' ORDER BY kind, key, version), 0
 )
