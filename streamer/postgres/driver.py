@@ -99,9 +99,11 @@ class _Copy:
         try:
             tag = await asyncio.shield(self._task)
         except asyncio.CancelledError:
-            if self._failure is None or not self._task.cancelled():
+            if not self._task.done():  # after that nothing would release what is held
                 self._cancel()
                 await _wait_ended(self._task)
+                raise
+            if self._failure is None or not self._task.cancelled():
                 raise
         if self._failure is not None:
             raise self._failure
