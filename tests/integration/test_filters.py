@@ -415,7 +415,7 @@ CONDITIONS = rf"(?: WHERE (?:NOT )?{CONDITION}(?: AND (?:NOT )?{CONDITION})*)?"
 GUARD = (
     r"\(SELECT CASE WHEN pg_catalog\.(?:count|to_regclass)\(.*?::pg_catalog\.bool END"
     r"(?: FROM \(SELECT DISTINCT relation AS oid FROM pg_catalog\.pg_locks .*?\) held "
-    r"WHERE oid <> ALL \( ?\?::pg_catalog\.oid\[\]\))?\)"
+    r"WHERE oid >= \? AND oid <> ALL \( ?\?::pg_catalog\.oid\[\]\))?\)"
 )
 QUERY = (
     rf'SELECT(?: "i"(?:, "i")*)? FROM "i"\."i" AS "i"{CONDITIONS}(?: (?:WHERE|AND) {GUARD})?'
@@ -428,8 +428,7 @@ INTENDED = [
     r"; SELECT pg_catalog.set_config\(\?, pg_catalog.clock_timestamp\(\)::pg_catalog.text, true\)",
     r"SELECT nullif\(pg_catalog.current_setting\(\?, true\), \?\)::pg_catalog.timestamptz AS taken_at, .*",
     r"SELECT pg_catalog.hashtextextended\(.*? FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass\(\$\?\)",
-    r"-- Every relation that this session has locked, .*",
-    r"-- Of every relation that this session has locked.*",
+    r"SELECT held\.oid, c\.relkind, .* FROM pg_catalog\.pg_locks .*? held .*",
     r"SELECT pg_catalog.array_agg\(pg_catalog.quote_literal\(value\) ORDER BY place\) FROM pg_catalog.unnest.*",
     r"SELECT \$\?::pg_catalog.text",
     rf"EXPLAIN \(VERBOSE, FORMAT JSON\) {QUERY}",
