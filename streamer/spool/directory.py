@@ -312,9 +312,9 @@ class SpoolDirectory:
         used, spools = 0, {}
         with suppress(FileNotFoundError), os.scandir(self._path) as entries:
             for entry in entries:
-                if entry.name.endswith(SUFFIX) and (size := _size(Path(entry.path))) is not None:
+                if entry.name.endswith(SUFFIX) and (size := _size(entry)) is not None:
                     used += size
-                    if (export_id := _export_id(Path(entry.name))) is not None:
+                    if (export_id := _export_id(entry.name.removesuffix(SUFFIX))) is not None:
                         spools[export_id] = size
         return used, spools
 
@@ -342,19 +342,19 @@ def _free(disk: os.statvfs_result) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def _size(path: Path) -> int | None:
+def _size(file: Path | os.DirEntry[str]) -> int | None:
     """None if there is no regular file."""
     try:
-        found = path.stat()
+        found = file.stat()
     except FileNotFoundError:
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _export_id(path: Path) -> UUID | None:
+def _export_id(stem: str) -> UUID | None:
     """None for a file that is no spool: such a file is never changed."""
     try:
-        export_id = UUID(path.stem)
+        export_id = UUID(stem)
     except ValueError:
         return None
-    return export_id if str(export_id) == path.stem else None
+    return export_id if str(export_id) == stem else None

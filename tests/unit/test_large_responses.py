@@ -1,11 +1,16 @@
 """The limit on large responses that wait for their clients."""
 
-from contextlib import ExitStack, suppress
+import socket
+from contextlib import ExitStack, closing, suppress
 
 import pytest
+from aiohttp import web
 
 from streamer.errors import Unavailable
-from streamer.http.net.large_responses import MAX_WAITING, LargeResponses
+from streamer.http.net.large_responses import LARGE_RESPONSES, MAX_WAITING, LargeResponses, limit_large_responses
+from streamer.http.net.readiness import MIN_QUOTA, WRITE_READINESS, WriteReadiness, queued_bytes, set_send_buffer
+from tests.held import eventually
+from tests.rawhttp import connection
 
 
 def test_responses_beyond_the_limit_get_503_until_others_are_sent() -> None:
@@ -33,3 +38,38 @@ def test_reservation_is_released_when_sending_fails(error: BaseException) -> Non
             raise error
     with responses.reserve(MAX_WAITING), pytest.raises(Unavailable), responses.reserve(1):
         pytest.fail("the limit has changed")
+
+
+async def test_large_body_is_queued_as_a_whole_and_small_buffers_are_back_afterwards() -> None:
+    """Through a small send buffer it would take a round trip for every few kilobytes."""
+    body = bytes(200_000)
+    sockets: list[socket.socket] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        sockets.append(request.transport.get_extra_info("socket"))
+        set_send_buffer(sockets[0], MIN_QUOTA)
+        return web.Response(body=body)
+
+    app = web.Application(middlewares=[limit_large_responses])
+    app.router.add_get("/", handle)
+    runner = web.AppRunner(app)
+    with closing(WriteReadiness()) as readiness:
+        app[LARGE_RESPONSES], app[WRITE_READINESS] = LargeResponses(), readiness
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with connection(f"http://127.0.0.1:{runner.addresses[0][1]}", receive=4096) as client:
+            await client.send("GET", "/")
+
+            async def queued() -> bool:
+                return bool(sockets) and queued_bytes(sockets[0]) >= len(body) // 2
+
+            await eventually(queued, "the body is not queued")
+            assert await (await client.begin())[1].whole() == body
+
+            async def small_again() -> bool:
+                return sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == MIN_QUOTA
+
+            await eventually(small_again, "the buffer stays large")
+        await runner.cleanup()
