@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     max_queued_exports: AtLeastOne = 100
     max_followers: AtLeastOne = 1000
     follower_stall_timeout: Timeout = Timeout(60)
-    gzip_streams: AtLeastOne = 12
+    gzip_streams: AtLeastOne = 8
     max_row_size: RowSize = RowSize(2 * 1024**2)
     abandon_after: Duration = Duration(60)
     export_max_time: Timeout = Timeout(6 * 60 * 60)

@@ -18,7 +18,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from streamer.config import LogFormat
 
-LOG_QUEUE = 1000  # records
+LOG_QUEUE = 400  # records
 DRAIN_TIMEOUT = 2.0  # seconds for the records in the queue at the end
 
 

@@ -24,7 +24,7 @@ DEFAULTS = {
     "max_queued_exports": 100,
     "max_followers": 1000,
     "follower_stall_timeout": 60.0,
-    "gzip_streams": 12,
+    "gzip_streams": 8,
     "max_row_size": 2 * 1024 * 1024,
     "abandon_after": 60.0,
     "log_format": LogFormat.TEXT,
