@@ -18,6 +18,7 @@ import asyncpg
 
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.spool.identity import NAME as IDENTITY
+from streamer.spool.servers import PREFIX, UNLOCKED
 from tests.conftest import connected
 from tests.faults.client import Answer, Client, End
 from tests.faults.polling import met
@@ -319,7 +320,8 @@ class Judge:
 
 
 def _is_lock(name: str) -> bool:
+    """Whether it is the lock of a server, or of one that was killed while it made its lock: such a file goes later."""
     try:
-        return name.startswith(".owner-") and bool(UUID(name.removeprefix(".owner-")))
+        return name.startswith(PREFIX) and bool(UUID(name.removeprefix(PREFIX).removesuffix(UNLOCKED)))
     except ValueError:
         return False
