@@ -8,14 +8,15 @@ import logging
 from http import HTTPStatus
 from typing import cast
 
-import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
+from msgspec import UNSET
 
 from streamer.errors import ClientError, RangeNotSatisfiable, shown
 from streamer.http.aiohttp_internals import exceeded_limit, has_too_many_fields, response_begun
 from streamer.http.links import LINKS
 from streamer.protocol.ranges import unsatisfied_range
+from streamer.schema import Problem, Unset, encode
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def early_response(
 
     `retry_after` is in seconds.
     """
-    problem = msgspec.json.encode(_members(code or _code(status), status.phrase, status, sentence))
+    problem = _encode(code or _code(status), status.phrase, status, sentence)
     head = [
         f"HTTP/1.1 {status} {status.phrase}",
         f"Content-Type: {CONTENT_TYPE}",
@@ -132,8 +133,25 @@ def _code(status: HTTPStatus) -> str:
     return status.phrase.lower().replace(" ", "-")
 
 
-def _members(code: str, title: str, status: int, sentence: str) -> dict[str, str | int]:
-    return {"type": TYPE + code, "title": title, "status": status, "detail": sentence, "error": sentence}
+def _encode(
+    code: str,
+    title: str,
+    status: int,
+    sentence: str,
+    *,
+    instance: str | Unset = UNSET,
+    parameter: str | Unset = UNSET,
+) -> bytes:
+    problem = Problem(
+        type=TYPE + code,
+        title=title,
+        status=status,
+        detail=sentence,
+        error=sentence,
+        instance=instance,
+        parameter=parameter,
+    )
+    return encode(problem)
 
 
 def _problem(
@@ -149,10 +167,9 @@ def _problem(
     """`instance` is that of RFC 9457, 3.1.5; by default the URL of the request."""
     if instance is None:
         instance = cast("web.Request", request).app[LINKS].to(request.rel_url.raw_path)
-    members = _members(code, title, status, sentence) | {"instance": instance}
-    if parameter is not None:
-        members["parameter"] = parameter
-    response = web.Response(status=status, body=msgspec.json.encode(members), content_type=CONTENT_TYPE)
+    named = UNSET if parameter is None else parameter
+    body = _encode(code, title, status, sentence, instance=instance, parameter=named)
+    response = web.Response(status=status, body=body, content_type=CONTENT_TYPE)
     response.headers["Cache-Control"] = "no-store"
     if "Range" in request.headers and request.version >= HttpVersion11:
         # If Content-Length is the size of the file that `curl -C -` has, curl reports a complete download.

@@ -99,7 +99,7 @@ class _Copy:
         try:
             tag = await asyncio.shield(self._task)
         except asyncio.CancelledError:
-            if not self._task.done():  # after that nothing would release what is held
+            if not self._task.done():  # a task that is done has released the data, and nothing would release it again
                 self._cancel()
                 await _wait_ended(self._task)
                 raise

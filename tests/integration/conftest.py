@@ -1,6 +1,8 @@
-"""Shared by the tests of the source: a plain session in the database of the test."""
+"""Fixtures of the integration tests: a plain session in the database of the test, and immutable files."""
 
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,3 +14,20 @@ async def plain(database: str) -> AsyncIterator[Plain]:
     """A connection for changes of the database during an export."""
     async with plain_session(database) as connection:
         yield connection
+
+
+@pytest.fixture
+def immutable() -> Iterator[Callable[[Path, bool], None]]:
+    """Makes a folder or a file immutable, also for root, and reverts it."""
+    changed: set[Path] = set()
+
+    def change(path: Path, lasting: bool) -> None:
+        sign = "+" if lasting else "-"
+        done = subprocess.run(["chattr", f"{sign}i", path], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"this file system knows no immutable files: {done.stderr.strip()}")
+        (changed.add if lasting else changed.discard)(path)
+
+    yield change
+    for path in list(changed):
+        change(path, False)

@@ -3,8 +3,7 @@
 import json
 import logging
 import re
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,23 +44,6 @@ def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are not cached, and the sweep runs every 0.05 s."""
     monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
-
-
-@pytest.fixture
-def immutable() -> Iterator[Callable[[Path, bool], None]]:
-    """Makes a file immutable, also for root, and reverts it."""
-    changed: set[Path] = set()
-
-    def change(path: Path, lasting: bool) -> None:
-        sign = "+" if lasting else "-"
-        done = subprocess.run(["chattr", f"{sign}i", path], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"this file system knows no immutable files: {done.stderr.strip()}")
-        (changed.add if lasting else changed.discard)(path)
-
-    yield change
-    for path in list(changed):
-        change(path, False)
 
 
 async def age(gates: Gates, *exports: RemoteExport, by: timedelta) -> None:

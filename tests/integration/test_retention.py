@@ -6,9 +6,8 @@ interrupted between the row and the file, or that the file system refused.
 
 import asyncio
 import json
-import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -258,23 +257,6 @@ def counted(counts: Counter[str], method: Callable[..., Any]) -> Callable[..., A
         return method(*arguments, **named)
 
     return call
-
-
-@pytest.fixture
-def immutable() -> Iterator[Callable[[Path, bool], None]]:
-    """Makes a folder or a file immutable, also for root, and reverts it."""
-    changed: set[Path] = set()
-
-    def change(path: Path, lasting: bool) -> None:
-        sign = "+" if lasting else "-"
-        done = subprocess.run(["chattr", f"{sign}i", path], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"this file system knows no immutable files: {done.stderr.strip()}")
-        (changed.add if lasting else changed.discard)(path)
-
-    yield change
-    for path in list(changed):
-        change(path, False)
 
 
 async def test_at_most_one_export_is_evicted_while_files_cannot_be_removed(

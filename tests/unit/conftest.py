@@ -1,11 +1,14 @@
-"""Fixtures of the unit tests: threads for the disk, and a clock."""
+"""Fixtures of the unit tests: threads for the disk, a spool that is open, and a clock."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from streamer.spool.spool import Spool
+from streamer.spool.writer import Volume
 from tests.unit.clock import Clock
 
 
@@ -18,3 +21,12 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(asyncio.get_running_loop(), monkeypatch)
+
+
+@pytest.fixture
+async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
+    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
+    spool.open()
+    yield spool
+    spool.fail("the test is over")
+    await spool.discard()

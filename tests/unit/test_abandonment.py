@@ -3,27 +3,13 @@
 The timer runs on a loop whose clock the test moves, so a minute costs nothing.
 """
 
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
 
 from streamer.jobs.abandonment import Abandonment
 from streamer.spool.spool import Spool
-from streamer.spool.writer import Volume
 from tests.unit.clock import Clock
 
 MINUTE = 60.0
-
-
-@pytest.fixture
-async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
-    spool.open()
-    yield spool
-    spool.fail("the test is over")
-    await spool.discard()
 
 
 @pytest.fixture

@@ -1,27 +1,14 @@
 """The progress that an export shows while it runs."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from streamer.jobs.progress import MAX_UNFINISHED, ProgressMeter
 from streamer.spool.spool import Spool
-from streamer.spool.writer import Volume
 from tests.unit.clock import Clock
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
-
-
-@pytest.fixture
-async def spool(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Spool]:
-    spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
-    spool.open()
-    yield spool
-    spool.fail("the test is over")
-    await spool.discard()
 
 
 @pytest.fixture
