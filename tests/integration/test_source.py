@@ -462,7 +462,7 @@ async def test_auto_uses_copy_without_workers(database: str, plain: Plain) -> No
 async def test_blocks_of_a_view_are_refused_with_its_name(database: str, plain: Plain) -> None:
     await plain.execute("CREATE VIEW a_view AS SELECT * FROM kept.fine")
     async with opened(database, CursorChoice.BLOCKS, "a_view") as source:
-        with pytest.raises(ExportFailure, match=r"^EXPORT_CURSOR=blocks [^\n]*'a_view'[^\n]*$"):
+        with pytest.raises(ExportFailure, match=r"^EXPORT_METHOD=blocks [^\n]*'a_view'[^\n]*$"):
             async with source.source.open(spec("a_view", ["n"])):
                 pytest.fail("it was opened")
         await assert_recovered(source, plain)
