@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import EnumType, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 import msgspec
 
 from streamer.durations import read_duration
-from streamer.errors import StartError
+from streamer.errors import StartError, one_of, shown
 from streamer.postgres.conninfo import ConnectionParameters, from_parts, from_url
 from streamer.source.source import CursorChoice
 
-SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
+SIZE = re.compile(r"([0-9]{1,15}) ?([kmgt]?b)?", re.ASCII | re.IGNORECASE)
 NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes belongs to the name
 URL = re.compile(
     r"https?://[^/?#@\s\\]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?", re.ASCII | re.IGNORECASE
 )
 NO_ROLE = "none"  # SET ROLE takes it for "no role", not for the name of one
 MIN_ROW_SIZE = 64 * 1024  # bytes
-SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
+SIZE_UNITS = ("b", "kb", "mb", "gb", "tb")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -56,7 +56,7 @@ class Timeout(Duration):
 
 
 class Size(int):
-    """Bytes; written as 65536, 64kB, 4MB or 20GB, in powers of 1024 as in PostgreSQL."""
+    """Bytes; written as 65536, 64kB, 4MB or 20GB in any case, in powers of 1024 as in PostgreSQL."""
 
 
 class RowSize(Size):
@@ -94,8 +94,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         str,
         _about(
             Group.DATABASE,
-            "The database that holds the table of exports, as a URL with libpq's parameters. If it is set, DB_HOST,"
-            " DB_PORT, DB_USER, DB_PASSWORD and DB_NAME are ignored.",
+            "The database that holds the table of exports, as a URL such as postgresql://user:password@host:5432/name."
+            " If it is set, all settings that begin with DB_ are ignored; what it leaves out is taken from libpq's"
+            " variables (PGPASSWORD, PGSSLMODE and so on).",
             essential=True,
         ),
     ] = ""
@@ -112,6 +113,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
     ] = "5432"
     db_user: Annotated[str, _about(Group.DATABASE, "The role that logs in to the database.")] = "postgres"
     db_password: Annotated[str, _about(Group.DATABASE, "The password of DB_USER, as plain text without escapes.")] = ""
+    db_password_file: Annotated[
+        Path | None,
+        _about(
+            Group.DATABASE,
+            "A file with the password of DB_USER, such as a Docker secret, /run/secrets/db_password; it is read at the"
+            " start, without its last line break. It replaces DB_PASSWORD: both together are refused.",
+        ),
+    ] = None
     db_name: Annotated[str, _about(Group.DATABASE, "The name of the database.")] = "postgres"
     source_database_url: Annotated[
         str,
@@ -308,7 +317,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         if self.database_url:
             return from_url(self.database_url, "DATABASE_URL")
         if not self.db_host:
-            raise StartError("DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME")
+            raise StartError(
+                "DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME;"
+                " `streamer demo` needs no database"
+            )
         return from_parts(
             host=self.db_host, port=self.db_port, user=self.db_user, password=self.db_password, name=self.db_name
         )
@@ -386,22 +398,44 @@ def alias_remarks(environment: Mapping[str, str]) -> list[str]:
     ]
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
+def read_settings(environment: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:
     """Reads the settings, also under their former names; an empty value counts as unset.
 
-    Raises StartError with one line that names the setting and the allowed values.
+    `options` are those of the command line, by the names of their settings: API_PORT for --port. They win.
+    Raises StartError with one line that names the setting, or the option, and the allowed values.
     """
     given, written = _given(environment)
+    for name, text in (options or {}).items():
+        given[name] = text
+        written[name] = "--" + name.rpartition("_")[2].lower()
     try:
         settings = msgspec.convert(given, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise StartError(_sentence(str(error), written)) from error
+        raise StartError(_sentence(error, given, written)) from error
+    if settings.db_password_file is not None and not settings.database_url:
+        settings = _with_password(settings, settings.db_password_file)
     settings.database()  # raises now rather than at the first connection
     settings.source_database()
     return settings
 
 
-def _given(environment: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def _with_password(settings: Settings, file: Path) -> Settings:
+    """Reads DB_PASSWORD_FILE without its last line break, which editors and `echo` add. Raises StartError."""
+    if settings.db_password:
+        raise StartError("DB_PASSWORD and DB_PASSWORD_FILE are both set; remove one of them")
+    try:
+        password = file.read_bytes().decode()
+    except OSError as error:
+        raise StartError(f"DB_PASSWORD_FILE: {file} cannot be read: {error.strerror}") from error
+    except UnicodeError:  # which repeats a part of the password
+        raise StartError(f"DB_PASSWORD_FILE: {file} is not UTF-8") from None
+    password = password.removesuffix("\n").removesuffix("\r")
+    if not password:
+        raise StartError(f"DB_PASSWORD_FILE: {file} is empty")
+    return msgspec.structs.replace(settings, db_password=password)
+
+
+def _given(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Returns the text of each setting that is given, and the name that it was given under, by current names."""
     names = {field.encode_name: field.encode_name for field in msgspec.structs.fields(Settings)}
     given: dict[str, str] = {}
@@ -421,30 +455,27 @@ def _decode(wanted: type, text: Any) -> Any:
 
 
 def _duration(text: str) -> Duration:
-    try:
-        return Duration(read_duration(text).total_seconds())
-    except ValueError as error:
-        raise ValueError(f"Expected {error}") from error
+    return Duration(read_duration(text).total_seconds())
 
 
 def _timeout(text: str) -> Timeout:
     seconds = Timeout(_duration(text))
     if not seconds:
-        raise ValueError("Expected a duration such as 60s, 5m or 24h, and more than 0")
+        raise ValueError("a duration such as 60s, 5m or 24h, and more than 0")
     return seconds
 
 
 def _size(text: str) -> Size:
     found = SIZE.fullmatch(text.strip())
     if not found:
-        raise ValueError("Expected a size such as 64kB, 4MB or 20GB")
-    return Size(int(found[1]) * 1024 ** SIZE_UNITS.index(found[2] or "B"))
+        raise ValueError("a size such as 64kB, 4MB or 20GB")
+    return Size(int(found[1]) * 1024 ** SIZE_UNITS.index((found[2] or "B").lower()))
 
 
 def _row_size(text: str) -> RowSize:
     size = RowSize(_size(text))
     if size < MIN_ROW_SIZE:
-        raise ValueError("Expected a size such as 64kB, 4MB or 20GB, and no less than 64kB")
+        raise ValueError("a size such as 64kB, 4MB or 20GB, and no less than 64kB")
     return size
 
 
@@ -456,22 +487,23 @@ def _names(text: str) -> Names:
         names.append(found[0].strip())
         at = found.end() + 1
         if text[found.end() : at] not in ("", ","):
-            raise ValueError("Expected names separated by commas, with every quote closed")
+            raise ValueError("names separated by commas, with every quote closed")
     if not all(names):
-        raise ValueError("Expected names separated by commas")
+        raise ValueError("names separated by commas")
     return Names(names)
 
 
-def _hosts(text: str) -> Hosts:
+def read_hosts(text: str) -> Hosts:
+    """Reads the hosts to listen on. Raises ValueError with the expected form."""
     hosts = Hosts(host.strip() for host in text.split(","))
     if not all(hosts):
-        raise ValueError("Expected host names or addresses separated by commas, such as 127.0.0.1,::1")
+        raise ValueError("host names or addresses separated by commas, such as 127.0.0.1,::1")
     return hosts
 
 
 def _role(text: str) -> RoleName:
     if text == NO_ROLE:
-        raise ValueError("Expected the name of a role; leave it empty for the user of the connection")
+        raise ValueError("the name of a role, or empty for the user of the connection")
     return RoleName(text)
 
 
@@ -483,7 +515,7 @@ def _public_url(text: str) -> PublicUrl:
         usable = False
     if not usable:
         raise ValueError(
-            "Expected an absolute http or https URL without a user, a query and a fragment, such as"
+            "an absolute http or https URL without a user, a query and a fragment, such as"
             " https://example.org/exports-api"
         )
     return PublicUrl(text.rstrip("/"))
@@ -495,13 +527,28 @@ READERS: Mapping[type, Callable[[str], Any]] = {
     Size: _size,
     RowSize: _row_size,
     Names: _names,
-    Hosts: _hosts,
+    Hosts: read_hosts,
     RoleName: _role,
     PublicUrl: _public_url,
 }
+"""Each raises ValueError with what the text must be."""
 
 
-def _sentence(error: str, written: Mapping[str, str]) -> str:
-    """Turns msgspec's `Expected `int` <= 65535 - at `$.API_PORT`` into `API_PORT: Expected …`."""
-    complaint, _, place = error.rpartition(" - at `$.")
-    return f"{written[place.rstrip('`')]}: {complaint}"
+def _sentence(error: msgspec.ValidationError, given: Mapping[str, str], written: Mapping[str, str]) -> str:
+    complaint, _, place = str(error).rpartition(" - at `$.")
+    name = place.rstrip("`")
+    text = given[name]
+    value = "…" if "@" in text else shown(text)  # a URL may contain a password
+    return f"{written[name]} must be {_expected(name) or complaint}, not '{value}'"
+
+
+def _expected(name: str) -> str | None:
+    """Returns what a number or a choice must be; None for a type with a reader, whose error says it."""
+    found = get_type_hints(Settings, include_extras=True)[name.lower()]
+    if isinstance(found.__origin__, EnumType):
+        choices: list[StrEnum] = list(found.__origin__)
+        return one_of(choices)
+    limits = next((meta for meta in found.__metadata__ if meta.ge is not None), None)
+    if limits is None:
+        return None
+    return f"{limits.ge} to {limits.le}" if limits.le is not None else f"a number of at least {limits.ge}"

@@ -64,7 +64,7 @@ async def complaint_of_serve(folder: Path, **environment: str) -> str:
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
 async def test_wrong_setting_is_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
     environment = {"DATABASE_URL": "postgresql://127.0.0.1:1/test", "DATABASE_STARTUP_TIMEOUT": "0s", name: text}
-    assert (await complaint_of_serve(tmp_path, **environment)).startswith(f"streamer: {name}: ")
+    assert (await complaint_of_serve(tmp_path, **environment)).startswith(f"streamer: {name} must ")
 
 
 async def test_missing_database_url_is_one_line_that_names_it(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_database_that_does_not_exist_is_one_line_at_once(tmp_path: Path, 
 async def test_wrong_part_of_the_database_is_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
     environment = {"DB_HOST": "db", "DB_PASSWORD": "secret", "DATABASE_STARTUP_TIMEOUT": "60s", name: text}
     complaint = await complaint_of_serve(tmp_path, **environment)
-    assert complaint.startswith(f"streamer: {name}: Expected ")
+    assert complaint.startswith(f"streamer: {name} must be ")
     assert ("DB_PORT" in complaint) == (":" in text or name == "DB_PORT")
     assert "secret" not in complaint
 

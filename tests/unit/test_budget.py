@@ -147,4 +147,4 @@ def test_serve_with_budget_refuses_a_wrong_setting_as_a_start_does(monkeypatch: 
     monkeypatch.setenv("MAX_DOWNLOADS", "all")
     refused = CliRunner().invoke(main, ["serve", "--budget"])
     assert refused.exit_code == 1
-    assert refused.output.startswith("streamer: MAX_DOWNLOADS: ")
+    assert refused.output.startswith("streamer: MAX_DOWNLOADS must be ")

@@ -54,7 +54,7 @@ def test_each_value_of_compose_follows_a_sentence(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ALIASES | VALUES.keys() - OF_THE_IMAGE - OF_COMPOSE))
 def test_compose_hands_each_setting_on(name: str) -> None:
-    assert re.search(rf"^      {name}: \$\{{{name}:(-[a-z]*|\+/[a-z.]+)\}}$", COMPOSE, re.MULTILINE)
+    assert re.search(rf"^      {name}: \$\{{{name}:(-[a-z]*|\+/[a-z._/]+)\}}$", COMPOSE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(OF_THE_IMAGE | OF_COMPOSE))
