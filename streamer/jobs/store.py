@@ -50,6 +50,8 @@ TEMPORARY_ERRORS = (
 )
 """Errors that are no fault of the statement, and may pass."""
 
+ELSEWHERE = "keep the table in another database, and set SOURCE_DATABASE_URL to this one"
+
 UsedAt = tuple[datetime, UUID]
 """A place in the order of use of completed exports: the last use of one, and its id."""
 
@@ -78,7 +80,21 @@ class Store:
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
                 await _migrate(connection)
         except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
-            raise StartError(f"DATABASE_URL: the exports table cannot be made: {one_line(error)}") from error
+            sentence = f"the table of exports cannot be created: {one_line(error)}"
+            raise StartError(f"DATABASE_URL: {sentence}{await self._remedy(error)}") from error
+
+    async def _remedy(self, error: BaseException) -> str:
+        """Returns what to do about an error of the migration, to be put behind its sentence."""
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            return f"; {ELSEWHERE}"
+        if not isinstance(error, asyncpg.InsufficientPrivilegeError):
+            return ""
+        role, database, exists = await self._pool.fetchrow(
+            "SELECT quote_ident(current_user), quote_ident(current_database()), to_regnamespace('streamer') IS NOT NULL"
+        )
+        if exists:
+            return "; the schema streamer belongs to another role: log in as that role"
+        return f"; GRANT CREATE ON DATABASE {database} TO {role}, or {ELSEWHERE}"
 
     async def identity(self) -> UUID:
         """Returns the id of this exports table, which distinguishes it from all others."""
