@@ -401,7 +401,7 @@ async def test_the_status_reports_a_row_limit(
         ("[datasets.x]\nrelation = 'sales.orders'\ncolumns = ['id']\nhidden = ['card']", "say one of them"),
         ("[datasets.x]\nrelation = 'sales.orders'\nhidden = ['id']\nrequired = ['id']", "required: there is no column"),
         ("[datasets.x]\nrelation = 'sales.orders'\norder_by = ['nope']", "order_by: there is no column 'nope'"),
-        ("[datasets.x]\nrelation = 'sales.orders'\nfilters = {nope = 1}", "filters: 'nope' is no column"),
+        ("[datasets.x]\nrelation = 'sales.orders'\nfilters = {nope = 1}", "filters.nope: there is no column 'nope'"),
         ("[datasets.x]\nrelation = 'sales.orders'\nfilters = {id = 'x'}", "filters.id: must be a whole number"),
         ("[datasets.x]\nrelation = 'sales.orders'\nfilters = {id = []}", "filters.id: must not be an empty list"),
         ("[datasets.x]\nrelation = 'sales.orders'\nfilters = {id = {a = 1}}", "filters.id: must be a text"),

@@ -1,6 +1,7 @@
 """Reads the parameters of a query and of a JSON body into one form: a list of texts under each name."""
 
 import json
+import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from streamer.errors import BadBody, BadParameter, TooMuch
 from streamer.source.catalog.values import parse_bool
 
+FORM = re.compile(rb"--[^\r\n]+\r?\n|[\w.%+-]+=")  # as multipart/form-data, and as application/x-www-form-urlencoded
+SEND = 'send JSON such as {"country_code": "US"}, or use query parameters'
 MAX_COMMAS = 10_000  # in a body: they separate its members, columns and values
 
 
@@ -85,9 +88,11 @@ def _parse_object(body: bytes | bytearray) -> dict[str, Any]:
             body.decode(), parse_int=str, parse_float=str, parse_constant=_refuse, object_pairs_hook=_distinct
         )
     except (ValueError, RecursionError) as error:
+        if FORM.match(body):
+            raise BadBody(f"the body must be a JSON object, not a form: {SEND}") from error
         raise BadBody(f"the body must be a JSON object in UTF-8: {error}") from error
     if not isinstance(value, dict):
-        raise BadBody("the body must be a JSON object")
+        raise BadBody(f"the body must be a JSON object: {SEND}")
     return value
 
 
