@@ -53,11 +53,12 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
     given = {"API_PORT": None if port is None else str(port), "API_HOST": host}
     options = {name: text for name, text in given.items() if text is not None}
     with _server_process():
-        from streamer.budget import budget as memory_budget  # noqa: PLC0415 - of the server: the client does not need it
-        from streamer.budget import table  # noqa: PLC0415
-        from streamer.config import alias_remarks, read_settings  # noqa: PLC0415
-        from streamer.logs import logging_to_stderr  # noqa: PLC0415
-        from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
+        with _packages_of("server"):
+            from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the client does not need the server
+            from streamer.budget import table  # noqa: PLC0415
+            from streamer.config import alias_remarks, read_settings  # noqa: PLC0415
+            from streamer.logs import logging_to_stderr  # noqa: PLC0415
+            from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
 
         settings = read_settings(os.environ, options)
         if budget:
@@ -116,15 +117,11 @@ def demo(rows: int, port: int, host: str, directory: Path) -> None:
       130  interrupted before it served
     """
     with _server_process():
-        from streamer.config import LogFormat, read_hosts  # noqa: PLC0415 - of the server: the client does not need it
-        from streamer.logs import logging_to_stderr  # noqa: PLC0415
+        with _packages_of("demo"):
+            from streamer.config import LogFormat, read_hosts  # noqa: PLC0415 - the client does not need the server
+            from streamer.demo import run_demo  # noqa: PLC0415
+            from streamer.logs import logging_to_stderr  # noqa: PLC0415
 
-        try:
-            from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an optional extra
-        except ImportError as error:
-            raise StartError(
-                f"the demo needs packages that are not installed: pip install 'streamer[demo]' ({error})"
-            ) from error
         try:
             hosts = read_hosts(host)
         except ValueError as error:
@@ -153,6 +150,17 @@ def _server_process() -> Iterator[None]:
     except StartError as error:
         click.echo(f"streamer: {error}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def _packages_of(extra: str) -> Iterator[None]:
+    """For imports of packages that are installed with an extra of this package. Raises StartError without them."""
+    try:
+        yield
+    except ImportError as error:
+        raise StartError(
+            f"the {extra} needs packages that are not installed: pip install 'streamer[{extra}]' ({error})"
+        ) from error
 
 
 def _raise_on_interrupt() -> None:
