@@ -23,6 +23,7 @@ import asyncpg
 import tenacity
 
 from streamer.errors import NotFound, StartError, Unavailable
+from streamer.jobs.times import JobTimes
 from streamer.model import SPEC_VERSION, Export, ExportRequest, Place, Progress, State, folded, read_spec
 from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.failures import CONNECTION_LOST, one_line
@@ -30,9 +31,6 @@ from streamer.spool.spool import Sealed
 
 SQL = files("streamer.jobs").joinpath("sql")
 MIGRATION_LOCK = 0x73747265616D  # "stream": a fixed number that no other program is likely to use
-LEASE = timedelta(seconds=30)
-RENEWAL = LEASE / 3
-STATEMENT_TIMEOUT = 10.0  # seconds for a connection, and for the answer to a statement
 MAX_PAGE_SPECS = 32 * 1024  # bytes of the requests in one page of the list; the last one may exceed it
 MAX_ATTEMPTS = 3  # to run an export of which no byte has been served
 
@@ -64,8 +62,9 @@ def _statements() -> dict[str, str]:
 class Store:
     """The exports of the server process `server_id`, and a view of all others. Every method raises Unavailable."""
 
-    def __init__(self, pool: Pool, server_id: UUID) -> None:
+    def __init__(self, pool: Pool, server_id: UUID, times: JobTimes) -> None:
         self._pool = pool
+        self._times = times
         self._server_id = server_id
         self._sql = _statements()
 
@@ -89,7 +88,7 @@ class Store:
         """Returns the time of creation; None if the idempotency key is known already."""
         label = request.label
         rows = await self._rows(
-            *("insert", export_id, request.spec.to_json(), self._server_id, LEASE, key, SPEC_VERSION),
+            *("insert", export_id, request.spec.to_json(), self._server_id, self._times.lease, key, SPEC_VERSION),
             *(label, None if label is None else folded(label), request.ttl),
         )
         return rows[0]["created_at"] if rows else None
@@ -119,7 +118,7 @@ class Store:
 
     async def claim(self, waiting: Sequence[UUID], folder: UUID) -> Export | None:
         """Claims the oldest of the exports that wait here: pending → processing. Its file will be in `folder`."""
-        return await self._find("claim", self._server_id, waiting, LEASE, folder)
+        return await self._find("claim", self._server_id, waiting, self._times.lease, folder)
 
     async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> bool:
         """Returns False if this server may not run the export any more."""
@@ -176,7 +175,7 @@ class Store:
         return await self._ids("note_removed", export_ids)
 
     async def renew_leases(self, waiting: Sequence[UUID], running: Sequence[UUID]) -> None:
-        await self._rows("renew_leases", self._server_id, LEASE, waiting, running)
+        await self._rows("renew_leases", self._server_id, self._times.lease, waiting, running)
 
     async def lost(self, waiting: Sequence[UUID]) -> list[UUID]:
         """Returns those that another server has ended or taken over."""
@@ -188,7 +187,7 @@ class Store:
         readable = [row["id"] for row in orphans if read_spec(row)]
         if not readable:
             return []
-        rows = await self._rows("reclaim", self._server_id, LEASE, dead, MAX_ATTEMPTS, readable)
+        rows = await self._rows("reclaim", self._server_id, self._times.lease, dead, MAX_ATTEMPTS, readable)
         return [Export.from_row(row) for row in rows]
 
     async def fail_orphans(
@@ -273,8 +272,9 @@ class Store:
                 raise asyncio.CancelledError
 
     async def _fetch(self, sql: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
-        async with self._pool.acquire(timeout=STATEMENT_TIMEOUT) as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=STATEMENT_TIMEOUT)
+        timeout = self._times.statement_timeout
+        async with self._pool.acquire(timeout=timeout) as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=timeout)
             return rows
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from streamer.config import Settings
 from streamer.errors import StartError
+from streamer.http.api.request_bodies import RequestBodies
 from streamer.http.download.compression import GzipStreams
 from streamer.http.links import Links
 from streamer.http.net.download_slots import DownloadSlots
@@ -38,7 +39,9 @@ class Http:
 
 
 @contextmanager
-def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog: Catalog) -> Iterator[Http]:
+def http_application(
+    settings: Settings, tuning: Tuning, parts: JobParts, pools: Pools, catalog: Catalog
+) -> Iterator[Http]:
     """Builds the application and its threads; at the end the threads are joined."""
     with (
         ThreadPoolExecutor(cores(), "gzip") as compressing,
@@ -50,6 +53,7 @@ def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog:
             completed=parts.completed,
             catalog=catalog,
             values=ValueCheck(pools.side, settings.dataset_role),
+            bodies=RequestBodies(tuning.body_timeout),
             ttl=settings.export_ttl,
             abandon_after=settings.abandon_after,
         )
@@ -58,6 +62,7 @@ def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog:
             gzip=GzipStreams(compressing, settings.gzip_streams),
             readiness=readiness,
             read_ahead=read_ahead,
+            times=tuning.downloads,
         )
         app = application(exports, sending, Links(settings.public_url))
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
@@ -76,6 +81,7 @@ async def listening(app: web.Application, settings: Settings, tuning: Tuning) ->
             settings.api_host,
             settings.api_port,
             limit=_connections(settings.max_followers + tuning.spare_connections),
+            limits=tuning.connections,
             send_timeout=settings.follower_stall_timeout,
         )
         with _start_errors(settings):

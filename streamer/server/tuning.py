@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from streamer.http.api.request_bodies import BODY_TIMEOUT
+from streamer.http.download.live import DownloadTimes
+from streamer.http.net.connection import ConnectionLimits
+from streamer.jobs.times import JobTimes
 from streamer.spool.space import RECOUNT
 from streamer.spool.writer import WriteLimits
 
@@ -10,8 +14,12 @@ SPARE_CONNECTIONS = 250  # of clients that do not download, beside MAX_FOLLOWERS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """`recount` is in seconds."""
+    """`recount` and `body_timeout` are in seconds."""
 
+    jobs: JobTimes = field(default_factory=JobTimes)
+    downloads: DownloadTimes = field(default_factory=DownloadTimes)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     write_limits: WriteLimits = field(default_factory=WriteLimits)
     recount: float = RECOUNT
+    body_timeout: float = BODY_TIMEOUT
     spare_connections: int = SPARE_CONNECTIONS

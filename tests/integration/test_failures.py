@@ -9,6 +9,8 @@ import pytest
 
 from streamer.config import Names
 from streamer.jobs.store import MAX_ATTEMPTS
+from streamer.jobs.times import JobTimes
+from streamer.server.tuning import Tuning
 from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
@@ -42,10 +44,9 @@ async def role(plain: Plain) -> AsyncIterator[str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tables are read by several connections, and retries have short pauses."""
+    """Small tables are read by several connections, and reconnect after short pauses."""
     cut_ranges(monkeypatch)
     monkeypatch.setattr("streamer.source.cursors.blocks.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(milliseconds=10))
 
 
 def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
@@ -83,6 +84,7 @@ async def test_an_export_on_several_connections_reports_the_first_failure(
     await plain.execute(SESSIONS)
     await plain.execute(acting(act))
     server = await serve(
+        tuning=Tuning(jobs=JobTimes(retry_delay=timedelta(milliseconds=10))),
         source_database_url=database,
         datasets=Names(("acting",)),
         dataset_role=role,

@@ -13,13 +13,16 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Timeout
-from streamer.jobs.store import LEASE, MAX_PAGE_SPECS, _statements
+from streamer.jobs.store import MAX_PAGE_SPECS, _statements
+from streamer.jobs.times import JobTimes
+from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
 from tests.exporting import RemoteExport, create, read_problem, until
 from tests.gates import Gates
 
 MONTH = timedelta(days=30)
+TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05))
 FEW = {"columns": "id", "id__lte": "10"}
 MANY = 100_000  # exports
 COPIES = """
@@ -39,11 +42,10 @@ COPIES = """
 """
 
 
-@pytest.fixture(autouse=True)
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tuning() -> Tuning:
     """Rows are not cached, and the sweep runs every 0.05 s."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
+    return TUNING
 
 
 async def age(gates: Gates, *exports: RemoteExport, by: timedelta) -> None:
@@ -284,10 +286,9 @@ def read_by(scan: dict[str, Any]) -> int:
 
 
 async def test_no_query_of_a_large_table_reads_more_than_it_needs(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 3600.0)
-    server = await serve()
+    server = await serve(tuning=Tuning())
     export = await create(session, server.url, **FEW)
     await export.until("completed")
     folder, nobody = folder_of(server), UUID(int=0)
@@ -310,7 +311,7 @@ async def test_no_query_of_a_large_table_reads_more_than_it_needs(
         "get": (1, (UUID(export.id),)),
         "orphans": (10, ([uuid4()], 3, [], 1)),
         "fail_orphans": (10, ("served", "exhausted", [uuid4()], 3, [])),
-        "claim": (10, (uuid4(), [uuid4()], LEASE, folder)),
+        "claim": (10, (uuid4(), [uuid4()], JobTimes().lease, folder)),
     }
     for name, (most, arguments) in statements.items():
         transaction = gates.connection.transaction()

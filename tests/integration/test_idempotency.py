@@ -10,7 +10,9 @@ from yarl import URL
 
 from streamer.http.api.exports import MAX_KEY
 from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
@@ -150,8 +152,6 @@ async def test_a_known_key_is_answered_when_the_queue_is_full(
 async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.store.LEASE", timedelta(seconds=0.5))
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
     insert = Store.insert
 
     async def lose_the_answer(*arguments: Any) -> None:
@@ -159,7 +159,8 @@ async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
         await insert(*arguments)
         raise ConnectionResetError
 
-    server = await serve()
+    times = JobTimes(lease=timedelta(seconds=0.5), renewal=timedelta(seconds=0.1))
+    server = await serve(tuning=Tuning(jobs=times))
     monkeypatch.setattr(Store, "insert", lose_the_answer)
     async with session.post(f"{server.url}/exports/csv", params={"columns": "id"}, headers=FIELDS) as lost:
         assert lost.status >= 500

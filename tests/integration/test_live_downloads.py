@@ -15,7 +15,9 @@ from urllib.parse import urljoin
 import pytest
 import pytest_asyncio
 
+from streamer.http.download.live import DownloadTimes
 from streamer.jobs.store import Store
+from streamer.server.tuning import Tuning
 from tests.conftest import connected
 from tests.exporting import PATIENCE, SAVED_AS
 from tests.held import (
@@ -61,12 +63,6 @@ async def held(server: Held) -> AsyncIterator[Held]:
 async def export(held: Held) -> HeldExport:
     """An export that waits at the frontier F."""
     return await held.export(at=STEP)
-
-
-@pytest.fixture
-def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the headers of a download wait for the first row, or for an end without one, as long as it takes."""
-    monkeypatch.setattr("streamer.http.download.live.FIRST_ROWS_TIMEOUT", PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -691,7 +687,6 @@ async def test_new_export_over_http_1_0_has_a_length(held: Held) -> None:
     assert digest_of(answer.body) == digest_of(SMALL.whole)
 
 
-@pytest.mark.usefixtures("patient_headers")
 async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tmp_path: Path) -> None:
     async with scratch_database(postgres) as database, gated_server(database, tmp_path) as held:
         async with connected(database) as owner:
@@ -702,14 +697,16 @@ async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tm
         assert "X-Export-Id" not in answer
 
 
-@pytest.mark.usefixtures("patient_headers")
-async def test_new_export_whose_first_row_fails_gets_409_with_the_reason(held: Held) -> None:
-    await held.shut()
-    async with connection(held.url) as client:
-        await client.send("GET", STREAM)
-        await held.gates.refuse()
-        head, _ = await client.begin()
-    assert head.status == 409
+async def test_new_export_whose_first_row_fails_gets_409_with_the_reason(postgres: str, tmp_path: Path) -> None:
+    """The headers of the download wait for that row as long as it takes."""
+    patient = Tuning(downloads=DownloadTimes(first_rows=PATIENCE))
+    async with scratch_database(postgres) as database, gated_server(database, tmp_path, tuning=patient) as held:
+        await held.shut()
+        async with connection(held.url) as client:
+            await client.send("GET", STREAM)
+            await held.gates.refuse()
+            head, _ = await client.begin()
+        assert head.status == 409
 
 
 async def follow(client: Connection, export: HeldExport, fields: Fields) -> Body:

@@ -21,6 +21,7 @@ import pytest
 from streamer.config import Size
 from streamer.jobs.completed import GONE, CompletedCache, CompletedExport
 from streamer.jobs.retention import FULL
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from streamer.spool.directory import SUFFIX, SpoolDirectory
@@ -30,6 +31,7 @@ from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, Steps, gated_csv, gated_sha256
 
 BLOCK_SIZE, FREE_BLOCKS = 1, 4  # indexes in the result of statvfs
+UNCACHED = Tuning(jobs=JobTimes(cache_lifetime=0.0))
 REFUSED = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
 
 
@@ -312,10 +314,9 @@ async def test_a_file_of_an_earlier_process_is_hashed_once_for_concurrent_reques
 async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_for_concurrent_requests(
     serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await serve()
+    server = await serve(tuning=UNCACHED)
     export = await create(session, server.url, columns="id")
     expected = (await export.until("completed"))["sha256"]
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     assert sha256(await export.body()) == expected
     looking = Held(monkeypatch)
     bodies = [asyncio.create_task(export.body()) for _ in range(8)]
@@ -363,10 +364,9 @@ class Held:
 
 
 async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
-    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    server = await serve()
+    server = await serve(tuning=UNCACHED)
     export = await create(session, server.url, columns="id")
     await export.until("completed")
     os.truncate(server.spool / export.file_name, 1000)
@@ -375,11 +375,10 @@ async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
 
 
 async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
-    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     """Its length and its inode stay the same."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    server = await serve()
+    server = await serve(tuning=UNCACHED)
     export, touched = [await create(session, server.url, columns="id") for _ in range(2)]
     expected = (await touched.until("completed"))["sha256"]
     await export.until("completed")
@@ -395,10 +394,9 @@ async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
 
 
 async def test_a_damaged_file_that_is_replaced_by_an_intact_copy_is_served_again(
-    configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, session: aiohttp.ClientSession
 ) -> None:
     """The damaged file is still open, and none of its bytes is served although the new file is intact."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 3600.0)
     settings = configure()
     async with serving(settings) as url:
         export = await create(session, url, columns="id")
@@ -407,7 +405,7 @@ async def test_a_damaged_file_that_is_replaced_by_an_intact_copy_is_served_again
     copy = file.with_name("copy")
     shutil.copy(file, copy)
     flip_a_bit(file)
-    async with serving(settings) as url:
+    async with serving(settings, tuning=Tuning(jobs=JobTimes(cache_lifetime=3600.0))) as url:
         again = RemoteExport(session, url, export.id)
         async with session.head(again.download) as head:
             assert head.status == 200
