@@ -15,8 +15,6 @@ SQL, and a request that this version cannot read is never taken over.
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from uuid import UUID
 
 import asyncpg
@@ -27,9 +25,16 @@ from streamer.jobs.times import JobTimes
 from streamer.model import SPEC_VERSION, Export, ExportRequest, Place, Progress, State, folded, read_spec
 from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.failures import CONNECTION_LOST, one_line
+from streamer.postgres.statements import read_all_sql
 from streamer.spool.spool import Sealed
 
-SQL = files("streamer.jobs").joinpath("sql")
+STATEMENTS = read_all_sql("streamer.jobs")
+MIGRATIONS = {
+    int(name.partition("_")[0]): statements
+    for name, statements in read_all_sql("streamer.jobs", "sql/migrations").items()
+}
+"""The statements of each migration by its number, oldest first."""
+
 MIGRATION_LOCK = 0x73747265616D  # "stream": a fixed number that no other program is likely to use
 MAX_PAGE_SPECS = 32 * 1024  # bytes of the requests in one page of the list; the last one may exceed it
 MAX_ATTEMPTS = 3  # to run an export of which no byte has been served
@@ -55,10 +60,6 @@ RemovedAt = tuple[datetime, UUID]
 """A place in the order in which files were removed: the time of one removal, and the id of the export."""
 
 
-def _statements() -> dict[str, str]:
-    return {path.name.removesuffix(".sql"): path.read_text() for path in SQL.iterdir() if path.name.endswith(".sql")}
-
-
 class Store:
     """The exports of the server process `server_id`, and a view of all others. Every method raises Unavailable."""
 
@@ -66,7 +67,6 @@ class Store:
         self._pool = pool
         self._times = times
         self._server_id = server_id
-        self._sql = _statements()
 
     async def migrate(self) -> None:
         """Brings the table to this version. Raises StartError."""
@@ -261,7 +261,7 @@ class Store:
         try:
             async for attempt in _retrying_conflicts():
                 with attempt:
-                    return await self._fetch(self._sql[statement], arguments)
+                    return await self._fetch(STATEMENTS[statement], arguments)
             raise AssertionError("tenacity either returns an attempt or raises")
         except CONNECTION_LOST as error:
             raise Unavailable("the database does not answer") from error
@@ -297,15 +297,15 @@ async def _migrate(connection: Connection) -> None:
         await connection.execute("CREATE TABLE streamer.migrations (version integer PRIMARY KEY)")
     done = {row["version"] for row in await connection.fetch("SELECT version FROM streamer.migrations")}
     _check_known(done)
-    for version, migration in _migrations():
+    for version, statements in MIGRATIONS.items():
         if version not in done:
-            await connection.execute(migration.read_text())
+            await connection.execute(statements)
             await connection.execute("INSERT INTO streamer.migrations VALUES ($1)", version)
 
 
 def _check_known(done: set[int]) -> None:
     """Raises StartError unless `done` are the first of the migrations that this version knows."""
-    newest, known = max(done, default=0), _migrations()[-1][0]
+    newest, known = max(done, default=0), max(MIGRATIONS)
     if newest > known:
         raise StartError(
             f"DATABASE_URL: the exports table was changed by a newer version of streamer (migration {newest}, and this"
@@ -316,8 +316,3 @@ def _check_known(done: set[int]) -> None:
             f"DATABASE_URL: streamer.migrations has {newest} but not {', '.join(map(str, missing))}:"
             " the exports table is in a state that no version has made"
         )
-
-
-def _migrations() -> list[tuple[int, Traversable]]:
-    """Returns the migrations with their numbers, oldest first."""
-    return sorted((int(path.name.partition("_")[0]), path) for path in SQL.joinpath("migrations").iterdir())

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Timeout
-from streamer.jobs.store import MAX_PAGE_SPECS, _statements
+from streamer.jobs.store import MAX_PAGE_SPECS, STATEMENTS
 from streamer.jobs.times import JobTimes
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
@@ -266,7 +266,7 @@ async def test_rows_in_a_state_of_a_newer_version_stay(serve: Serve, gates: Gate
 
 async def plans(gates: Gates, statement: str, *arguments: Any) -> list[dict[str, Any]]:
     """Returns the scans of the exports table in a statement, with the rows they have read."""
-    (row,) = await gates.connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {_statements()[statement]}", *arguments)
+    (row,) = await gates.connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {STATEMENTS[statement]}", *arguments)
     found: list[dict[str, Any]] = []
 
     def collect(node: dict[str, Any]) -> None:
