@@ -52,7 +52,7 @@ def http_application(
             admission=parts.jobs.admission,
             completed=parts.completed,
             catalog=catalog,
-            values=ValueCheck(pools.side, settings.dataset_role),
+            values=ValueCheck(pools.side, settings.dataset_role, timeout=tuning.check_timeout),
             bodies=RequestBodies(tuning.body_timeout),
             ttl=settings.export_ttl,
             abandon_after=settings.abandon_after,

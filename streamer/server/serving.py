@@ -40,7 +40,7 @@ async def serving(
         server_id = uuid4()
         store = Store(pools.store, server_id, tuning.jobs)
         await claim(directory, store)
-        source = export_source(settings, pools, catalog)
+        source = export_source(settings, tuning, pools, catalog)
         parts = stack.enter_context(export_jobs(settings, store, directory, source, tuning.jobs))
         http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))
         stack.enter_context(directory.alive(server_id))
