@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Timeout
+from streamer.jobs.retention import BATCH
 from streamer.jobs.store import MAX_PAGE_SPECS, STATEMENTS
 from streamer.jobs.times import JobTimes
 from streamer.server.tuning import Tuning
@@ -207,16 +208,15 @@ async def test_a_row_stays_while_its_file_cannot_be_removed(
 
 
 async def test_rows_behind_a_batch_of_files_that_stay_are_deleted(
-    serve: Serve, gates: Gates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, gates: Gates, immutable: Callable[[Path, bool], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Files that stay are the oldest ones here, and more than a batch."""
     caplog.set_level(logging.INFO, "streamer.jobs.retention")
-    monkeypatch.setattr("streamer.jobs.retention.BATCH", 10)
-    monkeypatch.setattr("streamer.spool.directory.SpoolDirectory._remove", lambda self, export_id: None)
     server = await serve()
-    stay = [uuid4() for _ in range(25)]
+    stay = [uuid4() for _ in range(BATCH + 25)]
     for export_id in stay:
         (server.spool / f"{export_id}.csv").write_bytes(b"")
+    immutable(server.spool, True)
     async with gates.connection.transaction():
         await add(gates, server, *stay)
         await gates.connection.execute("UPDATE streamer.exports SET finished_at = finished_at - interval '1 day'")

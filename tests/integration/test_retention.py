@@ -6,6 +6,7 @@ interrupted between the row and the file, or that the file system refused.
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,15 +17,14 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 import pytest
 
 from streamer.config import Duration, Size
 from streamer.jobs.retention import FULL
-from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
-from streamer.spool.directory import SpoolDirectory
 from streamer.spool.identity import NAME
 from streamer.spool.writer import WriteLimits
 from tests.conftest import Configure, Serve, Server, files_and_locks, files_in
@@ -243,8 +243,8 @@ async def test_many_small_exports_are_evicted_in_batches(
     for row in rows:
         (server.spool / f"{row['id']}.csv").write_bytes(bytes(1000))
     scans, statements = Counter[str](), Counter[str]()
-    monkeypatch.setattr(SpoolDirectory, "_scan", counted(scans, SpoolDirectory._scan))
-    monkeypatch.setattr(Store, "_rows", counted(statements, Store._rows))
+    monkeypatch.setattr(os, "scandir", counted(scans, os.scandir))
+    monkeypatch.setattr(asyncpg.Connection, "fetch", counted(statements, asyncpg.Connection.fetch))
     assert await status_of_new(session, server) == 202
     assert server.files() >= {f"{row['id']}.csv" for row in rows[501:]}
     assert server.files().isdisjoint(f"{row['id']}.csv" for row in rows[:501])
@@ -311,16 +311,18 @@ async def test_a_sweep_that_is_interrupted_between_the_row_and_the_file_is_finis
     settings = configure(export_ttl=Duration(3600), **gates.settings)
     interrupted = asyncio.Event()
 
-    async def interrupt(directory: SpoolDirectory, *export_ids: UUID) -> list[int]:
-        if UUID(export.id) not in export_ids:
-            return []
-        interrupted.set()
+    loop, unlink = asyncio.get_running_loop(), os.unlink
+
+    def interrupt(path: Path) -> None:
+        if path.name != export.file_name:
+            return unlink(path)
+        loop.call_soon_threadsafe(interrupted.set)
         raise OSError
 
     with monkeypatch.context() as patch:
         async with serving(settings, tuning=TUNING) as url:
             export, kept = [await completed(session, Server(url, settings)) for _ in range(2)]
-            patch.setattr(SpoolDirectory, "remove", interrupt)
+            patch.setattr(os, "unlink", interrupt)
             await age(gates, export, HOUR)
             await asyncio.wait_for(interrupted.wait(), 10)
             await assert_gone(export)
