@@ -139,11 +139,18 @@ def configure(database: str, source_url: str, tmp_path: Path) -> Configure:
 
 
 @pytest.fixture
-async def serve(configure: Configure) -> AsyncIterator[Serve]:
+def tuning() -> Tuning:
+    """That of every server which is started without its own. A module or a test may replace it."""
+    return Tuning()
+
+
+@pytest.fixture
+async def serve(configure: Configure, tuning: Tuning) -> AsyncIterator[Serve]:
     """Starts servers in this process, on real sockets: `await serve(max_concurrent_exports=1)`."""
+    usual = tuning
     async with AsyncExitStack() as stack:
 
-        async def start(*, tuning: Tuning | None = None, **settings: Any) -> Server:
+        async def start(*, tuning: Tuning = usual, **settings: Any) -> Server:
             chosen = configure(**settings)
             return Server(await stack.enter_async_context(serving(chosen, tuning=tuning)), chosen)
 

@@ -169,15 +169,15 @@ async def gated_server(
     **settings: Any,
 ) -> AsyncIterator[Held]:
     """A server on such a database. Its exports come to their ends before it is stopped, unless a test stops it."""
-    chosen = Settings(
-        database_url=database,
-        source_database_url=database,
-        api_port=0,
-        export_storage_path=spool,
-        datasets=Names(datasets),
-        shutdown_timeout=Duration(0),
-        **settings,
-    )
+    usual: dict[str, Any] = {
+        "database_url": database,
+        "source_database_url": database,
+        "api_port": 0,
+        "export_storage_path": spool,
+        "datasets": Names(datasets),
+        "shutdown_timeout": Duration(0),
+    }
+    chosen = Settings(**{**usual, **settings})
     async with connected(database) as hand, AsyncExitStack() as server:
         url = await server.enter_async_context(serving(chosen, tuning=tuning))
         held = Held(url, spool, Gates(hand, database), server.aclose)

@@ -44,9 +44,7 @@ class Proxy:
         if self._server is not None:
             self._server.close()
         self._socket.close()
-        for link in self._links:
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        await self.cut_links()
 
     def hold_answer_to(self, text: str) -> None:
         """Once: the statement with this text is executed, and its answer waits for `release`; `holding` says so."""
@@ -54,6 +52,13 @@ class Proxy:
 
     def release(self) -> None:
         self._released.set()
+
+    async def cut_links(self) -> None:
+        """Cuts the connections that there are; new ones are accepted."""
+        links = list(self._links)
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._closed:

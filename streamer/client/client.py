@@ -16,7 +16,7 @@ from streamer.client.hashing import new_digest
 from streamer.client.progress import ProgressListener
 from streamer.client.remote import Remote
 from streamer.client.retries import RetryPolicy
-from streamer.client.saving import Saved, check_target, save
+from streamer.client.saving import Saved, SavePolicy, check_target, save
 from streamer.client.status import ExportPage, ExportStatus, read_json
 from streamer.client.transport import Transport
 from streamer.schema import Created
@@ -150,19 +150,20 @@ class Export:
         connections: int = 1,
         force: bool = False,
         max_time: float | None = None,
+        policy: SavePolicy = SavePolicy(),  # noqa: B008 - it is frozen
     ) -> Saved:
         """Downloads to `path`, which is created only when the file is complete and its SHA-256 is the server's.
 
         Follows an export that grows, reconnects after every break, and resumes the PATH.part of an earlier run. An
         existing file is accepted if it is this export, otherwise it is replaced only with `force`. A completed export
-        is fetched in pieces over several `connections`. Gives up after `max_time` seconds.
+        is fetched in pieces over several `connections`, of sizes by `policy`. Gives up after `max_time` seconds.
 
         Raises LocalFileError, ExportFailed, ExportGone, GaveUp, VerificationFailed and Refused.
         """
         target = Path(path)
         check_target(target, force=force, new=False)
         async with time_limit(max_time):
-            return await save(self._remote, target, connections=connections, force=force)
+            return await save(self._remote, target, connections=connections, force=force, policy=policy)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yields the bytes as they come, over as many connections as that takes.

@@ -24,7 +24,7 @@ from streamer.client.pieces import merge
 from streamer.client.progress import ProgressListener
 from streamer.client.status import ExportStatus
 from streamer.client.target import file_exists_error, part_path, resolved, translating_os_errors
-from streamer.client.writing import SyncedWriter, sync_folder
+from streamer.client.writing import SYNC_INTERVAL, SyncedWriter, sync_folder
 from streamer.protocol.ranges import Slice
 
 MAX_PENDING = 3  # chunks that are being written and hashed while another one is received
@@ -33,10 +33,12 @@ MAX_PENDING = 3  # chunks that are being written and hashed while another one is
 class PartialFile:
     """The part of one target, as a context that holds its lock. Every method raises LocalFileError for an OSError."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, sync_interval: int = SYNC_INTERVAL) -> None:
+        """Each `sync_interval` bytes are synced while further ones come."""
         self.target = resolved(target)
         self.path = part_path(target)
         self.pieces: list[Slice] | None = None  # None: it is written from its beginning on
+        self._sync_interval = sync_interval
         self._metadata_file = MetadataFile(self.path)
         self._metadata: Metadata | None = None
         self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
@@ -48,7 +50,7 @@ class PartialFile:
             if not self._lock.acquire():
                 raise LocalFileError(f"another pull is writing {self.path}")
             try:
-                self._files = _open(self.path)
+                self._files = _open(self.path, self._sync_interval)
             except BaseException:
                 self._lock.release()
                 raise
@@ -209,9 +211,9 @@ class PartialFile:
         return translating_os_errors(self.path)
 
 
-def _open(path: Path) -> tuple[SyncedWriter, FileHasher]:
+def _open(path: Path, sync_interval: int) -> tuple[SyncedWriter, FileHasher]:
     """Raises OSError."""
-    writer = SyncedWriter(path)
+    writer = SyncedWriter(path, sync_interval)
     try:
         return writer, FileHasher(path)
     except BaseException:

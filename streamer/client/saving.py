@@ -15,11 +15,19 @@ from streamer.client.pieces import missing, total_length
 from streamer.client.remote import Remote
 from streamer.client.status import ExportStatus
 from streamer.client.target import check_path, file_exists_error, translating_os_errors
+from streamer.client.writing import SYNC_INTERVAL
 from streamer.protocol.ranges import Slice
 
-MIN_PIECE = 1024 * 1024  # bytes of one request, which a kill may lose
-MAX_PIECE = 16 * MIN_PIECE
+MAX_PIECE = 16 * 1024 * 1024  # bytes of one request
 MIN_PIECES_EACH = 4  # for each connection, if the export is large enough: they end at about the same time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavePolicy:
+    """Sizes in bytes."""
+
+    min_piece: int = 1024 * 1024  # of one request, which a kill may lose
+    sync_interval: int = SYNC_INTERVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +42,16 @@ class Saved:
     already_there: int
 
 
-async def save(remote: Remote, target: Path, *, connections: int, force: bool) -> Saved:
+async def save(remote: Remote, target: Path, *, connections: int, force: bool, policy: SavePolicy) -> Saved:
     """Raises any StreamerError. A resumable FILE.part is kept then."""
     status = await remote.downloadable_status()
     if not force and (saved := await _existing_file(remote, target, status)):
         return saved
-    with PartialFile(target) as part:
+    with PartialFile(target, sync_interval=policy.sync_interval) as part:
         if not force and (saved := await _existing_file(remote, target, status)):
             return saved  # by another pull, which held the lock until now
         part.begin(remote.address, status, force=force)
-        final, already_there = await _fetch_and_verify(remote, part, status, connections)
+        final, already_there = await _fetch_and_verify(remote, part, status, connections, policy)
         if not force and (saved := await _existing_file(remote, target, final)):
             part.discard()
             return saved
@@ -99,11 +107,15 @@ def _saved(target: Path, status: ExportStatus, already_there: int) -> Saved:
 
 
 async def _fetch_and_verify(
-    remote: Remote, part: PartialFile, status: ExportStatus, connections: int
+    remote: Remote, part: PartialFile, status: ExportStatus, connections: int, policy: SavePolicy
 ) -> tuple[ExportStatus, int]:
     """Returns the status of the completed export, and the number of bytes that earlier runs received."""
     in_pieces = part.pieces is not None or (connections > 1 and status.completed)
-    fetch = _PieceFetch(remote, part, status, connections) if in_pieces else _SequentialFetch(remote, part, status)
+    fetch = (
+        _PieceFetch(remote, part, status, connections, policy.min_piece)
+        if in_pieces
+        else _SequentialFetch(remote, part, status)
+    )
     try:
         already_there = await fetch.run()
         assert fetch.final
@@ -147,11 +159,14 @@ class _SequentialFetch:
 class _PieceFetch:
     """Fetches the missing pieces of a sealed export over several connections, and hashes up to the first gap."""
 
-    def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus, connections: int) -> None:
+    def __init__(
+        self, remote: Remote, part: PartialFile, status: ExportStatus, connections: int, min_piece: int
+    ) -> None:
         self._remote = remote
         self._part = part
         self._status = status
         self._connections = connections
+        self._min_piece = min_piece
         self.announced_sha256: str | None = None
         self.final: ExportStatus | None = status
 
@@ -162,7 +177,7 @@ class _PieceFetch:
         assert part.pieces is not None
         already_there = total_length(part.pieces)
         self._remote.listener.received(already_there)
-        max_piece = min(max(length // (MIN_PIECES_EACH * self._connections), MIN_PIECE), MAX_PIECE)
+        max_piece = min(max(length // (MIN_PIECES_EACH * self._connections), self._min_piece), MAX_PIECE)
         await self._fetch_all(missing(list(part.pieces), length, max_piece))
         await part.hash_existing(self._remote.listener)
         return already_there

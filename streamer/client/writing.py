@@ -12,13 +12,14 @@ SYNC_INTERVAL = 32 * 1024 * 1024  # bytes: a disk of 1 MB/s takes 32 s, half the
 class SyncedWriter:
     """Writes chunks in the order of the calls. Futures raise OSError."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens the file, which is created if it does not exist. Raises OSError."""
+    def __init__(self, path: Path, sync_interval: int = SYNC_INTERVAL) -> None:
+        """Opens the file, which is created if it does not exist; syncs each `sync_interval` bytes. Raises OSError."""
         path.touch()
         self._file: IO[bytes] = path.open("r+b", buffering=0)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pull")
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._sync: Future[None] | None = None  # the latest one
+        self._sync_interval = sync_interval
         self._unsynced = 0  # bytes
 
     @property
@@ -70,7 +71,7 @@ class SyncedWriter:
             count = os.write(self._fd, rest)
             position, rest = position + count, rest[count:]
         self._unsynced += len(chunk)
-        if self._unsynced >= SYNC_INTERVAL:
+        if self._unsynced >= self._sync_interval:
             self._start_sync()
 
     def _start_sync(self) -> None:

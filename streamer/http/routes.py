@@ -7,10 +7,11 @@ from aiohttp import web
 
 from streamer.http.api.datasets import Datasets
 from streamer.http.api.exports import Exports, json_response
+from streamer.http.api.request_bodies import RequestBodies
 from streamer.http.download.completed import CompletedDownloads
 from streamer.http.download.compression import GzipStreams
 from streamer.http.download.downloads import Downloads
-from streamer.http.download.live import LiveDownloads
+from streamer.http.download.live import DownloadTimes, LiveDownloads
 from streamer.http.links import LINKS, Links
 from streamer.http.net.body_sender import READ_AHEAD
 from streamer.http.net.download_slots import DownloadSlots
@@ -33,6 +34,7 @@ class ExportServices:
     completed: CompletedCache
     catalog: Catalog
     values: ValueCheck
+    bodies: RequestBodies
     ttl: float  # seconds that the file of a completed export is kept, at most
     abandon_after: float  # seconds after which a streamed export without a client is cancelled
 
@@ -45,6 +47,7 @@ class DownloadServices:
     gzip: GzipStreams
     readiness: WriteReadiness
     read_ahead: Executor
+    times: DownloadTimes
 
 
 def application(services: ExportServices, sending: DownloadServices, links: Links) -> web.Application:
@@ -53,14 +56,14 @@ def application(services: ExportServices, sending: DownloadServices, links: Link
     app[WRITE_READINESS] = sending.readiness
     app[LINKS] = links
     app[LARGE_RESPONSES] = LargeResponses()
-    exports = Exports(services.admission, services.catalog, services.values, ttl=services.ttl)
+    exports = Exports(services.admission, services.catalog, services.values, services.bodies, ttl=services.ttl)
     app.add_routes(_routes(exports, Datasets(services.catalog), _downloads(exports, services, sending)))
     return app
 
 
 def _downloads(exports: Exports, services: ExportServices, sending: DownloadServices) -> Downloads:
     completed = CompletedDownloads(services.completed, sending.gzip)
-    live = LiveDownloads(services.admission, completed, sending.gzip)
+    live = LiveDownloads(services.admission, completed, sending.gzip, sending.times)
     return Downloads(
         services.admission,
         exports,

@@ -1,8 +1,8 @@
 """A cache of completed exports with open files.
 
 A statement to the database and an `open` cost more than a range of a few kilobytes. So the rows and files of the
-MAX_CACHED exports that were read last stay in the cache, and a row is used for FRESH seconds without reading it again.
-A file is closed when it has left the cache and its last reader has released it.
+MAX_CACHED exports that were read last stay in the cache, and a row is used for `cache_lifetime` seconds without reading
+it again. A file is closed when it has left the cache and its last reader has released it.
 
 Only the bytes that were sealed are served: a file is hashed before this process serves it for the first time, unless
 this process sealed it, and again when its inode, size or time of modification has changed.
@@ -21,6 +21,7 @@ from uuid import UUID
 
 from streamer.errors import ClientError, ExportFailed, ExportGone, Unavailable, WrittenByNewer
 from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.model import Export, State
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory, Stamp
@@ -29,8 +30,6 @@ from streamer.spool.pagecache import read_if_cached
 log = logging.getLogger(__name__)
 
 MAX_CACHED = 64  # open files, with or without readers
-FRESH = 1.0  # seconds; a file may be served for so long after another server has removed it
-NOTE_TIMEOUT = 1.0  # seconds that a download waits for the table to note its use
 GONE = "the file of this export is gone, or damaged; start a new one"
 ELSEWHERE = "the file of this export is in the folder of another server"
 
@@ -41,15 +40,22 @@ class CompletedExport:
     broken: "asyncio.Future[str] | None" = None  # a completed export cannot fail
 
     def __init__(
-        self, export: Export, file: BinaryIO, readers: Counter[UUID], close: Callable[[BinaryIO], object]
+        self,
+        export: Export,
+        file: BinaryIO,
+        readers: Counter[UUID],
+        close: Callable[[BinaryIO], object],
+        *,
+        lifetime: float,
     ) -> None:
+        """The row is used for `lifetime` seconds."""
         self.export = export
         self.content = ContentDescription.of(export.spec, export.created_at)
         self.file = file
         self._readers = readers
         self._close = close
         self.length = export.progress.bytes
-        self._fresh_until = monotonic() + FRESH
+        self._fresh_until = monotonic() + lifetime
         self._references = 1  # of the cache
 
     @property
@@ -98,9 +104,10 @@ def _count_down(readers: Counter[UUID], export_id: UUID) -> None:
 class CompletedCache:
     """Looks exports up, verifies their files, and counts the downloads of each."""
 
-    def __init__(self, store: Store, directory: SpoolDirectory) -> None:
+    def __init__(self, store: Store, directory: SpoolDirectory, times: JobTimes) -> None:
         self._store = store
         self._directory = directory
+        self._times = times
         self._kept: OrderedDict[UUID, CompletedExport] = OrderedDict()
         self._readers: Counter[UUID] = Counter()
         self._verified: dict[UUID, Stamp] = {}
@@ -223,7 +230,9 @@ class CompletedCache:
             file = self._directory.open(export_id, export.progress.bytes)
         except FileNotFoundError as error:
             raise self._missing(export) from error
-        found = CompletedExport(export, file, self._readers, self._directory.close_reader)
+        found = CompletedExport(
+            *(export, file, self._readers, self._directory.close_reader), lifetime=self._times.cache_lifetime
+        )
         try:
             await self._note_used(export_id)
         except BaseException:
@@ -234,7 +243,7 @@ class CompletedCache:
     async def _note_used(self, export_id: UUID) -> None:
         """Notes the use. A table that cannot be written must not prevent the download."""
         try:
-            async with asyncio.timeout(NOTE_TIMEOUT):
+            async with asyncio.timeout(self._times.note_timeout):
                 await self._store.note_used(export_id)
         except (Unavailable, TimeoutError) as error:
             log.warning("that export %s is used could not be noted: %r", export_id, error.__cause__ or error)

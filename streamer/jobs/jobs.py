@@ -13,10 +13,9 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks, all_ended
+from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import Workers
 from streamer.spool.directory import SpoolDirectory
-
-STOP_TIMEOUT = 2.0  # seconds for the database to answer when the server stops
 
 
 class Jobs:
@@ -33,15 +32,17 @@ class Jobs:
         gate: SourceGate,
         concurrency: int,
         capacity: int,
+        times: JobTimes,
     ) -> None:
         self._retention = retention
         self._concurrency = concurrency
+        self._stop_timeout = times.stop_timeout
         self._services: list[asyncio.Task[Any]] = []
         self._tasks = tasks = Tasks()
         permits = asyncio.Semaphore(0)
         self._actives = actives = ActiveExports(store, directory, completed=completed, retention=retention, gate=gate)
         self.admission = Admission(store, actives, retention=retention, tasks=tasks, permits=permits, capacity=capacity)
-        self.recovery = Recovery(store, directory, actives, tasks=tasks, permits=permits)
+        self.recovery = Recovery(store, directory, actives, tasks=tasks, permits=permits, times=times)
         self.workers = Workers(
             *(store, directory, actives),
             runner=runner,
@@ -71,14 +72,14 @@ class Jobs:
     async def stop(self) -> None:
         """Takes no more exports; releases unfinished ones to the next server, or fails them.
 
-        Waits STOP_TIMEOUT for the database. After that, other servers settle the rows when their leases run out.
+        Waits `stop_timeout` for the database. After that, other servers settle the rows when their leases run out.
         """
         self._actives.stopping = True
         services, self._services = self._services, []
         for service in services:
             service.cancel()
         with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_TIMEOUT):
+            async with asyncio.timeout(self._stop_timeout):
                 await all_ended(services)
                 await self.recovery.release_all()
         self.recovery.abort_all()

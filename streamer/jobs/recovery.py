@@ -15,8 +15,9 @@ from streamer.errors import Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.runner import ENDED_ELSEWHERE
-from streamer.jobs.store import MAX_ATTEMPTS, RENEWAL, Store
+from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
+from streamer.jobs.times import JobTimes
 from streamer.model import Export, State
 from streamer.postgres.failures import with_causes
 from streamer.protocol.disposition import ContentDescription
@@ -41,17 +42,19 @@ class Recovery:
         *,
         tasks: Tasks,
         permits: asyncio.Semaphore,
+        times: JobTimes,
     ) -> None:
         self._store = store
         self._directory = directory
         self._actives = actives
         self._tasks = tasks
         self._permits = permits
+        self._times = times
 
     async def keep_leases(self) -> None:
         """Renews the leases of this server, and looks for the exports of dead ones, until it is cancelled."""
         while True:
-            await asyncio.sleep(RENEWAL.total_seconds())
+            await asyncio.sleep(self._times.renewal.total_seconds())
             try:
                 await self.renew()
                 if not self._actives.stopping:

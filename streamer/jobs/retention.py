@@ -27,12 +27,12 @@ from streamer.durations import written_duration
 from streamer.errors import ExportFailure, InsufficientStorage, TransientFailure, Unavailable
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.store import RemovedAt, Store, UsedAt
+from streamer.jobs.times import JobTimes
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.space import Shortage
 
 log = logging.getLogger(__name__)
 
-SWEEP_INTERVAL = 60.0  # seconds
 SETTLING = 30.0  # seconds without a removal after one that has freed nothing: some file systems free space later
 MAX_ROOM_WAIT = 10.0  # seconds that a new export may wait for room
 BATCH = 200  # exports in one statement
@@ -45,23 +45,31 @@ class Retention:
     """`ttl` and `history_ttl` are in seconds."""
 
     def __init__(
-        self, store: Store, directory: SpoolDirectory, completed: CompletedCache, *, ttl: float, history_ttl: float
+        self,
+        store: Store,
+        directory: SpoolDirectory,
+        completed: CompletedCache,
+        *,
+        ttl: float,
+        history_ttl: float,
+        times: JobTimes,
     ) -> None:
         self._store = store
         self._directory = directory
         self._completed = completed
         self._ttl = timedelta(seconds=ttl)
         self._history_ttl = timedelta(seconds=history_ttl)
+        self._sweep_interval = times.sweep_interval
         self._making_room = asyncio.Lock()
         self._settled_at = 0.0
 
     async def run(self) -> None:
-        """Expires exports, sweeps the folder and deletes old rows every SWEEP_INTERVAL seconds, until cancelled."""
+        """Expires exports, sweeps the folder and deletes old rows every `sweep_interval` seconds, until cancelled."""
         while True:
             await _attempt(self.expire, "expired exports could not be removed")
             await _attempt(self.sweep, "files that no client can ask for could not be removed")
             await _attempt(self.delete_history, "the rows of exports that are long gone could not be deleted")
-            await asyncio.sleep(SWEEP_INTERVAL)
+            await asyncio.sleep(self._sweep_interval)
 
     async def expire(self) -> None:
         while expired := await self._store.expired(self._directory.id, self._ttl, self._completed.being_read, BATCH):

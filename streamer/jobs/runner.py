@@ -21,7 +21,8 @@ import tenacity
 from streamer.errors import ExportFailure, NotFound, SourceAway, SourceWait, TransientFailure, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.gate import SourceGate
-from streamer.jobs.store import LEASE, Store
+from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.model import Export, ExportSpec, State
 from streamer.postgres.failures import with_causes
 from streamer.postgres.pool import BACKOFF, log_waiting
@@ -34,9 +35,7 @@ log = logging.getLogger(__name__)
 
 FIRST_SOURCE_PAUSE = 0.1  # seconds before the next run if a relation is locked; doubles with each run
 MAX_SOURCE_PAUSE = 5.0  # seconds
-FIRST_DELAY = timedelta(seconds=1)  # before the second attempt; doubles with each attempt
 ENDED_ELSEWHERE = "the export was ended by another server"
-REPORT_INTERVAL = 0.5  # seconds between two writes of the progress
 
 
 class Runner:
@@ -46,12 +45,20 @@ class Runner:
     """
 
     def __init__(
-        self, store: Store, source: Source, gate: SourceGate, *, source_wait: float, max_bytes: int | None = None
+        self,
+        store: Store,
+        source: Source,
+        gate: SourceGate,
+        *,
+        source_wait: float,
+        times: JobTimes,
+        max_bytes: int | None = None,
     ) -> None:
         self._store = store
         self._source = source
         self._gate = gate
         self._source_wait = source_wait
+        self._times = times
         self._max_bytes = max_bytes
 
     async def run(self, active: ActiveExport, spec: ExportSpec) -> timedelta | None:
@@ -124,7 +131,7 @@ class Runner:
                 snapshot_at=rows.snapshot_at,
             ),
             lambda row: row.state is State.COMPLETED and row.sha256 == sealed.sha256,
-            retrying=_retrying_completion(active),
+            retrying=_retrying_completion(active, self._times.lease),
         )
 
     async def _wait_for_source(self, active: ActiveExport, failure: SourceWait) -> timedelta | None:
@@ -155,7 +162,10 @@ class Runner:
         """Empties the spool for another run. Returns whether the row allows one."""
         try:
             if not await self._written(
-                active, change, lambda row: row.state is State.PENDING, retrying=_retrying_for_lease(active)
+                active,
+                change,
+                lambda row: row.state is State.PENDING,
+                retrying=_retrying_for_lease(active, self._times.lease),
             ):
                 return False
             await active.spool.rewind()
@@ -168,7 +178,7 @@ class Runner:
         """Requeues the export if no byte was served: only then may its bytes change. Returns the delay, or None."""
         if active.served:
             return None
-        delay = FIRST_DELAY * (1 << (active.attempts - 1))
+        delay = self._times.retry_delay * (1 << (active.attempts - 1))
         if not await self._requeued(active, lambda: self._store.requeue(active.id, delay, active.meter.percentage)):
             return None
         log.warning("export %s is run again in %s: %s", active.id, delay, with_causes(failure))
@@ -206,7 +216,7 @@ class Runner:
         """
         log.warning("export %s failed: %s", active.id, with_causes(failure), exc_info=unexpected)
         try:
-            async for attempt in _retrying_for_lease(active):
+            async for attempt in _retrying_for_lease(active, self._times.lease):
                 with attempt:
                     if await self._store.fail(active.id, str(failure), active.meter.percentage):
                         active.spool.kept = False
@@ -234,7 +244,7 @@ class Runner:
                 log.warning("export %s: its progress could not be written: %s", active.id, with_causes(error))
             except Exception:
                 log.exception("export %s: its progress could not be written", active.id)
-            await asyncio.sleep(REPORT_INTERVAL)
+            await asyncio.sleep(self._times.report_interval)
 
 
 def _pause(waits: int) -> float:
@@ -242,15 +252,15 @@ def _pause(waits: int) -> float:
     return random.uniform(0, min(FIRST_SOURCE_PAUSE * 2 ** min(waits, 10), MAX_SOURCE_PAUSE))  # noqa: S311 - not a secret
 
 
-def _retrying_for_lease(active: ActiveExport) -> tenacity.AsyncRetrying:
+def _retrying_for_lease(active: ActiveExport, lease: timedelta) -> tenacity.AsyncRetrying:
     """Retries a statement until the lease may have expired."""
-    return _retrying(active, tenacity.stop_after_delay(LEASE.total_seconds()))
+    return _retrying(active, tenacity.stop_after_delay(lease.total_seconds()))
 
 
-def _retrying_completion(active: ActiveExport) -> tenacity.AsyncRetrying:
+def _retrying_completion(active: ActiveExport, lease: timedelta) -> tenacity.AsyncRetrying:
     """Retries without a limit while the table is unavailable; after other errors until the lease may have expired."""
-    lease = tenacity.stop_after_delay(LEASE.total_seconds())
-    return _retrying(active, lambda state: lease(state) and not isinstance(_error_of(state), Unavailable))
+    expired = tenacity.stop_after_delay(lease.total_seconds())
+    return _retrying(active, lambda state: expired(state) and not isinstance(_error_of(state), Unavailable))
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException | None:

@@ -15,24 +15,27 @@ SQL, and a request that this version cannot read is never taken over.
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from uuid import UUID
 
 import asyncpg
 import tenacity
 
 from streamer.errors import NotFound, StartError, Unavailable
+from streamer.jobs.times import JobTimes
 from streamer.model import SPEC_VERSION, Export, ExportRequest, Place, Progress, State, folded, read_spec
 from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.failures import CONNECTION_LOST, one_line
+from streamer.postgres.statements import read_all_sql
 from streamer.spool.spool import Sealed
 
-SQL = files("streamer.jobs").joinpath("sql")
+STATEMENTS = read_all_sql("streamer.jobs")
+MIGRATIONS = {
+    int(name.partition("_")[0]): statements
+    for name, statements in read_all_sql("streamer.jobs", "sql/migrations").items()
+}
+"""The statements of each migration by its number, oldest first."""
+
 MIGRATION_LOCK = 0x73747265616D  # "stream": a fixed number that no other program is likely to use
-LEASE = timedelta(seconds=30)
-RENEWAL = LEASE / 3
-STATEMENT_TIMEOUT = 10.0  # seconds for a connection, and for the answer to a statement
 MAX_PAGE_SPECS = 32 * 1024  # bytes of the requests in one page of the list; the last one may exceed it
 MAX_ATTEMPTS = 3  # to run an export of which no byte has been served
 
@@ -59,17 +62,13 @@ RemovedAt = tuple[datetime, UUID]
 """A place in the order in which files were removed: the time of one removal, and the id of the export."""
 
 
-def _statements() -> dict[str, str]:
-    return {path.name.removesuffix(".sql"): path.read_text() for path in SQL.iterdir() if path.name.endswith(".sql")}
-
-
 class Store:
     """The exports of the server process `server_id`, and a view of all others. Every method raises Unavailable."""
 
-    def __init__(self, pool: Pool, server_id: UUID) -> None:
+    def __init__(self, pool: Pool, server_id: UUID, times: JobTimes) -> None:
         self._pool = pool
+        self._times = times
         self._server_id = server_id
-        self._sql = _statements()
 
     async def migrate(self) -> None:
         """Brings the table to this version. Raises StartError."""
@@ -105,7 +104,7 @@ class Store:
         """Returns the time of creation; None if the idempotency key is known already."""
         label = request.label
         rows = await self._rows(
-            *("insert", export_id, request.spec.to_json(), self._server_id, LEASE, key, SPEC_VERSION),
+            *("insert", export_id, request.spec.to_json(), self._server_id, self._times.lease, key, SPEC_VERSION),
             *(label, None if label is None else folded(label), request.ttl),
         )
         return rows[0]["created_at"] if rows else None
@@ -135,7 +134,7 @@ class Store:
 
     async def claim(self, waiting: Sequence[UUID], folder: UUID) -> Export | None:
         """Claims the oldest of the exports that wait here: pending → processing. Its file will be in `folder`."""
-        return await self._find("claim", self._server_id, waiting, LEASE, folder)
+        return await self._find("claim", self._server_id, waiting, self._times.lease, folder)
 
     async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> bool:
         """Returns False if this server may not run the export any more."""
@@ -192,7 +191,7 @@ class Store:
         return await self._ids("note_removed", export_ids)
 
     async def renew_leases(self, waiting: Sequence[UUID], running: Sequence[UUID]) -> None:
-        await self._rows("renew_leases", self._server_id, LEASE, waiting, running)
+        await self._rows("renew_leases", self._server_id, self._times.lease, waiting, running)
 
     async def lost(self, waiting: Sequence[UUID]) -> list[UUID]:
         """Returns those that another server has ended or taken over."""
@@ -204,7 +203,7 @@ class Store:
         readable = [row["id"] for row in orphans if read_spec(row)]
         if not readable:
             return []
-        rows = await self._rows("reclaim", self._server_id, LEASE, dead, MAX_ATTEMPTS, readable)
+        rows = await self._rows("reclaim", self._server_id, self._times.lease, dead, MAX_ATTEMPTS, readable)
         return [Export.from_row(row) for row in rows]
 
     async def fail_orphans(
@@ -278,7 +277,7 @@ class Store:
         try:
             async for attempt in _retrying_conflicts():
                 with attempt:
-                    return await self._fetch(self._sql[statement], arguments)
+                    return await self._fetch(STATEMENTS[statement], arguments)
             raise AssertionError("tenacity either returns an attempt or raises")
         except CONNECTION_LOST as error:
             raise Unavailable("the database does not answer") from error
@@ -289,8 +288,9 @@ class Store:
                 raise asyncio.CancelledError
 
     async def _fetch(self, sql: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
-        async with self._pool.acquire(timeout=STATEMENT_TIMEOUT) as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=STATEMENT_TIMEOUT)
+        timeout = self._times.statement_timeout
+        async with self._pool.acquire(timeout=timeout) as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=timeout)
             return rows
 
 
@@ -313,15 +313,15 @@ async def _migrate(connection: Connection) -> None:
         await connection.execute("CREATE TABLE streamer.migrations (version integer PRIMARY KEY)")
     done = {row["version"] for row in await connection.fetch("SELECT version FROM streamer.migrations")}
     _check_known(done)
-    for version, migration in _migrations():
+    for version, statements in MIGRATIONS.items():
         if version not in done:
-            await connection.execute(migration.read_text())
+            await connection.execute(statements)
             await connection.execute("INSERT INTO streamer.migrations VALUES ($1)", version)
 
 
 def _check_known(done: set[int]) -> None:
     """Raises StartError unless `done` are the first of the migrations that this version knows."""
-    newest, known = max(done, default=0), _migrations()[-1][0]
+    newest, known = max(done, default=0), max(MIGRATIONS)
     if newest > known:
         raise StartError(
             f"DATABASE_URL: the exports table was changed by a newer version of streamer (migration {newest}, and this"
@@ -332,8 +332,3 @@ def _check_known(done: set[int]) -> None:
             f"DATABASE_URL: streamer.migrations has {newest} but not {', '.join(map(str, missing))}:"
             " the exports table is in a state that no version has made"
         )
-
-
-def _migrations() -> list[tuple[int, Traversable]]:
-    """Returns the migrations with their numbers, oldest first."""
-    return sorted((int(path.name.partition("_")[0]), path) for path in SQL.joinpath("migrations").iterdir())

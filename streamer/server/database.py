@@ -14,6 +14,7 @@ from streamer.postgres.conninfo import ConnectionParameters
 from streamer.postgres.driver import Pool
 from streamer.postgres.failures import one_line, with_causes
 from streamer.postgres.pool import connect
+from streamer.server.tuning import Tuning
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.session.connections import Connections
 from streamer.source.source import Source
@@ -65,7 +66,7 @@ async def claim(directory: SpoolDirectory, store: Store) -> None:
         directory.claim(await store.identity())
 
 
-def export_source(settings: Settings, pools: Pools, catalog: Catalog) -> Source:
+def export_source(settings: Settings, tuning: Tuning, pools: Pools, catalog: Catalog) -> Source:
     connections = Connections(
         pools.source,
         leaders=settings.max_concurrent_exports,
@@ -73,7 +74,9 @@ def export_source(settings: Settings, pools: Pools, catalog: Catalog) -> Source:
         role=settings.dataset_role,
         beside=pools.side,
     )
-    return Source(connections, catalog, settings.export_method, max_time=settings.export_max_time)
+    return Source(
+        connections, catalog, settings.export_method, max_time=settings.export_max_time, reading=tuning.reading
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from streamer.config import Settings
 from streamer.errors import StartError
+from streamer.http.api.request_bodies import RequestBodies
 from streamer.http.download.compression import GzipStreams
 from streamer.http.links import Links
 from streamer.http.net.download_slots import DownloadSlots
@@ -40,7 +41,9 @@ class Http:
 
 
 @contextmanager
-def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog: Catalog) -> Iterator[Http]:
+def http_application(
+    settings: Settings, tuning: Tuning, parts: JobParts, pools: Pools, catalog: Catalog
+) -> Iterator[Http]:
     """Builds the application and its threads; at the end the threads are joined."""
     with (
         ThreadPoolExecutor(cores(), "gzip") as compressing,
@@ -51,7 +54,8 @@ def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog:
             admission=parts.jobs.admission,
             completed=parts.completed,
             catalog=catalog,
-            values=ValueCheck(pools.side, settings.dataset_role),
+            values=ValueCheck(pools.side, settings.dataset_role, timeout=tuning.check_timeout),
+            bodies=RequestBodies(tuning.body_timeout),
             ttl=settings.export_ttl,
             abandon_after=settings.abandoned_export_timeout,
         )
@@ -60,6 +64,7 @@ def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog:
             gzip=GzipStreams(compressing, settings.compressions),
             readiness=readiness,
             read_ahead=read_ahead,
+            times=tuning.downloads,
         )
         app = application(exports, sending, Links(settings.public_url))
         # aiohttp calls this when it no longer accepts and has not yet waited for handlers: followers end with exports.
@@ -78,6 +83,7 @@ async def listening(app: web.Application, settings: Settings, tuning: Tuning) ->
             settings.api_host,
             settings.api_port,
             limit=_connections(settings.max_downloads + tuning.spare_connections),
+            limits=tuning.connections,
             send_timeout=settings.download_stall_timeout,
         )
         with _start_errors(settings.api_port):

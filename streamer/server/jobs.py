@@ -12,6 +12,7 @@ from streamer.jobs.jobs import Jobs
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
 
@@ -24,12 +25,18 @@ class JobParts:
 
 
 @contextmanager
-def export_jobs(settings: Settings, store: Store, directory: SpoolDirectory, source: Source) -> Iterator[JobParts]:
+def export_jobs(
+    settings: Settings, store: Store, directory: SpoolDirectory, source: Source, times: JobTimes
+) -> Iterator[JobParts]:
     """Builds the parts; nothing runs yet. At the end the files of the cache are closed."""
-    with closing(CompletedCache(store, directory)) as completed:
-        retention = Retention(store, directory, completed, ttl=settings.export_ttl, history_ttl=settings.history_ttl)
+    with closing(CompletedCache(store, directory, times)) as completed:
+        retention = Retention(
+            *(store, directory, completed), ttl=settings.export_ttl, history_ttl=settings.history_ttl, times=times
+        )
         gate = SourceGate()
-        runner = Runner(store, source, gate, source_wait=settings.source_wait, max_bytes=settings.export_max_bytes)
+        runner = Runner(
+            *(store, source, gate), source_wait=settings.source_wait, times=times, max_bytes=settings.export_max_bytes
+        )
         jobs = Jobs(
             store,
             runner,
@@ -39,6 +46,7 @@ def export_jobs(settings: Settings, store: Store, directory: SpoolDirectory, sou
             gate=gate,
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
+            times=times,
         )
         yield JobParts(jobs, completed, retention)
 

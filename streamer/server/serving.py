@@ -38,10 +38,11 @@ async def serving(
         if hangup_rereads:
             stack.enter_context(reread_on_hangup(catalog))
         server_id = uuid4()
-        store = Store(pools.store, server_id)
+        store = Store(pools.store, server_id, tuning.jobs)
         await claim(directory, store)
-        parts = stack.enter_context(export_jobs(settings, store, directory, export_source(settings, pools, catalog)))
-        http = stack.enter_context(http_application(settings, parts, pools, catalog))
+        source = export_source(settings, tuning, pools, catalog)
+        parts = stack.enter_context(export_jobs(settings, store, directory, source, tuning.jobs))
+        http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))
         stack.enter_context(directory.alive(server_id))
         stack.push_async_callback(parts.jobs.stop)
         # The port comes first: a server that cannot listen must neither remove exports nor take over those of others.

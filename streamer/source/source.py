@@ -15,7 +15,7 @@ from streamer.model import Dialect, ExportSpec
 from streamer.postgres.driver import Connection
 from streamer.postgres.failures import one_line
 from streamer.source.catalog.catalog import Catalog
-from streamer.source.cursors.blocks import WITHOUT_INDEXES, BlockCursor
+from streamer.source.cursors.blocks import WITHOUT_INDEXES, BlockCursor, BlockReading
 from streamer.source.cursors.copy import CopyCursor
 from streamer.source.cursors.cursor import Cursor
 from streamer.source.cursors.fetch import FetchCursor
@@ -26,13 +26,12 @@ from streamer.source.query.query import Query, compose, max_rows
 from streamer.source.rows import Rows
 from streamer.source.session.connections import Connections
 from streamer.source.session.consistency import LOCK_TIMEOUT, OutdatedCatalogError, SourceChanged, compare, guard
-from streamer.source.session.snapshot import LockRefusedError, Snapshot, open_snapshot
+from streamer.source.session.snapshot import LockRefusedError, Snapshot
 from streamer.source.session.time_limit import TimeLimit
 
 log = logging.getLogger(__name__)
 
 MAX_SNAPSHOTS = 5  # in a row, before an export waits
-MIN_PARALLEL_BLOCKS = 256  # of a table; a smaller one is not worth a second connection
 
 
 class CursorChoice(StrEnum):
@@ -52,11 +51,13 @@ class Source:
         choice: CursorChoice = CursorChoice.AUTO,
         *,
         max_time: float | None = None,
+        reading: BlockReading | None = None,
     ) -> None:
         self._connections = connections
         self._catalog = catalog
         self._choice = choice
         self._max_time = max_time
+        self._reading = reading or BlockReading()
 
     @asynccontextmanager
     async def open(self, spec: ExportSpec) -> AsyncIterator[Rows]:
@@ -95,9 +96,8 @@ class Source:
 
     async def _try_open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec) -> Rows:
         """Opens the rows in one snapshot. Raises SourceChanged if it does not agree with its locks."""
-        pool, role = self._connections.pool, self._connections.role
         snapshot = await stack.enter_async_context(
-            open_snapshot(pool, role=role, dataset=dataset, lock_timeout=LOCK_TIMEOUT)
+            self._connections.open_snapshot(dataset=dataset, lock_timeout=LOCK_TIMEOUT)
         )
         time_limit = TimeLimit(self._max_time)
         async with time_limit.enforced():
@@ -158,8 +158,12 @@ class Source:
             return FetchCursor(connection, guarded, dialect, expected=plan.expected)
         if query.unordered and (self._choice is CursorChoice.BLOCKS or self._may_be_parallel(plan)):
             heaps = await heaps_of(connection, dataset, plan)
-            if heaps is not None and (self._choice is CursorChoice.BLOCKS or _is_large(heaps)):
-                return BlockCursor(connection, self._connections, query, dialect, heaps, planned=plan.expected)
+            if heaps is not None and (self._choice is CursorChoice.BLOCKS or self._is_large(heaps)):
+                return BlockCursor(
+                    *(connection, self._connections, query, dialect, heaps),
+                    planned=plan.expected,
+                    reading=self._reading,
+                )
             if self._choice is CursorChoice.BLOCKS:
                 raise ExportFailure(
                     f"EXPORT_METHOD=blocks reads tables and their partitions only, not {dataset.name!r}"
@@ -168,11 +172,11 @@ class Source:
 
     def _may_be_parallel(self, plan: Plan) -> bool:
         """Decides by the plan alone, so that the sizes of small tables are not queried."""
-        return self._choice is CursorChoice.AUTO and self._connections.workers > 0 and plan.cost >= MIN_PARALLEL_BLOCKS
+        parallel = self._choice is CursorChoice.AUTO and self._connections.workers > 0
+        return parallel and plan.cost >= self._reading.min_blocks
 
-
-def _is_large(heaps: Sequence[Heap]) -> bool:
-    return sum(heap.blocks for heap in heaps) >= MIN_PARALLEL_BLOCKS
+    def _is_large(self, heaps: Sequence[Heap]) -> bool:
+        return sum(heap.blocks for heap in heaps) >= self._reading.min_blocks
 
 
 def _same(found: Dataset, known: Dataset) -> bool:

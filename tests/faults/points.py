@@ -86,7 +86,7 @@ HELD = 1.0  # seconds until an answer is no longer waited for
 LOCKED, FORBIDDEN = "the table is locked", "the store is read-only"
 FILLED, BUSY = "the disk is full", "the file is busy"
 STARTING = ("sql migrations", "sql identity")  # before them there may be no table that could be locked
-STATEMENTS = {text: name for name, text in store._statements().items()}
+STATEMENTS = {text: name for name, text in store.STATEMENTS.items()}
 
 
 @dataclass(frozen=True, order=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamer.client import Client, GaveUp, RetryPolicy
+from streamer.client.saving import SavePolicy
 from tests.acceptance.relay import FaultyRelay, relaying
 from tests.gates import Steps
 
@@ -21,6 +22,9 @@ ROWS = 12_000
 BATCH = 600  # rows between two pauses
 PAUSE = 0.01  # seconds
 RUNS = 4  # behind the relay
+SMALL = SavePolicy(min_piece=50_000, sync_interval=50_000)
+"""An export of this size has many pieces and syncs."""
+
 NO_FAULTS = RetryPolicy(attempts=5, max_backoff=0.1, read_timeout=5.0)
 SLOW = f"""
     SELECT CASE WHEN n % {BATCH} = 0 THEN slowly(n) ELSE n END AS id, repeat(md5(n::text), 3) AS text
@@ -75,7 +79,7 @@ class Schedule:
         self.faults = relay.happened
         if not self._target.exists():
             async with Client(self.url, retry_policy=NO_FAULTS) as client:
-                await client.get(str(export.id)).save(self._target, connections=connections)
+                await client.get(str(export.id)).save(self._target, connections=connections, policy=SMALL)
         self._check()
         async with Client(self.url) as client:
             await client.get(str(export.id)).delete()
@@ -91,7 +95,7 @@ class Schedule:
         limit = self._chance.random() * 0.3 if interrupted else None
         with suppress(GaveUp, TimeoutError):
             async with asyncio.timeout(limit), Client(url, retry_policy=retry_policy) as client:
-                await client.get(export_id).save(self._target, connections=connections)
+                await client.get(export_id).save(self._target, connections=connections, policy=SMALL)
         self._check()
 
     def _check(self) -> None:

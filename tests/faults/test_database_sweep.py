@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from streamer.config import Duration, Names, Settings, Size
-from streamer.jobs import recovery, store
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import at_database, connected
 from tests.faults.client import Client
 from tests.faults.crowd import DATASETS, SOURCE, Crowd, Judge, busy, changing
@@ -29,6 +30,7 @@ from tests.restarting import OwnPostgres, own_postgres
 
 LATEST = 0.5  # seconds of work before the trouble, and after it
 LEASE = 1.5  # seconds
+TUNING = Tuning(jobs=JobTimes(lease=timedelta(seconds=LEASE), renewal=timedelta(seconds=LEASE / 5)))
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'streamer' AND datname = current_database()"
 TRICKLE = 512  # bytes at a time
 
@@ -36,12 +38,6 @@ times = pytest.mark.parametrize(
     "times", [pytest.param(1, id="1"), pytest.param(30, id="30", marks=[pytest.mark.sweep, pytest.mark.timeout(3600)])]
 )
 Trouble = Callable[[random.Random], Awaitable[None]]
-
-
-@pytest.fixture(autouse=True)
-def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LEASE", timedelta(seconds=LEASE))
-    monkeypatch.setattr(recovery, "RENEWAL", timedelta(seconds=LEASE / 5))
 
 
 async def violations_under(trouble: Trouble, *, direct: str, through: str, folder: Path, seed: int, times: int) -> None:
@@ -61,7 +57,7 @@ async def violations_under(trouble: Trouble, *, direct: str, through: str, folde
     judge = Judge(direct, folder)
     flaws: list[str] = []
     exports = bodies = 0
-    async with serving(settings) as url:
+    async with serving(settings, tuning=TUNING) as url:
         for number in range(times):
             crowd = Crowd(Client(url), chance)
             async with changing(direct, chance), busy(crowd):

@@ -41,7 +41,8 @@ import pytest
 from streamer.config import Duration, Names, Settings, Size
 from streamer.errors import StartError
 from streamer.http.net import sized_sender as sized
-from streamer.jobs import jobs, recovery, retention, runner, store
+from streamer.jobs import store
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME as IDENTITY
@@ -93,7 +94,18 @@ LASTING = {
     FILLED: ("open in spool.file:SpoolFile.create", "write in spool.file:SpoolFile.write"),
     BUSY: ("unlink in spool.directory:SpoolDirectory._remove", "rename in spool.file:SpoolFile._rename_aside"),
 }
-TUNING = Tuning(write_limits=WriteLimits(write_back=32 * 1024, max_gathered=16 * 1024, flush_interval=0.001))
+TUNING = Tuning(
+    jobs=JobTimes(
+        retry_delay=timedelta(milliseconds=20),
+        report_interval=0.02,
+        sweep_interval=0.02,
+        lease=timedelta(seconds=0.6),
+        statement_timeout=1.0,
+        renewal=timedelta(seconds=0.1),
+        stop_timeout=0.3,
+    ),
+    write_limits=WriteLimits(write_back=32 * 1024, max_gathered=16 * 1024, flush_interval=0.001),
+)
 turns = count()
 
 
@@ -228,7 +240,7 @@ class Run:
         await self.works(strictly=self.faults.fired)
 
     async def _looked_after(self) -> bool:
-        """What happens every RENEWAL is met in every run, however fast the machine is."""
+        """What happens at every renewal is met in every run, however fast the machine is."""
         return self.faults.counts[LEASES] > 0
 
     async def _live(self) -> None:
@@ -626,13 +638,6 @@ def _unretrieved(context: dict[str, Any]) -> Iterator[str]:
 @pytest.fixture
 async def sweep(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sweep]:
     monkeypatch.setattr(sized, "is_cached", every_second_time_cold)
-    monkeypatch.setattr(runner, "FIRST_DELAY", timedelta(milliseconds=20))
-    monkeypatch.setattr(runner, "REPORT_INTERVAL", 0.02)
-    monkeypatch.setattr(retention, "SWEEP_INTERVAL", 0.02)
-    monkeypatch.setattr(store, "LEASE", timedelta(seconds=0.6))
-    monkeypatch.setattr(store, "STATEMENT_TIMEOUT", 1.0)
-    monkeypatch.setattr(recovery, "RENEWAL", timedelta(seconds=0.1))
-    monkeypatch.setattr(jobs, "STOP_TIMEOUT", 0.3)
     logging.disable(logging.CRITICAL)
     async with connected(database) as connection:
         await connection.execute(f"ALTER DATABASE {urlsplit(database).path[1:]} SET synchronous_commit = off")

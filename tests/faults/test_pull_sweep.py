@@ -15,13 +15,6 @@ from tests.gates import Gates
 AT_ONCE = 4  # schedules
 
 
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes an export of this size have many pieces and syncs."""
-    monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 50_000)
-    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 50_000)
-
-
 @pytest.mark.parametrize(
     "schedules",
     [pytest.param(24, id="24"), pytest.param(200, id="200", marks=[pytest.mark.sweep, pytest.mark.timeout(1200)])],

@@ -22,8 +22,10 @@ from streamer.postgres.driver import Pool
 from streamer.postgres.pool import connect
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
+from streamer.source.cursors.blocks import BlockReading
 from streamer.source.cursors.cursor import Sink
 from streamer.source.session.connections import Connections
+from streamer.source.session.snapshot import CLEAN_UP_TIMEOUT
 from streamer.source.source import CursorChoice, Source
 from tests.conftest import at_database, connected
 
@@ -94,14 +96,22 @@ class Opened:
     choice: CursorChoice
     leaders: int = 1
     role: str | None = None
+    reading: BlockReading = field(default_factory=BlockReading)
+    clean_up_timeout: float = CLEAN_UP_TIMEOUT
 
     @cached_property
     def connections(self) -> Connections:
-        return Connections(self.pool, leaders=self.leaders, workers=WORKERS, role=self.role)
+        return Connections(
+            self.pool,
+            leaders=self.leaders,
+            workers=WORKERS,
+            role=self.role,
+            clean_up_timeout=self.clean_up_timeout,
+        )
 
     @property
     def source(self) -> Source:
-        return Source(self.connections, self.catalog, self.choice)
+        return Source(self.connections, self.catalog, self.choice, reading=self.reading)
 
     async def export(self, spec: ExportSpec) -> Received:
         received = Received()
@@ -114,11 +124,11 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(url: str, choice: CursorChoice, *names: str, leaders: int = 1) -> AsyncIterator[Opened]:
-    """Opens a source as the server does: a pool by `connect`, a catalog by `read_catalog`."""
+async def opened(url: str, choice: CursorChoice, *names: str, **fields: Any) -> AsyncIterator[Opened]:
+    """Opens a source as the server does: a pool by `connect`, a catalog by `read_catalog`. `fields` are of `Opened`."""
     async with pooled(url) as pool:
         catalog = await read_catalog(pool, names)
-        yield Opened(pool, catalog, choice, leaders)
+        yield Opened(pool, catalog, choice, **fields)
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import cycle
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +23,7 @@ from streamer.model import Condition, ExportSpec, Operator
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors import blocks
 from streamer.source.cursors.block_ranges import BlockRange, RangeSplitter, ReorderBuffer
-from streamer.source.cursors.blocks import SCAN_BLOCKS, BlockCursor
+from streamer.source.cursors.blocks import SCAN_BLOCKS, BlockCursor, BlockReading
 from streamer.source.cursors.copy import CopyCursor
 from streamer.source.cursors.cursor import Sink
 from streamer.source.query.query import Query
@@ -131,52 +131,16 @@ async def role(plain: Plain) -> AsyncIterator[str]:
         await terminate(plain, f"FROM {OTHERS} AND usename = '{name}'")
 
 
-Cut = Callable[..., None]
+SMALL_RANGES = BlockReading(min_blocks=1, first_blocks=4, range_target=16 * KB, hold_limit=64 * KB)
+"""A small table counts as large, and has many ranges."""
+
+WIDE_RANGES = BlockReading(min_blocks=1, first_blocks=64, range_target=WIDE_RANGE, hold_limit=256 * KB)
+"""Ranges that three connections read at once, of which two soon reach the hold limit."""
 
 
-def cut_ranges(patch: pytest.MonkeyPatch, *, first_blocks: int = 4, target: int = 16 * KB, hold: int = 64 * KB) -> None:
-    """Sets how exports split and hold ranges; by default a small table counts as large, and has many ranges."""
-    patch.setattr("streamer.source.source.MIN_PARALLEL_BLOCKS", 1)
-    patch.setattr("streamer.source.cursors.block_ranges.FIRST_BLOCKS", first_blocks)
-    patch.setattr("streamer.source.source.BlockCursor", partial(BlockCursor, range_target=target, hold_limit=hold))
-
-
-@pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
-    """`cut_ranges` for this test."""
-    return partial(cut_ranges, monkeypatch)
-
-
-@pytest.fixture
-def small_ranges(cut: Cut) -> None:
-    cut()
-
-
-@pytest.fixture
-def wide_ranges(cut: Cut) -> None:
-    """Ranges that three connections read at once, of which two soon reach the hold limit."""
-    cut(first_blocks=64, target=WIDE_RANGE, hold=256 * KB)
-
-
-@pytest.fixture
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(reading: BlockReading) -> dict[str, Any]:
     """The same number of pauses, each shorter."""
-    monkeypatch.setattr(blocks, "FIRST_PAUSE", blocks.FIRST_PAUSE / 8)
-    monkeypatch.setattr("streamer.source.session.snapshot.CLEAN_UP_TIMEOUT", 0.25)
-
-
-@pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> Sequence[ReorderBuffer]:
-    """The reorder buffers of the exports of this test."""
-    seen: list[ReorderBuffer] = []
-
-    class Seen(ReorderBuffer):
-        def __init__(self, sink: Sink, limit: int) -> None:
-            super().__init__(sink, limit)
-            seen.append(self)
-
-    monkeypatch.setattr(blocks, "ReorderBuffer", Seen)
-    return seen
+    return {"reading": replace(reading, first_pause=reading.first_pause / 8), "clean_up_timeout": 0.25}
 
 
 Act = Callable[[], Awaitable[object]]
@@ -311,17 +275,15 @@ LAYOUTS: dict[str, Sequence[str]] = {
 }
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("name", LAYOUTS)
 async def test_a_heap_of_any_layout_is_written_as_copy_writes_it(database: str, plain: Plain, name: str) -> None:
     for statement in LAYOUTS[name]:
         await plain.execute(statement)
-    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+    async with opened(database, CursorChoice.BLOCKS, "shape", reading=SMALL_RANGES) as source:
         exported = await export_by_blocks(source, spec("shape", ["words", "n"]))
     assert_conforms(exported, await copied(plain, "SELECT words, n FROM shape"))
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("left", [0, 2000])
 async def test_a_heap_whose_tail_was_cut_off_is_written_as_copy_writes_it(
     database: str, plain: Plain, left: int
@@ -329,7 +291,7 @@ async def test_a_heap_whose_tail_was_cut_off_is_written_as_copy_writes_it(
     await plain.execute(TABLE)
     await plain.execute("DELETE FROM shape WHERE n > $1", left)
     await vacuum_until_short(plain)
-    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+    async with opened(database, CursorChoice.BLOCKS, "shape", reading=SMALL_RANGES) as source:
         exported = await export_by_blocks(source, spec("shape", ["n", "words"]))
     assert exported.total == left
     assert_conforms(exported, await copied(plain, "SELECT n, words FROM shape"))
@@ -343,10 +305,7 @@ async def vacuum_until_short(plain: Plain) -> None:
             await plain.execute("VACUUM shape")
 
 
-async def test_ranges_become_small_where_the_rows_are_wide(
-    database: str, plain: Plain, cut: Cut, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut(first_blocks=8, target=16 * KB, hold=MB)
+async def test_ranges_become_small_where_the_rows_are_wide(database: str, plain: Plain) -> None:
     seen: list[BlockRange] = []
 
     class Seen(RangeSplitter):
@@ -354,14 +313,14 @@ async def test_ranges_become_small_where_the_rows_are_wide(
             super().adapt(block_range)
             seen.append(block_range)
 
-    monkeypatch.setattr(blocks, "RangeSplitter", Seen)
+    reading = replace(SMALL_RANGES, first_blocks=8, hold_limit=MB, splitter=Seen)
     await plain.execute("CREATE TABLE shape (n int, filler text, words text)")
     await plain.execute("ALTER TABLE shape ALTER filler SET STORAGE PLAIN, ALTER words SET STORAGE EXTERNAL")
     await plain.execute(
         "INSERT INTO shape SELECT n, repeat('-', 5000), CASE WHEN n > 64 THEN repeat('x', 20000) END"
         " FROM generate_series(1, 400) n"
     )
-    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+    async with opened(database, CursorChoice.BLOCKS, "shape", reading=reading) as source:
         exported = await export_by_blocks(source, spec("shape", ["n", "words"]))
     assert_conforms(exported, await copied(plain, "SELECT n, words FROM shape"))
     assert max(block_range.blocks for block_range in seen) > 8
@@ -389,7 +348,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("number", [0, 1, 5])
 @pytest.mark.parametrize("change", CHANGES)
 async def test_changes_of_rows_during_the_export_are_invisible(
@@ -402,7 +360,7 @@ async def test_changes_of_rows_during_the_export_are_invisible(
         for statement in CHANGES[change]:
             await plain.execute(statement)
 
-    async with opened(database, CursorChoice.BLOCKS, "shape") as source:
+    async with opened(database, CursorChoice.BLOCKS, "shape", reading=SMALL_RANGES) as source:
         sink = SinkAt(number, make_change)
         sink.received.total = await source.drain(spec("shape", ["n", "words"]), sink.take)
         assert_conforms(sink.received, expected)
@@ -415,7 +373,6 @@ CUTS_OFF = """EXISTS (
 )"""
 
 
-@pytest.mark.usefixtures("small_ranges")
 async def test_a_vacuum_that_truncates_the_table_waits_for_the_export(database: str, plain: Plain) -> None:
     await plain.execute(TABLE)
     await plain.execute("DELETE FROM shape WHERE n > 1000")
@@ -423,7 +380,7 @@ async def test_a_vacuum_that_truncates_the_table_waits_for_the_export(database: 
     size = "pg_relation_size('shape')"
     before = await plain.fetchval(f"SELECT {size}")
     async with (
-        opened(database, CursorChoice.BLOCKS, "shape") as source,
+        opened(database, CursorChoice.BLOCKS, "shape", reading=SMALL_RANGES) as source,
         connected(database) as other,
         AsyncExitStack() as stack,
     ):
@@ -442,7 +399,6 @@ async def test_a_vacuum_that_truncates_the_table_waits_for_the_export(database: 
         assert_conforms(await export_by_blocks(source, spec("shape", ["n", "words"])), expected)
 
 
-@pytest.mark.usefixtures("wide_ranges")
 async def test_connections_opened_later_see_the_same_snapshot(database: str, plain: Plain, kept: Kept) -> None:
     await plain.execute("CREATE TABLE wide AS TABLE kept.wide")
     moments: list[object] = []
@@ -454,7 +410,7 @@ async def test_connections_opened_later_see_the_same_snapshot(database: str, pla
     async def see_workers() -> None:
         await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND xact_start > $1", *moments)
 
-    async with opened(database, CursorChoice.BLOCKS, "wide") as source:
+    async with opened(database, CursorChoice.BLOCKS, "wide", reading=WIDE_RANGES) as source:
         sink = SinkAfter(in_turn(change, see_workers), 1, 1000)
         sink.received.total = await source.drain(spec("wide", ["n", "words"]), sink.take)
     assert_conforms(sink.received, kept.wide)
@@ -466,7 +422,6 @@ async def test_connections_opened_later_see_the_same_snapshot(database: str, pla
 WAITS_FOR_LOCK = f"EXISTS (SELECT FROM {OTHERS} AND wait_event_type = 'Lock')"
 
 
-@pytest.mark.usefixtures("small_ranges", "short_pauses")
 @pytest.mark.parametrize("statement", ["ALTER TABLE shape ADD more int", "REINDEX INDEX shape_n"])
 async def test_a_statement_that_waits_for_the_export_causes_no_deadlock_of_leader_and_workers(
     database: str, plain: Plain, statement: str
@@ -474,7 +429,7 @@ async def test_a_statement_that_waits_for_the_export_causes_no_deadlock_of_leade
     await plain.execute(f"{TABLE}; CREATE INDEX shape_n ON shape (n)")
     expected = await copied(plain, "SELECT n, words FROM shape")
     async with (
-        opened(database, CursorChoice.BLOCKS, "shape") as source,
+        opened(database, CursorChoice.BLOCKS, "shape", **quick(SMALL_RANGES)) as source,
         connected(database) as other,
         AsyncExitStack() as stack,
     ):
@@ -491,13 +446,12 @@ async def test_a_statement_that_waits_for_the_export_causes_no_deadlock_of_leade
         await asyncio.wait_for(waiting[0], WAIT)
 
 
-@pytest.mark.usefixtures("wide_ranges", "short_pauses")
 async def test_a_reconnecting_worker_behind_a_session_that_waits_for_the_leader_never_hangs_the_export(
-    database: str, plain: Plain, kept: Kept, monkeypatch: pytest.MonkeyPatch
+    database: str, plain: Plain, kept: Kept
 ) -> None:
-    monkeypatch.setattr(blocks, "LOCK_TIMEOUT", "50ms")
+    hasty = replace(WIDE_RANGES, lock_timeout="50ms")
     async with (
-        opened(database, CursorChoice.BLOCKS, "kept.wide") as source,
+        opened(database, CursorChoice.BLOCKS, "kept.wide", **quick(hasty)) as source,
         connected(database) as other,
         AsyncExitStack() as stack,
     ):
@@ -556,14 +510,13 @@ PRUNINGS: dict[str, tuple[str, Sequence[Condition]]] = {
 }
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("name", PRUNINGS)
 async def test_partitions_of_any_level_and_form_are_written_as_copy_writes_the_whole(
     database: str, plain: Plain, name: str
 ) -> None:
     where, conditions = PRUNINGS[name]
     await plain.execute(TREE)
-    async with opened(database, CursorChoice.BLOCKS, "tree") as source:
+    async with opened(database, CursorChoice.BLOCKS, "tree", reading=SMALL_RANGES) as source:
         exported = await export_by_blocks(source, spec("tree", ["words", "n", "kind"], *conditions))
     assert_conforms(exported, await copied(plain, f"SELECT words, n, kind FROM tree{where}"))
     assert (exported.total == 0) == (name == "an_empty_one")
@@ -593,7 +546,6 @@ FAMILY = """
 FEW = {Operator.GT: "n > 100", Operator.LT: "n < 100"}
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("name", ["parent", "daughter", "son", "grandchild"])
 @pytest.mark.parametrize("operator", [None, *FEW])
 async def test_a_table_and_those_that_inherit_from_it_are_each_read_once_and_in_the_order_of_copy(
@@ -602,7 +554,7 @@ async def test_a_table_and_those_that_inherit_from_it_are_each_read_once_and_in_
     await plain.execute(FAMILY)
     where = "" if operator is None else f" WHERE {FEW[operator]}"
     conditions = [] if operator is None else [Condition(column="n", operator=operator, values=("100",))]
-    async with opened(database, CursorChoice.BLOCKS, name) as source:
+    async with opened(database, CursorChoice.BLOCKS, name, reading=SMALL_RANGES) as source:
         exported = await export_by_blocks(source, spec(name, ["n", "words"], *conditions))
     assert_conforms(exported, await copied(plain, f"SELECT n, words FROM {name}{where}"))
 
@@ -630,7 +582,6 @@ POLICIES = {
 }
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("relation", ["policed", "policed_low", "policed_high"])
 @pytest.mark.parametrize("name", POLICIES)
 async def test_a_role_gets_the_rows_that_copy_gives_it_whichever_relation_has_policies(
@@ -640,7 +591,10 @@ async def test_a_role_gets_the_rows_that_copy_gives_it_whichever_relation_has_po
     for setting in POLICIES[name]:
         await plain.execute("ALTER TABLE {} {} ROW LEVEL SECURITY".format(*setting.split(" ", 1)))
     url = entered_as(database, role)
-    async with opened(url, CursorChoice.AUTO, relation) as source, plain_session(url) as as_role:
+    async with (
+        opened(url, CursorChoice.AUTO, relation, reading=SMALL_RANGES) as source,
+        plain_session(url) as as_role,
+    ):
         async with source.source.open(spec(relation, ["n", "owner"])) as rows:
             assert isinstance(rows.cursor, BlockCursor) or relation == "policed"
             exported = Received()
@@ -648,7 +602,6 @@ async def test_a_role_gets_the_rows_that_copy_gives_it_whichever_relation_has_po
         assert_conforms(exported, await copied(as_role, f"SELECT n, owner FROM {relation}"))
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("forced", [False, True])
 async def test_a_table_with_policies_of_its_own_is_read_by_blocks_under_them(
     database: str, plain: Plain, role: str, forced: bool
@@ -662,13 +615,12 @@ async def test_a_table_with_policies_of_its_own_is_read_by_blocks_under_them(
     await plain.execute(f"GRANT SELECT ON shape TO {role}")
     url = entered_as(database, role)
     above = Condition(column="n", operator=Operator.GT, values=("700",))
-    async with opened(url, CursorChoice.BLOCKS, "shape") as source, plain_session(url) as as_role:
+    async with opened(url, CursorChoice.BLOCKS, "shape", reading=SMALL_RANGES) as source, plain_session(url) as as_role:
         exported = await export_by_blocks(source, spec("shape", ["n", "words"], above))
         assert_conforms(exported, await copied(as_role, "SELECT n, words FROM shape WHERE n > 700"))
         assert exported.total == 757
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("table", ["partitions", "children"])
 @pytest.mark.parametrize("kept_from", ["the table", "the schema"])
 async def test_a_role_that_may_read_only_the_parent_table_gets_all_rows(
@@ -685,7 +637,7 @@ async def test_a_role_that_may_read_only_the_parent_table_gets_all_rows(
     }
     await plain.execute(f"CREATE SCHEMA closed; {form[table]}; {allow[kept_from]}; GRANT SELECT ON whole TO {role}")
     await plain.execute("INSERT INTO closed.part SELECT n, repeat('x', 900) FROM generate_series(1, 500) n")
-    async with opened(entered_as(database, role), CursorChoice.AUTO, "whole") as source:
+    async with opened(entered_as(database, role), CursorChoice.AUTO, "whole", reading=SMALL_RANGES) as source:
         exported = await source.export(spec("whole", ["n", "words"]))
     assert_conforms(exported, await copied(plain, "SELECT n, words FROM whole"))
 
@@ -721,11 +673,11 @@ FILTERS: dict[str, tuple[str, int, Sequence[Condition]]] = {
 
 @pytest.mark.parametrize("name", FILTERS)
 async def test_filtered_rows_are_those_of_copy_in_any_part_of_the_blocks(
-    database: str, plain: Plain, cut: Cut, name: str
+    database: str, plain: Plain, name: str
 ) -> None:
-    cut(first_blocks=16, target=64 * KB, hold=64 * KB)
     where, total, conditions = FILTERS[name]
-    async with opened(database, CursorChoice.BLOCKS, "kept.numbered") as source:
+    reading = replace(SMALL_RANGES, first_blocks=16, range_target=64 * KB)
+    async with opened(database, CursorChoice.BLOCKS, "kept.numbered", reading=reading) as source:
         exported = await export_by_blocks(source, spec(NUMBERED.dataset, NUMBERED.columns, *conditions))
     assert_conforms(exported, await copied(plain, f"SELECT * FROM kept.numbered WHERE {where}"))
     assert exported.total == total
@@ -774,7 +726,6 @@ async def test_a_query_that_an_index_serves_is_left_to_copy(database: str, plain
 WORKER_LOST = "a worker of an export has lost its connection"
 
 
-@pytest.mark.usefixtures("wide_ranges", "short_pauses")
 @pytest.mark.parametrize(
     "places",
     [[100], [6 * MB], range(100, 20 * MB, 3 * MB)],
@@ -791,7 +742,7 @@ async def test_a_lost_worker_loses_and_repeats_no_row(
             await eventually(plain, f"count(*) = {WORKERS} {WORKER_SESSIONS} AND {FULL}")
         lost += await terminate(plain, WORKER_SESSIONS)
 
-    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide", **quick(WIDE_RANGES)) as source:
         sink = SinkAfter(lose_workers, *places)
         sink.received.total = await source.drain(WIDE, sink.take)
         assert_conforms(sink.received, kept.wide)
@@ -799,12 +750,8 @@ async def test_a_lost_worker_loses_and_repeats_no_row(
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("short_pauses")
-async def test_a_worker_lost_between_two_ranges_loses_no_row(
-    database: str, plain: Plain, kept: Kept, cut: Cut, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_lost_between_two_ranges_loses_no_row(database: str, plain: Plain, kept: Kept) -> None:
     """The whole range of the worker is held, and it has not taken the next one."""
-    cut(first_blocks=64, target=WIDE_RANGE, hold=64 * MB)
     between, lost = set[int](), asyncio.Event()
 
     class StandingBetween(ReorderBuffer):
@@ -814,23 +761,25 @@ async def test_a_worker_lost_between_two_ranges_loses_no_row(
                 between.add(block_range.number)
                 await lost.wait()
 
-    monkeypatch.setattr(blocks, "ReorderBuffer", StandingBetween)
+    reading = replace(WIDE_RANGES, hold_limit=64 * MB, buffer=StandingBetween)
 
     async def lose_workers() -> None:
         await until(lambda: len(between) == WORKERS)
         assert await terminate(plain, WORKER_SESSIONS) > 0
         lost.set()
 
-    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide", **quick(reading)) as source:
         sink = SinkAfter(lose_workers, 100)
         sink.received.total = await source.drain(WIDE, sink.take)
         assert_conforms(sink.received, kept.wide)
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("wide_ranges")
 async def test_the_export_completes_without_a_worker_lost_at_its_start(database: str, plain: Plain, kept: Kept) -> None:
-    async with proxied(database) as proxy, opened(proxy.url, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with (
+        proxied(database) as proxy,
+        opened(proxy.url, CursorChoice.BLOCKS, "kept.wide", reading=WIDE_RANGES) as source,
+    ):
 
         async def hold_beginning() -> None:
             proxy.hold_answer_to("pg_backend_pid() AS process")
@@ -849,10 +798,12 @@ async def test_the_export_completes_without_a_worker_lost_at_its_start(database:
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("small_ranges", "short_pauses")
 async def test_an_export_does_not_wait_for_a_worker_that_has_not_begun(database: str, plain: Plain) -> None:
     expected = await copied(plain, "SELECT * FROM kept.mixed")
-    async with proxied(database) as proxy, opened(proxy.url, CursorChoice.BLOCKS, "kept.mixed") as source:
+    async with (
+        proxied(database) as proxy,
+        opened(proxy.url, CursorChoice.BLOCKS, "kept.mixed", **quick(SMALL_RANGES)) as source,
+    ):
 
         async def hold_beginning() -> None:
             proxy.hold_answer_to("pg_backend_pid() AS process")
@@ -866,7 +817,6 @@ async def test_an_export_does_not_wait_for_a_worker_that_has_not_begun(database:
         assert_conforms(sink.received, expected)
 
 
-@pytest.mark.usefixtures("wide_ranges")
 @pytest.mark.parametrize("place", [1, 100, 6 * MB])
 async def test_a_lost_leader_fails_the_export(database: str, plain: Plain, kept: Kept, place: int) -> None:
     async def lose_leader() -> None:
@@ -874,7 +824,7 @@ async def test_a_lost_leader_fails_the_export(database: str, plain: Plain, kept:
             await eventually(plain, f"count(*) > 0 {WORKER_SESSIONS} AND {FULL}")
         assert await terminate(plain, LEADER_SESSION) == 1
 
-    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide", reading=WIDE_RANGES) as source:
         sink = SinkAfter(lose_leader, place)
         async with asyncio.timeout(WAIT):
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
@@ -883,7 +833,6 @@ async def test_a_lost_leader_fails_the_export(database: str, plain: Plain, kept:
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("workers", [0, WORKERS])
 async def test_a_leader_lost_between_two_ranges_fails_the_export(database: str, plain: Plain, workers: int) -> None:
     """The whole range was received, and the leader has sent nothing since."""
@@ -894,7 +843,9 @@ async def test_a_leader_lost_between_two_ranges_fails_the_export(database: str, 
 
     async with pooled(database) as pool:
         catalog = await read_catalog(pool, ["kept.numbered"])
-        source = Source(Connections(pool, leaders=1, workers=workers), catalog, CursorChoice.BLOCKS)
+        source = Source(
+            Connections(pool, leaders=1, workers=workers), catalog, CursorChoice.BLOCKS, reading=SMALL_RANGES
+        )
         async with source.open(NUMBERED) as rows:
             with pytest.raises(ExportFailure, match=r"^[^\n]*(connection|terminat)[^\n]*$"):
                 await rows.drain(SinkAfter(lose_leader, 100).take)
@@ -903,10 +854,10 @@ async def test_a_leader_lost_between_two_ranges_fails_the_export(database: str, 
 
 
 async def test_an_export_whose_leader_is_lost_after_its_last_range_is_whole_or_fails(
-    database: str, plain: Plain, kept: Kept, cut: Cut
+    database: str, plain: Plain, kept: Kept
 ) -> None:
     """Sessions that have imported its snapshot keep it; no other can import it."""
-    cut(first_blocks=240, target=WIDE_RANGE, hold=1)  # two ranges in all
+    two_ranges = replace(WIDE_RANGES, first_blocks=240, hold_limit=1)
 
     async def let_worker_begin() -> None:
         await eventually(plain, WORKER_READS)
@@ -915,7 +866,7 @@ async def test_an_export_whose_leader_is_lost_after_its_last_range_is_whole_or_f
         await eventually(plain, f"(SELECT state = 'idle in transaction' {LEADER_SESSION})")
         await terminate(plain, LEADER_SESSION)
 
-    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide", reading=two_ranges) as source:
         sink = SinkAfter(in_turn(let_worker_begin, lose_leader), 100, len(kept.wide) * 3 // 4)
         try:
             sink.received.total = await source.drain(WIDE, sink.take)
@@ -934,10 +885,9 @@ async def limited(database: str, plain: Plain, role: str) -> str:
 
 
 def test_a_worker_stops_reconnecting_within_ten_seconds() -> None:
-    assert sum(blocks.FIRST_PAUSE * 2**losses for losses in range(blocks.MAX_RECONNECTS)) < 10
+    assert sum(BlockReading().first_pause * 2**losses for losses in range(blocks.MAX_RECONNECTS)) < 10
 
 
-@pytest.mark.usefixtures("wide_ranges", "short_pauses")
 async def test_a_worker_that_cannot_reconnect_with_an_unfinished_range_fails_the_export(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -946,7 +896,7 @@ async def test_a_worker_that_cannot_reconnect_with_an_unfinished_range_fails_the
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
         await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
-    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with opened(limited, CursorChoice.BLOCKS, "kept.wide", **quick(WIDE_RANGES)) as source:
         sink = SinkAfter(lose_workers, 100)
         async with asyncio.timeout(WAIT):
             with pytest.raises(ExportFailure, match=r"^PostgreSQL: too many connections for role "):
@@ -957,7 +907,6 @@ async def test_a_worker_that_cannot_reconnect_with_an_unfinished_range_fails_the
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("wide_ranges")
 async def test_a_worker_that_reconnects_late_continues_its_range(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -970,13 +919,15 @@ async def test_a_worker_that_reconnects_late_continues_its_range(
         await until(lambda: f"{WORKER_LOST}: TooManyConnectionsError" in caplog.text)
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
 
-    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source, running(let_workers_back()):
+    async with (
+        opened(limited, CursorChoice.BLOCKS, "kept.wide", reading=WIDE_RANGES) as source,
+        running(let_workers_back()),
+    ):
         sink = SinkAfter(lose_workers, 100)
         sink.received.total = await source.drain(WIDE, sink.take)
     assert_conforms(sink.received, kept.wide)
 
 
-@pytest.mark.usefixtures("wide_ranges", "short_pauses")
 async def test_a_database_that_is_closed_to_a_lost_worker_fails_the_export(
     postgres: str, database: str, plain: Plain, kept: Kept
 ) -> None:
@@ -987,7 +938,7 @@ async def test_a_database_that_is_closed_to_a_lost_worker_fails_the_export(
         await run_sql(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
-    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide", **quick(WIDE_RANGES)) as source:
         try:
             async with asyncio.timeout(WAIT):
                 with pytest.raises(ExportFailure, match=r"^PostgreSQL: database .* is not currently accepting"):
@@ -997,12 +948,11 @@ async def test_a_database_that_is_closed_to_a_lost_worker_fails_the_export(
         await assert_recovered(source, plain, kept)
 
 
-@pytest.mark.usefixtures("wide_ranges")
 async def test_the_export_completes_without_a_worker_that_never_connects(
     limited: str, plain: Plain, role: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
-    async with opened(limited, CursorChoice.BLOCKS, "kept.wide") as source:
+    async with opened(limited, CursorChoice.BLOCKS, "kept.wide", reading=WIDE_RANGES) as source:
         assert_conforms(await export_by_blocks(source, WIDE), kept.wide)
     assert caplog.text.count(WORKER_LOST) == WORKERS
 
@@ -1010,13 +960,15 @@ async def test_the_export_completes_without_a_worker_that_never_connects(
 # The budget of connections
 
 
-@pytest.mark.usefixtures("wide_ranges")
 async def test_concurrent_exports_share_spare_connections_without_waiting(
     database: str, plain: Plain, kept: Kept
 ) -> None:
     async with pooled(database, size=4) as pool, AsyncExitStack() as stack:
         source = Source(
-            Connections(pool, leaders=3, workers=WORKERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
+            Connections(pool, leaders=3, workers=WORKERS),
+            await read_catalog(pool, ["kept.wide"]),
+            CursorChoice.BLOCKS,
+            reading=WIDE_RANGES,
         )
         gates = [Gate() for _ in range(3)]
         sinks = [SinkAfter(gate.wait, 100) for gate in gates]
@@ -1038,11 +990,13 @@ async def drained(source: Source, sink: SinkAfter) -> None:
         sink.received.total = await rows.drain(sink.take)
 
 
-@pytest.mark.usefixtures("wide_ranges")
 async def test_an_export_without_a_spare_connection_runs_on_its_own(database: str, plain: Plain, kept: Kept) -> None:
     async with pooled(database, size=2) as pool, AsyncExitStack() as stack:
         source = Source(
-            Connections(pool, leaders=2, workers=WORKERS), await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS
+            Connections(pool, leaders=2, workers=WORKERS),
+            await read_catalog(pool, ["kept.wide"]),
+            CursorChoice.BLOCKS,
+            reading=WIDE_RANGES,
         )
         gate = Gate()
         sink = SinkAfter(gate.wait, 10 * MB)
@@ -1063,14 +1017,13 @@ def spare(connections: Connections) -> int:
         return sum(1 for _ in iter(lambda: stack.enter_context(connections.try_reserve()), False))
 
 
-@pytest.mark.usefixtures("wide_ranges", "short_pauses")
 @pytest.mark.parametrize("ending", ["well", "by its sink", "cancelled", "without its lead", "after a lost worker"])
 async def test_spare_connections_are_returned_after_any_end_of_an_export(
     database: str, plain: Plain, ending: str
 ) -> None:
     async with pooled(database, size=4) as pool:
-        connections = Connections(pool, leaders=1, workers=WORKERS)
-        source = Source(connections, await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS)
+        source = Opened(pool, await read_catalog(pool, ["kept.wide"]), CursorChoice.BLOCKS, **quick(WIDE_RANGES))
+        connections = source.connections
         gate = Gate()
         taken: list[int] = []
 
@@ -1088,7 +1041,7 @@ async def test_spare_connections_are_returned_after_any_end_of_an_export(
                     await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
         assert spare(connections) == 3
-        async with running(drained(source, SinkAfter(act, 100))) as export:
+        async with running(drained(source.source, SinkAfter(act, 100))) as export:
             if ending == "cancelled":
                 await asyncio.wait_for(gate.reached.wait(), WAIT)
                 export.cancel()
@@ -1120,32 +1073,42 @@ STAGES = {
 }
 
 
-Reach = Callable[[Act], SinkAfter]
+@dataclass(frozen=True)
+class Reach:
+    """How an export reads that comes to a stage, and the sink that acts then."""
+
+    stage: Stage
+    reading: BlockReading
+    begun: Sequence[ReorderBuffer]  # the buffers of the exports of this test
+    plain: Plain
+
+    def sink(self, act: Act) -> SinkAfter:
+        async def act_then() -> None:
+            await eventually(self.plain, self.stage.condition)
+            await until(lambda: not self.begun or self.begun[-1].held >= self.stage.held)
+            await act()
+
+        return SinkAfter(act_then, self.stage.bytes)
 
 
 @pytest.fixture(params=STAGES)
-def reach(request: pytest.FixtureRequest, cut: Cut, plain: Plain, begun: Sequence[ReorderBuffer]) -> Reach:
-    """A sink that acts when the stage is reached: `reach(act)`."""
-    stage = STAGES[request.param]
-    cut(first_blocks=64, target=WIDE_RANGE, hold=stage.hold_limit)
+def reach(request: pytest.FixtureRequest, plain: Plain) -> Reach:
+    stage, begun = STAGES[request.param], list[ReorderBuffer]()
 
-    def sink_that_does(act: Act) -> SinkAfter:
-        async def act_then() -> None:
-            await eventually(plain, stage.condition)
-            await until(lambda: not begun or begun[-1].held >= stage.held)
-            await act()
+    class Seen(ReorderBuffer):
+        def __init__(self, sink: Sink, limit: int) -> None:
+            super().__init__(sink, limit)
+            begun.append(self)
 
-        return SinkAfter(act_then, stage.bytes)
-
-    return sink_that_does
+    return Reach(stage, replace(WIDE_RANGES, hold_limit=stage.hold_limit, buffer=Seen), begun, plain)
 
 
 async def test_an_export_cancelled_at_any_stage_leaves_nothing_behind(
     database: str, plain: Plain, kept: Kept, reach: Reach
 ) -> None:
     gate = Gate()
-    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
-        async with running(source.drain(WIDE, reach(gate.wait).take)) as exporting:
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide", reading=reach.reading) as source:
+        async with running(source.drain(WIDE, reach.sink(gate.wait).take)) as exporting:
             await asyncio.wait_for(gate.reached.wait(), 2 * WAIT)
             exporting.cancel()
             await asyncio.wait({exporting}, timeout=WAIT)
@@ -1156,8 +1119,8 @@ async def test_an_export_cancelled_at_any_stage_leaves_nothing_behind(
 async def test_a_sink_that_fails_at_any_stage_leaves_nothing_behind(
     database: str, plain: Plain, kept: Kept, reach: Reach
 ) -> None:
-    async with opened(database, CursorChoice.BLOCKS, "kept.wide") as source:
-        sink = reach(stop)
+    async with opened(database, CursorChoice.BLOCKS, "kept.wide", reading=reach.reading) as source:
+        sink = reach.sink(stop)
         with pytest.raises(Stop):
             await source.drain(WIDE, sink.take)
         assert kept.wide.startswith(sink.received.body)
@@ -1184,29 +1147,27 @@ class SinkOfTasks:
                 raise self._error
 
 
-@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device"), TimeoutError("the disk"), Stop()],
     ids=lambda it: type(it).__name__,
 )
 async def test_a_failure_of_the_sink_is_not_one_of_the_worker_that_called_it(
-    database: str, plain: Plain, cut: Cut, error: Exception
+    database: str, plain: Plain, error: Exception
 ) -> None:
-    cut(hold=1)
-    async with opened(database, CursorChoice.BLOCKS, "kept.mixed") as source:
+    one_byte = replace(SMALL_RANGES, hold_limit=1)
+    async with opened(database, CursorChoice.BLOCKS, "kept.mixed", **quick(one_byte)) as source:
         with pytest.raises(type(error)) as raised:
             await source.drain(MIXED, SinkOfTasks(plain, error).take)
         assert raised.value is error
 
 
-@pytest.mark.usefixtures("small_ranges", "short_pauses")
 async def test_a_sink_that_cancels_itself_never_completes_an_export(database: str) -> None:
     async def be_cancelled() -> None:
         raise asyncio.CancelledError
 
     async with (
-        opened(database, CursorChoice.BLOCKS, "kept.mixed") as source,
+        opened(database, CursorChoice.BLOCKS, "kept.mixed", **quick(SMALL_RANGES)) as source,
         running(source.drain(MIXED, SinkAt(1, be_cancelled).take)) as exporting,
     ):
         await asyncio.wait({exporting}, timeout=WAIT)
@@ -1258,15 +1219,20 @@ async def test_any_ranges_any_hold_limit_and_any_workers_produce_the_same_bytes(
         if pause is not None:
             await asyncio.sleep(pause)
 
-    with pytest.MonkeyPatch.context() as patch:
-        cut_ranges(patch, first_blocks=trial.first_blocks, target=trial.target, hold=trial.hold)
-        patch.setattr(blocks, "ReorderBuffer", Watched)
-        async with pooled(database, size=1 + trial.workers) as pool:
-            catalog = await read_catalog(pool, [MIXED.dataset])
-            source = Source(Connections(pool, leaders=1, workers=trial.workers), catalog, CursorChoice.BLOCKS)
-            async with source.open(MIXED) as rows:
-                received.total = await rows.drain(take)
-                assert rows.expected == received.total
+    reading = BlockReading(
+        min_blocks=1,
+        first_blocks=trial.first_blocks,
+        range_target=trial.target,
+        hold_limit=trial.hold,
+        buffer=Watched,
+    )
+    async with pooled(database, size=1 + trial.workers) as pool:
+        catalog = await read_catalog(pool, [MIXED.dataset])
+        connections = Connections(pool, leaders=1, workers=trial.workers)
+        source = Source(connections, catalog, CursorChoice.BLOCKS, reading=reading)
+        async with source.open(MIXED) as rows:
+            received.total = await rows.drain(take)
+            assert rows.expected == received.total
     assert_conforms(received, await copied(plain, "SELECT n, words FROM kept.mixed"))
     assert most_held <= trial.hold
 
@@ -1283,7 +1249,6 @@ STATISTICS = {
 }
 
 
-@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("statistics", STATISTICS)
 async def test_the_expected_rows_begin_as_the_plan_and_end_exact(
@@ -1295,7 +1260,7 @@ async def test_the_expected_rows_begin_as_the_plan_and_end_exact(
     conditions = [above("n", 4000)] if filtered else []
     plan = json.loads(await plain.fetchval(f"EXPLAIN (FORMAT JSON) SELECT n FROM shape{where}"))
     async with (
-        opened(database, CursorChoice.BLOCKS, "shape") as source,
+        opened(database, CursorChoice.BLOCKS, "shape", reading=SMALL_RANGES) as source,
         source.source.open(spec("shape", ["n"], *conditions)) as rows,
     ):
         assert rows.expected == plan[0]["Plan"]["Plan Rows"]

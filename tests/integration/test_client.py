@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -31,8 +32,8 @@ from streamer.client import (
     export_to,
     pull,
 )
-from streamer.client.saving import MIN_PIECE
-from streamer.client.writing import SyncedWriter
+from streamer.client.saving import SavePolicy
+from streamer.client.transport import MAX_JSON
 from tests.conftest import Server
 from tests.exporting import create, until
 from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
@@ -252,11 +253,12 @@ async def test_a_problem_that_arrives_in_pieces_is_read_whole(client: Client, pr
         await client.get(pretender.id).status()
 
 
-async def test_a_status_that_is_too_long_is_refused(
-    client: Client, pretender: Pretender, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streamer.client.transport.MAX_JSON", 100)
-    with pytest.raises(Refused, match="more than 100 bytes"):
+async def test_a_status_that_is_too_long_is_refused(client: Client, pretender: Pretender) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=bytes(MAX_JSON + 1), content_type="application/json")
+
+    pretender.statuses = [answer]
+    with pytest.raises(Refused, match=f"more than {MAX_JSON} bytes"):
         await client.get(pretender.id).status()
 
 
@@ -410,13 +412,15 @@ async def test_two_pulls_never_write_the_same_part(client: Client, pretender: Pr
     assert read(target) == CONTENT
 
 
+SMALL_PIECES = SavePolicy(min_piece=40_000)
+
+
 async def test_pieces_are_resumed_by_any_number_of_connections(
-    client: Client, pretender: Pretender, target: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, pretender: Pretender, target: Path
 ) -> None:
-    monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 40_000)
     pretender.downloads = [pretender_answers(pretender)] * 3 + [says(502)] * 20
     with pytest.raises(GaveUp):
-        await client.get(pretender.id).save(target, connections=3)
+        await client.get(pretender.id).save(target, connections=3, policy=SMALL_PIECES)
     known = json.loads(metadata(target).read_bytes())["pieces"]
     assert known == [[0, 120_000]]
     pretender.downloads.clear()
@@ -432,13 +436,12 @@ async def test_a_full_disk_is_an_error_with_its_cause(
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def refuse(writer: SyncedWriter, position: int, chunk: bytes) -> None:
+    def refuse(fd: int, piece: memoryview) -> int:
         raise full
 
-    monkeypatch.setattr("streamer.client.saving.MIN_PIECE", 40_000)
-    monkeypatch.setattr(SyncedWriter, "_write", refuse)
+    monkeypatch.setattr(os, "write", refuse)
     with pytest.raises(LocalFileError, match=r"users\.csv.*: No space left on device$") as caught:
-        await client.get(pretender.id).save(target, connections=connections)
+        await client.get(pretender.id).save(target, connections=connections, policy=SMALL_PIECES)
     assert caught.value.__cause__ is full
 
 
@@ -448,7 +451,7 @@ async def test_a_sequential_part_is_resumed_in_pieces(client: Client, pretender:
     saved = await client.get(pretender.id).save(target, connections=4)
     assert saved.already_there == there
     assert read(target) == CONTENT
-    assert len(CONTENT) < MIN_PIECE
+    assert len(CONTENT) < SavePolicy().min_piece
     assert pretender.ranges == [f"bytes={there}-{len(CONTENT) - 1}"]
 
 

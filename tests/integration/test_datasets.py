@@ -18,22 +18,21 @@ import pytest
 
 from streamer.config import Names
 from streamer.errors import ExportFailure, StartError
-from streamer.postgres.driver import Connection
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
-from streamer.source.cursors.copy import copy
 from streamer.source.source import CursorChoice
 from tests.acceptance.process import streamer
 from tests.conftest import Serve, connected
 from tests.exporting import create, read_problem, until
 from tests.integration.sources import (
     PLAIN_SESSION,
-    WAIT,
     Opened,
     Plain,
+    SinkAt,
     assert_conforms,
     cursors_of_views,
     entered_as,
+    eventually,
     every_cursor,
     made_database,
     made_role,
@@ -42,6 +41,7 @@ from tests.integration.sources import (
     run_sql,
     spec,
 )
+from tests.integration.test_blocks import SMALL_RANGES, WORKER_READS
 from tests.programs import PSQL
 
 SCHEMA = 'Hostile "Schema". $1'
@@ -507,31 +507,23 @@ async def test_row_policies_of_the_role_apply(database: str, plain: Plain, choic
         assert await pool.fetchval("SELECT current_user = session_user")  # nothing of it stays in the pool
 
 
-async def test_an_export_of_blocks_uses_the_role_on_every_connection(
-    database: str, plain: Plain, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_export_of_blocks_uses_the_role_on_every_connection(database: str, plain: Plain) -> None:
     """The owner of the tables sees every row, and the policy fails for anybody but the role."""
     await plain.execute(POLICIES)
-    readers: set[int] = set()
-    two_read = asyncio.Event()
 
-    async def by_two(connection: Connection, *arguments: Any) -> int:
-        readers.add(await connection.fetchval("SELECT pg_backend_pid()"))
-        if len(readers) > 1:
-            two_read.set()
-        await asyncio.wait_for(two_read.wait(), WAIT)
-        return await copy(connection, *arguments)
+    async def until_a_worker_reads() -> None:
+        await eventually(plain, WORKER_READS)
 
-    monkeypatch.setattr("streamer.source.cursors.blocks.copy", by_two)
     async with made_role(plain) as role, pooled(database) as pool:
         await plain.execute(
             f"GRANT SELECT ON guarded TO {role};"
             f" CREATE POLICY only_the_role ON guarded AS RESTRICTIVE USING (1 / (current_user = '{role}')::int = 1)"
         )
-        source = Opened(pool, await read_catalog(pool, ["guarded"], role=role), CursorChoice.BLOCKS, role=role)
-        exported = await source.export(spec("guarded", ["n"]))
-        assert exported.body == b"n\n" + b"".join(b"%d\n" % n for n in range(2, 20_001, 2))
-    assert len(readers) > 1
+        catalog = await read_catalog(pool, ["guarded"], role=role)
+        source = Opened(pool, catalog, CursorChoice.BLOCKS, role=role, reading=SMALL_RANGES)
+        sink = SinkAt(1, until_a_worker_reads)
+        await source.drain(spec("guarded", ["n"]), sink.take)
+        assert sink.received.body == b"n\n" + b"".join(b"%d\n" % n for n in range(2, 20_001, 2))
 
 
 @pytest.mark.parametrize("role", ["nobody_has_this_role", 'odd "name"', "Mixed; DROP TABLE users"])

@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 
 from streamer.formats.dialect import prologue
-from streamer.http.download import live
+from streamer.http.download.live import DownloadTimes
 from streamer.model import Dialect
+from streamer.server.tuning import Tuning
 from tests.conftest import Serve, Server
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import HEADER, Gates, gated_csv
@@ -23,9 +24,14 @@ WHOLE = sha256(gated_csv(ROWS))
 
 
 @pytest.fixture
-async def slow(serve: Serve, gates: Gates, monkeypatch: pytest.MonkeyPatch) -> Server:
+def tuning() -> Tuning:
+    """The headers of a download are sent nearly at once."""
+    return Tuning(downloads=DownloadTimes(first_rows=0.1))
+
+
+@pytest.fixture
+async def slow(serve: Serve, gates: Gates) -> Server:
     """A server whose export `gated` waits before its first row."""
-    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=ROWS)
     await gates.shut("gated", 1)
     return await serve(**gates.settings)
@@ -140,9 +146,8 @@ async def test_follower_gets_the_rows_of_a_second_run_after_the_header_line_of_t
     ],
 )
 async def test_export_of_a_table_that_changes_between_two_runs_is_whole_or_broken_and_never_spliced(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, change: str
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, change: str
 ) -> None:
-    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=10)
     await gates.connection.execute("CREATE TABLE small AS SELECT 1 AS id, 'a' AS name")
     await gates.connection.execute("ALTER TABLE small ENABLE ROW LEVEL SECURITY")
@@ -211,9 +216,8 @@ async def test_export_without_a_header_line_sends_nothing_before_the_first_row(
 
 
 async def test_export_without_rows_is_its_header_line(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr(live, "FIRST_ROWS_TIMEOUT", 0.1)
     await gates.view("gated", rows=10)
     await gates.dataset("nothing", "SELECT gate('gated', 1) AS id WHERE gate('gated', 1) = 0")
     await gates.shut("gated", 1)

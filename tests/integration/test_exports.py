@@ -16,9 +16,12 @@ import aiohttp
 import pytest
 
 from streamer.client import Client
+from streamer.http.download.live import DownloadTimes
 from streamer.jobs.recovery import EXHAUSTED, SERVED
+from streamer.jobs.times import JobTimes
 from streamer.model import ExportSpec
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from streamer.source.source import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, Configure, Gated, Serve, Server, connected, files_and_locks, files_in
@@ -33,10 +36,10 @@ NEARLY = 89_000  # rows: whoever has read these has read all that there is while
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])
 
 
-@pytest.fixture
-def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The headers of a download wait for the first row, or for an end without one, however long that takes."""
-    monkeypatch.setattr("streamer.http.download.live.FIRST_ROWS_TIMEOUT", PATIENCE)
+patient_headers = pytest.mark.parametrize(
+    "tuning", [Tuning(downloads=DownloadTimes(first_rows=PATIENCE))], ids=["patient headers"]
+)
+"""The headers of a download wait for the first row, or for an end without one, however long that takes."""
 
 
 @asynccontextmanager
@@ -124,7 +127,7 @@ async def test_cancel_while_the_query_has_no_row_yet_ends_the_query(
     assert sha256(await again.body()) == sha256(gated_csv())
 
 
-@pytest.mark.usefixtures("patient_headers")
+@patient_headers
 async def test_cancel_while_queued_never_starts_it_and_the_next_one_takes_its_place(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -258,13 +261,12 @@ async def test_a_cancel_whose_client_leaves_before_the_answer_is_done_wholly(
     database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))  # nobody finds it by looking later
-    monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
+    never_later = Tuning(jobs=JobTimes(renewal=timedelta(hours=1), report_interval=3600.0))
     await gates.view("gated")
     await gates.shut("gated", 50_000)
     async with (
         proxied(database) as proxy,
-        serving(configure(database_url=proxy.url, **gates.settings)) as url,
+        serving(configure(database_url=proxy.url, **gates.settings), tuning=never_later) as url,
     ):
         export = await create(session, url, dataset="gated")
         async with following(export) as follower:
@@ -358,7 +360,7 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
     await gates.nobody_works()
 
 
-@pytest.mark.usefixtures("patient_headers")
+@patient_headers
 async def test_a_relation_that_is_gone_is_refused_before_there_is_an_export(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -374,7 +376,7 @@ async def test_a_relation_that_is_gone_is_refused_before_there_is_an_export(
 
 
 @both_cursors
-@pytest.mark.usefixtures("patient_headers")
+@patient_headers
 @pytest.mark.parametrize("streamed", [False, True], ids=["by_id", "streamed"])
 async def test_an_error_before_the_first_row_is_a_409_and_not_a_body(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, streamed: bool

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 
 import aiohttp
@@ -9,11 +10,13 @@ import pytest
 
 from streamer.config import Names
 from streamer.jobs.store import MAX_ATTEMPTS
+from streamer.jobs.times import JobTimes
+from streamer.server.tuning import Tuning
 from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
 from tests.integration.sources import Plain, acting, every_cursor, made_role
-from tests.integration.test_blocks import WORKER_LOST, cut_ranges
+from tests.integration.test_blocks import SMALL_RANGES, WORKER_LOST
 
 SESSIONS = """
     CREATE FUNCTION helps() RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER AS $$
@@ -40,14 +43,6 @@ async def role(plain: Plain) -> AsyncIterator[str]:
         yield name
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tables are read by several connections, and retries have short pauses."""
-    cut_ranges(monkeypatch)
-    monkeypatch.setattr("streamer.source.cursors.blocks.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(milliseconds=10))
-
-
 def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
     """The log's lines about exports, each of which must be one line without a traceback."""
     found = [record for record in caplog.records if record.getMessage().startswith(beginning)]
@@ -56,7 +51,6 @@ def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
     return [record.getMessage() for record in found]
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("act", "attempts", "losses", "error", "code"),
     [
@@ -83,6 +77,9 @@ async def test_an_export_on_several_connections_reports_the_first_failure(
     await plain.execute(SESSIONS)
     await plain.execute(acting(act))
     server = await serve(
+        tuning=Tuning(
+            jobs=JobTimes(retry_delay=timedelta(milliseconds=10)), reading=replace(SMALL_RANGES, first_pause=0.01)
+        ),
         source_database_url=database,
         datasets=Names(("acting",)),
         dataset_role=role,

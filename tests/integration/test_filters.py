@@ -27,6 +27,7 @@ from yarl import URL
 from streamer.config import Names
 from streamer.http.api.parameters import GENERAL
 from streamer.model import Operator
+from streamer.server.tuning import Tuning
 from streamer.source.catalog.filters import SUFFIXES
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice
@@ -526,11 +527,11 @@ async def harmless(response: aiohttp.ClientResponse) -> None:
 
 
 async def test_value_that_cannot_be_checked_in_time_gets_503_and_creates_no_export(
-    database: str, serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    database: str, serve: Serve, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.source.catalog.checking.TIMEOUT", 0.3)
     await run_sql(database, VICTIMS)
-    server = await serve(source_database_url=database, datasets=Names(("victims",)))
+    tuning = Tuning(check_timeout=0.3)
+    server = await serve(tuning=tuning, source_database_url=database, datasets=Names(("victims",)))
     async with connected(database) as connection, connection.transaction():
         await connection.execute("LOCK TABLE victims IN ACCESS EXCLUSIVE MODE")
         async with session.post(f"{server.url}/exports/csv?dataset=victims&mood=ok") as response:

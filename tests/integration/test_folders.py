@@ -18,22 +18,23 @@ import pytest
 from streamer.config import Duration, Size
 from streamer.errors import StartError
 from streamer.jobs.completed import ELSEWHERE
+from streamer.jobs.times import JobTimes
 from streamer.model import ExportSpec
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from tests.conftest import Configure, Serve, Server, _create, _drop, at_database, connected, files_in, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv, gated_sha256
 
+TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05, renewal=timedelta(seconds=0.1)))
 SPEC = ExportSpec(dataset="users", columns=("id",)).to_json()
 
 
-@pytest.fixture(autouse=True)
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tuning() -> Tuning:
     """Rows are not cached, and sweeps and leases run every 0.1 s or less."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
+    return TUNING
 
 
 @pytest.fixture
@@ -93,14 +94,14 @@ async def test_a_server_of_another_database_does_not_start_on_the_folder_and_rem
     export = await completed(session, server, columns="id")
     before = {path.name for path in server.spool.iterdir()}
     with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .*holds the exports of another database"):
-        async with serving(configure(database_url=another_database)):
+        async with serving(configure(database_url=another_database), tuning=TUNING):
             pass
     assert {path.name for path in server.spool.iterdir()} == before
     assert sha256(await export.body()) == users_sha256()
 
 
 async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(configure: Configure, gates: Gates) -> None:
-    async with serving(configure()):
+    async with serving(configure(), tuning=TUNING):
         pass  # the table and the folder are there
     folder, left, orphan = configure().export_storage_path, uuid4(), uuid4()
     for export_id, state in ((left, "failed"), (orphan, "processing")):
@@ -114,7 +115,7 @@ async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(confi
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(StartError, match=r"^port [0-9]+ on 127\.0\.0\.1 is in use"),
     ):
-        async with serving(configure(api_port=taken.getsockname()[1])):
+        async with serving(configure(api_port=taken.getsockname()[1]), tuning=TUNING):
             pass
     assert files_in(folder) == {f"{left}.csv", f"{orphan}.csv"}
     assert await gates.connection.fetchval("SELECT state FROM streamer.exports WHERE id = $1", orphan) == "processing"
@@ -127,7 +128,7 @@ async def test_a_file_without_a_row_is_logged_and_stays(
     settings.export_storage_path.mkdir()
     foreign = settings.export_storage_path / f"{uuid4()}.csv"
     foreign.write_bytes(b"id\n1\n")
-    async with serving(settings) as url:
+    async with serving(settings, tuning=TUNING) as url:
         await turns(session, Server(url, settings))
         assert files_in(settings.export_storage_path) == {foreign.name}
     assert f"knows nothing of {foreign}" in caplog.text

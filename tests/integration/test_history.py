@@ -13,13 +13,17 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Timeout
-from streamer.jobs.store import LEASE, MAX_PAGE_SPECS, _statements
+from streamer.jobs.retention import BATCH
+from streamer.jobs.store import MAX_PAGE_SPECS, STATEMENTS
+from streamer.jobs.times import JobTimes
+from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
 from tests.exporting import RemoteExport, create, read_problem, until
 from tests.gates import Gates
 
 MONTH = timedelta(days=30)
+TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05))
 FEW = {"columns": "id", "id__lte": "10"}
 MANY = 100_000  # exports
 COPIES = """
@@ -39,11 +43,10 @@ COPIES = """
 """
 
 
-@pytest.fixture(autouse=True)
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tuning() -> Tuning:
     """Rows are not cached, and the sweep runs every 0.05 s."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
+    return TUNING
 
 
 async def age(gates: Gates, *exports: RemoteExport, by: timedelta) -> None:
@@ -205,16 +208,15 @@ async def test_a_row_stays_while_its_file_cannot_be_removed(
 
 
 async def test_rows_behind_a_batch_of_files_that_stay_are_deleted(
-    serve: Serve, gates: Gates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, gates: Gates, immutable: Callable[[Path, bool], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Files that stay are the oldest ones here, and more than a batch."""
     caplog.set_level(logging.INFO, "streamer.jobs.retention")
-    monkeypatch.setattr("streamer.jobs.retention.BATCH", 10)
-    monkeypatch.setattr("streamer.spool.directory.SpoolDirectory._remove", lambda self, export_id: None)
     server = await serve()
-    stay = [uuid4() for _ in range(25)]
+    stay = [uuid4() for _ in range(BATCH + 25)]
     for export_id in stay:
         (server.spool / f"{export_id}.csv").write_bytes(b"")
+    immutable(server.spool, True)
     async with gates.connection.transaction():
         await add(gates, server, *stay)
         await gates.connection.execute("UPDATE streamer.exports SET finished_at = finished_at - interval '1 day'")
@@ -264,7 +266,7 @@ async def test_rows_in_a_state_of_a_newer_version_stay(serve: Serve, gates: Gate
 
 async def plans(gates: Gates, statement: str, *arguments: Any) -> list[dict[str, Any]]:
     """Returns the scans of the exports table in a statement, with the rows they have read."""
-    (row,) = await gates.connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {_statements()[statement]}", *arguments)
+    (row,) = await gates.connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {STATEMENTS[statement]}", *arguments)
     found: list[dict[str, Any]] = []
 
     def collect(node: dict[str, Any]) -> None:
@@ -284,10 +286,9 @@ def read_by(scan: dict[str, Any]) -> int:
 
 
 async def test_no_query_of_a_large_table_reads_more_than_it_needs(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 3600.0)
-    server = await serve()
+    server = await serve(tuning=Tuning())
     export = await create(session, server.url, **FEW)
     await export.until("completed")
     folder, nobody = folder_of(server), UUID(int=0)
@@ -310,7 +311,7 @@ async def test_no_query_of_a_large_table_reads_more_than_it_needs(
         "get": (1, (UUID(export.id),)),
         "orphans": (10, ([uuid4()], 3, [], 1)),
         "fail_orphans": (10, ("served", "exhausted", [uuid4()], 3, [])),
-        "claim": (10, (uuid4(), [uuid4()], LEASE, folder)),
+        "claim": (10, (uuid4(), [uuid4()], JobTimes().lease, folder)),
     }
     for name, (most, arguments) in statements.items():
         transaction = gates.connection.transaction()

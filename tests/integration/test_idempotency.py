@@ -9,8 +9,9 @@ import pytest
 from yarl import URL
 
 from streamer.http.api.exports import MAX_KEY
-from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
@@ -148,25 +149,33 @@ async def test_a_known_key_is_answered_when_the_queue_is_full(
 
 
 async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.store.LEASE", timedelta(seconds=0.5))
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
-    insert = Store.insert
-
-    async def lose_the_answer(*arguments: Any) -> None:
-        monkeypatch.setattr(Store, "insert", insert)
-        await insert(*arguments)
-        raise ConnectionResetError
-
-    server = await serve()
-    monkeypatch.setattr(Store, "insert", lose_the_answer)
-    async with session.post(f"{server.url}/exports/csv", params={"columns": "id"}, headers=FIELDS) as lost:
-        assert lost.status >= 500
-    export = RemoteExport(session, server.url, (await post(session, server.url, columns="id"))["exportId"])
-    assert (await export.until("completed"))["sha256"] == users_sha256()
-    assert sha256(await export.body()) == users_sha256()
+    tuning = Tuning(jobs=JobTimes(lease=timedelta(seconds=0.5), renewal=timedelta(seconds=0.1)))
+    async with proxied(database) as proxy, serving(configure(database_url=proxy.url), tuning=tuning) as url:
+        proxy.hold_answer_to("INSERT INTO streamer.exports")
+        asking = asyncio.create_task(status_of_new(session, url))
+        await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
+        await until_there_is_one(gates)
+        await proxy.cut_links()
+        proxy.release()
+        assert await asking >= 500
+        export = RemoteExport(session, url, (await post(session, url, columns="id"))["exportId"])
+        assert (await export.until("completed"))["sha256"] == users_sha256()
+        assert sha256(await export.body()) == users_sha256()
     assert await count(gates) == 1
+
+
+async def status_of_new(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.post(f"{url}/exports/csv", params={"columns": "id"}, headers=FIELDS) as response:
+        return response.status
+
+
+async def until_there_is_one(gates: Gates) -> None:
+    async def inserted() -> bool:
+        return await count(gates) == 1
+
+    await until(inserted, "the row is there")
 
 
 async def test_a_client_that_left_before_the_answer_finds_its_export_by_the_key(
@@ -177,11 +186,7 @@ async def test_a_client_that_left_before_the_answer_finds_its_export_by_the_key(
         async with connection(url) as hasty:
             await hasty.send("POST", "/exports/csv?columns=id", {"Idempotency-Key": KEY, "Content-Length": "0"})
             await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
-
-            async def inserted() -> bool:
-                return await count(gates) == 1
-
-            await until(inserted, "the row is there")
+            await until_there_is_one(gates)
         proxy.release()
         found = await post(session, url, columns="id")
         export = RemoteExport(session, url, found["exportId"])

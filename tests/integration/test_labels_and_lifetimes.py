@@ -8,21 +8,21 @@ import aiohttp
 import pytest
 
 from streamer.config import Duration, Names
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Serve, Server
 from tests.exporting import RemoteExport, create, read_problem, until
 from tests.gates import Gates
 from tests.integration.sources import run_sql
 
 HOUR = timedelta(hours=1)
+TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05))
 FEW = {"columns": "id", "id__lte": "10"}
 
 
-@pytest.fixture
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are not cached, and the sweep runs every 0.05 s."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
+attentive = pytest.mark.parametrize("tuning", [TUNING], ids=["attentive"])
+"""Rows are not cached, and the sweep runs every 0.05 s."""
 
 
 async def age(gates: Gates, by: timedelta) -> None:
@@ -58,7 +58,7 @@ async def listed(session: aiohttp.ClientSession, server: Server, **query: str) -
 # Lifetimes
 
 
-@pytest.mark.usefixtures("attentive")
+@attentive
 async def test_an_export_expires_when_its_own_time_is_over(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -93,17 +93,16 @@ async def test_an_unfinished_export_does_not_expire(serve: Serve, gates: Gates, 
     await export.until("completed")
 
 
-@pytest.mark.usefixtures("attentive")
 async def test_no_export_is_kept_longer_than_the_current_export_ttl(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    async with serving(configure(export_ttl=Duration(24 * 3600))) as url:
+    async with serving(configure(export_ttl=Duration(24 * 3600)), tuning=TUNING) as url:
         server = Server(url, configure())
         short, long, usual = [
             await completed(session, server, **asked) for asked in ({"ttl": "1h"}, {"ttl": "20h"}, {})
         ]
     settings = configure(export_ttl=Duration(10 * 3600))
-    async with serving(settings) as url:
+    async with serving(settings, tuning=TUNING) as url:
         server = Server(url, settings)
         again = [RemoteExport(session, url, each.id) for each in (short, long, usual)]
         assert [await lifetime(each) for each in again] == [HOUR, 10 * HOUR, 10 * HOUR]

@@ -38,6 +38,7 @@ from streamer.jobs.jobs import Jobs
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import MAX_ATTEMPTS, Store
+from streamer.jobs.times import JobTimes
 from streamer.model import ExportRequest, ExportSpec, State, successors
 from streamer.postgres.driver import Pool
 from streamer.postgres.pool import connect
@@ -53,6 +54,7 @@ T = TypeVar("T")
 PATIENCE = 15.0  # seconds
 CONCURRENCY = 2
 CAPACITY = 3
+TIMES = JobTimes(retry_delay=timedelta(0), renewal=timedelta(hours=1), report_interval=3600.0, cache_lifetime=0.0)
 HEADER = b"run,row\n"
 STORE = uuid4()  # the identity of the exports table
 SLOTS = st.integers(0, 1)  # the two places for a server
@@ -152,21 +154,22 @@ class Server:
     def __init__(self, pool: Pool, folder: Path, executor: ThreadPoolExecutor, source: FakeSource) -> None:
         self.server_id = uuid4()
         self.source = source
-        self.store = MortalStore(pool, self.server_id)
+        self.store = MortalStore(pool, self.server_id, TIMES)
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
-        self.sealed = CompletedCache(self.store, self.directory)
-        self.retention = Retention(self.store, self.directory, self.sealed, ttl=0, history_ttl=3600)
+        self.sealed = CompletedCache(self.store, self.directory, TIMES)
+        self.retention = Retention(self.store, self.directory, self.sealed, ttl=0, history_ttl=3600, times=TIMES)
         gate = SourceGate()
         self.jobs = Jobs(
             self.store,
-            Runner(self.store, source.of(self.server_id), gate, source_wait=60),
+            Runner(self.store, source.of(self.server_id), gate, source_wait=60, times=TIMES),
             self.directory,
             self.sealed,
             self.retention,
             gate=gate,
             concurrency=CONCURRENCY,
             capacity=CAPACITY,
+            times=TIMES,
         )
         self._lock = folder / f"{PREFIX}{self.server_id}"
         self._alive = ExitStack()
@@ -200,7 +203,7 @@ class Server:
         self._lock.touch()
 
     async def look_after(self) -> None:
-        """What happens every RENEWAL."""
+        """What happens at every renewal."""
         await self.jobs.recovery.renew()
         await self.jobs.recovery.recover_orphans()
 
@@ -432,12 +435,8 @@ class LifeCycle(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def life_cycle(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], "LifeCycle"]]:
+def life_cycle(postgres: str, tmp_path: Path) -> Iterator[Callable[[], "LifeCycle"]]:
     """Creates state machines on one database."""
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(0))
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(hours=1))
-    monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
     name = f"streamer_life_{uuid4().hex[:8]}"
     database = at_database(postgres, name)
 
@@ -445,7 +444,7 @@ def life_cycle(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         async with connected(postgres) as connection:
             await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
         pool = await connect(database, name="DATABASE_URL", size=1, wait=PATIENCE)
-        await Store(pool, uuid4()).migrate()
+        await Store(pool, uuid4(), TIMES).migrate()
         await pool.execute(JOURNAL)
         await pool.close()
 

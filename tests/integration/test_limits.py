@@ -16,13 +16,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import pytest
 import pytest_asyncio
 
-from streamer.http.api import request_bodies
 from streamer.http.api.parameters import MAX_SPEC
 from streamer.http.api.request_bodies import BODIES_LIMIT, MAX_BODIES, MAX_BODY
 from streamer.http.download.completed import MAX_COPIED, MAX_COPIED_BODY
-from streamer.http.net import connection as connections
+from streamer.http.net.connection import ConnectionLimits
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.send_buffers import BUDGET
+from streamer.server.tuning import Tuning
 from streamer.source.catalog.filters import MAX_VALUES
 from streamer.spool import pagecache
 from tests.held import (
@@ -289,10 +289,8 @@ async def test_request_bodies_beyond_the_limit_of_bytes_get_503(held: Held) -> N
     await accepts_bodies(held)
 
 
-async def test_request_body_that_is_too_slow_gets_408_and_creates_no_export(
-    held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(request_bodies, "BODY_TIMEOUT", 0.3)
+async def test_request_body_that_is_too_slow_gets_408_and_creates_no_export(serve: Serve) -> None:
+    held = await serve(tuning=Tuning(body_timeout=0.3))
     await held.open()
     before = await held.exports()
     async with AsyncExitStack() as stack:
@@ -394,10 +392,8 @@ async def stuff(wire: Connection, piece: bytes, *, most: int = 16 * 1024 * 1024)
         return
 
 
-async def test_requests_pipelined_behind_a_download_hold_no_more_than_the_limit_of_heads(
-    held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "HEADS_LIMIT", 1024 * 1024)
+async def test_requests_pipelined_behind_a_download_hold_no_more_than_the_limit_of_heads(serve: Serve) -> None:
+    held = await serve(tuning=Tuning(connections=ConnectionLimits(head_bytes=1024 * 1024)))
     export = await held.export(SMALL, at=1)
     behind = request("GET", "/health", {f"X-{number}": 7000 * "x" for number in range(60)})
     async with connection(held.url) as wire:

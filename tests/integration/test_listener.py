@@ -14,7 +14,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -22,9 +22,7 @@ import pytest
 import pytest_asyncio
 
 from streamer.config import Duration
-from streamer.http.net import connection as connections
-from streamer.http.net import listener as listeners
-from streamer.http.net.connection import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET
+from streamer.http.net.connection import HEADS_LIMIT, MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_TARGET, ConnectionLimits
 from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_timeout import SendTimeout
@@ -95,7 +93,8 @@ async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> As
                 with pytest.MonkeyPatch.context() as patched:
                     patched.setattr("streamer.server.http.Listener", Known)
                     if limit is not None:
-                        settings |= {"max_downloads": 1, "tuning": Tuning(spare_connections=limit - 1)}
+                        tuning = replace(settings.get("tuning") or Tuning(), spare_connections=limit - 1)
+                        settings |= {"max_downloads": 1, "tuning": tuning}
                     spool = tmp_path_factory.mktemp("spool")
                     held = await stack.enter_async_context(gated_server(database, spool, **settings))
                 started[name] = Server(held, listeners[-1])
@@ -201,10 +200,8 @@ async def test_many_short_connections_leave_the_counters_at_zero(serve: Serve) -
         await healthy(later)
 
 
-async def test_refusals_beyond_their_limit_are_closed_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "MAX_REFUSALS", 3)
-    monkeypatch.setattr(listeners, "LINGER", 3600.0)
-    server = await serve(limit=1)
+async def test_refusals_beyond_their_limit_are_closed_at_once(serve: Serve) -> None:
+    server = await serve(limit=1, tuning=Tuning(connections=ConnectionLimits(refusals=3, linger=3600.0)))
     async with AsyncExitStack() as stack:
         await healthy(await stack.enter_async_context(connection(server.url)))
         lingering = [await stack.enter_async_context(connection(server.url)) for _ in range(3)]
@@ -225,11 +222,8 @@ async def test_refusals_beyond_their_limit_are_closed_at_once(serve: Serve, monk
     await server.empty()
 
 
-async def test_refused_connection_that_stays_open_is_closed_after_a_while(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listeners, "LINGER", 0.1)
-    server = await serve(limit=1)
+async def test_refused_connection_that_stays_open_is_closed_after_a_while(serve: Serve) -> None:
+    server = await serve(limit=1, tuning=Tuning(connections=ConnectionLimits(linger=0.1)))
     async with connection(server.url) as only, connection(server.url) as refused:
         await healthy(only)
         assert (await refused.answer()).status == 503
@@ -241,11 +235,13 @@ async def test_refused_connection_that_stays_open_is_closed_after_a_while(
         await healthy(only)
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Returns the seconds until a connection without a whole head is closed."""
-    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.4)
-    return 0.4
+IDLE_TIMEOUT = 0.4  # seconds
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def impatient(serve: Serve) -> Server:
+    """A server that closes a connection without a whole head after IDLE_TIMEOUT."""
+    return await serve(tuning=Tuning(connections=ConnectionLimits(idle_timeout=IDLE_TIMEOUT)))
 
 
 async def drip(wire: Connection, head: bytes) -> None:
@@ -258,12 +254,10 @@ async def drip(wire: Connection, head: bytes) -> None:
 
 @pytest.mark.parametrize("before", ["first", "next"])
 @pytest.mark.parametrize("said", ["nothing", "a part of a head", "a head, slowly"])
-async def test_connection_without_a_whole_head_is_closed(
-    server: Server, impatient: float, before: str, said: str
-) -> None:
+async def test_connection_without_a_whole_head_is_closed(impatient: Server, before: str, said: str) -> None:
     clock = asyncio.get_running_loop().time
     begun = clock()
-    async with connection(server.url) as wire:
+    async with connection(impatient.url) as wire:
         if before == "next":
             begun = clock()
             await healthy(wire)
@@ -271,17 +265,15 @@ async def test_connection_without_a_whole_head_is_closed(
             wire.writer.write(BEGUN)
         dripping = asyncio.create_task(drip(wire, BEGUN)) if said == "a head, slowly" else None
         assert await wire.rest() == b""
-        assert clock() - begun >= impatient * 0.9
+        assert clock() - begun >= IDLE_TIMEOUT * 0.9
         if dripping is not None:
             await dripping
-    await server.empty()
+    await impatient.empty()
 
 
-async def test_connection_with_a_request_now_and_then_stays_open(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_connection_with_a_request_now_and_then_stays_open(serve: Serve) -> None:
     """Each pause is far shorter than the idle timeout, and all of them together are longer."""
-    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 1.5)
+    server = await serve(tuning=Tuning(connections=ConnectionLimits(idle_timeout=1.5)))
     async with connection(server.url) as wire:
         await healthy(wire)
         for _ in range(6):
@@ -289,15 +281,15 @@ async def test_connection_with_a_request_now_and_then_stays_open(
             await healthy(wire)
 
 
-async def test_follower_that_waits_for_rows_is_not_idle(server: Server, impatient: float) -> None:
-    export = await server.held.export(SMALL, at=1)
-    async with connection(server.url) as follower:
+async def test_follower_that_waits_for_rows_is_not_idle(impatient: Server) -> None:
+    export = await impatient.held.export(SMALL, at=1)
+    async with connection(impatient.url) as follower:
         await follower.send("GET", export.download)
         _, body = await follower.begin()
         await body.grow_to(len(SMALL.through(1)))
-        await asyncio.sleep(3 * impatient)
+        await asyncio.sleep(3 * IDLE_TIMEOUT)
         await follower.send("GET", "/health")
-        await server.held.open()
+        await impatient.held.open()
         assert await body.whole() == SMALL.whole
         assert (await follower.answer("GET")).status == 200
 
@@ -443,12 +435,11 @@ UNFINISHED = BEGUN + (4000 - len(BEGUN)) * b"x"
 ROOM = 16  # of these fit into the limit
 
 
-@pytest.fixture
-def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADS_LIMIT", ROOM * 4000 + 500)
+SMALL_HEADS = ConnectionLimits(head_bytes=ROOM * 4000 + 500)
 
 
-async def test_unfinished_heads_are_kept_up_to_the_limit_of_all_heads(server: Server, small_heads: None) -> None:
+async def test_unfinished_heads_are_kept_up_to_the_limit_of_all_heads(serve: Serve) -> None:
+    server = await serve(tuning=Tuning(connections=SMALL_HEADS))
     listener = server.listener
     async with AsyncExitStack() as stack:
         kept = []
@@ -482,9 +473,8 @@ async def test_head_beyond_its_own_limit_gets_431(server: Server, caplog: pytest
     await server.empty()
 
 
-async def test_unfinished_heads_are_released_after_the_idle_timeout(
-    server: Server, small_heads: None, impatient: float
-) -> None:
+async def test_unfinished_heads_are_released_after_the_idle_timeout(serve: Serve) -> None:
+    server = await serve(tuning=Tuning(connections=replace(SMALL_HEADS, idle_timeout=IDLE_TIMEOUT)))
     async with AsyncExitStack() as stack:
         for _ in range(ROOM):
             wire = await stack.enter_async_context(connection(server.url))
@@ -495,14 +485,14 @@ async def test_unfinished_heads_are_released_after_the_idle_timeout(
             assert (await wire.answer()).status == 200
 
 
-async def test_connection_that_was_closed_as_idle_is_freed(server: Server, impatient: float) -> None:
+async def test_connection_that_was_closed_as_idle_is_freed(impatient: Server) -> None:
     async with AsyncExitStack() as stack:
-        for wire in [await stack.enter_async_context(connection(server.url)) for _ in range(20)]:
+        for wire in [await stack.enter_async_context(connection(impatient.url)) for _ in range(20)]:
             assert await wire.rest() == b""
-    await server.empty()
+    await impatient.empty()
     gc.collect()
     transports = [found for found in gc.get_objects() if isinstance(found, asyncio.Transport)]
-    address = urlsplit(server.url)
+    address = urlsplit(impatient.url)
     ours = (address.hostname, address.port)
     left = [found for found in transports if found.get_extra_info("sockname") == ours]
     assert len(left) <= 1  # the last one that the loop has seen
@@ -586,14 +576,14 @@ async def test_request_bodies_are_not_counted_as_heads(server: Server) -> None:
     await server.empty()
 
 
-async def test_refusal_is_never_sent_within_a_response_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refusal_is_never_sent_within_a_response_body(serve: Serve) -> None:
+    server = await serve(tuning=Tuning(connections=ConnectionLimits(head_bytes=1000)))
     export = await server.held.completed(BULK)
     async with connection(server.url, receive=65536) as client:
         await client.send("GET", export.download)
         _, body = await client.begin()
         await body.grow_to(100_000)
-        monkeypatch.setattr(connections, "HEADS_LIMIT", 0)
-        await client.send("GET", "/health")
+        await client.send("GET", "/health", {"X": 1000 * "x"})
         await body.finish()
     intact = BULK.whole.startswith(body.received)
     assert intact

@@ -9,13 +9,13 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urljoin
 
 import pytest
 import pytest_asyncio
 
-from streamer.jobs.store import Store
+from streamer.http.download.live import DownloadTimes
+from streamer.server.tuning import Tuning
 from tests.conftest import connected
 from tests.exporting import PATIENCE, SAVED_AS
 from tests.held import (
@@ -27,6 +27,7 @@ from tests.held import (
     gated_server,
     scratch_database,
 )
+from tests.proxy import proxied
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -61,12 +62,6 @@ async def held(server: Held) -> AsyncIterator[Held]:
 async def export(held: Held) -> HeldExport:
     """An export that waits at the frontier F."""
     return await held.export(at=STEP)
-
-
-@pytest.fixture
-def patient_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the headers of a download wait for the first row, or for an end without one, as long as it takes."""
-    monkeypatch.setattr("streamer.http.download.live.FIRST_ROWS_TIMEOUT", PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -363,31 +358,32 @@ async def test_live_false_gets_425_until_the_export_is_finished(
     await eventually(answered, "live=false stays 425")
 
 
-async def test_export_whose_status_is_completed_never_gets_425(
-    export: HeldExport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_export_whose_status_is_completed_never_gets_425(postgres: str, tmp_path: Path) -> None:
     """Between the update of the row and the seal, status and download agree."""
-    completed, sealing = asyncio.Event(), asyncio.Event()
-    complete = Store.complete
+    async with (
+        scratch_database(postgres) as database,
+        proxied(database) as proxy,
+        gated_server(database, tmp_path, database_url=proxy.url) as held,
+    ):
+        export = await held.export(at=STEP)
+        proxy.hold_answer_to("SET state = 'completed'")
+        await held.open()
+        async with asyncio.timeout(PATIENCE):
+            await proxy.holding.wait()
+        await eventually(lambda: row_is_completed(held), "the row does not become completed")
+        status = asyncio.create_task(export.status())
+        await asyncio.wait({status}, timeout=MOMENT)  # it may also answer later, when the spool is sealed
+        said = status.result()["status"] if status.done() else "nothing"
+        answer = await ask(held.url, "HEAD", f"{export.download}?live=false")
+        proxy.release()
+        assert (await status)["status"] in ("processing", "completed")
+        await export.becomes("completed")
+        assert (said, answer.status) != ("completed", 425)
 
-    async def slowly(*arguments: Any, **named: Any) -> Any:
-        row = await complete(*arguments, **named)
-        completed.set()
-        await sealing.wait()
-        return row
 
-    monkeypatch.setattr(Store, "complete", slowly)
-    await export.held.open()
-    async with asyncio.timeout(PATIENCE):
-        await completed.wait()
-    status = asyncio.create_task(export.status())
-    await asyncio.wait({status}, timeout=MOMENT)  # it may also answer later, when the spool is sealed
-    said = status.result()["status"] if status.done() else "nothing"
-    answer = await ask(export.held.url, "HEAD", f"{export.download}?live=false")
-    sealing.set()
-    assert (await status)["status"] in ("processing", "completed")
-    await export.becomes("completed")
-    assert (said, answer.status) != ("completed", 425)
+async def row_is_completed(held: Held) -> bool:
+    """Whether the only export is, in the table."""
+    return bool(await held.gates.connection.fetchval("SELECT state = 'completed' FROM streamer.exports"))
 
 
 async def test_live_false_gets_425_over_http_1_0(export: HeldExport) -> None:
@@ -691,7 +687,6 @@ async def test_new_export_over_http_1_0_has_a_length(held: Held) -> None:
     assert digest_of(answer.body) == digest_of(SMALL.whole)
 
 
-@pytest.mark.usefixtures("patient_headers")
 async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tmp_path: Path) -> None:
     async with scratch_database(postgres) as database, gated_server(database, tmp_path) as held:
         async with connected(database) as owner:
@@ -702,14 +697,16 @@ async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tm
         assert "X-Export-Id" not in answer
 
 
-@pytest.mark.usefixtures("patient_headers")
-async def test_new_export_whose_first_row_fails_gets_409_with_the_reason(held: Held) -> None:
-    await held.shut()
-    async with connection(held.url) as client:
-        await client.send("GET", STREAM)
-        await held.gates.refuse()
-        head, _ = await client.begin()
-    assert head.status == 409
+async def test_new_export_whose_first_row_fails_gets_409_with_the_reason(postgres: str, tmp_path: Path) -> None:
+    """The headers of the download wait for that row as long as it takes."""
+    patient = Tuning(downloads=DownloadTimes(first_rows=PATIENCE))
+    async with scratch_database(postgres) as database, gated_server(database, tmp_path, tuning=patient) as held:
+        await held.shut()
+        async with connection(held.url) as client:
+            await client.send("GET", STREAM)
+            await held.gates.refuse()
+            head, _ = await client.begin()
+        assert head.status == 409
 
 
 async def follow(client: Connection, export: HeldExport, fields: Fields) -> Body:

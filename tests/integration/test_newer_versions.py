@@ -17,18 +17,19 @@ import pytest
 from streamer.client import Client, ExportGone
 from streamer.errors import StartError
 from streamer.http.api.status import UNREADABLE
-from streamer.jobs import recovery
 from streamer.jobs.recovery import EXHAUSTED, SERVED
-from streamer.jobs.store import _migrations
+from streamer.jobs.store import MIGRATIONS
+from streamer.jobs.times import JobTimes
 from streamer.model import SPEC_VERSION, ExportSpec
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.integration.sources import entered_as, made_role
 
 SPEC = json.loads(ExportSpec(dataset="users", columns=("id",)).to_json())
-KNOWN = max(number for number, _ in _migrations())
+KNOWN = max(MIGRATIONS)
 NEWER = {
     "an unknown field": ({**SPEC, "offset": 5}, 1),
     "an unknown field in the dialect": ({**SPEC, "dialect": {"line_end": "crlf"}}, 1),
@@ -40,10 +41,10 @@ NEWER = {
 every_newer = pytest.mark.parametrize(("spec", "version"), NEWER.values(), ids=NEWER)
 
 
-@pytest.fixture
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers renew their leases and look for orphans every 0.1 s."""
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
+def renewing(seconds: float) -> pytest.MarkDecorator:
+    """Servers renew their leases and look for orphans at this interval."""
+    tuning = Tuning(jobs=JobTimes(renewal=timedelta(seconds=seconds)))
+    return pytest.mark.parametrize("tuning", [tuning], ids=[f"renewing every {seconds} s"])
 
 
 class Rows:
@@ -113,7 +114,7 @@ async def listed(server: Server, session: aiohttp.ClientSession) -> dict[str, di
 
 
 @every_newer
-@pytest.mark.usefixtures("attentive")
+@renewing(0.1)
 async def test_a_request_of_a_newer_version_is_shown_and_not_run_while_others_are(
     serve: Serve, rows: Rows, session: aiohttp.ClientSession, spec: Any, version: int
 ) -> None:
@@ -210,11 +211,10 @@ async def test_a_key_of_a_newer_version_belongs_to_another_request(
     assert "this version cannot read" in problem["detail"]
 
 
-@pytest.mark.usefixtures("attentive")
+@renewing(0.3)
 async def test_a_request_that_becomes_unreadable_in_the_queue_is_released(
-    gated: Gated, gates: Gates, rows: Rows, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    gated: Gated, gates: Gates, rows: Rows, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr(recovery, "RENEWAL", timedelta(seconds=0.3))  # orphans are looked for as often
     server, running = await gated(1, max_concurrent_exports=1)
     await gates.reached("gated", 1)
     queued = await create(session, server.url, dataset="gated")
@@ -293,7 +293,7 @@ async def changes_nothing(configure: Configure, complaint: str) -> None:
 
 
 def test_migrations_are_numbered_from_one_without_a_hole() -> None:
-    numbers = [number for number, _ in _migrations()]
+    numbers = list(MIGRATIONS)
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -418,11 +418,10 @@ async def test_the_percentage_does_not_fall_when_an_export_ends_early_or_is_run_
     configure: Configure, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Progress is written to the row only at the end of a run."""
-    monkeypatch.setattr("streamer.jobs.runner.REPORT_INTERVAL", 3600.0)
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", timedelta(seconds=0.2))
+    tuning = Tuning(jobs=JobTimes(report_interval=3600.0, retry_delay=timedelta(seconds=0.2)))
     await gates.view("gated")
     await gates.shut("gated", 1, 90_000)
-    async with serving(configure(**gates.settings, max_concurrent_exports=1)) as url:
+    async with serving(configure(**gates.settings, max_concurrent_exports=1), tuning=tuning) as url:
         cancelled, failed, again = [await create(session, url, dataset="gated") for _ in range(3)]
         await gates.open("gated", 1)
         ends = (cancelled.delete, gates.refuse)
@@ -440,7 +439,7 @@ async def test_the_percentage_does_not_fall_when_an_export_ends_early_or_is_run_
         assert (status["attempts"], status["progress"]["processedRows"]) == (2, 0)
         assert status["progress"]["percentage"] == reached
     # The server has stopped, and the next one runs it.
-    async with serving(configure(**gates.settings)) as url:
+    async with serving(configure(**gates.settings), tuning=tuning) as url:
         after = RemoteExport(session, url, again.id)
         assert (await after.status())["progress"]["percentage"] == reached
         await gates.reached("gated", 1)

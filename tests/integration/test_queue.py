@@ -8,7 +8,9 @@ import pytest
 
 from streamer.errors import Unavailable
 from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Gated, Serve
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
@@ -30,14 +32,12 @@ async def count_of_exports(gates: Gates) -> int:
 async def test_three_run_at_once_and_the_fourth_starts_when_one_of_them_ends(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "streamer.jobs.recovery.RENEWAL", timedelta(hours=1)
-    )  # only the end of an export starts another
+    only_ends_start = Tuning(jobs=JobTimes(renewal=timedelta(hours=1)))
     names = [f"gated_{number}" for number in range(4)]
     for name in names:
         await gates.view(name)
         await gates.shut(name, 50_000)
-    server = await serve(max_concurrent_exports=3, **gates.settings)
+    server = await serve(max_concurrent_exports=3, tuning=only_ends_start, **gates.settings)
     exports = [await create(session, server.url, dataset=name) for name in names]
     for name in names[:3]:
         await gates.reached(name, 50_000)

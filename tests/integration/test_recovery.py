@@ -19,9 +19,12 @@ import aiohttp
 import asyncpg
 import pytest
 
+from streamer.http.download.live import DownloadTimes
 from streamer.jobs.recovery import EXHAUSTED, SERVED
+from streamer.jobs.times import JobTimes
 from streamer.model import ExportSpec
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from streamer.source.source import CursorChoice
 from streamer.spool.servers import PREFIX
 from tests.conftest import Configure, Gated, Serve, Server, connected, users_sha256
@@ -40,21 +43,18 @@ END_SESSIONS = """
 WAITS_TO_SERVE = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%SET served%'"
 
 
-@pytest.fixture
-def soon_again(monkeypatch: pytest.MonkeyPatch) -> timedelta:
-    """A second attempt comes after this time, and the headers of a download nearly at once."""
-    delay = timedelta(seconds=0.1)
-    monkeypatch.setattr("streamer.http.download.live.FIRST_ROWS_TIMEOUT", 0.05)
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", delay)
-    return delay
+SOON = timedelta(seconds=0.1)
+soon_again = pytest.mark.parametrize(
+    "tuning",
+    [Tuning(jobs=JobTimes(retry_delay=SOON), downloads=DownloadTimes(first_rows=0.05))],
+    ids=["soon again"],
+)
+"""A second attempt comes after SOON, and the headers of a download nearly at once."""
 
+SHORT_LEASE = Tuning(jobs=JobTimes(lease=timedelta(seconds=0.6), renewal=timedelta(seconds=0.1)))
+"""Orphans are found within a second."""
 
-@pytest.fixture
-def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orphans are found within a second."""
-    for module in ("store", "runner"):
-        monkeypatch.setattr(f"streamer.jobs.{module}.LEASE", timedelta(seconds=0.6))
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
+short_lease = pytest.mark.parametrize("tuning", [SHORT_LEASE], ids=["short lease"])
 
 
 async def row_of(gates: Gates, export_id: str) -> "asyncpg.Record":
@@ -83,9 +83,10 @@ async def until_row(gates: Gates, export: RemoteExport, **wanted: object) -> Non
 # A source that is cut off
 
 
+@soon_again
 @both_cursors
 async def test_a_run_that_loses_its_connection_before_a_byte_was_served_is_repeated_under_the_same_id(
-    gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, soon_again: timedelta
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
 ) -> None:
     server, export = await gated(90_000, export_method=cursor)
     first = await gates.reached("gated", 90_000)
@@ -107,11 +108,11 @@ async def test_a_run_that_loses_its_connection_before_a_byte_was_served_is_repea
     assert server.files() == {export.file_name}
 
 
+@soon_again
 async def test_a_follower_without_a_byte_gets_the_whole_second_run(
     gated: Gated,
     gates: Gates,
     session: aiohttp.ClientSession,
-    soon_again: timedelta,
 ) -> None:
     server, export = await gated(1)
     async with (
@@ -130,8 +131,9 @@ async def test_a_follower_without_a_byte_gets_the_whole_second_run(
     assert (await export.until("completed"))["attempts"] == 2
 
 
+@soon_again
 async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
-    gated: Gated, gates: Gates, session: aiohttp.ClientSession, soon_again: timedelta
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server, export = await gated(1)
     clock, standing = asyncio.get_running_loop().time, 0
@@ -151,8 +153,8 @@ async def test_the_third_attempt_is_the_last_and_the_pause_doubles(
     status = await export.until("failed")
     assert status["attempts"] == 3
     assert "connection" in status["error"]
-    assert pauses[1] >= soon_again.total_seconds()
-    assert pauses[2] >= 2 * soon_again.total_seconds()
+    assert pauses[1] >= SOON.total_seconds()
+    assert pauses[2] >= 2 * SOON.total_seconds()
     async with session.get(export.download) as refused:
         assert status["error"] in (await read_problem(refused, 409))["detail"]
     assert server.files() == set()
@@ -183,11 +185,9 @@ async def refusing(gates: Gates, *codes: str) -> dict[str, Any]:
     return {**gates.settings, "max_concurrent_exports": len(codes)}
 
 
-async def test_a_temporary_error_is_retried(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
-    server = await serve(**await refusing(gates, *TRANSIENT))
+async def test_a_temporary_error_is_retried(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> None:
+    tuning = Tuning(jobs=JobTimes(retry_delay=LONG_ENOUGH))
+    server = await serve(tuning=tuning, **await refusing(gates, *TRANSIENT))
     exports = [await create(session, server.url, dataset=f"refuses_{code.lower()}") for code in TRANSIENT]
     for export in exports:
         await until_row(gates, export, state="pending", attempts=1)
@@ -211,10 +211,10 @@ async def test_a_permanent_error_fails_the_export_with_the_message_of_the_databa
 
 
 async def test_an_export_is_cancelled_in_the_pause_before_its_next_attempt(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.runner.FIRST_DELAY", LONG_ENOUGH)
-    server = await serve(**await refusing(gates, "40001"))
+    tuning = Tuning(jobs=JobTimes(retry_delay=LONG_ENOUGH))
+    server = await serve(tuning=tuning, **await refusing(gates, "40001"))
     export, following = [await create(session, server.url, dataset="refuses_40001") for _ in range(2)]
     await until_row(gates, export, state="pending", attempts=1)
     assert await export.delete() == 204
@@ -343,7 +343,7 @@ async def test_a_download_that_begins_between_the_row_and_the_seal_is_whole(
 # A table that is cut off
 
 
-@pytest.mark.usefixtures("soon_again")
+@soon_again
 async def test_an_export_is_run_again_when_the_database_has_restarted(
     gated: Gated, gates: Gates, postgres: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -373,8 +373,9 @@ async def test_a_failure_is_written_when_the_database_is_back(
     assert "connection" in status["error"]
 
 
+@short_lease
 async def test_an_end_that_was_not_written_is_settled_when_the_lease_runs_out(
-    serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession, short_lease: None
+    serve: Serve, gates: Gates, postgres: str, session: aiohttp.ClientSession
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
@@ -462,9 +463,9 @@ class Left:
 
 
 @pytest.fixture
-async def left(short_lease: None, serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> Left:
+async def left(serve: Serve, gates: Gates, session: aiohttp.ClientSession) -> Left:
     """A running server that looks for dead servers every 0.1 s."""
-    return Left(gates, session, await serve(max_concurrent_exports=1))
+    return Left(gates, session, await serve(tuning=SHORT_LEASE, max_concurrent_exports=1))
 
 
 async def test_the_exports_of_a_server_whose_lock_is_free_are_settled_while_their_lease_holds(left: Left) -> None:
@@ -518,8 +519,9 @@ async def test_a_row_of_this_server_that_it_does_not_run_does_not_block_others(l
     assert (await export.until("completed"))["sha256"] == users_sha256()
 
 
+@short_lease
 async def test_the_leases_of_running_and_queued_exports_are_renewed(
-    gated: Gated, gates: Gates, session: aiohttp.ClientSession, short_lease: None
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     server, running = await gated(50_000, max_concurrent_exports=1)
     await gates.reached("gated", 50_000)
@@ -537,9 +539,10 @@ async def test_the_leases_of_running_and_queued_exports_are_renewed(
         assert (status["attempts"], status["sha256"]) == (1, gated_sha256())
 
 
+@short_lease
 @pytest.mark.parametrize("how", ["pending", "processing"])
 async def test_a_run_with_a_damaged_lease_is_not_started_twice(
-    gated: Gated, gates: Gates, session: aiohttp.ClientSession, short_lease: None, how: str
+    gated: Gated, gates: Gates, session: aiohttp.ClientSession, how: str
 ) -> None:
     server, running = await gated(50_000, max_concurrent_exports=1)
     await gates.reached("gated", 50_000)
@@ -564,18 +567,16 @@ async def test_a_run_with_a_damaged_lease_is_not_started_twice(
 
 
 async def test_requests_get_503_until_the_database_answers(
-    serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, database: str, session: aiohttp.ClientSession
 ) -> None:
     async with proxied(database) as proxy:
-        server = await serve(database_url=proxy.url)
+        server = await serve(tuning=Tuning(jobs=JobTimes(statement_timeout=1.0)), database_url=proxy.url)
         export = await create(session, server.url, columns="id")
         await export.until("completed")
         proxy.hold_answer_to("SELECT * FROM streamer.exports WHERE id = $1")
-        with monkeypatch.context() as impatient:
-            impatient.setattr("streamer.jobs.store.STATEMENT_TIMEOUT", 0.3)
-            async with session.get(f"{server.url}/exports/{export.id}") as response:
-                assert "does not answer" in (await read_problem(response, 503))["detail"]
-                assert int(response.headers["Retry-After"]) > 0
+        async with session.get(f"{server.url}/exports/{export.id}") as response:
+            assert "does not answer" in (await read_problem(response, 503))["detail"]
+            assert int(response.headers["Retry-After"]) > 0
         proxy.release()
         assert (await export.status())["status"] == "completed"
 

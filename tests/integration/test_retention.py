@@ -6,23 +6,25 @@ interrupted between the row and the file, or that the file system refused.
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 import pytest
 
 from streamer.config import Duration, Size
 from streamer.jobs.retention import FULL
-from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
-from streamer.spool.directory import SpoolDirectory
 from streamer.spool.identity import NAME
 from streamer.spool.writer import WriteLimits
 from tests.conftest import Configure, Serve, Server, files_and_locks, files_in
@@ -31,13 +33,13 @@ from tests.gates import Gates, gated_csv, gated_sha256
 from tests.rawhttp import Body, connection
 
 HOUR = timedelta(hours=1)
+TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05))
 
 
-@pytest.fixture(autouse=True)
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tuning() -> Tuning:
     """Rows are not cached, and the sweep runs every 0.05 s."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 0.05)
+    return TUNING
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +172,7 @@ async def test_nothing_is_evicted_when_all_evictions_would_not_make_room(
 ) -> None:
     """Something else fills the disk, or the folder."""
     room = Size(4 * len(gated_csv()))
-    server = await serve(spool_max_bytes=room, tuning=Tuning(recount=0.0), **gates.settings)
+    server = await serve(spool_max_bytes=room, tuning=replace(TUNING, recount=0.0), **gates.settings)
     exports = [await completed(session, server) for _ in range(2)]
     ballast = server.spool / "ballast.csv"
     ballast.write_bytes(bytes(4 * len(gated_csv())))
@@ -195,7 +197,7 @@ async def test_nothing_is_evicted_for_an_export_that_is_refused(
         max_concurrent_exports=1,
         max_queued_exports=1,
         spool_max_bytes=room,
-        tuning=Tuning(recount=0.0),
+        tuning=replace(TUNING, recount=0.0),
         **gates.settings,
     )
     export = await completed(session, server)
@@ -230,7 +232,6 @@ async def test_many_small_exports_are_evicted_in_batches(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table and the folder are read once for a batch, not once for each file."""
-    monkeypatch.setattr("streamer.jobs.retention.SWEEP_INTERVAL", 3600.0)
     server = await serve(spool_max_bytes=Size(1_000_000), tuning=Tuning(recount=0.0), **gates.settings)
     await gates.connection.execute(
         "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, folder, bytes, finished_at)"
@@ -242,8 +243,8 @@ async def test_many_small_exports_are_evicted_in_batches(
     for row in rows:
         (server.spool / f"{row['id']}.csv").write_bytes(bytes(1000))
     scans, statements = Counter[str](), Counter[str]()
-    monkeypatch.setattr(SpoolDirectory, "_scan", counted(scans, SpoolDirectory._scan))
-    monkeypatch.setattr(Store, "_rows", counted(statements, Store._rows))
+    monkeypatch.setattr(os, "scandir", counted(scans, os.scandir))
+    monkeypatch.setattr(asyncpg.Connection, "fetch", counted(statements, asyncpg.Connection.fetch))
     assert await status_of_new(session, server) == 202
     assert server.files() >= {f"{row['id']}.csv" for row in rows[501:]}
     assert server.files().isdisjoint(f"{row['id']}.csv" for row in rows[:501])
@@ -294,7 +295,7 @@ async def test_the_file_of_a_deleted_export_is_removed_as_soon_as_that_is_possib
 async def test_an_export_that_grows_makes_room_for_itself(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    tuning = Tuning(write_limits=WriteLimits(write_back=100_000))
+    tuning = replace(TUNING, write_limits=WriteLimits(write_back=100_000))
     room = Size(2 * len(gated_csv()) - 1_000_000)
     server = await serve(spool_max_bytes=room, tuning=tuning, **gates.settings)
     first = await completed(session, server)
@@ -310,21 +311,23 @@ async def test_a_sweep_that_is_interrupted_between_the_row_and_the_file_is_finis
     settings = configure(export_ttl=Duration(3600), **gates.settings)
     interrupted = asyncio.Event()
 
-    async def interrupt(directory: SpoolDirectory, *export_ids: UUID) -> list[int]:
-        if UUID(export.id) not in export_ids:
-            return []
-        interrupted.set()
+    loop, unlink = asyncio.get_running_loop(), os.unlink
+
+    def interrupt(path: Path) -> None:
+        if path.name != export.file_name:
+            return unlink(path)
+        loop.call_soon_threadsafe(interrupted.set)
         raise OSError
 
     with monkeypatch.context() as patch:
-        async with serving(settings) as url:
+        async with serving(settings, tuning=TUNING) as url:
             export, kept = [await completed(session, Server(url, settings)) for _ in range(2)]
-            patch.setattr(SpoolDirectory, "remove", interrupt)
+            patch.setattr(os, "unlink", interrupt)
             await age(gates, export, HOUR)
             await asyncio.wait_for(interrupted.wait(), 10)
             await assert_gone(export)
             assert files_in(settings.export_storage_path) == {export.file_name, kept.file_name}
-    async with serving(settings) as url:
+    async with serving(settings, tuning=TUNING) as url:
         assert files_in(settings.export_storage_path) == {kept.file_name}
         await assert_gone(RemoteExport(session, url, export.id))
         assert sha256(await RemoteExport(session, url, kept.id).body()) == gated_sha256()
@@ -351,14 +354,14 @@ async def test_files_without_a_use_are_removed_when_a_server_starts(
     configure: Configure, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     settings = configure(**gates.settings)
-    async with serving(settings) as url:
+    async with serving(settings, tuning=TUNING) as url:
         server = Server(url, settings)
         deleted, expired, kept = [await completed(session, server) for _ in range(3)]
         assert await deleted.delete() == 204
     await gates.connection.execute("UPDATE streamer.exports SET removed_at = now() WHERE id = $1", UUID(expired.id))
     (settings.export_storage_path / deleted.file_name).write_bytes(gated_csv())
     assert files_and_locks(settings.export_storage_path) == {export.file_name for export in (deleted, expired, kept)}
-    async with serving(settings) as url:
+    async with serving(settings, tuning=TUNING) as url:
         assert files_in(settings.export_storage_path) == {kept.file_name}
         assert sha256(await RemoteExport(session, url, kept.id).body()) == gated_sha256()
     assert files_and_locks(settings.export_storage_path) == {kept.file_name}

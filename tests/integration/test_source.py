@@ -20,15 +20,13 @@ import pytest
 
 from streamer.errors import ExportFailure, StartError
 from streamer.model import Condition, Operator
-from streamer.postgres import pool as database_module
 from streamer.postgres.driver import Pool
 from streamer.postgres.pool import connect
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.cursors.block_ranges import FIRST_BLOCKS, BlockRange, ReorderBuffer
-from streamer.source.cursors.blocks import BlockCursor
+from streamer.source.cursors.blocks import BlockCursor, BlockReading
 from streamer.source.cursors.copy import CopyCursor
 from streamer.source.dataset import Column
-from streamer.source.session import snapshot
 from streamer.source.session.connections import Connections
 from streamer.source.source import CursorChoice, Source
 from tests.conftest import at_database, connected
@@ -828,23 +826,22 @@ async def test_an_oserror_of_the_sink_is_not_an_error_of_the_database(
             await source.drain(VAST, SinkAt(1, fill_disk).take)
 
 
-async def test_a_sink_that_has_failed_is_not_called_again(
-    database: str, plain: Plain, role: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_sink_that_has_failed_is_not_called_again(database: str, plain: Plain, role: str) -> None:
     """The sink fails at a range that was held, while another connection has finished a later one."""
     gates = f"CASE WHEN n <= {RANGE_ROWS} THEN 1 WHEN n > {3 * RANGE_ROWS} THEN 2 ELSE 3 END"
     await plain.execute(acting(f"PERFORM pg_advisory_xact_lock_shared({gates})"))
-    received, failed_at, later, finish = Received(), 0, asyncio.Event(), ReorderBuffer.finish
+    received, failed_at, later = Received(), 0, asyncio.Event()
 
-    async def tell_when_failing(self: ReorderBuffer, block_range: BlockRange) -> None:
-        if failed_at:
-            later.set()
-        await finish(self, block_range)
+    class TellingWhenFailing(ReorderBuffer):
+        async def finish(self, block_range: BlockRange) -> None:
+            if failed_at:
+                later.set()
+            await super().finish(block_range)
 
-    monkeypatch.setattr(ReorderBuffer, "finish", tell_when_failing)
+    reading = BlockReading(buffer=TellingWhenFailing)
     async with (
         connected(database) as gate,
-        opened(entered_as(database, role), CursorChoice.BLOCKS, "acting") as source,
+        opened(entered_as(database, role), CursorChoice.BLOCKS, "acting", reading=reading) as source,
     ):
 
         async def fail_at_second_range(chunk: bytes | bytearray, rows: int) -> None:
@@ -869,12 +866,11 @@ async def test_a_sink_that_has_failed_is_not_called_again(
 @every_cursor
 @pytest.mark.parametrize("ending", ["exception", "cancellation"])
 async def test_an_export_that_ends_at_its_last_range_is_cleaned_up_at_once(
-    database: str, plain: Plain, choice: CursorChoice, ending: str, monkeypatch: pytest.MonkeyPatch
+    database: str, plain: Plain, choice: CursorChoice, ending: str
 ) -> None:
-    """asyncpg then waits for an answer to its CancelRequest that never comes, until CLEAN_UP_TIMEOUT."""
-    monkeypatch.setattr(snapshot, "CLEAN_UP_TIMEOUT", 0.25)
+    """asyncpg then waits for an answer to its CancelRequest that never comes, until the clean-up timeout."""
     await plain.execute("CREATE TABLE few AS SELECT 1 AS n")
-    async with opened(database, choice, "few") as source:
+    async with opened(database, choice, "few", clean_up_timeout=0.25) as source:
 
         async def cancel() -> None:
             exporting.cancel()
@@ -1218,9 +1214,8 @@ async def test_a_closed_port_ends_the_start_after_the_wait(caplog: pytest.LogCap
 
 
 async def test_a_server_that_never_answers_ends_the_start_after_the_wait(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(database_module, "CONNECT_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_port = silent.getsockname()[1]
         url = f"postgresql://someone:{SECRET}@127.0.0.1:{silent_port}/somewhere"

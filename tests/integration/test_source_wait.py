@@ -12,8 +12,9 @@ import pytest
 
 from streamer.config import Duration, Names
 from streamer.embedded import embedded_postgres
-from streamer.http.download import live as download
+from streamer.http.download.live import DownloadTimes
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Serve, Server, at_database, connected
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.restarting import BASEBACKUP, OwnPostgres, back_up, own_postgres
@@ -91,11 +92,10 @@ async def test_a_live_client_gets_503_with_retry_after_and_the_export_waits_on(
     configure: Configure,
     numbers: str,
     session: aiohttp.ClientSession,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(download, "SOURCE_TIMEOUT", 0.2)
+    tuning = Tuning(downloads=DownloadTimes(source=0.2))
     settings = configure(source_database_url=numbers, datasets=Names(("numbers",)))
-    async with serving(settings) as url:
+    async with serving(settings, tuning=tuning) as url:
         await source.stop()
         try:
             async with session.get(f"{url}/exports/csv", params={"dataset": "numbers"}) as response:

@@ -4,7 +4,6 @@ New exports get 507 until there is room again. A sealed file that differs from i
 errors of `os.write` and `os.fsync`, the calls by which a spool uses the disk, and a full file system.
 """
 
-import asyncio
 import errno
 import os
 import shutil
@@ -13,23 +12,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import aiohttp
 import pytest
 
 from streamer.config import Size
-from streamer.jobs.completed import GONE, CompletedCache, CompletedExport
+from streamer.jobs.completed import GONE
 from streamer.jobs.retention import FULL
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
-from streamer.spool.directory import SUFFIX, SpoolDirectory
+from streamer.spool.directory import SUFFIX
 from streamer.spool.writer import WriteLimits
 from tests.conftest import Configure, Gated, Serve, Server, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, Steps, gated_csv, gated_sha256
 
 BLOCK_SIZE, FREE_BLOCKS = 1, 4  # indexes in the result of statvfs
+UNCACHED = Tuning(jobs=JobTimes(cache_lifetime=0.0))
 REFUSED = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
 
 
@@ -286,87 +287,10 @@ async def test_a_damaged_file_gets_410_after_a_restart_for_every_kind_of_request
         assert sha256(await intact.body()) == sha256(expected)
 
 
-async def test_a_file_of_an_earlier_process_is_hashed_once_for_concurrent_requests(
-    configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = configure()
-    async with serving(settings) as url:
-        export = await create(session, url)
-        expected = (await export.until("completed"))["sha256"]
-    hashed: list[UUID] = []
-    real = SpoolDirectory.sha256
-
-    async def slowly(directory: SpoolDirectory, export_id: UUID) -> bytes:
-        hashed.append(export_id)
-        await asyncio.sleep(0.1)
-        return await real(directory, export_id)
-
-    monkeypatch.setattr(SpoolDirectory, "sha256", slowly)
-    async with serving(settings) as url:
-        again = RemoteExport(session, url, export.id)
-        bodies = await asyncio.gather(*(again.body() for _ in range(8)))
-    assert {sha256(body) for body in bodies} == {expected}
-    assert hashed == [UUID(export.id)]
-
-
-async def test_an_export_that_is_no_longer_fresh_is_looked_up_once_for_concurrent_requests(
-    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = await serve()
-    export = await create(session, server.url, columns="id")
-    expected = (await export.until("completed"))["sha256"]
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    assert sha256(await export.body()) == expected
-    looking = Held(monkeypatch)
-    bodies = [asyncio.create_task(export.body()) for _ in range(8)]
-    await looking.begun.wait()
-    for _ in range(20):  # the others come, too
-        assert (await export.status())["status"] == "completed"
-    looking.go_on.set()
-    assert {sha256(body) for body in await asyncio.gather(*bodies)} == {expected}
-    assert looking.count == 1
-
-
-async def test_a_look_up_that_began_before_a_removal_is_not_used_after_it(
-    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = await serve()
-    export = await create(session, server.url, columns="id")
-    await export.until("completed")
-    looking = Held(monkeypatch)
-    early = asyncio.create_task(session.get(export.download))
-    await looking.begun.wait()
-    assert await export.delete() == 204
-    looking.go_on.set()
-    async with session.get(export.download) as late:
-        assert late.status == 410
-    async with await early as response:
-        assert response.status == 410
-
-
-class Held:
-    """Delays the rows of completed exports that are looked up."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
-        self.count = 0
-        real = CompletedCache._look_up
-
-        async def held(sealed: CompletedCache, export_id: UUID) -> CompletedExport:
-            self.count += 1
-            found = await real(sealed, export_id)
-            self.begun.set()
-            await self.go_on.wait()
-            return found
-
-        monkeypatch.setattr(CompletedCache, "_look_up", held)
-
-
 async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
-    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    server = await serve()
+    server = await serve(tuning=UNCACHED)
     export = await create(session, server.url, columns="id")
     await export.until("completed")
     os.truncate(server.spool / export.file_name, 1000)
@@ -375,11 +299,10 @@ async def test_a_file_that_is_truncated_while_the_server_runs_is_410(
 
 
 async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
-    serve: Serve, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     """Its length and its inode stay the same."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    server = await serve()
+    server = await serve(tuning=UNCACHED)
     export, touched = [await create(session, server.url, columns="id") for _ in range(2)]
     expected = (await touched.until("completed"))["sha256"]
     await export.until("completed")
@@ -395,10 +318,9 @@ async def test_a_file_that_is_overwritten_in_place_while_the_server_runs_is_410(
 
 
 async def test_a_damaged_file_that_is_replaced_by_an_intact_copy_is_served_again(
-    configure: Configure, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, session: aiohttp.ClientSession
 ) -> None:
     """The damaged file is still open, and none of its bytes is served although the new file is intact."""
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 3600.0)
     settings = configure()
     async with serving(settings) as url:
         export = await create(session, url, columns="id")
@@ -407,7 +329,7 @@ async def test_a_damaged_file_that_is_replaced_by_an_intact_copy_is_served_again
     copy = file.with_name("copy")
     shutil.copy(file, copy)
     flip_a_bit(file)
-    async with serving(settings) as url:
+    async with serving(settings, tuning=Tuning(jobs=JobTimes(cache_lifetime=3600.0))) as url:
         again = RemoteExport(session, url, export.id)
         async with session.head(again.download) as head:
             assert head.status == 200

@@ -7,13 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import aiohttp
 import pytest
 
 from streamer.errors import StartError
+from streamer.jobs.times import JobTimes
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Serve, connected, files_in, users_sha256
 from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv, gated_sha256
@@ -21,6 +24,8 @@ from tests.integration.sources import entered_as, made_role
 from tests.proxy import proxied
 
 LEASE = timedelta(seconds=0.6)
+SHORT_LEASE: dict[str, Any] = {"lease": LEASE, "renewal": LEASE / 6}
+IMPATIENT: dict[str, Any] = {"statement_timeout": 0.2}
 REFUSING = """
     CREATE TABLE IF NOT EXISTS refused (sqlstate text);
     CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -40,17 +45,9 @@ REFUSE_ALL = """
 READ_ONLY, NO_PRIVILEGE, SERIALIZATION, TIMEOUT = "25006", "42501", "40001", "57014"
 
 
-@pytest.fixture
-def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("store", "runner"):
-        monkeypatch.setattr(f"streamer.jobs.{module}.LEASE", LEASE)
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", LEASE / 6)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statements time out after 0.2 s."""
-    monkeypatch.setattr("streamer.jobs.store.STATEMENT_TIMEOUT", 0.2)
+def times(**chosen: Any) -> pytest.MarkDecorator:
+    """The servers of the test have these JobTimes."""
+    return pytest.mark.parametrize("tuning", [Tuning(jobs=JobTimes(**chosen))], ids=[" ".join(chosen)])
 
 
 async def completing(gates: Gates) -> None:
@@ -77,7 +74,7 @@ async def locked_table(database: str) -> AsyncIterator[None]:
 # The end of an export
 
 
-@pytest.mark.usefixtures("short_lease", "impatient")
+@times(**SHORT_LEASE, **IMPATIENT)
 async def test_a_whole_export_survives_a_table_that_is_locked_for_longer_than_a_lease(
     serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
@@ -98,7 +95,7 @@ async def test_a_whole_export_survives_a_table_that_is_locked_for_longer_than_a_
     assert sha256(await export.body()) == gated_sha256()
 
 
-@pytest.mark.usefixtures("short_lease")
+@times(**SHORT_LEASE)
 @pytest.mark.parametrize("code", [READ_ONLY, NO_PRIVILEGE, TIMEOUT])
 async def test_a_completion_that_the_table_refuses_is_retried(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, code: str
@@ -123,14 +120,13 @@ async def test_a_completion_that_the_table_refuses_is_retried(
 
 
 async def test_a_stop_does_not_remove_the_file_of_an_export_whose_row_says_completed(
-    configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
     """The answer to the statement that completed it is late."""
-    monkeypatch.setattr("streamer.jobs.jobs.STOP_TIMEOUT", 0.3)
     await gates.view("gated", rows=1000)
     async with proxied(database) as proxy:
         settings = configure(database_url=proxy.url, **gates.settings)
-        async with serving(settings) as url:
+        async with serving(settings, tuning=Tuning(jobs=JobTimes(stop_timeout=0.3))) as url:
             proxy.hold_answer_to("SET state = 'completed'")
             export = await create(session, url, dataset="gated")
             await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
@@ -150,7 +146,7 @@ async def until_row(gates: Gates, export: RemoteExport, state: str) -> None:
     await until(as_wanted, f"the row of export {export.id} says {state}")
 
 
-@pytest.mark.usefixtures("impatient")
+@times(**IMPATIENT)
 async def test_an_export_cancelled_while_it_waits_to_be_completed_leaves_no_file(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,10 +189,9 @@ async def test_a_delete_without_the_table_leaves_the_file(
 
 @pytest.mark.parametrize("code", [READ_ONLY, SERIALIZATION])
 async def test_completed_exports_are_served_while_the_table_is_read_only_and_new_ones_get_503(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, code: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, code: str
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    server = await serve()
+    server = await serve(tuning=Tuning(jobs=JobTimes(cache_lifetime=0.0)))
     export = await create(session, server.url, columns="id")
     await export.until("completed")
     await gates.connection.execute(REFUSING + REFUSE_ALL)
@@ -208,11 +203,9 @@ async def test_completed_exports_are_served_while_the_table_is_read_only_and_new
 
 
 async def test_completed_exports_are_downloaded_while_the_table_is_locked(
-    serve: Serve, database: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, database: str, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.0)
-    monkeypatch.setattr("streamer.jobs.completed.NOTE_TIMEOUT", 0.1)
-    server = await serve()
+    server = await serve(tuning=Tuning(jobs=JobTimes(cache_lifetime=0.0, note_timeout=0.1)))
     export = await create(session, server.url, columns="id")
     await export.until("completed")
     async with locked_table(database):
@@ -274,13 +267,16 @@ async def test_a_database_that_is_read_only_ends_the_start_with_one_line(configu
             pass
 
 
-@pytest.mark.usefixtures("short_lease")
 async def test_a_role_with_a_statement_timeout_gets_503_while_the_table_is_locked(
-    configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+    configure: Configure,
+    gates: Gates,
+    database: str,
+    session: aiohttp.ClientSession,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     name = await gates.connection.fetchval("SELECT current_database()")
     await gates.connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
-    async with serving(configure()) as url:
+    async with serving(configure(), tuning=Tuning(jobs=JobTimes(**SHORT_LEASE))) as url:
         async with locked_table(database):
             async with session.post(f"{url}/exports/csv", params={"columns": "id"}) as response:
                 await read_problem(response, 503)

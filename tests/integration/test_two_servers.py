@@ -13,18 +13,19 @@ import aiohttp
 import pytest
 
 from streamer.jobs.recovery import SERVED
+from streamer.jobs.times import JobTimes
 from streamer.model import ExportSpec
 from streamer.server import serving
+from streamer.server.tuning import Tuning
 from streamer.spool.servers import PREFIX
 from tests.conftest import Configure, Gated, Serve, files_in, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256, until
 from tests.gates import Gates, gated_csv, gated_sha256
 
+ATTENTIVE = Tuning(jobs=JobTimes(renewal=timedelta(seconds=0.1)))
+"""Servers renew their leases and look for orphans every 0.1 s."""
 
-@pytest.fixture
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers renew their leases and look for orphans every 0.1 s."""
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
+attentive = pytest.mark.parametrize("tuning", [ATTENTIVE], ids=["attentive"])
 
 
 def asked_of(server: str, export: RemoteExport) -> RemoteExport:
@@ -42,7 +43,7 @@ async def refused(export: RemoteExport, status: int) -> dict[str, str]:
         return {**problem, "Retry-After": response.headers.get("Retry-After", "")}
 
 
-@pytest.mark.usefixtures("attentive")
+@attentive
 async def test_the_exports_of_a_dead_server_are_shared_and_none_runs_twice(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -124,7 +125,7 @@ async def test_a_cancel_through_the_other_server_stops_the_run_and_breaks_its_fo
     assert sha256(await (await create(session, first.url, dataset="gated")).body()) == gated_sha256()
 
 
-@pytest.mark.usefixtures("attentive")
+@attentive
 async def test_a_cancel_through_the_other_server_frees_the_queue_and_breaks_followers(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
@@ -148,10 +149,10 @@ async def test_a_cancel_through_the_other_server_frees_the_queue_and_breaks_foll
 
 
 async def test_a_download_ends_well_when_the_other_server_deletes_the_export(
-    serve: Serve, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("streamer.jobs.completed.FRESH", 0.1)
-    first, second = await serve(), await serve()
+    tuning = Tuning(jobs=JobTimes(cache_lifetime=0.1))
+    first, second = await serve(tuning=tuning), await serve(tuning=tuning)
     export = await create(session, first.url)
     expected = (await export.until("completed"))["sha256"]
     async with session.get(export.download) as follower:
@@ -168,17 +169,17 @@ async def test_a_download_ends_well_when_the_other_server_deletes_the_export(
     assert await export.delete() == 204
 
 
+@attentive
 async def test_the_exports_of_a_server_that_stops_are_run_by_the_other_at_once(
     configure: Configure,
     serve: Serve,
     gates: Gates,
     session: aiohttp.ClientSession,
-    attentive: None,
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 50_000)
     staying = await serve(max_concurrent_exports=1, **gates.settings)
-    async with serving(configure(max_concurrent_exports=1, **gates.settings)) as leaving:
+    async with serving(configure(max_concurrent_exports=1, **gates.settings), tuning=ATTENTIVE) as leaving:
         exports = [await create(session, leaving, dataset="gated") for _ in range(2)]
         await gates.reached("gated", 50_000)
     await gates.reached("gated", 50_000)
@@ -192,13 +193,12 @@ async def test_the_exports_of_a_server_that_stops_are_run_by_the_other_at_once(
 
 
 async def test_a_run_that_was_taken_over_ends_and_does_not_touch_the_file_of_the_new_run(
-    serve: Serve, gated: Gated, gates: Gates, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     slow, export = await gated(90_000)  # it reads its leases every ten seconds
     backend = await gates.reached("gated", 90_000)
     await expire_leases(gates)
-    monkeypatch.setattr("streamer.jobs.recovery.RENEWAL", timedelta(seconds=0.1))
-    quick = await serve(**gates.settings)
+    quick = await serve(tuning=ATTENTIVE, **gates.settings)
     other = asked_of(quick.url, export)
 
     async def taken_over() -> bool:

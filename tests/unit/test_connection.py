@@ -3,12 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.http.net.connection import HEAD_TOO_LARGE, TOO_MANY_CONNECTIONS, OpenConnections, RequestHeads
+from streamer.http.net.connection import (
+    HEAD_TOO_LARGE,
+    TOO_MANY_CONNECTIONS,
+    ConnectionLimits,
+    OpenConnections,
+    RequestHeads,
+)
 from streamer.http.net.send_timeout import SendTimeout
 
 
 def shared() -> OpenConnections:
-    return OpenConnections(SendTimeout(60.0))
+    return OpenConnections(ConnectionLimits(), SendTimeout(60.0))
 
 
 def test_head_counts_from_its_first_byte_until_its_request_is_answered() -> None:

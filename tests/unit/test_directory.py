@@ -292,19 +292,18 @@ async def test_shortage_is_in_bytes_and_follows_writes_and_removals(
     assert not await directory.shortage()
 
 
-async def test_files_removed_during_a_count_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_files_removed_during_a_count_are_not_counted(tmp_path: Path) -> None:
     counted, removed = threading.Event(), threading.Event()
-    scan = SpoolDirectory._scan
 
-    def scan_slowly(directory: SpoolDirectory) -> tuple[int, dict[UUID, int]]:
-        found = scan(directory)
-        counted.set()
-        assert removed.wait(10)
-        return found
+    class CountedSlowly(SpoolDirectory):
+        def _scan(self) -> tuple[int, dict[UUID, int]]:
+            found = super()._scan()
+            counted.set()
+            assert removed.wait(10)
+            return found
 
-    monkeypatch.setattr(SpoolDirectory, "_scan", scan_slowly)
     with ThreadPoolExecutor(2) as executor:
-        directory = SpoolDirectory(tmp_path, executor, max_bytes=2 * len(CONTENT))
+        directory = CountedSlowly(tmp_path, executor, max_bytes=2 * len(CONTENT))
         going, staying = uuid4(), uuid4()
         for export_id in (going, staying):
             directory.file_of(export_id).write_bytes(CONTENT)

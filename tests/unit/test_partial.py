@@ -16,6 +16,7 @@ from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
 from streamer.client.progress import ProgressListener
 from streamer.client.status import ExportStatus
+from streamer.client.writing import SYNC_INTERVAL
 from streamer.model import State
 from streamer.protocol.ranges import Slice
 from streamer.schema import ExportProgress
@@ -32,8 +33,8 @@ CHUNKS = [bytes([number]) * 30 for number in range(3)]
 
 
 @contextmanager
-def begun(target: Path) -> Iterator[PartialFile]:
-    with PartialFile(target) as part:
+def begun(target: Path, *, sync_interval: int = SYNC_INTERVAL) -> Iterator[PartialFile]:
+    with PartialFile(target, sync_interval=sync_interval) as part:
         part.begin(ADDRESS, STATUS, force=False)
         yield part
 
@@ -81,10 +82,9 @@ def test_no_chunk_is_written_after_a_failed_write(tmp_path: Path, taken: int, mo
 
 
 def test_bytes_are_synced_while_further_chunks_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 60)
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
-    with begun(tmp_path / "x.csv") as part:
+    with begun(tmp_path / "x.csv", sync_interval=60) as part:
         asyncio.run(append(part, CHUNKS))
     assert len(synced) == 1
     assert synced[0] >= 60
@@ -105,9 +105,9 @@ def test_a_part_whose_sync_failed_never_becomes_the_file(
         await append(part, CHUNKS)
         await part.finish(force=False)
 
-    monkeypatch.setattr("streamer.client.writing.SYNC_INTERVAL", 60)
     monkeypatch.setattr(os, "fsync", fsync)
-    with begun(tmp_path / "x.csv") as part, pytest.raises(LocalFileError, match=r"csv\.part: Input/output error"):
+    failed = pytest.raises(LocalFileError, match=r"csv\.part: Input/output error")
+    with begun(tmp_path / "x.csv", sync_interval=60) as part, failed:
         asyncio.run(pull(part))
     assert not list(tmp_path.iterdir())
 

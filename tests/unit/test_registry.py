@@ -15,6 +15,7 @@ from streamer.jobs.gate import SourceGate
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
+from streamer.jobs.times import JobTimes
 from streamer.spool.directory import SpoolDirectory
 
 
@@ -41,7 +42,7 @@ def gate() -> SourceGate:
 
 @pytest.fixture
 def completed(store: FakeStore, directory: SpoolDirectory) -> CompletedCache:
-    return CompletedCache(cast("Store", store), directory)
+    return CompletedCache(cast("Store", store), directory, JobTimes())
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def directory(tmp_path: Path, executor: ThreadPoolExecutor) -> Iterator[SpoolDir
 
 @pytest.fixture
 def actives(store: FakeStore, directory: SpoolDirectory, completed: CompletedCache, gate: SourceGate) -> ActiveExports:
-    retention = Retention(cast("Store", store), directory, completed, ttl=60, history_ttl=60)
+    retention = Retention(cast("Store", store), directory, completed, ttl=60, history_ttl=60, times=JobTimes())
     return ActiveExports(cast("Store", store), directory, completed=completed, retention=retention, gate=gate)
 
 

@@ -8,7 +8,6 @@ from aiohttp import StreamReader, web
 from aiohttp.test_utils import make_mocked_request
 
 from streamer.errors import BodyTooLarge, SlowBody, Unavailable
-from streamer.http.api import request_bodies
 from streamer.http.api.request_bodies import BODIES_LIMIT, MAX_BODIES, MAX_BODY, RequestBodies
 
 
@@ -56,8 +55,7 @@ async def test_body_beyond_the_limit_of_all_is_refused_until_others_are_processe
 
 
 async def test_body_that_is_too_slow_is_refused_and_no_longer_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_bodies, "BODY_TIMEOUT", 0.01)
-    bodies = RequestBodies()
+    bodies = RequestBodies(timeout=0.01)
     for _ in range(2 * MAX_BODIES):
         with pytest.raises(SlowBody, match=r"within 0\.01 s"):
             async with bodies.read(request(b"{", whole=False)):

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from streamer.postgres.statements import read_sql
+from streamer.postgres.statements import read_all_sql, read_sql
 from streamer.source.catalog import introspection, restrictions
 from streamer.source.query import plan
 from streamer.source.session import consistency, snapshot
@@ -31,6 +31,13 @@ def test_every_file_of_a_package_begins_with_a_comment_that_explains_it(package:
     found = [path for path in files(package).joinpath("sql").iterdir() if path.name.endswith(".sql")]
     assert found
     assert [path.name for path in found if not path.read_text(encoding="utf-8").startswith("--")] == []
+
+
+def test_all_statements_of_a_package_are_read_in_the_order_of_their_names() -> None:
+    found = read_all_sql(SESSION)
+    assert list(found) == sorted(found) != []
+    assert found["held"] == read_sql(SESSION, "held")
+    assert "migrations" not in read_all_sql("streamer.jobs")
 
 
 def test_a_missing_part_is_refused() -> None:

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from streamer.jobs.store import Store, _statements
+from streamer.jobs.store import STATEMENTS, Store
 from streamer.model import TRANSITIONS, State, Transition
 
-STATEMENTS = {name: re.sub(r"--[^\n]*", "", sql) for name, sql in _statements().items()}  # without comments
+STATEMENTS = {name: re.sub(r"--[^\n]*", "", sql) for name, sql in STATEMENTS.items()}  # without comments
 INSERTED = re.compile(r"INSERT INTO streamer\.exports \(id, state,[^)]*\)\s+VALUES \(\$1, '(\w+)'")
 ASSIGNED = re.compile(r"\bSET\b.*\bstate = '(\w+)'", re.DOTALL)
 COMPARED = re.compile(r"\bstate (?:= ('\w+')|IN \(([^)]*)\))")

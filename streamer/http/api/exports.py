@@ -30,13 +30,15 @@ MAX_SENTENCE = 300  # characters of an error message of the database, which repe
 
 
 class Exports:
-    def __init__(self, admission: Admission, catalog: Catalog, values: ValueCheck, *, ttl: float) -> None:
+    def __init__(
+        self, admission: Admission, catalog: Catalog, values: ValueCheck, bodies: RequestBodies, *, ttl: float
+    ) -> None:
         """`ttl`: seconds that the file of a completed export is kept, at most."""
         self._admission = admission
         self._ttl = timedelta(seconds=ttl)
         self._catalog = catalog
         self._values = values
-        self._bodies = RequestBodies()
+        self._bodies = bodies
         self._parsing_large = asyncio.Lock()  # parsing and checking take several times the size of a request
 
     async def create(self, request: web.Request) -> web.Response:

@@ -11,14 +11,16 @@ from streamer.errors import BodyTooLarge, SlowBody, Unavailable
 MAX_BODY = 384 * 1024  # bytes: 1,599 long names in JSON's escapes, and 1000 UUIDs
 MAX_BODIES = 64  # bodies at once
 BODIES_LIMIT = 768 * 1024  # bytes of all bodies
-BODY_TIMEOUT = 10.0  # seconds until a body must have been received
+BODY_TIMEOUT = 10.0  # seconds
 TOO_LARGE = f"the request body has more than {MAX_BODY} bytes"
 
 
 class RequestBodies:
     """The request bodies that are being received or processed."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = BODY_TIMEOUT) -> None:
+        """`timeout`: seconds until a body must have been received."""
+        self._timeout = timeout
         self._count = 0
         self._size = 0  # bytes received
 
@@ -46,11 +48,11 @@ class RequestBodies:
         if (request.content_length or 0) > MAX_BODY:
             raise BodyTooLarge(TOO_LARGE)
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 async for piece in request.content.iter_any():
                     self._append(body, piece)
         except TimeoutError as error:
-            raise SlowBody(f"the request body did not come in within {BODY_TIMEOUT:g} s") from error
+            raise SlowBody(f"the request body did not come in within {self._timeout:g} s") from error
 
     def _append(self, body: bytearray, piece: bytes) -> None:
         body += piece

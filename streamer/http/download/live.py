@@ -7,6 +7,7 @@ soon as the query runs, so that a connection is not silent while the database so
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -28,17 +29,25 @@ from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import Positions, Slice, live_content_range
 from streamer.spool.follower import Follower
 
-SOURCE_TIMEOUT = 30.0  # seconds that a client waits for a source that cannot be reached or is locked
-FIRST_ROWS_TIMEOUT = 1.0  # seconds before the headers are sent without rows
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadTimes:
+    """How long a download of a live export waits, in seconds."""
+
+    source: float = 30.0  # for a source that cannot be reached or is locked; then the answer is an error
+    first_rows: float = 1.0  # before the headers are sent without rows
 
 
 class LiveDownloads:
     """Sends live exports."""
 
-    def __init__(self, admission: Admission, completed: CompletedDownloads, gzip: GzipStreams) -> None:
+    def __init__(
+        self, admission: Admission, completed: CompletedDownloads, gzip: GzipStreams, times: DownloadTimes
+    ) -> None:
         self._admission = admission
         self._completed = completed
         self._gzip = gzip
+        self._times = times
 
     async def send(self, download: DownloadRequest, coding: Coding, live: ActiveExport) -> web.StreamResponse:
         """Sends the export while it grows.
@@ -101,7 +110,7 @@ class LiveDownloads:
 
     async def _wait_first_rows(self, download: DownloadRequest, live: ActiveExport) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_ROWS_TIMEOUT):
+            async with asyncio.timeout(self._times.first_rows):
                 await live.spool.moved_beyond(0)
         if live.waiting_for == "source":
             await self._wait_source(download, live)
@@ -109,9 +118,9 @@ class LiveDownloads:
             raise refusal(await self._admission.get(live.id))
 
     async def _wait_source(self, download: DownloadRequest, live: ActiveExport) -> None:
-        """Raises Unavailable after `SOURCE_TIMEOUT`; the export keeps waiting."""
+        """Raises Unavailable if that takes too long; the export keeps waiting."""
         try:
-            async with asyncio.timeout(SOURCE_TIMEOUT):
+            async with asyncio.timeout(self._times.source):
                 await live.begun()
         except TimeoutError as error:
             raise Unavailable(

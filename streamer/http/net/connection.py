@@ -18,7 +18,6 @@ from streamer.http.net.access_log import AccessLog
 from streamer.http.net.send_timeout import SendTimeout
 from streamer.http.problems import early_response, malformed, refused_by_aiohttp
 
-IDLE_TIMEOUT = 75.0  # seconds without a whole request head, the first one or the next
 MAX_TARGET = 64 * 1024  # bytes of a request's target: 1000 UUIDs, each with the name of its column
 MAX_FIELD = 8 * 1024  # bytes of one header field
 MAX_FIELDS = 64
@@ -26,7 +25,6 @@ MAX_HEAD = 128 * 1024  # bytes of all heads of one connection
 HEADS_LIMIT = 2 * 1024 * 1024  # bytes of all heads that are being read or answered
 READ_BUFFER = 16 * 1024  # bytes that asyncio reads of a socket at a time, and that are kept of an unread body
 WRITE_BUFFER = 0  # bytes that wait in a transport before its writer waits
-LINGER = 1.0  # seconds that a client has to read its refusal, or to send the rest of an unread body
 TOO_MANY_CONNECTIONS = early_response(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "too many connections at once",
@@ -38,10 +36,21 @@ HEAD_TOO_LARGE = early_response(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """Times are in seconds, sizes in bytes."""
+
+    idle_timeout: float = 75.0  # without a whole request head, the first one or the next
+    linger: float = 1.0  # that a client has to read its refusal, or to send the rest of an unread body
+    head_bytes: int = HEADS_LIMIT
+    refusals: int = 256  # that wait for their clients; beyond these a client may miss the response
+
+
 @dataclass(slots=True)
 class OpenConnections:
     """What all open connections share."""
 
+    limits: ConnectionLimits
     send_timeout: SendTimeout
     count: int = 0
     head_bytes: int = 0  # of all heads that are being read or answered
@@ -93,7 +102,8 @@ class Connection(RequestProtocol):
 
     def __init__(self, shared: OpenConnections, server: web.Server) -> None:
         limits = RequestLimits(target=MAX_TARGET, field=MAX_FIELD, fields=MAX_FIELDS, unread_body=READ_BUFFER)
-        super().__init__(server, limits, idle_timeout=IDLE_TIMEOUT, linger=LINGER, access_log=AccessLog)
+        times = shared.limits
+        super().__init__(server, limits, idle_timeout=times.idle_timeout, linger=times.linger, access_log=AccessLog)
         self._shared = shared
         self._heads = RequestHeads(shared)
         self._body: StreamReader | None = None  # the request body that is being received
@@ -121,7 +131,7 @@ class Connection(RequestProtocol):
             self._heads.receive(len(data))
         if self._heads.size > MAX_HEAD:
             self._refuse(HEAD_TOO_LARGE)
-        elif self._shared.head_bytes > HEADS_LIMIT:
+        elif self._shared.head_bytes > self._shared.limits.head_bytes:
             self._refuse(TOO_MANY_CONNECTIONS)
         else:
             self._read(data)

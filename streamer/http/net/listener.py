@@ -2,7 +2,7 @@
 
 An open connection costs memory whether it sends requests or not, so their number is limited. One more is answered with
 503 and closed, by a protocol that is smaller than a request. A connection without a whole request head is closed after
-`IDLE_TIMEOUT`, and one whose client stops reading after the send timeout. So an unused connection does not keep other
+the idle timeout, and one whose client stops reading after the send timeout. So an unused connection does not keep other
 clients out.
 """
 
@@ -15,14 +15,13 @@ from typing import cast
 from aiohttp import web
 
 from streamer.http.aiohttp_internals import Site
-from streamer.http.net.connection import LINGER, TOO_MANY_CONNECTIONS, Connection, OpenConnections
+from streamer.http.net.connection import TOO_MANY_CONNECTIONS, Connection, ConnectionLimits, OpenConnections
 from streamer.http.net.readiness import MIN_QUOTA, set_send_buffer
 from streamer.http.net.send_timeout import SendTimeout
 
 RECEIVE_BUFFER = 8 * 1024  # bytes of a client that the kernel keeps until they are read
 EVERY_ADDRESS = {"0.0.0.0": ("0.0.0.0",), "::": ("::", "0.0.0.0")}  # noqa: S104 - by the user's choice
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted
-MAX_REFUSALS = 256  # that wait for their clients; beyond these a client may miss the response
 
 
 class Refusal(asyncio.Protocol):
@@ -35,12 +34,12 @@ class Refusal(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._listener.refusals += 1
         self._transport.write(TOO_MANY_CONNECTIONS)
-        if self._listener.refusals > MAX_REFUSALS:
+        if self._listener.refusals > self._listener.connections.limits.refusals:
             self._transport.close()
             return
         self._transport.write_eof()
         # Closed with the request unread, it would be reset, and the client might not see the response.
-        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+        asyncio.get_running_loop().call_later(self._listener.connections.limits.linger, self._transport.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listener.refusals -= 1
@@ -54,10 +53,17 @@ class Listener(Site):
     """
 
     def __init__(
-        self, runner: web.AppRunner, hosts: Sequence[str], port: int, *, limit: int, send_timeout: float
+        self,
+        runner: web.AppRunner,
+        hosts: Sequence[str],
+        port: int,
+        *,
+        limit: int,
+        limits: ConnectionLimits,
+        send_timeout: float,
     ) -> None:
         super().__init__(runner, backlog=BACKLOG)
-        self.connections = OpenConnections(SendTimeout(send_timeout))
+        self.connections = OpenConnections(limits, SendTimeout(send_timeout))
         self.refusals = 0  # that are not closed yet
         self._hosts = tuple(dict.fromkeys(address for host in hosts for address in EVERY_ADDRESS.get(host, (host,))))
         self._port = port

@@ -23,7 +23,7 @@ from streamer.source.query.plan import explain
 from streamer.source.query.query import compose_condition
 from streamer.source.session.snapshot import open_snapshot
 
-TIMEOUT = 5.0  # seconds for an answer
+CHECK_TIMEOUT = 5.0  # seconds for an answer
 SEARCHES = (Operator.CONTAINS, Operator.STARTSWITH)  # their values are parts of texts, of any type
 DATA_EXCEPTION = "22"  # the class of errors of input functions (PostgreSQL documentation, appendix A)
 SYNTAX_ERRORS = ("42601", "42602")  # of input functions that parse a language: jsonpath, tsquery
@@ -43,11 +43,12 @@ class WrongNullError(Exception):
 
 
 class ValueCheck:
-    """Checks values on connections beside those of the exports."""
+    """Checks values on connections beside those of the exports. `timeout` is in seconds."""
 
-    def __init__(self, pool: Pool, role: str | None) -> None:
+    def __init__(self, pool: Pool, role: str | None, *, timeout: float = CHECK_TIMEOUT) -> None:
         self._pool = pool
         self._role = role
+        self._timeout = timeout
 
     async def check(self, dataset: Dataset, conditions: Iterable[Condition], null: str) -> None:
         """Checks the values of `conditions`, and the text for NULL.
@@ -60,7 +61,7 @@ class ValueCheck:
             return
         try:
             with suppress(asyncpg.SyntaxOrAccessError):
-                async with asyncio.timeout(TIMEOUT), open_snapshot(self._pool, role=self._role) as snapshot:
+                async with asyncio.timeout(self._timeout), open_snapshot(self._pool, role=self._role) as snapshot:
                     await check_values(snapshot.connection, dataset, uncertain)
                     await _check_null(snapshot.connection, null)
         except UNANSWERED as error:

@@ -36,10 +36,12 @@ class BlockRange:
 class RangeSplitter:
     """Splits heaps into ranges of about `target` bytes of CSV each, estimated from the ranges read before.
 
-    `planned` is the planner's estimate of the rows of all heaps.
+    `planned` is the planner's estimate of the rows of all heaps. The first ranges have `first_blocks`.
     """
 
-    def __init__(self, query: Query, heaps: Sequence[Heap], *, target: int, planned: int) -> None:
+    def __init__(
+        self, query: Query, heaps: Sequence[Heap], *, target: int, planned: int, first_blocks: int = FIRST_BLOCKS
+    ) -> None:
         self._query = query
         self._heaps = [heap for heap in reversed(heaps) if heap.blocks]
         self._target = target
@@ -47,7 +49,7 @@ class RangeSplitter:
         self._total_blocks = sum(heap.blocks for heap in heaps)
         self._blocks_read = 0
         self._rows_read = 0
-        self._blocks = FIRST_BLOCKS  # of the next range
+        self._blocks = first_blocks  # of the next range
         self._block = 0  # the first of the next range, in the last heap
         self._number = 0
 

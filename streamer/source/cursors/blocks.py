@@ -13,6 +13,7 @@ snapshot is gone and the export fails.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -21,20 +22,18 @@ from streamer.formats.records import count_records
 from streamer.model import Dialect
 from streamer.postgres.driver import Connection
 from streamer.postgres.failures import CONNECTION_LOST
-from streamer.source.cursors.block_ranges import BlockRange, RangeSplitter, ReorderBuffer
+from streamer.source.cursors.block_ranges import FIRST_BLOCKS, BlockRange, RangeSplitter, ReorderBuffer
 from streamer.source.cursors.copy import copy
 from streamer.source.cursors.cursor import Sink
 from streamer.source.query.plan import Heap, explain
 from streamer.source.query.query import Query
 from streamer.source.session.connections import Connections
-from streamer.source.session.snapshot import ExportedSnapshot, SnapshotGoneError, export_snapshot, open_snapshot
+from streamer.source.session.snapshot import ExportedSnapshot, SnapshotGoneError, export_snapshot
 
 log = logging.getLogger(__name__)
 
 HOLD_LIMIT = 2 * 1024 * 1024  # bytes of rows of later ranges, beside one chunk for each connection
-RANGE_TARGET = 2 * 1024 * 1024  # bytes of CSV of one range
 MAX_RECONNECTS = 5  # for one range
-FIRST_PAUSE = 0.2  # seconds before the first reconnect; doubled before each of the others
 REPLACEABLE = (*CONNECTION_LOST, asyncpg.LockNotAvailableError)  # a worker goes on with another connection
 
 # A range is read by its blocks alone: an index that serves the filter would be scanned once for every range.
@@ -42,10 +41,25 @@ WITHOUT_INDEXES = """
     SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off
 """
 SCAN_BLOCKS = f"{WITHOUT_INDEXES}; SET LOCAL enable_seqscan = off; SET LOCAL enable_tidscan = on"
-# A worker takes all locks it will need before it takes a range. A session that waits for the lock of the leader (ALTER
-# TABLE, LOCK) is before the worker in the queue, and the leader would wait for the worker: a deadlock that PostgreSQL
-# cannot detect.
-LOCK_TIMEOUT = "1s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockReading:
+    """How tables are split into ranges of blocks, and read by several connections.
+
+    A worker takes all locks it will need before it takes a range, and waits `lock_timeout` for them. A session that
+    waits for the lock of the leader (ALTER TABLE, LOCK) is before the worker in the queue, and the leader would wait
+    for the worker: a deadlock that PostgreSQL cannot detect.
+    """
+
+    min_blocks: int = 256  # of a table; a smaller one is not worth a second connection
+    first_blocks: int = FIRST_BLOCKS  # of a range, until the bytes of a block are known
+    range_target: int = 2 * 1024 * 1024  # bytes of CSV of one range
+    hold_limit: int = HOLD_LIMIT
+    first_pause: float = 0.2  # seconds before the first reconnect; doubled before each of the others
+    lock_timeout: str = "1s"
+    splitter: type[RangeSplitter] = RangeSplitter
+    buffer: type[ReorderBuffer] = ReorderBuffer
 
 
 class BlockCursor:
@@ -58,16 +72,17 @@ class BlockCursor:
         heaps: Sequence[Heap],
         *,
         planned: int,
-        hold_limit: int = HOLD_LIMIT,
-        range_target: int = RANGE_TARGET,
+        reading: BlockReading,
     ) -> None:
         self._leader = leader
         self._connections = connections
         self._dialect = dialect
         self._query = query
-        self._ranges = RangeSplitter(query, heaps, target=range_target, planned=planned)
+        self._ranges = reading.splitter(
+            *(query, heaps), target=reading.range_target, planned=planned, first_blocks=reading.first_blocks
+        )
         self._idle: set[asyncio.Task[None]] = set()  # workers that have not taken a range yet
-        self._hold_limit = hold_limit
+        self._reading = reading
 
     @property
     def expected(self) -> int:
@@ -75,7 +90,7 @@ class BlockCursor:
 
     async def drain(self, sink: Sink) -> int:
         exported = await export_snapshot(self._leader)
-        buffer = ReorderBuffer(sink, self._hold_limit)
+        buffer = self._reading.buffer(sink, self._reading.hold_limit)
         await self._read_all(exported, _RangeReader(self._ranges, buffer, self._dialect), buffer)
         if not (self._ranges.exhausted and buffer.empty):
             raise ExportFailure("not every range of the table was read")
@@ -112,6 +127,7 @@ class BlockCursor:
                     reader=reader,
                     buffer=buffer,
                     take=self._take_for_worker,
+                    reading=self._reading,
                 )
                 await worker.run()
 
@@ -164,6 +180,7 @@ class _Worker:
         reader: _RangeReader,
         buffer: ReorderBuffer,
         take: Callable[[], BlockRange | None],
+        reading: BlockReading,
     ) -> None:
         self._connections = connections
         self._exported = exported
@@ -171,6 +188,7 @@ class _Worker:
         self._reader = reader
         self._buffer = buffer
         self._take = take
+        self._reading = reading
         self._range: BlockRange | None = None  # which has been taken and not been read to its end
         self._losses = 0  # of connections, for this range
         self._first_loss: Exception | None = None  # for this range
@@ -195,8 +213,7 @@ class _Worker:
                 await self._back_off(error)
 
     async def _read_ranges(self) -> None:
-        pool, role = self._connections.pool, self._connections.role
-        async with open_snapshot(pool, self._exported, role=role) as snapshot:
+        async with self._connections.open_snapshot(self._exported) as snapshot:
             await self._lock(snapshot.connection)
             while block_range := self._range or self._take():
                 self._range = block_range
@@ -204,7 +221,7 @@ class _Worker:
                 self._range, self._losses, self._first_loss = None, 0, None
 
     async def _lock(self, connection: Connection) -> None:
-        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        await connection.execute(f"SET LOCAL lock_timeout = '{self._reading.lock_timeout}'")
         await explain(connection, self._query)
         await connection.execute(f"SET LOCAL lock_timeout = 0; {SCAN_BLOCKS}")
 
@@ -213,7 +230,7 @@ class _Worker:
         return replaceable and self._losses < MAX_RECONNECTS
 
     async def _back_off(self, error: Exception) -> None:
-        await asyncio.sleep(FIRST_PAUSE * 2**self._losses)
+        await asyncio.sleep(self._reading.first_pause * 2**self._losses)
         self._losses += 1
         self._first_loss = self._first_loss or error
 

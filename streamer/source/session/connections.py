@@ -1,9 +1,11 @@
 """The connections to the source that all exports share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 from streamer.postgres.driver import Pool
+from streamer.source.dataset import Dataset
+from streamer.source.session.snapshot import CLEAN_UP_TIMEOUT, ExportedSnapshot, Snapshot, open_snapshot
 
 
 class Connections:
@@ -11,17 +13,38 @@ class Connections:
 
     Each of `leaders` concurrent exports has a connection of its own. The others of `pool` are spare: an export may use
     up to `workers` of them, first come, first served, and never waits for one. `beside` has connections to the same
-    database for short queries beside the exports.
+    database for short queries beside the exports. `clean_up_timeout` (seconds) limits each step at the end of a
+    session.
     """
 
     def __init__(
-        self, pool: Pool, *, leaders: int, workers: int, role: str | None = None, beside: "Pool | None" = None
+        self,
+        pool: Pool,
+        *,
+        leaders: int,
+        workers: int,
+        role: str | None = None,
+        beside: "Pool | None" = None,
+        clean_up_timeout: float = CLEAN_UP_TIMEOUT,
     ) -> None:
         self.pool = pool
         self.beside = beside or pool
         self.role = role
         self.workers = workers
+        self._clean_up_timeout = clean_up_timeout
         self._spare = pool.get_max_size() - leaders
+
+    def open_snapshot(
+        self, exported: ExportedSnapshot | None = None, *, dataset: Dataset | None = None, lock_timeout: str = "0"
+    ) -> AbstractAsyncContextManager[Snapshot]:
+        """Opens a session of an export: see `open_snapshot` in snapshot.py."""
+        return open_snapshot(
+            *(self.pool, exported),
+            role=self.role,
+            dataset=dataset,
+            lock_timeout=lock_timeout,
+            clean_up_timeout=self._clean_up_timeout,
+        )
 
     @contextmanager
     def try_reserve(self) -> Iterator[bool]:

@@ -124,11 +124,13 @@ async def open_snapshot(
     role: str | None,
     dataset: Dataset | None = None,
     lock_timeout: str = "0",
+    clean_up_timeout: float = CLEAN_UP_TIMEOUT,
 ) -> AsyncIterator[Snapshot]:
     """Opens a read-only transaction on a connection of its own, with a new snapshot or an exported one.
 
     It runs as `role`, or as the user of the pool. A new snapshot is taken with the relation of `dataset` locked, if it
-    may be locked. `lock_timeout` limits the wait for any lock. Raises SnapshotGoneError if the transaction that has
+    may be locked. `lock_timeout` limits the wait for any lock, and `clean_up_timeout` (seconds) each step of the end.
+    Raises SnapshotGoneError if the transaction that has
     exported the snapshot has ended, or is not on the server of this connection.
     """
     connection = await pool.acquire()
@@ -140,12 +142,12 @@ async def open_snapshot(
             yield snapshot
         finally:
             clean = False  # also if the roll-back is cancelled
-            clean = await _rolled_back(connection)
+            clean = await _rolled_back(connection, clean_up_timeout)
     finally:
         with suppress(Exception):  # the pool drops a connection that it cannot take back
-            await pool.release(connection, timeout=CLEAN_UP_TIMEOUT)
+            await pool.release(connection, timeout=clean_up_timeout)
         if snapshot is not None and not clean:
-            await _terminate(pool, snapshot)
+            await _terminate(pool, snapshot, clean_up_timeout)
 
 
 async def export_snapshot(connection: Connection) -> ExportedSnapshot:
@@ -226,13 +228,13 @@ def _settings(version: int) -> str:
     return "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in known.items())
 
 
-async def _rolled_back(connection: Connection) -> bool:
+async def _rolled_back(connection: Connection, timeout: float) -> bool:
     """Rolls back, and returns whether the transaction has ended in the server; if not, drops the connection.
 
     The transaction may not have begun, as in the queue of a pooler.
     """
     try:
-        async with asyncio.timeout(CLEAN_UP_TIMEOUT):
+        async with asyncio.timeout(timeout):
             await connection.execute("ROLLBACK")
     except Exception as error:
         log.warning("dropped a connection that could not be rolled back: %r", error)
@@ -242,9 +244,9 @@ async def _rolled_back(connection: Connection) -> bool:
     return True
 
 
-async def _terminate(pool: Pool, snapshot: Snapshot) -> None:
+async def _terminate(pool: Pool, snapshot: Snapshot, timeout: float) -> None:
     try:
-        async with asyncio.timeout(CLEAN_UP_TIMEOUT):
+        async with asyncio.timeout(timeout):
             await pool.execute(TERMINATE, snapshot.process, snapshot.began_at)
     except Exception as error:
         log.warning("a session that may still be running a query could not be ended: %r", error)

@@ -1,0 +1,21 @@
+"""The intervals and time limits of jobs/."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+LEASE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTimes:
+    """Those that are no timedelta are in seconds."""
+
+    lease: timedelta = LEASE  # of an unfinished export: after it, other servers settle the row
+    renewal: timedelta = LEASE / 3  # between two renewals of the leases
+    statement_timeout: float = 10.0  # for a connection to the table, and for the answer to a statement
+    note_timeout: float = 1.0  # that a download waits for the table to note its use
+    retry_delay: timedelta = timedelta(seconds=1)  # before the second attempt; doubles with each attempt
+    report_interval: float = 0.5  # between two writes of the progress
+    sweep_interval: float = 60.0  # between two removals of what has expired or is not needed
+    cache_lifetime: float = 1.0  # of a row in memory: how long a file may be served that another server has removed
+    stop_timeout: float = 2.0  # for the database to answer when the server stops
