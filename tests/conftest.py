@@ -61,6 +61,7 @@ def postgres() -> Iterator[str]:
         yield url
         return
     with folder_for_postgres() as folder, embedded_postgres(folder / "data") as url:
+        stop_syncing(url)
         yield url
 
 
@@ -219,6 +220,21 @@ def folder_for_postgres() -> Iterator[Path]:
         yield Path(name)
 
 
+def stop_syncing(url: str) -> None:
+    """Lets an embedded PostgreSQL leave its files to the page cache: only a crash of the whole machine needs more.
+
+    A test that drops its database would otherwise wait 0.15 s for the disk.
+    """
+
+    async def set_up() -> None:
+        async with connected(url) as connection:
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+                await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            await connection.execute("SELECT pg_reload_conf()")
+
+    asyncio.run(set_up())
+
+
 def at_database(url: str, name: str) -> str:
     """The same server, another database."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
@@ -226,7 +242,9 @@ def at_database(url: str, name: str) -> str:
 
 async def _create(postgres: str, name: str) -> None:
     async with connected(postgres) as connection:
-        await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+        # Files are copied in a third of the time that writing the copy to the WAL takes, which is the default.
+        strategy = "STRATEGY FILE_COPY" if connection.get_server_version() >= (15, 0) else ""
+        await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0 {strategy}")
 
 
 async def _drop(postgres: str, name: str) -> None:
