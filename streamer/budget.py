@@ -55,9 +55,9 @@ def budget(settings: Settings) -> Sequence[Item]:
     connections = exports * settings.export_connections
     return (
         Item("the process itself", BASE),
-        Item("followers (MAX_FOLLOWERS)", FOLLOWER, settings.max_followers),
+        Item("downloads (MAX_DOWNLOADS)", FOLLOWER, settings.max_downloads),
         Item("other connections", CONNECTION + MIN_QUOTA, SPARE_CONNECTIONS),
-        Item("queued in sockets", max_queued_bytes(settings.max_followers, SOCKET)),
+        Item("queued in sockets", max_queued_bytes(settings.max_downloads, SOCKET)),
         Item("request heads", HEADS_LIMIT),
         Item("request bodies", BODIES_LIMIT),
         Item("a large request, while it is parsed", PARSING),
@@ -65,7 +65,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("waiting exports (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
         Item("exports: their requests", SPEC, exports),
         Item("small bodies, copied", MAX_COPIED),
-        Item("gzip streams (GZIP_STREAMS)", GZIP_HELD + GZIP_STATE, settings.gzip_streams),
+        Item("compressions (COMPRESSIONS)", GZIP_HELD + GZIP_STATE, settings.compressions),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),

@@ -1,6 +1,7 @@
 """The commands of the command line. The server is imported only when one of its commands is called."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ import click
 from streamer.commands import managing, pulling
 from streamer.commands.interrupts import INTERRUPTED
 from streamer.errors import StartError
+
+log = logging.getLogger(__name__)
 
 
 @click.group(
@@ -39,7 +42,7 @@ def serve(budget: bool) -> None:
     with _server_process():
         from streamer.budget import budget as memory_budget  # noqa: PLC0415 - of the server: the client does not need it
         from streamer.budget import table  # noqa: PLC0415
-        from streamer.config import read_settings  # noqa: PLC0415
+        from streamer.config import alias_remarks, read_settings  # noqa: PLC0415
         from streamer.logs import logging_to_stderr  # noqa: PLC0415
         from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
 
@@ -49,6 +52,8 @@ def serve(budget: bool) -> None:
             return
         _raise_on_interrupt()
         with logging_to_stderr(settings.log_format):
+            for remark in alias_remarks(os.environ):
+                log.warning(remark)
             asyncio.run(serve_until_stopped(settings, announce=lambda url: None, hangup_rereads=True))
 
 

@@ -2,26 +2,27 @@
 
 import re
 from collections.abc import Callable, Mapping
-from enum import StrEnum
+from dataclasses import dataclass
+from enum import EnumType, StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 
 from streamer.durations import read_duration
-from streamer.errors import StartError
+from streamer.errors import StartError, one_of, shown
 from streamer.postgres.conninfo import ConnectionParameters, from_parts, from_url
 from streamer.source.source import CursorChoice
 
-SIZE = re.compile(r"([0-9]{1,15}) ?(B|kB|MB|GB|TB)?")
+SIZE = re.compile(r"([0-9]{1,15}) ?([kmgt]?b)?", re.ASCII | re.IGNORECASE)
 NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes belongs to the name
 URL = re.compile(
     r"https?://[^/?#@\s\\]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?", re.ASCII | re.IGNORECASE
 )
 NO_ROLE = "none"  # SET ROLE takes it for "no role", not for the name of one
 MIN_ROW_SIZE = 64 * 1024  # bytes
-SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
+SIZE_UNITS = ("b", "kb", "mb", "gb", "tb")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -55,7 +56,7 @@ class Timeout(Duration):
 
 
 class Size(int):
-    """Bytes; written as 65536, 64kB, 4MB or 20GB, in powers of 1024 as in PostgreSQL."""
+    """Bytes; written as 65536, 64kB, 4MB or 20GB in any case, in powers of 1024 as in PostgreSQL."""
 
 
 class RowSize(Size):
@@ -68,49 +69,258 @@ class PublicUrl(str):
     __slots__ = ()
 
 
+class Group(StrEnum):
+    """The heading that a setting stands under in the documentation."""
+
+    DATABASE = "Database"
+    DATASETS = "Datasets"
+    NETWORK = "Network"
+    EXPORTS = "Exports"
+    DOWNLOADS = "Downloads"
+    STORAGE = "Storage"
+    PROCESS = "Process"
+
+
+def _about(group: Group, meaning: str, *, alias: str | None = None, essential: bool = False) -> msgspec.Meta:
+    """What a user needs to know of a setting: `alias` is a former name, `essential` means one of the ten to know."""
+    aliases = (alias,) if alias else ()
+    return msgspec.Meta(description=meaning, extra={"group": group, "aliases": aliases, "essential": essential})
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid_unknown_fields=True):
     """Each field is the environment variable of the same name in upper case."""
 
-    database_url: str = ""
-    db_host: str = ""
-    db_port: str = "5432"
-    db_user: str = "postgres"
-    db_password: str = ""
-    db_name: str = "postgres"
-    source_database_url: str = ""
-    api_host: Hosts = Hosts(("127.0.0.1",))
-    api_port: Port = 8080
-    public_url: PublicUrl = PublicUrl("")
-    database_wait: Duration = Duration(60)
-    source_wait: Duration = Duration(10 * 60)
-    datasets: Names = Names(("users",))
-    datasets_file: Path | None = None
-    dataset_role: RoleName | None = None
-    export_storage_path: Path = Path("spool")
-    export_cursor: CursorChoice = CursorChoice.AUTO
-    export_connections: AtLeastOne = 2
-    max_concurrent_exports: AtLeastOne = 3
-    max_queued_exports: AtLeastOne = 100
-    max_followers: AtLeastOne = 1000
-    follower_stall_timeout: Timeout = Timeout(60)
-    gzip_streams: AtLeastOne = 8
-    max_row_size: RowSize = RowSize(2 * 1024**2)
-    abandon_after: Duration = Duration(60)
-    export_max_time: Timeout = Timeout(6 * 60 * 60)
-    export_max_bytes: Size | None = None
-    export_ttl: Duration = Duration(24 * 60 * 60)
-    history_ttl: Timeout = Timeout(90 * 24 * 60 * 60)
-    spool_max_bytes: Size | None = None
-    spool_disk_reserve: Size = Size(256 * 1024**2)
-    shutdown_grace: Duration = Duration(5)
-    log_format: LogFormat = LogFormat.TEXT
+    database_url: Annotated[
+        str,
+        _about(
+            Group.DATABASE,
+            "The database that holds the table of exports, as a URL such as postgresql://user:password@host:5432/name."
+            " If it is set, all settings that begin with DB_ are ignored; what it leaves out is taken from libpq's"
+            " variables (PGPASSWORD, PGSSLMODE and so on).",
+            essential=True,
+        ),
+    ] = ""
+    db_host: Annotated[
+        str,
+        _about(
+            Group.DATABASE,
+            "The host of the database, if DATABASE_URL is not set: a host name, an IP address, the folder of a Unix"
+            " socket, or several of these separated by commas.",
+        ),
+    ] = ""
+    db_port: Annotated[
+        str, _about(Group.DATABASE, "The port of the database, 1 to 65535, or one port per host, separated by commas.")
+    ] = "5432"
+    db_user: Annotated[str, _about(Group.DATABASE, "The role that logs in to the database.")] = "postgres"
+    db_password: Annotated[str, _about(Group.DATABASE, "The password of DB_USER, as plain text without escapes.")] = ""
+    db_password_file: Annotated[
+        Path | None,
+        _about(
+            Group.DATABASE,
+            "A file with the password of DB_USER, such as a Docker secret, /run/secrets/db_password; it is read at the"
+            " start, without its last line break. It replaces DB_PASSWORD: both together are refused.",
+        ),
+    ] = None
+    db_name: Annotated[str, _about(Group.DATABASE, "The name of the database.")] = "postgres"
+    source_database_url: Annotated[
+        str,
+        _about(
+            Group.DATABASE,
+            "The database that the rows are read from, such as a replica, as a URL. If it is not set, the rows are read"
+            " from the database that holds the table of exports.",
+            essential=True,
+        ),
+    ] = ""
+    database_startup_timeout: Annotated[
+        Duration,
+        _about(
+            Group.DATABASE,
+            "How long the start waits for a database that does not answer yet, such as 60s or 5m; 0 means one attempt.",
+            alias="DATABASE_WAIT",
+        ),
+    ] = Duration(60)
+    source_wait: Annotated[
+        Duration,
+        _about(
+            Group.DATABASE,
+            "How long an export waits while its database is unreachable or its table is locked, such as 60s or 10m;"
+            " after that the export fails.",
+        ),
+    ] = Duration(10 * 60)
+    datasets: Annotated[
+        Names,
+        _about(
+            Group.DATASETS,
+            "The tables and views that may be exported, separated by commas, such as users,sales.orders; sales.* means"
+            " all of a schema.",
+            essential=True,
+        ),
+    ] = Names(("users",))
+    datasets_file: Annotated[
+        Path | None,
+        _about(
+            Group.DATASETS,
+            "A TOML file with more about the datasets: names, columns, filters that always apply, limits.",
+        ),
+    ] = None
+    dataset_role: Annotated[
+        RoleName | None,
+        _about(
+            Group.DATASETS,
+            "The role that every export runs as (SET LOCAL ROLE): its grants and row policies decide which rows are"
+            " exported. If it is not set, exports run as the role that logged in.",
+        ),
+    ] = None
+    api_host: Annotated[
+        Hosts,
+        _about(
+            Group.NETWORK,
+            "The addresses to listen on, separated by commas, such as 127.0.0.1,::1; 0.0.0.0 is every IPv4 address, ::"
+            " is every address.",
+            essential=True,
+        ),
+    ] = Hosts(("127.0.0.1",))
+    api_port: Annotated[
+        Port, _about(Group.NETWORK, "The port to listen on, 0 to 65535; 0 takes a free port.", essential=True)
+    ] = 8080
+    public_url: Annotated[
+        PublicUrl,
+        _about(
+            Group.NETWORK,
+            "The URL that clients use, such as https://example.org/exports-api, if it differs from the server's own"
+            " because of a proxy.",
+        ),
+    ] = PublicUrl("")
+    export_method: Annotated[
+        CursorChoice,
+        _about(
+            Group.EXPORTS,
+            "How rows are read: blocks (several connections read ranges of a table), copy (COPY on one connection),"
+            " fetch (a cursor in the database) or auto, which chooses between blocks and copy.",
+            alias="EXPORT_CURSOR",
+        ),
+    ] = CursorChoice.AUTO
+    export_connections: Annotated[
+        AtLeastOne,
+        _about(
+            Group.EXPORTS,
+            "The most database connections per export, at least 1; more than one is used if it is faster.",
+        ),
+    ] = 2
+    max_concurrent_exports: Annotated[
+        AtLeastOne, _about(Group.EXPORTS, "The most exports that run at once, at least 1; others wait.", essential=True)
+    ] = 3
+    max_queued_exports: Annotated[
+        AtLeastOne,
+        _about(Group.EXPORTS, "The most exports that may wait, at least 1; further requests are answered with 429."),
+    ] = 100
+    max_row_size: Annotated[
+        RowSize,
+        _about(Group.EXPORTS, "The largest row, at least 64kB (1 MB is 1024² bytes); a larger row fails its export."),
+    ] = RowSize(2 * 1024**2)
+    abandoned_export_timeout: Annotated[
+        Duration,
+        _about(
+            Group.EXPORTS,
+            "An export that GET /exports/csv started and that nobody downloads for this long is cancelled, such as 60s"
+            " or 5m.",
+            alias="ABANDON_AFTER",
+        ),
+    ] = Duration(60)
+    export_max_time: Annotated[
+        Timeout,
+        _about(
+            Group.EXPORTS, "How long an export may read from the database, such as 90m or 6h; a longer export fails."
+        ),
+    ] = Timeout(6 * 60 * 60)
+    export_max_bytes: Annotated[
+        Size | None,
+        _about(
+            Group.EXPORTS,
+            "The largest file of an export, such as 500MB or 20GB (1 MB is 1024² bytes); a larger export fails. If it"
+            " is not set, there is no limit.",
+        ),
+    ] = None
+    max_downloads: Annotated[
+        AtLeastOne,
+        _about(
+            Group.DOWNLOADS,
+            "The most downloads at once, at least 1; further ones are answered with 503.",
+            alias="MAX_FOLLOWERS",
+            essential=True,
+        ),
+    ] = 1000
+    download_stall_timeout: Annotated[
+        Timeout,
+        _about(
+            Group.DOWNLOADS,
+            "A client that receives nothing for this long is disconnected, such as 60s or 5m; any progress resets the"
+            " timer.",
+            alias="FOLLOWER_STALL_TIMEOUT",
+        ),
+    ] = Timeout(60)
+    compressions: Annotated[
+        AtLeastOne,
+        _about(
+            Group.DOWNLOADS,
+            "The most downloads that are compressed at once, at least 1; further ones are sent uncompressed.",
+            alias="GZIP_STREAMS",
+        ),
+    ] = 8
+    export_storage_path: Annotated[
+        Path, _about(Group.STORAGE, "The storage folder: the files of all exports are kept in it.", essential=True)
+    ] = Path("spool")
+    export_ttl: Annotated[
+        Duration,
+        _about(
+            Group.STORAGE,
+            "How long a completed export is kept, such as 12h or 7d; after that its download is answered with 410.",
+            essential=True,
+        ),
+    ] = Duration(24 * 60 * 60)
+    history_ttl: Annotated[
+        Timeout,
+        _about(
+            Group.STORAGE,
+            "How long the status and the idempotency key of an export are kept after its file is deleted, such as 90d;"
+            " after that its id is unknown.",
+        ),
+    ] = Timeout(90 * 24 * 60 * 60)
+    spool_max_bytes: Annotated[
+        Size | None,
+        _about(
+            Group.STORAGE,
+            "The most bytes of all files in the storage folder together, such as 20GB (1 MB is 1024² bytes). If it is"
+            " not set, the disk is the limit.",
+            essential=True,
+        ),
+    ] = None
+    spool_disk_reserve: Annotated[
+        Size,
+        _about(Group.STORAGE, "How much of the disk is left free, such as 256MB or 5GB (1 MB is 1024² bytes)."),
+    ] = Size(256 * 1024**2)
+    shutdown_timeout: Annotated[
+        Duration,
+        _about(
+            Group.PROCESS,
+            "How long a server that is being stopped waits for running exports and downloads, such as 5s or 1m; after"
+            " that they are aborted with an error.",
+            alias="SHUTDOWN_GRACE",
+        ),
+    ] = Duration(5)
+    log_format: Annotated[
+        LogFormat, _about(Group.PROCESS, "The format of the log: text, or json with one object per line.")
+    ] = LogFormat.TEXT
 
     def database(self) -> ConnectionParameters:
         """The database of the exports table. Raises StartError."""
         if self.database_url:
             return from_url(self.database_url, "DATABASE_URL")
         if not self.db_host:
-            raise StartError("DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME")
+            raise StartError(
+                "DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME;"
+                " `streamer demo` needs no database"
+            )
         return from_parts(
             host=self.db_host, port=self.db_port, user=self.db_user, password=self.db_password, name=self.db_name
         )
@@ -122,20 +332,122 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         return self.database()
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Reads the settings; an empty value counts as unset.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingDescription:
+    """One setting, as the documentation shows it."""
 
-    Raises StartError with one line that names the setting and the allowed values.
+    name: str
+    aliases: tuple[str, ...]  # former names, which still work
+    default: str  # as it is written in the environment; empty if there is none
+    meaning: str
+    group: str
+    essential: bool  # one of the ten settings that matter most
+
+
+def described_settings() -> list[SettingDescription]:
+    """Returns every setting, in the order of the documentation."""
+    types = get_type_hints(Settings, include_extras=True)
+    return [_described(field, types[field.name].__metadata__[-1]) for field in msgspec.structs.fields(Settings)]
+
+
+def _described(field: msgspec.structs.FieldInfo, about: msgspec.Meta) -> SettingDescription:
+    assert about.description is not None
+    assert about.extra is not None
+    return SettingDescription(
+        name=field.encode_name,
+        aliases=about.extra["aliases"],
+        default=_written(field.default),
+        meaning=about.description,
+        group=about.extra["group"],
+        essential=about.extra["essential"],
+    )
+
+
+def _written(default: Any) -> str:
+    """Returns a default as it is written in the environment."""
+    if default is None:
+        return ""
+    if isinstance(default, tuple):
+        return ",".join(default)
+    if isinstance(default, Size):
+        return _in_units(int(default), {"GB": 1024**3, "MB": 1024**2, "kB": 1024, "B": 1})
+    if isinstance(default, Duration):
+        return _in_units(int(default), {"d": 24 * 60 * 60, "h": 60 * 60, "m": 60, "s": 1})
+    return str(default)
+
+
+def _in_units(number: int, units: Mapping[str, int]) -> str:
+    """Uses the largest unit of which there are at least two: 24h says more than 1d, and 60s more than 1m."""
+    return next(
+        (f"{number // size}{unit}" for unit, size in units.items() if number % size == 0 and number >= 2 * size),
+        str(number),
+    )
+
+
+def _current_names() -> Mapping[str, str]:
+    """The current name of each setting by its former one."""
+    return {alias: setting.name for setting in described_settings() for alias in setting.aliases}
+
+
+def alias_remarks(environment: Mapping[str, str]) -> list[str]:
+    """Returns a sentence for each former name of a setting that is in use."""
+    return [
+        f"{alias} is called {name} now; the old name still works"
+        for alias, name in _current_names().items()
+        if environment.get(alias)
+    ]
+
+
+def read_settings(environment: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:
+    """Reads the settings, also under their former names; an empty value counts as unset.
+
+    `options` are those of the command line, by the names of their settings: API_PORT for --port. They win.
+    Raises StartError with one line that names the setting, or the option, and the allowed values.
     """
-    known = {field.encode_name for field in msgspec.structs.fields(Settings)}
-    given = {name: text for name, text in environment.items() if name in known and text}
+    given, written = _given(environment)
+    for name, text in (options or {}).items():
+        given[name] = text
+        written[name] = "--" + name.rpartition("_")[2].lower()
     try:
         settings = msgspec.convert(given, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise StartError(_sentence(str(error))) from error
+        raise StartError(_sentence(error, given, written)) from error
+    if settings.db_password_file is not None and not settings.database_url:
+        settings = _with_password(settings, settings.db_password_file)
     settings.database()  # raises now rather than at the first connection
     settings.source_database()
     return settings
+
+
+def _with_password(settings: Settings, file: Path) -> Settings:
+    """Reads DB_PASSWORD_FILE without its last line break, which editors and `echo` add. Raises StartError."""
+    if settings.db_password:
+        raise StartError("DB_PASSWORD and DB_PASSWORD_FILE are both set; remove one of them")
+    try:
+        password = file.read_bytes().decode()
+    except OSError as error:
+        raise StartError(f"DB_PASSWORD_FILE: {file} cannot be read: {error.strerror}") from error
+    except UnicodeError:  # which repeats a part of the password
+        raise StartError(f"DB_PASSWORD_FILE: {file} is not UTF-8") from None
+    password = password.removesuffix("\n").removesuffix("\r")
+    if not password:
+        raise StartError(f"DB_PASSWORD_FILE: {file} is empty")
+    return msgspec.structs.replace(settings, db_password=password)
+
+
+def _given(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the text of each setting that is given, and the name that it was given under, by current names."""
+    names = {field.encode_name: field.encode_name for field in msgspec.structs.fields(Settings)}
+    given: dict[str, str] = {}
+    written: dict[str, str] = {}
+    for name, current in [*names.items(), *_current_names().items()]:
+        text = environment.get(name)
+        if not text:
+            continue
+        if given.setdefault(current, text) != text:
+            raise StartError(f"{name}: it is the former name of {current}, which has a different value; remove {name}")
+        written.setdefault(current, name)
+    return given, written
 
 
 def _decode(wanted: type, text: Any) -> Any:
@@ -143,30 +455,27 @@ def _decode(wanted: type, text: Any) -> Any:
 
 
 def _duration(text: str) -> Duration:
-    try:
-        return Duration(read_duration(text).total_seconds())
-    except ValueError as error:
-        raise ValueError(f"Expected {error}") from error
+    return Duration(read_duration(text).total_seconds())
 
 
 def _timeout(text: str) -> Timeout:
     seconds = Timeout(_duration(text))
     if not seconds:
-        raise ValueError("Expected a duration such as 60s, 5m or 24h, and more than 0")
+        raise ValueError("a duration such as 60s, 5m or 24h, and more than 0")
     return seconds
 
 
 def _size(text: str) -> Size:
     found = SIZE.fullmatch(text.strip())
     if not found:
-        raise ValueError("Expected a size such as 64kB, 4MB or 20GB")
-    return Size(int(found[1]) * 1024 ** SIZE_UNITS.index(found[2] or "B"))
+        raise ValueError("a size such as 64kB, 4MB or 20GB")
+    return Size(int(found[1]) * 1024 ** SIZE_UNITS.index((found[2] or "B").lower()))
 
 
 def _row_size(text: str) -> RowSize:
     size = RowSize(_size(text))
     if size < MIN_ROW_SIZE:
-        raise ValueError("Expected a size such as 64kB, 4MB or 20GB, and no less than 64kB")
+        raise ValueError("a size such as 64kB, 4MB or 20GB, and no less than 64kB")
     return size
 
 
@@ -178,22 +487,23 @@ def _names(text: str) -> Names:
         names.append(found[0].strip())
         at = found.end() + 1
         if text[found.end() : at] not in ("", ","):
-            raise ValueError("Expected names separated by commas, with every quote closed")
+            raise ValueError("names separated by commas, with every quote closed")
     if not all(names):
-        raise ValueError("Expected names separated by commas")
+        raise ValueError("names separated by commas")
     return Names(names)
 
 
-def _hosts(text: str) -> Hosts:
+def read_hosts(text: str) -> Hosts:
+    """Reads the hosts to listen on. Raises ValueError with the expected form."""
     hosts = Hosts(host.strip() for host in text.split(","))
     if not all(hosts):
-        raise ValueError("Expected host names or addresses separated by commas, such as 127.0.0.1,::1")
+        raise ValueError("host names or addresses separated by commas, such as 127.0.0.1,::1")
     return hosts
 
 
 def _role(text: str) -> RoleName:
     if text == NO_ROLE:
-        raise ValueError("Expected the name of a role; leave it empty for the user of the connection")
+        raise ValueError("the name of a role, or empty for the user of the connection")
     return RoleName(text)
 
 
@@ -205,7 +515,7 @@ def _public_url(text: str) -> PublicUrl:
         usable = False
     if not usable:
         raise ValueError(
-            "Expected an absolute http or https URL without a user, a query and a fragment, such as"
+            "an absolute http or https URL without a user, a query and a fragment, such as"
             " https://example.org/exports-api"
         )
     return PublicUrl(text.rstrip("/"))
@@ -217,13 +527,28 @@ READERS: Mapping[type, Callable[[str], Any]] = {
     Size: _size,
     RowSize: _row_size,
     Names: _names,
-    Hosts: _hosts,
+    Hosts: read_hosts,
     RoleName: _role,
     PublicUrl: _public_url,
 }
+"""Each raises ValueError with what the text must be."""
 
 
-def _sentence(error: str) -> str:
-    """Turns msgspec's `Expected `int` <= 65535 - at `$.API_PORT`` into `API_PORT: Expected …`."""
-    complaint, _, place = error.rpartition(" - at `$.")
-    return f"{place.rstrip('`')}: {complaint}"
+def _sentence(error: msgspec.ValidationError, given: Mapping[str, str], written: Mapping[str, str]) -> str:
+    complaint, _, place = str(error).rpartition(" - at `$.")
+    name = place.rstrip("`")
+    text = given[name]
+    value = "…" if "@" in text else shown(text)  # a URL may contain a password
+    return f"{written[name]} must be {_expected(name) or complaint}, not '{value}'"
+
+
+def _expected(name: str) -> str | None:
+    """Returns what a number or a choice must be; None for a type with a reader, whose error says it."""
+    found = get_type_hints(Settings, include_extras=True)[name.lower()]
+    if isinstance(found.__origin__, EnumType):
+        choices: list[StrEnum] = list(found.__origin__)
+        return one_of(choices)
+    limits = next((meta for meta in found.__metadata__ if meta.ge is not None), None)
+    if limits is None:
+        return None
+    return f"{limits.ge} to {limits.le}" if limits.le is not None else f"a number of at least {limits.ge}"

@@ -6,7 +6,7 @@ is the reason why an export failed; its sentence goes into the export's row. A `
 reads when the server cannot start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 MAX_SHOWN = 60  # characters
@@ -17,6 +17,12 @@ def shown(text: str, max_length: int = MAX_SHOWN) -> str:
     """Returns a client's own text for a sentence: cut to `max_length` characters, and escaped where not printable."""
     cut = text if len(text) <= max_length else text[:max_length] + "…"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
+
+
+def one_of(choices: Sequence[str]) -> str:
+    """Returns the choices for a sentence: `a, b or c`."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 class ClientError(Exception):

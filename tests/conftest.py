@@ -132,7 +132,7 @@ def configure(database: str, source_url: str, tmp_path: Path) -> Configure:
             "source_database_url": source_url,
             "api_port": 0,
             "export_storage_path": tmp_path / "spool",
-            "shutdown_grace": Duration(0),
+            "shutdown_timeout": Duration(0),
         }
         return Settings(**{**ours, **settings})
 

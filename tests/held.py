@@ -175,7 +175,7 @@ async def gated_server(
         api_port=0,
         export_storage_path=spool,
         datasets=Names(datasets),
-        shutdown_grace=Duration(0),
+        shutdown_timeout=Duration(0),
         **settings,
     )
     async with connected(database) as hand, AsyncExitStack() as server:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from streamer.errors import StartError
+from streamer.errors import StartError, one_of
 from streamer.postgres.hosts import DEFAULT_PORT, SOCKET_FOLDERS, Address, addresses, read_hosts, read_ports
 from streamer.postgres.url import normalize, read_url
 
@@ -148,8 +148,8 @@ class _Value:
     text: str
     label: str
 
-    def refused(self, sentence: str) -> StartError:
-        return StartError(f"{self.label}: {sentence}")
+    def refused(self, predicate: str) -> StartError:
+        return StartError(f"{self.label} {predicate}")
 
 
 def from_parts(*, host: str, port: str, user: str, password: str, name: str) -> ConnectionParameters:
@@ -172,7 +172,7 @@ def from_url(url: str, setting: str) -> ConnectionParameters:
     try:
         given = read_url(url)
     except ValueError as error:
-        raise StartError(f"{setting}: {error}") from error
+        raise StartError(f"{setting} {error}") from error
     values = {name: _Value(text, f"{setting}: {name}") for name, text in given.items() if text}
     return _parameters(setting, _from_environment() | _from_service(values) | values)
 
@@ -195,9 +195,9 @@ def _from_service(values: dict[str, _Value]) -> dict[str, _Value]:
     except (FileNotFoundError, KeyError) as error:
         raise service.refused(f"cannot be found in {path}") from error
     except OSError as error:
-        raise service.refused(f"{path} cannot be read: {error.strerror}") from error
+        raise service.refused(f"cannot be read from {path}: {error.strerror}") from error
     except (configparser.Error, UnicodeError):  # whose message repeats lines, and so passwords
-        raise service.refused(f"{path} is not a service file") from None
+        raise service.refused(f"cannot be read from {path}, which is not a service file") from None
     pairs = (normalize(name, text) for name, text in section.items())
     return {name: _Value(text, f"{service.label}: {name}") for name, text in pairs if text}
 
@@ -228,16 +228,16 @@ def _parameters(setting: str, values: Mapping[str, _Value]) -> ConnectionParamet
 def _check(name: str, value: _Value) -> None:
     """Raises StartError for a value that is invalid or not supported."""
     if "\0" in value.text or not _is_utf8(value.text):
-        raise value.refused("Expected UTF-8 without NUL")
+        raise value.refused("must be UTF-8 without NUL")
     if name in CHOICES and value.text not in CHOICES[name]:
-        raise value.refused(f"Expected {_one_of(CHOICES[name])}")
+        raise value.refused(f"must be {one_of(CHOICES[name])}")
     if name in UNSUPPORTED:
         raise value.refused("is not supported by the driver")
     if (name in ACCEPTED or name in IGNORED) and not (
         value.text in ACCEPTED.get(name, ()) or _is_ignored(name, value.text)
     ):
         allowed = [*ACCEPTED.get(name, ()), *(IGNORED.get(name) or ())]
-        raise value.refused(f"is not supported by the driver, other than {_one_of(allowed)}")
+        raise value.refused(f"is not supported by the driver, other than {one_of(allowed)}")
 
 
 def _is_ignored(name: str, text: str) -> bool:
@@ -276,7 +276,7 @@ def _seconds(value: _Value | None) -> float | None:
     if value is None:
         return None
     if not re.fullmatch(r"-?[0-9]{1,9}", value.text, re.ASCII):
-        raise value.refused("Expected a number of seconds")
+        raise value.refused("must be a number of seconds")
     return float(value.text) if int(value.text) > 0 else None
 
 
@@ -291,9 +291,9 @@ def _tls(values: Mapping[str, _Value]) -> dict[str, str]:
         if mode != "verify-ca" and not file_exists(home_file(ROOT_CERTIFICATE)):
             tls.setdefault("sslrootcert", SYSTEM)
     if tls.get("sslrootcert") == SYSTEM and tls.setdefault("sslmode", VERIFY_FULL) != VERIFY_FULL:
-        raise values["sslmode"].refused(f"Expected {VERIFY_FULL} with sslrootcert={SYSTEM}")
+        raise values["sslmode"].refused(f"must be {VERIFY_FULL} with sslrootcert={SYSTEM}")
     if tls.get("sslnegotiation") == "direct" and tls.get("sslmode", "prefer") in OPTIONAL_TLS:
-        raise values["sslnegotiation"].refused("direct needs sslmode=require, verify-ca or verify-full")
+        raise values["sslnegotiation"].refused("must not be direct without sslmode=require, verify-ca or verify-full")
     return tls
 
 
@@ -312,11 +312,6 @@ def _remarks(text: Mapping[str, str]) -> Iterator[str]:
         yield f"without effect: {', '.join(ignored)}"
     if text.get("channel_binding") == "require":
         yield "channel_binding: the driver does not have it; the certificate of the server is verified instead"
-
-
-def _one_of(choices: Sequence[str]) -> str:
-    *others, last = choices
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 KNOWN = frozenset(

@@ -3,6 +3,8 @@
 A host is a name, an IPv4 or IPv6 address, or the folder of a Unix socket, which begins with a slash. Several hosts are
 separated by commas and tried in order. There is one port for all hosts, or one for each. Everything else is refused: a
 driver that guesses may send the password to a host that the setting does not name.
+
+An error is a predicate: the caller puts the name of the setting before it.
 """
 
 import ipaddress
@@ -17,7 +19,7 @@ MAX_SOCKET_PATH = 107  # bytes, Linux: unix(7)
 NAME = re.compile(r"[\w.-]+")
 WITH_PORT = re.compile(r"(?:\[.*\]|[^:]*):[0-9]*")
 
-EXPECTED_HOST = "Expected a host name, an IP address or the folder of a socket; several are separated by commas"
+EXPECTED_HOST = "must be a host name, an IP address or the folder of a socket; several are separated by commas"
 
 
 class Address(NamedTuple):
@@ -50,14 +52,14 @@ def read_ports(text: str) -> tuple[int, ...]:
 def read_port(text: str) -> int:
     """Parses a port. Raises ValueError with a sentence."""
     if not re.fullmatch(r"0*[0-9]{1,5}", text, re.ASCII) or not 0 < int(text) < 65536:
-        raise ValueError("Expected a number from 1 to 65535")
+        raise ValueError("must be a number from 1 to 65535")
     return int(text)
 
 
 def addresses(hosts: Sequence[str], ports: Sequence[int]) -> tuple[Address, ...]:
     """Pairs each host with its port. Raises ValueError with a sentence."""
     if len(ports) not in {1, len(hosts)}:
-        raise ValueError(f"Expected one port, or as many as there are hosts: {len(hosts)}")
+        raise ValueError(f"must be one port, or as many as there are hosts: {len(hosts)}")
     each = ports if len(ports) == len(hosts) else [ports[0]] * len(hosts)
     return tuple(map(Address, hosts, each))
 
@@ -67,7 +69,7 @@ def check_host(host: str) -> str:
     if host.startswith("/"):
         return _check_folder(host)
     if host.startswith("@"):
-        raise ValueError("An abstract socket is not supported; expected the folder of a socket")
+        raise ValueError("must be the folder of a socket; an abstract socket is not supported")
     if ":" in host or host.startswith("["):
         return _check_ipv6(host)
     if not NAME.fullmatch(host) or not _can_be_looked_up(host):
@@ -77,9 +79,9 @@ def check_host(host: str) -> str:
 
 def _check_folder(folder: str) -> str:
     if "," in folder:  # an escaped comma of a URL: the list of hosts would have one more
-        raise ValueError("The folder of a socket cannot have a comma in its path")
+        raise ValueError("must be a folder without a comma in its path")
     if len(os.fsencode(str(Address(folder, 65535)))) > MAX_SOCKET_PATH:
-        raise ValueError(f"The path of a socket can have at most {MAX_SOCKET_PATH} bytes")
+        raise ValueError(f"must be a folder whose socket has a path of at most {MAX_SOCKET_PATH} bytes")
     return folder
 
 
@@ -88,7 +90,7 @@ def _check_ipv6(host: str) -> str:
         ipaddress.IPv6Address(host)
     except ValueError as error:
         if WITH_PORT.fullmatch(host):
-            raise ValueError("Expected a host without its port, which is set by DB_PORT or port=") from error
+            raise ValueError("must be a host without its port, which is set by DB_PORT or port=") from error
         raise ValueError(EXPECTED_HOST + "; an IPv6 address has no brackets") from error
     return host
 

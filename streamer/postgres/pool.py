@@ -12,6 +12,7 @@ import logging
 import random
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -22,8 +23,9 @@ from streamer.errors import StartError
 from streamer.postgres import tls
 from streamer.postgres.conninfo import ConnectionParameters, from_url
 from streamer.postgres.driver import Connection, LimitedConnection, Pool
-from streamer.postgres.failures import UNREACHABLE, one_line, with_causes
+from streamer.postgres.failures import UNREACHABLE, with_causes
 from streamer.postgres.hosts import Address
+from streamer.postgres.refusals import explain
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +52,12 @@ async def connect(
     parameters = from_url(database, name) if isinstance(database, str) else database
     try:
         return await _open_pool(parameters, name, size, wait, _initializer(max_row_size, resets=resets))
-    except UNREACHABLE as error:
-        if tls.is_permanent(error):
-            raise StartError(f"{name}: {tls.explain(error, parameters)}") from error
-        raise StartError(f"{name}: no answer from the database within {wait:g} s: {one_line(error)}") from error
-    except asyncpg.PostgresError as error:
-        raise StartError(f"{name}: {one_line(error)}") from error
+    except (*UNREACHABLE, asyncpg.PostgresError) as error:
+        waited = f" (waited {wait:g} s)" if wait and _is_temporary(error) else ""
+        raise StartError(f"{name}: {explain(error, parameters)}{waited}") from error
     except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
         # The message of the driver may repeat a part of the URL, and so of the password.
-        raise StartError(f"{name}: is not understood by the driver") from error
+        raise StartError(f"{name} is not understood by the driver; check each of its parameters") from error
 
 
 async def _open_pool(
@@ -73,7 +72,7 @@ async def _open_pool(
         retry=tenacity.retry_if_exception(_is_temporary),
         stop=tenacity.stop_after_delay(wait),
         wait=BACKOFF,
-        before_sleep=log_waiting(log, name),
+        before_sleep=log_waiting(log, name, partial(explain, parameters=parameters)),
         reraise=True,
     ):
         with attempt:
@@ -154,12 +153,14 @@ def _initializer(max_row_size: int, *, resets: bool) -> Callable[[Connection], A
     return initialize
 
 
-def log_waiting(to: logging.Logger, name: str) -> Callable[[tenacity.RetryCallState], None]:
+def log_waiting(
+    to: logging.Logger, name: str, explained: Callable[[BaseException], str] = with_causes
+) -> Callable[[tenacity.RetryCallState], None]:
     """Returns a `before_sleep` that logs, before each pause, what `name` waits for."""
 
     def log_failure(retry: tenacity.RetryCallState) -> None:
         error = retry.outcome.exception() if retry.outcome else None
         assert error is not None  # only failures are retried
-        to.warning("%s: waiting for the database: %s", name, with_causes(error))
+        to.warning("%s: waiting for the database: %s", name, explained(error))
 
     return log_failure

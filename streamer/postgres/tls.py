@@ -11,7 +11,14 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from streamer.errors import StartError
-from streamer.postgres.conninfo import ROOT_CERTIFICATE, SYSTEM, ConnectionParameters, file_exists, home_file
+from streamer.postgres.conninfo import (
+    OPTIONAL_TLS,
+    ROOT_CERTIFICATE,
+    SYSTEM,
+    ConnectionParameters,
+    file_exists,
+    home_file,
+)
 from streamer.postgres.driver import is_tls_refusal
 
 FILES = ("sslrootcert", "sslcrl", "sslkey", "sslcert")  # the key precedes the certificate, which is read with it
@@ -43,12 +50,15 @@ def explain(error: BaseException, parameters: ConnectionParameters) -> str:
     """Returns a sentence about a permanent error, with the parameters that decide."""
     mode = parameters.tls.get("sslmode", "prefer")
     if not isinstance(error, ssl.SSLError):
-        return f"the server has no TLS, and sslmode={mode} asks for it"
+        if mode in OPTIONAL_TLS:
+            return "what listens there does not speak the protocol of PostgreSQL; check the host and the port"
+        return f"the server has no TLS, and sslmode={mode} asks for it; set ssl=on in PostgreSQL, or sslmode=prefer"
     if not isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS failed: {error.reason or error} (sslmode={mode})"
     root = parameters.tls.get("sslrootcert", home_file(ROOT_CERTIFICATE))
     sentence = f"the certificate of the server is not accepted: {error.verify_message}"
-    return f"{sentence} (sslmode={mode}, sslrootcert={root})"
+    remedy = "set sslrootcert to the certificate of its authority, and use the host name that the certificate has"
+    return f"{sentence} (sslmode={mode}, sslrootcert={root}); {remedy}"
 
 
 def _check(parameters: ConnectionParameters) -> None:

@@ -1,6 +1,7 @@
 """Database URLs, in the grammar of libpq (PostgreSQL documentation, 34.1.1.2).
 
-No sentence of an error repeats a part of the URL: it may contain a part of the password.
+No error repeats a part of the URL: it may contain a part of the password. An error is a predicate: the caller puts the
+name of the setting before it.
 """
 
 import re
@@ -13,7 +14,7 @@ SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE | re.ASCII)  
 BROKEN_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})|%00")
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*")
 
-EXPECTED_URL = "Expected a URL such as postgresql://user:password@host:5432/database"
+EXPECTED_URL = "must be a URL such as postgresql://user:password@host:5432/database"
 ESCAPES = "special characters of the user, the password and the database are written as %40 for @, %2F for /, and so on"
 
 
@@ -23,7 +24,7 @@ def read_url(url: str) -> dict[str, str]:
     if not scheme:
         raise ValueError(EXPECTED_URL)
     if "#" in url:  # some parsers begin a fragment here, others take it for a part of the password
-        raise ValueError(f"A # is written as %23; {ESCAPES}")
+        raise ValueError(f"must have # written as %23; {ESCAPES}")
     rest, _, query = url[scheme.end() :].partition("?")
     authority, _, path = rest.partition("/")
     user_info, at, hosts = authority.rpartition("@")
@@ -41,9 +42,17 @@ def _read_authority(text: str) -> dict[str, str]:
     if hosts == [""]:
         return {"port": ports[0]}
     return {
-        "host": ",".join(check_host(host) for host in hosts),
+        "host": ",".join(_checked(host) for host in hosts),
         "port": ",".join(port or str(DEFAULT_PORT) for port in ports) if any(ports) else "",
     }
+
+
+def _checked(host: str) -> str:
+    """Returns the host if it is valid. Raises ValueError with a sentence."""
+    try:
+        return check_host(host)
+    except ValueError as error:
+        raise ValueError(f"has a wrong host: it {error}") from error
 
 
 def _read_host_and_port(text: str) -> tuple[str, str]:
@@ -58,7 +67,7 @@ def _read_host_and_port(text: str) -> tuple[str, str]:
         try:
             read_port(port)
         except ValueError as error:
-            raise ValueError(f"The port is not a number from 1 to 65535; {ESCAPES}") from error
+            raise ValueError(f"must have a port from 1 to 65535; {ESCAPES}") from error
     return _decode(name if address is None else address), port
 
 
@@ -68,10 +77,10 @@ def _with_query(given: Mapping[str, str], query: str) -> dict[str, str]:
     for part in query.split("&") if query else ():
         name, equals, text = (_decode(piece) for piece in part.partition("="))
         if not equals or not PARAMETER_NAME.fullmatch(name):
-            raise ValueError("Expected parameters such as ?sslmode=require&connect_timeout=10 after the database")
+            raise ValueError("must have parameters such as ?sslmode=require&connect_timeout=10 after the database")
         name, text = normalize(name, text)
         if values.get(name):
-            raise ValueError(f"{name}: is given twice")
+            raise ValueError(f"must not have {name} twice")
         values[name] = text
     return values
 
@@ -86,8 +95,8 @@ def normalize(name: str, text: str) -> tuple[str, str]:
 def _decode(text: str) -> str:
     """Decodes percent-encoding. Raises ValueError with a sentence."""
     if BROKEN_ESCAPE.search(text):
-        raise ValueError(f"A % is written as %25; {ESCAPES}")
+        raise ValueError(f"must have % written as %25; {ESCAPES}")
     try:
         return unquote_to_bytes(text.encode()).decode()
     except UnicodeError:  # whose message may contain the password
-        raise ValueError("Expected UTF-8") from None
+        raise ValueError("must be UTF-8") from None

@@ -45,7 +45,7 @@ async def database_pools(settings: Settings) -> AsyncIterator[Pools]:
     async with AsyncExitStack() as stack:
 
         async def pool(database: ConnectionParameters, size: int, **options: Any) -> Pool:
-            wait = settings.database_wait
+            wait = settings.database_startup_timeout
             connected = await connect(database, name=database.setting, size=size, wait=wait, **options)
             stack.push_async_callback(_close, connected)
             return connected
@@ -73,7 +73,7 @@ def export_source(settings: Settings, pools: Pools, catalog: Catalog) -> Source:
         role=settings.dataset_role,
         beside=pools.side,
     )
-    return Source(connections, catalog, settings.export_cursor, max_time=settings.export_max_time)
+    return Source(connections, catalog, settings.export_method, max_time=settings.export_max_time)
 
 
 @contextmanager

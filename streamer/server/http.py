@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD_THREADS = 4
 OTHER_FILES = 256  # that are open beside those of clients
-SHUTDOWN_TIMEOUT = 1.0  # seconds for handlers to end after the grace period; aiohttp waits for it twice
+HANDLER_TIMEOUT = 1.0  # seconds for handlers to end after the grace period; aiohttp waits for it twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog:
             catalog=catalog,
             values=ValueCheck(pools.side, settings.dataset_role),
             ttl=settings.export_ttl,
-            abandon_after=settings.abandon_after,
+            abandon_after=settings.abandoned_export_timeout,
         )
         sending = DownloadServices(
-            slots=DownloadSlots(settings.max_followers),
-            gzip=GzipStreams(compressing, settings.gzip_streams),
+            slots=DownloadSlots(settings.max_downloads),
+            gzip=GzipStreams(compressing, settings.compressions),
             readiness=readiness,
             read_ahead=read_ahead,
         )
@@ -68,15 +68,15 @@ def http_application(settings: Settings, parts: JobParts, pools: Pools, catalog:
 @asynccontextmanager
 async def listening(app: web.Application, settings: Settings, tuning: Tuning) -> AsyncIterator[Listener]:
     """Takes the port; connections wait until `accept`. Raises StartError."""
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=HANDLER_TIMEOUT)
     await runner.setup()
     try:
         listener = Listener(
             runner,
             settings.api_host,
             settings.api_port,
-            limit=_connections(settings.max_followers + tuning.spare_connections),
-            send_timeout=settings.follower_stall_timeout,
+            limit=_connections(settings.max_downloads + tuning.spare_connections),
+            send_timeout=settings.download_stall_timeout,
         )
         with _start_errors(settings):
             await listener.start()

@@ -51,7 +51,7 @@ async def serving(
         await stack.enter_async_context(retaining(parts.retention))
         await accept(listener, settings)
         yield listener.name
-        await _drain(parts.jobs, http, settings.shutdown_grace)
+        await _drain(parts.jobs, http, settings.shutdown_timeout)
 
 
 async def _drain(jobs: Jobs, http: Http, grace: float) -> None:

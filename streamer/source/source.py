@@ -162,7 +162,7 @@ class Source:
                 return BlockCursor(connection, self._connections, query, dialect, heaps, planned=plan.expected)
             if self._choice is CursorChoice.BLOCKS:
                 raise ExportFailure(
-                    f"EXPORT_CURSOR=blocks reads tables and their partitions only, not {dataset.name!r}"
+                    f"EXPORT_METHOD=blocks reads tables and their partitions only, not {dataset.name!r}"
                 )
         return CopyCursor(connection, guarded, dialect, expected=plan.expected)
 

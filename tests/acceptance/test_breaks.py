@@ -71,7 +71,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     await gates.view("gated", rows=ROWS)
     await gates.shut("gated", GATE)
-    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_GRACE": "0"}
+    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_TIMEOUT": "0"}
     async with streamer("serve", folder=tmp_path, environment=settings) as process:
         url = await process.url()
         export = await create(session, url, dataset="gated")

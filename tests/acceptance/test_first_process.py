@@ -45,7 +45,7 @@ async def test_second_signal_ends_the_first_process_at_once(
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 90_000)
-    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_GRACE": "60s"}
+    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_TIMEOUT": "60s"}
     async with streamer("serve", folder=tmp_path, environment=settings, started_by=ALONE) as process:
         export = await create(session, await process.url(), dataset="gated")
         async with session.get(export.download) as follower:

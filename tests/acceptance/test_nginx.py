@@ -113,7 +113,7 @@ async def proxied(
     tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
 ) -> AsyncIterator[Proxied]:
     await gates.view("gated")
-    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_GRACE": "0"}
+    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_TIMEOUT": "0"}
     async with streamer("serve", folder=tmp_path, environment=settings) as process:
         direct = await process.url()
         async with nginx(tmp_path / "nginx", direct.removeprefix("http://")) as ports:

@@ -41,7 +41,7 @@ async def prefixed(
     await gates.view("gated")
     ports = free_ports(2)
     url = f"http://127.0.0.1:{ports[0]}{PREFIX}"
-    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_GRACE": "0"}
+    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_TIMEOUT": "0"}
     if request.param:
         settings["PUBLIC_URL"] = url + "/"
     async with streamer("serve", folder=tmp_path, environment=settings) as process:

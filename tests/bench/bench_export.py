@@ -3,7 +3,7 @@
     python -m tests.bench.bench_export [--rows 10000000] [--runs 5]
 
 Each run takes the peer and ours in turn, so that a machine whose speed drifts drifts for both; what is printed are
-medians and the ratio of the medians. The servers are real processes, one as it comes and one with EXPORT_CURSOR=copy.
+medians and the ratio of the medians. The servers are real processes, one as it comes and one with EXPORT_METHOD=copy.
 The database is the embedded one, kept in .streamer/bench for the next time, or that of DATABASE_URL, where the tables
 are made once.
 """
@@ -94,7 +94,7 @@ async def server(database_url: str, folder: Path, cursor: str = "auto") -> Async
         "API_PORT": "0",
         "DATASETS": f"users,{SMALL}",
         "EXPORT_STORAGE_PATH": str(folder),
-        "EXPORT_CURSOR": cursor,
+        "EXPORT_METHOD": cursor,
     }
     process = await asyncio.create_subprocess_exec(
         STREAMER, "serve", env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20

@@ -125,7 +125,7 @@ async def main(runs: int, live: Sequence[int] | None, rows: int) -> None:
             await connection.execute(f"CREATE DATABASE {store}")
             try:
                 async with (
-                    confined(spool, at_database(url, store), url, MAX_FOLLOWERS=str(2 * max(FOLLOWERS))) as server,
+                    confined(spool, at_database(url, store), url, MAX_DOWNLOADS=str(2 * max(FOLLOWERS))) as server,
                     aiohttp.ClientSession() as session,
                 ):
                     print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}")

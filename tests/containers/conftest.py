@@ -11,7 +11,7 @@ SLOW = f"""
     CREATE VIEW slow AS
     SELECT n AS id, repeat(md5(n::text), 3) AS text, CASE WHEN n % 1000 = 0 THEN pg_sleep(0.1)::text END AS pause
     FROM generate_series(1, {SLOW_ROWS}) AS n
-"""  # takes 12 s, whatever the machine: more than SHUTDOWN_GRACE
+"""  # takes 12 s, whatever the machine: more than SHUTDOWN_TIMEOUT
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ def test_stop_ends_well_within_the_grace_and_what_was_begun_is_run_after_it(runn
     took = time.monotonic() - begun
     state = running.inspect("app")["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
-    assert took < 5 + 10, took  # SHUTDOWN_GRACE, and what follows it
+    assert took < 5 + 10, took  # SHUTDOWN_TIMEOUT, and what follows it
     running.up()
     assert running.until(export, "completed")["progress"]["processedRows"] == SLOW_ROWS
 

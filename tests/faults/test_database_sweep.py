@@ -54,7 +54,7 @@ async def violations_under(trouble: Trouble, *, direct: str, through: str, folde
         datasets=Names(DATASETS),
         export_storage_path=folder,
         spool_disk_reserve=Size(0),
-        shutdown_grace=Duration(0),
+        shutdown_timeout=Duration(0),
     )
     async with connected(direct) as connection:
         await connection.execute(SOURCE)

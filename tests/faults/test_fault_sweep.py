@@ -501,7 +501,7 @@ class Sweep:
             datasets=Names(("users", "gated")),
             export_storage_path=folder,
             max_concurrent_exports=1,
-            shutdown_grace=Duration(0),
+            shutdown_timeout=Duration(0),
             export_ttl=Duration(24 * 60 * 60),
             spool_max_bytes=Size(ROOM),
             spool_disk_reserve=Size(reserve),

@@ -294,7 +294,7 @@ async def server(stage: Stage, role: str | None) -> AsyncIterator[str]:
         dataset_role=RoleName(role) if role else None,
         export_storage_path=stage.folder / "spool",
         spool_disk_reserve=Size(0),
-        shutdown_grace=Duration(0),
+        shutdown_timeout=Duration(0),
     )
     async with serving(settings) as url:
         yield url

@@ -114,7 +114,7 @@ def split_records(body: bytes, quote: str) -> list[bytes]:
 async def test_live_and_completed_bodies_equal_the_oracle(
     serve: Serve, session: aiohttp.ClientSession, cursor: CursorChoice
 ) -> None:
-    server = await serve(export_cursor=cursor)
+    server = await serve(export_method=cursor)
     expected = sha256(seeds.csv_bytes(seeds.rows(ROWS)))
     export = await create(session, server.url)
     async with session.get(export.download) as live:
@@ -138,7 +138,7 @@ async def test_live_and_completed_bodies_equal_the_oracle(
 async def test_filtered_export_has_exactly_the_rows_of_the_oracle(
     serve: Serve, session: aiohttp.ClientSession, cursor: CursorChoice, filtered: FilteredRequest
 ) -> None:
-    server = await serve(export_cursor=cursor)
+    server = await serve(export_method=cursor)
     export = await create(session, server.url, body=filtered.body or None, **filtered.parameters)
     live = await export.body()
     sealed = await export.body()

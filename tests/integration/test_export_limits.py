@@ -66,7 +66,7 @@ class Scan:
         await self.plain.execute(f"SELECT pg_advisory_unlock({KEY})")
 
     async def serve(self, choice: CursorChoice = CursorChoice.AUTO, **settings: Any) -> Server:
-        source = {"source_database_url": self.url, "datasets": Names(("acting",)), "export_cursor": choice}
+        source = {"source_database_url": self.url, "datasets": Names(("acting",)), "export_method": choice}
         return await self.start(**source, **settings)
 
     async def create(self, server: Server, **parameters: str) -> RemoteExport:

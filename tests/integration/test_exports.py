@@ -80,7 +80,7 @@ async def gone(export: RemoteExport, status: int) -> str:
 async def test_cancel_in_the_middle_breaks_the_followers_and_leaves_nothing(
     gated: Gated, gates: Gates, cursor: CursorChoice
 ) -> None:
-    server, export = await gated(90_000, export_cursor=cursor)
+    server, export = await gated(90_000, export_method=cursor)
     async with (
         following(export) as behind,
         following(export, rows=NEARLY) as level,
@@ -343,7 +343,7 @@ async def test_a_database_error_in_the_middle_fails_the_export_with_its_reason(
     await gates.view("gated")
     await gates.shut("gated", 90_000)
     await gates.dataset("failing", "SELECT id, text, 1 / (id - 100000) AS quotient FROM gated")
-    server = await serve(export_cursor=cursor, **gates.settings)
+    server = await serve(export_method=cursor, **gates.settings)
     export = await create(session, server.url, dataset="failing")
     async with following(export) as follower, stuck(export) as still:
         await gates.reached("gated", 90_000)
@@ -382,7 +382,7 @@ async def test_an_error_before_the_first_row_is_a_409_and_not_a_body(
     await gates.view("gated")
     await gates.shut("gated", 1)
     await gates.dataset("failing", "SELECT 1 / (id - 1) AS quotient FROM gated")
-    server = await serve(export_cursor=cursor, **gates.settings)
+    server = await serve(export_method=cursor, **gates.settings)
     if streamed:
         asking = asyncio.create_task(answer(session, f"{server.url}/exports/csv?dataset=failing"))
     else:
@@ -405,7 +405,7 @@ async def answer(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
 async def test_a_killed_backend_fails_an_export_that_was_served_and_the_next_one_runs(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice
 ) -> None:
-    server, export = await gated(90_000, max_concurrent_exports=1, export_cursor=cursor)
+    server, export = await gated(90_000, max_concurrent_exports=1, export_method=cursor)
     async with following(export, rows=NEARLY) as follower, stuck(export) as still:
         backend = await gates.reached("gated", 90_000)
         assert await gates.connection.fetchval("SELECT pg_terminate_backend($1)", backend)
@@ -425,7 +425,7 @@ async def test_a_streamed_export_is_cancelled_once_nobody_follows_it(
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 50_000)
-    server = await serve(abandon_after=0.3, **gates.settings)
+    server = await serve(abandoned_export_timeout=0.3, **gates.settings)
     async with AsyncExitStack() as stack:
         left, followed = [await stack.enter_async_context(streaming(session, server)) for _ in range(2)]
         abandoned = RemoteExport(session, server.url, left.headers["X-Export-Id"])
@@ -447,7 +447,7 @@ async def test_a_streamed_export_is_cancelled_once_nobody_follows_it(
 async def test_an_export_that_was_posted_is_not_abandoned(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    server, posted = await gated(50_000, abandon_after=0.2)
+    server, posted = await gated(50_000, abandoned_export_timeout=0.2)
     async with following(posted) as follower:
         follower.close()
     async with streaming(session, server) as left:
@@ -464,7 +464,7 @@ async def test_a_streamed_export_that_is_queued_is_cancelled_once_its_client_has
 ) -> None:
     await gates.view("gated")
     await gates.shut("gated", 1)
-    server = await serve(max_concurrent_exports=1, abandon_after=0.1, **gates.settings)
+    server = await serve(max_concurrent_exports=1, abandoned_export_timeout=0.1, **gates.settings)
     await create(session, server.url, dataset="gated")
     await gates.reached("gated", 1)
     async with session.get(f"{server.url}/exports/csv", params={"dataset": "gated"}) as left:

@@ -86,7 +86,7 @@ async def test_an_export_on_several_connections_reports_the_first_failure(
         source_database_url=database,
         datasets=Names(("acting",)),
         dataset_role=role,
-        export_cursor=CursorChoice.BLOCKS,
+        export_method=CursorChoice.BLOCKS,
         export_connections=2,
     )
     export = await create(session, server.url, dataset="acting", columns="n")
@@ -137,7 +137,7 @@ async def test_a_statement_that_fails_is_one_line_of_the_log(
     await plain.execute("CREATE POLICY refusing ON refused USING (refuse(n) > 0)")
     await plain.execute("ALTER TABLE refused ENABLE ROW LEVEL SECURITY")
     server = await serve(
-        source_database_url=database, datasets=Names(("refused",)), dataset_role=role, export_cursor=choice
+        source_database_url=database, datasets=Names(("refused",)), dataset_role=role, export_method=choice
     )
     export = await create(session, server.url, dataset="refused")
     status = await export.until("failed")

@@ -51,7 +51,7 @@ async def held(server: Held) -> AsyncIterator[Held]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def narrow(postgres: str, tmp_path: Path) -> AsyncIterator[Held]:
     """A server with one gzip stream at a time."""
-    async with scratch_database(postgres) as database, gated_server(database, tmp_path, gzip_streams=1) as started:
+    async with scratch_database(postgres) as database, gated_server(database, tmp_path, compressions=1) as started:
         yield started
 
 
@@ -540,7 +540,7 @@ async def test_new_export_for_http_1_0_that_accepts_only_gzip_is_not_created(hel
 async def test_created_export_keeps_the_stream_that_it_has_taken(postgres: str, tmp_path: Path) -> None:
     async with (
         scratch_database(postgres) as database,
-        gated_server(database, tmp_path, gzip_streams=1, max_concurrent_exports=1) as held,
+        gated_server(database, tmp_path, compressions=1, max_concurrent_exports=1) as held,
     ):
         running = await held.export(at=STEP)
         before = await held.exports()

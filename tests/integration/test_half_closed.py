@@ -72,7 +72,7 @@ async def test_half_closed_follower_is_disconnected(serve: Serve, gates: Gates, 
     """Otherwise the slot of a client that was killed would be held for as long as the database sorts."""
     await gates.view("gated")
     await gates.shut("gated", 1)
-    server = await serve(max_followers=1, **gates.settings)
+    server = await serve(max_downloads=1, **gates.settings)
     export = await create(session, server.url, dataset="gated")
 
     async def free() -> bool:

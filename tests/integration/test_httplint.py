@@ -53,7 +53,7 @@ async def stage(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         quiet, busy, flowing = [
             await server(tmp_path_factory.mktemp("quiet")),
             await server(
-                tmp_path_factory.mktemp("busy"), gzip_streams=1, max_concurrent_exports=1, max_queued_exports=1
+                tmp_path_factory.mktemp("busy"), compressions=1, max_concurrent_exports=1, max_queued_exports=1
             ),
             await server(tmp_path_factory.mktemp("flowing")),
         ]

@@ -120,7 +120,7 @@ async def expected(database: str, dataset: str) -> bytes:
 async def test_rows_of_a_megabyte_are_the_same_by_every_cursor(
     serve: Serve, database: str, choice: CursorChoice, dataset: str
 ) -> None:
-    held = await serve(export_cursor=choice)
+    held = await serve(export_method=choice)
     assert_same_bytes(await exported(held, dataset), await expected(database, dataset))
 
 
@@ -133,7 +133,7 @@ async def test_rows_of_a_megabyte_are_the_same_by_every_cursor(
     ],
 )
 async def test_rows_just_below_the_limit_are_allowed(serve: Serve, database: str, choice: CursorChoice) -> None:
-    held = await serve(export_cursor=choice)
+    held = await serve(export_method=choice)
     export = await begun(held, "allowed")
     await has_ended(export)
     assert (await export.status())["error"] is None
@@ -153,14 +153,14 @@ async def has_ended(export: HeldExport) -> None:
 async def test_a_row_that_is_too_large_fails_its_export_with_a_sentence(
     serve: Serve, choice: CursorChoice, dataset: str
 ) -> None:
-    held = await serve(export_cursor=choice)
+    held = await serve(export_method=choice)
     assert await failure(held, dataset) == SENTENCES[choice]
     await held.gates.nobody_works()
 
 
 @pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
 async def test_an_export_beside_one_with_a_row_too_large_completes(serve: Serve, choice: CursorChoice) -> None:
-    held = await serve(export_cursor=choice)
+    held = await serve(export_method=choice)
     await held.shut()
     await held.open(2)
     beside = await begun(held, SMALL.name)
@@ -176,7 +176,7 @@ async def test_an_export_beside_one_with_a_row_too_large_completes(serve: Serve,
 async def test_connections_are_usable_after_rows_that_were_too_large(
     serve: Serve, database: str, choice: CursorChoice
 ) -> None:
-    held = await serve(export_cursor=choice, max_concurrent_exports=2)
+    held = await serve(export_method=choice, max_concurrent_exports=2)
     errors = await asyncio.gather(*(failure(held, "huge") for _ in range(6)))
     assert set(errors) == {SENTENCES[choice]}
     bodies = await asyncio.gather(*(exported(held, "megabytes") for _ in range(4)))
@@ -190,7 +190,7 @@ async def test_connections_are_usable_after_rows_that_were_too_large(
 async def test_a_follower_of_a_failed_export_sees_a_truncated_body_without_wrong_bytes(
     serve: Serve, database: str, choice: CursorChoice
 ) -> None:
-    held = await serve(export_cursor=choice)
+    held = await serve(export_method=choice)
     async with connection(held.url) as follower:
         await follower.send("GET", "/exports/csv?dataset=huge")
         head, body = await follower.begin()
@@ -218,7 +218,7 @@ def peak() -> Iterator[list[int]]:
 @every_cursor
 async def test_a_row_too_large_is_never_held_in_memory(serve: Serve, choice: CursorChoice) -> None:
     """20 MB of it are on their way. The limit may be held twice on each of two connections."""
-    held = await serve(export_cursor=choice)
+    held = await serve(export_method=choice)
     with peak() as most:
         assert "MAX_ROW_SIZE" in await failure(held, "huge")
     assert most[0] < 4 * LIMIT + 4 * MB
@@ -226,7 +226,7 @@ async def test_a_row_too_large_is_never_held_in_memory(serve: Serve, choice: Cur
 
 @pytest.mark.parametrize("choice", [CursorChoice.AUTO, CursorChoice.COPY, CursorChoice.FETCH])
 async def test_a_larger_limit_allows_a_larger_row(serve: Serve, database: str, choice: CursorChoice) -> None:
-    held = await serve(export_cursor=choice, max_row_size=Size(30 * MB))
+    held = await serve(export_method=choice, max_row_size=Size(30 * MB))
     assert_same_bytes(await exported(held, "huge"), await expected(database, "huge"))
 
 
@@ -234,13 +234,13 @@ async def test_a_larger_limit_allows_a_larger_row(serve: Serve, database: str, c
 async def test_many_rows_may_together_be_larger_than_one_may_be(
     serve: Serve, database: str, choice: CursorChoice
 ) -> None:
-    held = await serve(export_cursor=choice, max_row_size=Size(256 * 1024))
+    held = await serve(export_method=choice, max_row_size=Size(256 * 1024))
     assert_same_bytes(await exported(held, "sudden"), await expected(database, "sudden"))
 
 
 async def test_rows_that_are_suddenly_wide_fail_a_fetch_with_a_sentence_of_its_own(serve: Serve, database: str) -> None:
     """FETCH asked for hundreds of rows, because those before were narrow; each alone would be allowed."""
-    held = await serve(export_cursor=CursorChoice.FETCH)
+    held = await serve(export_method=CursorChoice.FETCH)
     async with connection(held.url) as follower:
         await follower.send("GET", "/exports/csv?dataset=sudden")
         head, body = await follower.begin()
@@ -255,7 +255,7 @@ async def test_rows_that_are_suddenly_wide_fail_a_fetch_with_a_sentence_of_its_o
 @every_cursor
 async def test_a_plan_may_be_larger_than_a_row(serve: Serve, database: str, choice: CursorChoice) -> None:
     """A plan names every partition and all of its columns: with 2 MB it is the 2,000 partitions of some years."""
-    held = await serve(export_cursor=choice, max_row_size=Size(64 * 1024))
+    held = await serve(export_method=choice, max_row_size=Size(64 * 1024))
     export = await begun(held, "parts")
     await has_ended(export)
     assert (await export.status())["error"] is None

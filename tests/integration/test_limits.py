@@ -101,7 +101,7 @@ async def is_free_again(held: Held, target: str) -> None:
 
 async def test_slot_is_kept_until_the_client_has_read_the_queued_bytes(serve: Serve) -> None:
     """The whole body fits into the socket: a client that does not read would hold that memory without a slot."""
-    held = await serve(max_followers=1)
+    held = await serve(max_downloads=1)
     export = await held.completed(BULK)
     async with connection(held.url, receive=4096) as client:
         await client.send("GET", export.download, {"Range": "bytes=0-999999"})
@@ -114,7 +114,7 @@ async def test_slot_is_kept_until_the_client_has_read_the_queued_bytes(serve: Se
 
 
 async def test_download_beyond_the_limit_gets_503_with_retry_after(serve: Serve) -> None:
-    held = await serve(max_followers=2)
+    held = await serve(max_downloads=2)
     export = await held.export(SMALL, at=1)
     async with AsyncExitStack() as stack:
         followers = [await stack.enter_async_context(connection(held.url)) for _ in range(2)]
@@ -132,7 +132,7 @@ async def test_download_beyond_the_limit_gets_503_with_retry_after(serve: Serve)
 
 
 async def test_refused_download_creates_no_export(serve: Serve) -> None:
-    held = await serve(max_followers=1)
+    held = await serve(max_downloads=1)
     export = await held.export(SMALL, at=1)
     before = await held.exports()
     async with AsyncExitStack() as stack:
@@ -142,7 +142,7 @@ async def test_refused_download_creates_no_export(serve: Serve) -> None:
 
 
 async def test_refused_client_may_retry_on_its_connection(serve: Serve) -> None:
-    held = await serve(max_followers=1)
+    held = await serve(max_downloads=1)
     export = await held.export(SMALL, at=1)
     async with AsyncExitStack() as stack, connection(held.url) as patient:
         await begin(stack, held, export.download)
@@ -155,7 +155,7 @@ async def test_refused_client_may_retry_on_its_connection(serve: Serve) -> None:
 
 
 async def test_slot_of_a_client_that_vanishes_is_released(serve: Serve) -> None:
-    held = await serve(max_followers=1)
+    held = await serve(max_downloads=1)
     live = await held.export(SMALL, at=1)
     async with connection(held.url) as follower:
         await follower.send("GET", live.download)
@@ -173,7 +173,7 @@ async def test_slot_of_a_client_that_vanishes_is_released(serve: Serve) -> None:
 
 async def test_send_buffer_budget_is_released_however_downloads_end(serve: Serve) -> None:
     """Some are read to the end, some left, some broken off with their export; in both codings."""
-    held = await serve(max_followers=40)
+    held = await serve(max_downloads=40)
     (slots,) = [found for found in gc.get_objects() if type(found) is DownloadSlots and found._capacity == 40]
     sealed = await held.completed(BULK)
     live = await held.export(BULK, at=1)
@@ -202,7 +202,7 @@ async def test_send_buffer_budget_is_released_however_downloads_end(serve: Serve
 
 async def test_head_holds_a_slot_until_its_response(serve: Serve) -> None:
     """A HEAD for bytes beyond the frontier waits for them as a GET does."""
-    held = await serve(max_followers=1)
+    held = await serve(max_downloads=1)
     export = await held.export(SMALL, at=1)
     beyond = len(SMALL.through(1)) + 10
     for _ in range(3):
@@ -220,7 +220,7 @@ async def test_head_holds_a_slot_until_its_response(serve: Serve) -> None:
 
 
 async def test_responses_without_a_body_release_their_slots(serve: Serve) -> None:
-    held = await serve(max_followers=1)
+    held = await serve(max_downloads=1)
     export = await held.completed(BULK)
     gone = await held.export(SMALL, at=1)
     await gone.cancel()

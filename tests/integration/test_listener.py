@@ -95,7 +95,7 @@ async def servers(database: str, tmp_path_factory: pytest.TempPathFactory) -> As
                 with pytest.MonkeyPatch.context() as patched:
                     patched.setattr("streamer.server.http.Listener", Known)
                     if limit is not None:
-                        settings |= {"max_followers": 1, "tuning": Tuning(spare_connections=limit - 1)}
+                        settings |= {"max_downloads": 1, "tuning": Tuning(spare_connections=limit - 1)}
                     spool = tmp_path_factory.mktemp("spool")
                     held = await stack.enter_async_context(gated_server(database, spool, **settings))
                 started[name] = Server(held, listeners[-1])
@@ -633,7 +633,7 @@ async def test_body_that_is_too_large_does_not_exhaust_the_limit_of_heads(server
 
 
 async def test_send_timeout_of_a_month_is_accepted(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    server = await serve(follower_stall_timeout=Duration(30 * 24 * 3600))
+    server = await serve(download_stall_timeout=Duration(30 * 24 * 3600))
     with only_info_logged(caplog):
         assert (await ask(server.url, "GET", "/health")).status == 200
 
@@ -727,7 +727,7 @@ async def begin(
 
 async def test_client_that_stops_reading_is_disconnected_and_one_that_waits_for_rows_is_not(serve: Serve) -> None:
     """A completed, a live and a gzip body; and a follower that has read all bytes that exist."""
-    server = await serve(follower_stall_timeout=STALLED, max_followers=4)
+    server = await serve(download_stall_timeout=STALLED, max_downloads=4)
     clock = asyncio.get_running_loop().time
     sealed = await server.held.completed(BULK)
     live = await server.held.export(BULK, at=1)
@@ -761,7 +761,7 @@ SIP_EVERY = 0.2  # seconds
 
 async def test_slow_client_is_not_disconnected(serve: Serve) -> None:
     """The segments are as small as in a network: on the loopback a window may open by 64 kB at once."""
-    server = await serve(follower_stall_timeout=STALLED)
+    server = await serve(download_stall_timeout=STALLED)
     loop = asyncio.get_running_loop()
     sealed = await server.held.completed(BULK)
     address = urlsplit(server.url)

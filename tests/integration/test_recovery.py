@@ -87,7 +87,7 @@ async def until_row(gates: Gates, export: RemoteExport, **wanted: object) -> Non
 async def test_a_run_that_loses_its_connection_before_a_byte_was_served_is_repeated_under_the_same_id(
     gated: Gated, gates: Gates, session: aiohttp.ClientSession, cursor: CursorChoice, soon_again: timedelta
 ) -> None:
-    server, export = await gated(90_000, export_cursor=cursor)
+    server, export = await gated(90_000, export_method=cursor)
     first = await gates.reached("gated", 90_000)
     await until_bytes(export)
     before = await export.status()

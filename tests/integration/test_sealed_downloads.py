@@ -722,7 +722,7 @@ async def test_file_truncated_while_open_is_refused_when_it_is_opened_again(arch
 
 
 async def test_stopping_server_breaks_downloads_that_do_not_end_in_time(archive: Archive) -> None:
-    settings = msgspec.structs.replace(archive.settings, shutdown_grace=Duration(0.2))
+    settings = msgspec.structs.replace(archive.settings, shutdown_timeout=Duration(0.2))
     export = archive.exports["vast"]
     async with AsyncExitStack() as clients, AsyncExitStack() as server:
         url = await server.enter_async_context(serving(settings))

@@ -35,7 +35,7 @@ async def soak(
 ) -> tuple[Used, Visitors]:
     """Gives what the server used, and who visited it. The database must be empty."""
     await prepare(database)
-    settings = {"DATASETS": DATASETS, "EXPORT_CURSOR": cursor, "EXPORT_TTL": "5m", "SPOOL_MAX_BYTES": "300MB"}
+    settings = {"DATASETS": DATASETS, "EXPORT_METHOD": cursor, "EXPORT_TTL": "5m", "SPOOL_MAX_BYTES": "300MB"}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
     async with (
         confined(spool, database, database, **settings) as server,

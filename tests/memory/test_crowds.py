@@ -24,7 +24,7 @@ GATES = range(100_000, ROWS, 100_000)
 FIRST = 9_000_000  # bytes that are there before the first gate, and a few more
 STAY = 4.0  # seconds that the export stands at each gate, so that it is live for long
 PROCESSES = 2  # of clients
-GZIP_STREAMS = 8  # by default
+COMPRESSIONS = 8  # by default
 KB = 1024
 
 pytestmark = [pytest.mark.memory, pytest.mark.timeout(900)]
@@ -117,7 +117,7 @@ async def test_five_hundred_followers_ask_for_gzip(rig: Rig, used: Report) -> No
             f"server: {server.cpu() - before:.1f} s of CPU",
             poll.latencies.sentence,
         )
-        assert compressed == GZIP_STREAMS
+        assert compressed == COMPRESSIONS
 
 
 async def test_a_thousand_stop_at_different_places_of_a_large_file(rig: Rig, used: Report) -> None:

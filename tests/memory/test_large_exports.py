@@ -74,7 +74,7 @@ async def test_three_at_once_with_twenty_followers_each(rig: Rig, used: Report) 
 async def test_rows_of_a_megabyte_and_a_value_of_sixty(rig: Rig, used: Report, cursor: str) -> None:
     async with connected(rig.scratch) as connection:
         await connection.execute(WIDE_TABLES)
-    async with rig.start(source=rig.scratch, DATASETS="wide,quotes,huge", EXPORT_CURSOR=cursor) as server:
+    async with rig.start(source=rig.scratch, DATASETS="wide,quotes,huge", EXPORT_METHOD=cursor) as server:
         async with health_polled(server, POLL) as poll:
             names = ("wide", "quotes", "huge")
             exports = [await create(rig.session, server.url, dataset=name) for name in names * 3]

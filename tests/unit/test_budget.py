@@ -24,25 +24,25 @@ UNUSED_URL = "postgresql://127.0.0.1:1/unused"
 
 # The largest number of buffers by the prefix of their names; for all others the default number.
 COUNTS: dict[str, Callable[[Settings], int]] = {
-    "followers": lambda settings: settings.max_followers,
-    "gzip streams": lambda settings: settings.gzip_streams,
+    "downloads": lambda settings: settings.max_downloads,
+    "compressions": lambda settings: settings.compressions,
     "waiting exports": lambda settings: settings.max_queued_exports,
     "exports: ": lambda settings: settings.max_concurrent_exports,
     "source connections: ": lambda settings: settings.max_concurrent_exports * settings.export_connections,
     "large rows": lambda settings: settings.max_concurrent_exports * settings.export_connections + 1,
 }
-COUNTING = ("max_followers", "gzip_streams", "max_queued_exports", "max_concurrent_exports", "export_connections")
+COUNTING = ("max_downloads", "compressions", "max_queued_exports", "max_concurrent_exports", "export_connections")
 FREE = {
     "api_port": 80,
-    "abandon_after": 3600.0,
-    "follower_stall_timeout": 3600.0,
-    "database_wait": 3600.0,
+    "abandoned_export_timeout": 3600.0,
+    "download_stall_timeout": 3600.0,
+    "database_startup_timeout": 3600.0,
     "source_wait": 3600.0,
     "export_ttl": 3600.0,
     "export_max_time": 3600.0,
     "history_ttl": 3600.0,
     "spool_disk_reserve": 2 * 1024**3,
-    "shutdown_grace": 30.0,
+    "shutdown_timeout": 30.0,
 }
 
 DEFAULTS = read_settings({"DATABASE_URL": UNUSED_URL})
@@ -73,7 +73,7 @@ def test_every_item_has_a_name_of_its_own_a_size_and_a_count() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 7])
-@pytest.mark.parametrize("setting", [setting for setting in COUNTING if setting != "max_followers"])
+@pytest.mark.parametrize("setting", [setting for setting in COUNTING if setting != "max_downloads"])
 def test_each_setting_raises_the_sum_by_its_own_items_only(setting: str, factor: int) -> None:
     more = multiplied(setting, factor)
     raised = sum(item.size * (counts_of(item)(more) - counts_of(item)(DEFAULTS)) for item in budget(DEFAULTS))
@@ -82,14 +82,14 @@ def test_each_setting_raises_the_sum_by_its_own_items_only(setting: str, factor:
 
 @pytest.mark.parametrize("factor", [2, 7])
 def test_more_followers_raise_the_sum_by_their_own_memory_and_their_send_buffers(factor: int) -> None:
-    more = multiplied("max_followers", factor)
-    waiting = max_queued_bytes(more.max_followers, SOCKET) - max_queued_bytes(DEFAULTS.max_followers, SOCKET)
-    own = FOLLOWER * (more.max_followers - DEFAULTS.max_followers)
+    more = multiplied("max_downloads", factor)
+    waiting = max_queued_bytes(more.max_downloads, SOCKET) - max_queued_bytes(DEFAULTS.max_downloads, SOCKET)
+    own = FOLLOWER * (more.max_downloads - DEFAULTS.max_downloads)
     assert total(budget(more)) - total(budget(DEFAULTS)) == own + waiting > own > 0
 
 
 def test_settings_count_together() -> None:
-    settings = changed(max_concurrent_exports=5, export_connections=4, max_queued_exports=30, max_followers=70)
+    settings = changed(max_concurrent_exports=5, export_connections=4, max_queued_exports=30, max_downloads=70)
     assert [item.count for item in budget(settings)] == [counts_of(item)(settings) for item in budget(DEFAULTS)]
 
 
@@ -125,13 +125,13 @@ def test_table_has_a_line_for_each_item_and_ends_with_the_sum() -> None:
 
 def test_serve_with_budget_prints_it_and_starts_nothing(tmp_path: Path) -> None:
     """A start would wait for a database that is not there, and make the folder of the spool."""
-    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": UNUSED_URL, "GZIP_STREAMS": "48"}
+    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": UNUSED_URL, "COMPRESSIONS": "48"}
     command = [str(Path(sys.executable).with_name("streamer")), "serve", "--budget"]
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout == table(budget(changed(gzip_streams=48))) + "\n"
+    assert ended.stdout == table(budget(changed(compressions=48))) + "\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,7 +144,7 @@ def test_serve_with_budget_leaves_the_log_alone(monkeypatch: pytest.MonkeyPatch)
 
 def test_serve_with_budget_refuses_a_wrong_setting_as_a_start_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", UNUSED_URL)
-    monkeypatch.setenv("MAX_FOLLOWERS", "all")
+    monkeypatch.setenv("MAX_DOWNLOADS", "all")
     refused = CliRunner().invoke(main, ["serve", "--budget"])
     assert refused.exit_code == 1
-    assert refused.output.startswith("streamer: MAX_FOLLOWERS: ")
+    assert refused.output.startswith("streamer: MAX_DOWNLOADS must be ")

@@ -23,15 +23,15 @@ def test_a_url_has_parameters(url: str, parameters: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("mysql://h/d", "Expected a URL such as"),
-        ("postgresql://u:secret#1@h/d", "A # is written as %23"),
-        ("postgresql://u:secret@1@h/d", "Expected a URL such as"),
-        ("postgresql://u:secret%@h/d", "A % is written as %25"),
-        ("postgresql://u:secret%ff@h/d", "Expected UTF-8"),
-        ("postgresql://h:secret/d", "The port is not a number"),
+        ("mysql://h/d", "must be a URL such as"),
+        ("postgresql://u:secret#1@h/d", "must have # written as %23"),
+        ("postgresql://u:secret@1@h/d", "must be a URL such as"),
+        ("postgresql://u:secret%@h/d", "must have % written as %25"),
+        ("postgresql://u:secret%ff@h/d", "must be UTF-8"),
+        ("postgresql://h:secret/d", "must have a port from 1 to 65535"),
         ("postgresql://[h]/d", "only an IPv6 address is in brackets"),
-        ("postgresql://h/d?secret", "Expected parameters such as"),
-        ("postgresql://u@h/d?user=secret", "user: is given twice"),
+        ("postgresql://h/d?secret", "must have parameters such as"),
+        ("postgresql://u@h/d?user=secret", "must not have user twice"),
     ],
 )
 def test_an_invalid_url_is_refused_without_its_text(url: str, sentence: str) -> None:
