@@ -10,13 +10,17 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from yarl import URL
 
 from streamer.config import Names
 from streamer.http.api.request_bodies import MAX_BODY
-from tests.conftest import Serve, Server, connected
+from streamer.server import serving
+from tests.conftest import Serve, Server, chosen_settings, connected, empty_database, unlimited_session
 from tests.exporting import create, read_problem
 from tests.rawhttp import ask, connection
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROUTES = (("POST", "/exports/csv"), ("POST", "/exports"), ("GET", "/exports/csv"))
 
@@ -132,13 +136,32 @@ BROKEN_JSON = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(postgres: str, source_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """One server for all requests: none of them changes anything."""
+    async with empty_database(postgres) as database:
+        settings = chosen_settings(database, source_url, tmp_path_factory.mktemp("refusing"))
+        async with serving(settings) as url:
+            yield Server(url, settings)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with unlimited_session() as client:
+        yield client
+
+
 @asynccontextmanager
 async def nothing_remains(server: Server) -> AsyncIterator[None]:
     """Fails if the context leaves a row or a file, or a server that does not answer."""
+    before = await rows_of(server), server.files()
     yield
+    assert (await rows_of(server), server.files()) == before
+
+
+async def rows_of(server: Server) -> int:
     async with connected(server.settings.database_url) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM streamer.exports") == 0
-    assert server.files() == set()
+        return int(await connection.fetchval("SELECT count(*) FROM streamer.exports"))
 
 
 async def refuse(
@@ -271,6 +294,7 @@ async def test_target_that_is_not_ascii_is_refused(server: Server, target: bytes
         assert (await plain.answer("POST")).status == 400
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_dataset_is_found_only_by_its_exact_name(serve: Serve, database: str) -> None:
     """aiohttp reads `%FC`, which is no UTF-8, and `%25FC` as the same name."""
     async with connected(database) as plain:
