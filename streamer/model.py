@@ -160,6 +160,15 @@ class ExportRequest:
     ttl: timedelta | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFilter:
+    """Selects exports in any of `states` (in all if empty), whose label contains `label`, of one `dataset`."""
+
+    states: tuple[State, ...] = ()
+    label: str | None = None
+    dataset: str | None = None
+
+
 def folded(label: str) -> str:
     """Returns a label, or a part of one, in the form for a search that ignores case."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())

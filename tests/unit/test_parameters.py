@@ -364,6 +364,23 @@ def test_unknown_dataset_is_refused_with_the_known_ones(name: str) -> None:
         assert repr(name) in complaint.sentence
 
 
+def test_the_only_dataset_need_not_be_named() -> None:
+    only = Catalog({"events": CATALOG["events"]})
+    assert Parameters([], b"").dataset(only).name == "events"
+    assert Parameters([], b'{"dataset": null}').dataset(only).name == "events"
+
+
+def test_users_is_the_default_among_several_datasets() -> None:
+    assert Parameters([], b"").dataset(CATALOG).name == "users"
+
+
+def test_one_of_several_datasets_without_users_must_be_named() -> None:
+    several = Catalog({"events": CATALOG["events"], "orders": CATALOG["users"]})
+    with pytest.raises(BadParameter) as caught:
+        Parameters([], b"").dataset(several)
+    assert caught.value.sentence == "dataset: must be given, because there are several; allowed are events, orders"
+
+
 def test_alias_of_a_column_outside_of_the_dataset_is_refused() -> None:
     assert refused("dataset=events&min_ltv=1").parameter == "min_ltv"
 

@@ -13,24 +13,25 @@ from aiohttp import web
 from streamer.errors import BadParameter, shown
 from streamer.http.api.parameters import check_label
 from streamer.http.target import Query, read_query, values_of
-from streamer.model import Export, Place, State
+from streamer.model import Export, ExportFilter, Place, State
 
-PARAMETERS = ("cursor", "label", "limit", "status")
+PARAMETERS = ("cursor", "dataset", "label", "limit", "status")
 DEFAULT_LIMIT = 20  # exports
 MAX_LIMIT = 100  # exports
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds since 1970, id
 
 
-def read_page(request: web.Request) -> tuple[list[State], str | None, Place | None, int]:
-    """Returns states (empty: any), a part of the label, the position before the page, and the maximum of exports.
+def read_page(request: web.Request) -> tuple[ExportFilter, Place | None, int]:
+    """Returns which exports are listed, the position before the page, and the maximum of exports.
 
     Raises BadParameter and BadTarget.
     """
     query = read_query(request)
     if unknown := sorted({name for name, _ in query} - set(PARAMETERS)):
         raise BadParameter(unknown[0], f"is not a parameter of the list; allowed are {', '.join(PARAMETERS)}")
-    return _states(query), _label(query), _position(query), _limit(query)
+    wanted = ExportFilter(states=_states(query), label=_label(query), dataset=_single(query, "dataset"))
+    return wanted, _position(query), _limit(query)
 
 
 def cursor(export: Export) -> str:
@@ -38,12 +39,12 @@ def cursor(export: Export) -> str:
     return f"{(export.created_at - EPOCH) // timedelta(microseconds=1)}.{export.id}"
 
 
-def _states(query: Query) -> list[State]:
+def _states(query: Query) -> tuple[State, ...]:
     named = [name.strip() for text in values_of(query, "status") for name in text.split(",")]
     for name in named:
         if name not in set(State):
-            raise BadParameter("status", f"{shown(name)!r} is not a state; allowed are {', '.join(State)}")
-    return [State(name) for name in named]
+            raise BadParameter("status", f"{shown(name)!r} is not a status; allowed are {', '.join(State)}")
+    return tuple(State(name) for name in named)
 
 
 def _label(query: Query) -> str | None:

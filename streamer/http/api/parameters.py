@@ -105,10 +105,19 @@ class Parameters:
 
 
 def _dataset(parameter: RawParameter | None, catalog: Catalog) -> Dataset:
-    name = parameter.single() if parameter else DEFAULT_DATASET
+    name = parameter.single() if parameter else _default_dataset(catalog)
     if name not in catalog:
         raise BadParameter("dataset", f"there is no dataset '{shown(name)}'; allowed are {listed(catalog)}")
     return catalog[name]
+
+
+def _default_dataset(catalog: Catalog) -> str:
+    """Returns `users` if it exists, otherwise the only dataset."""
+    if DEFAULT_DATASET in catalog:
+        return DEFAULT_DATASET
+    if len(catalog) == 1:
+        return next(iter(catalog))
+    raise BadParameter("dataset", f"must be given, because there are several; allowed are {listed(catalog)}")
 
 
 def _by_key(parameters: Mapping[str, RawParameter], dataset: Dataset) -> dict[ParameterKey, RawParameter]:
