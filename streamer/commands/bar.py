@@ -43,7 +43,7 @@ class ProgressBar(ProgressListener):
         self._display.stop()
 
     def status(self, status: ExportStatus) -> None:
-        self._status_note = f"{status.state}, {rows_of(status)} rows"
+        self._status_note = f"{status.status}, {rows_of(status)} rows"
         self._display.update(self._task, total=expected_bytes(status))
         self._draw(self._status_note)
 

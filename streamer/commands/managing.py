@@ -83,7 +83,7 @@ def cancel(targets: tuple[str, ...], server: str, api_key: str | None, as_json: 
             if as_json:
                 print_json(_builtins(found))
             else:
-                print_stdout(f"{found.export_id} is {found.state}")
+                print_stdout(f"{found.export_id} is {found.status}")
 
 
 @click.command()

@@ -39,7 +39,7 @@ def status_table(status: ExportStatus) -> str:
     rows = {
         "export": str(status.export_id),
         "label": status.label,
-        "state": str(status.state),
+        "state": str(status.status),
         "waits for": status.waiting_for,
         "error": status.error,
         "notice": status.notice,
@@ -78,7 +78,7 @@ def _name(status: ExportStatus) -> Text:
 
 
 def _state(status: ExportStatus) -> str:
-    name = "removed" if status.removed else escape(str(status.state))
+    name = "removed" if status.removed else escape(str(status.status))
     colour = COLOURS.get(name)
     return f"[{colour}]{name}[/]" if colour else name
 

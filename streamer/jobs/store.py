@@ -30,7 +30,6 @@ from streamer.model import (
     ExportRequest,
     Place,
     Progress,
-    State,
     folded,
     read_spec,
 )

@@ -12,7 +12,7 @@ from streamer.schema import ExportProgress
 def status(state: str, rows: int, total: int | None, *, estimated: bool = True, percentage: float = 0) -> ExportStatus:
     return ExportStatus(
         export_id=UUID(int=1),
-        state=state,
+        status=state,
         progress=ExportProgress(
             processed_rows=rows, bytes=10 * rows, percentage=percentage, total_rows=total, estimated=estimated
         ),

@@ -1,7 +1,7 @@
 """Logs one line for each request. aiohttp's own access logger costs more than serving a small range does.
 
-A progress bar polls the status of its export several times a second, so these requests are logged at level DEBUG, unless
-they fail.
+A progress bar polls the status of its export several times a second, so these requests are logged at level DEBUG
+unless they fail.
 """
 
 import logging
