@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from streamer.client.status import ExportStatus
-from streamer.commands.bar import expected_bytes, rows_of
+from streamer.commands.wording import expected_bytes, rows_of
 from streamer.schema import ExportProgress
 
 
