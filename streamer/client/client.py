@@ -1,8 +1,8 @@
 """The public interface: a client of one server, and its exports."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from streamer.client.address import Address, address_of, server_url
 from streamer.client.body import request_body
 from streamer.client.download import Download, verify
-from streamer.client.errors import GaveUp, Transient
+from streamer.client.errors import ExportGone, GaveUp, Refused, Transient
 from streamer.client.hashing import new_digest
 from streamer.client.progress import ProgressListener
 from streamer.client.remote import Remote
@@ -109,7 +109,8 @@ class Client:
             answer = await self._transport.json("POST", path, body=body, headers={"Idempotency-Key": key})
             return read_json(answer, Created, self.url + path)
 
-        created: Created = await self._retry_policy.retrying(self._listener)(create)
+        with translating_unknown_paths():
+            created: Created = await self._retry_policy.retrying(self._listener)(create)
         return self._export(Address(self.url, created.export_id))
 
     def get(self, target: str | UUID) -> "Export":
@@ -167,7 +168,8 @@ class Client:
             answer = await self._transport.json("GET", "/exports", query=query)
             return read_json(answer, ExportPage, f"{self.url}/exports")
 
-        page: ExportPage = await self._retry_policy.retrying(self._listener)(get)
+        with translating_unknown_paths():
+            page: ExportPage = await self._retry_policy.retrying(self._listener)(get)
         return page
 
     def _export(self, address: Address) -> "Export":
@@ -280,6 +282,15 @@ class Export:
             Refused, GaveUp: As `status`.
         """
         await self._remote.delete()
+
+
+@contextmanager
+def translating_unknown_paths() -> Iterator[None]:
+    """Raises Refused for a 404 of a path that every server has: the path in the address of the server is wrong."""
+    try:
+        yield
+    except ExportGone as error:
+        raise Refused(f"{error}; is the address of the server right?") from error
 
 
 @asynccontextmanager

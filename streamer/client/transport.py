@@ -52,6 +52,8 @@ class Transport:
         self._authorization: dict[str, str] = {}
         if api_key and "@" in urlsplit(server).netloc:
             raise Refused("either an API key or a password in the URL, not both")
+        if api_key and not api_key.isprintable():
+            raise Refused("the API key has characters that are not printable, such as a line break")
         if api_key:
             self._authorization["Authorization"] = f"Bearer {api_key}"
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=read_timeout)

@@ -31,10 +31,6 @@ class ProgressBar(ProgressListener):
         self, name: str, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`clock` returns seconds."""
-        shown = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
-        columns = [_Live(text) for text in (self._percentage, self._size, self._speed, self._remaining)]
-        self._display = _TwoLines(columns, self._note, console or Console(stderr=True), clock)
-        self._task = self._display.add_task(shown, total=None)
         self._clock = clock
         self._rate = Rate(clock)
         self._count = 0  # bytes
@@ -42,6 +38,10 @@ class ProgressBar(ProgressListener):
         self._estimated = True
         self._status_note = ""
         self._next_try: tuple[str, float] | None = None  # the reason, and the moment
+        shown = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
+        columns = [_Live(text) for text in (self._percentage, self._size, self._speed, self._remaining)]
+        self._display = _TwoLines(columns, self._note, console or Console(stderr=True), clock)
+        self._task = self._display.add_task(shown, total=None)
 
     def __enter__(self) -> Self:
         return self

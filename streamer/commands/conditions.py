@@ -11,7 +11,7 @@ import click
 
 OPERATORS = {">=": "__gte", ">": "__gt", "<=": "__lte", "<": "__lt", "!=": "__ne", "<>": "__ne", "==": ""}
 COMPARISON = re.compile(r"([^=<>!]+?)\s*(>=|<=|<>|!=|==|>|<)\s*(.*)", re.DOTALL)
-NULL_TEST = re.compile(r"(\S+)\s+is\s+(not\s+)?null", re.IGNORECASE)
+NULL_TEST = re.compile(r"([^\s=]+)\s+is\s+(not\s+)?null", re.IGNORECASE)
 NO_PAIR = "is not of the form NAME=VALUE"
 NO_CONDITION = "is not a condition such as country_code=US or lifetime_value__gte=500"
 
@@ -43,4 +43,4 @@ def _spelling(text: str) -> str | None:
     if found := NULL_TEST.fullmatch(text):
         return f"{found[1]}__isnull={'false' if found[2] else 'true'}"
     name, separator, value = text.partition("=")
-    return f"{name.strip()}={value.strip()}" if separator and name.endswith(" ") else None
+    return f"{name.strip()}={value.strip()}" if separator and name.strip() and name.endswith(" ") else None

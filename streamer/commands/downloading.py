@@ -69,7 +69,9 @@ class DownloadOptions:
         return path / default if _is_folder(path) else path
 
     def check(self) -> None:
-        """Raises click.UsageError for options that exclude each other."""
+        """Raises click.UsageError for an empty -o, and for options that exclude each other."""
+        if self.output == "":
+            raise click.UsageError("-o is empty; name a file, or leave it out for export_ID.csv")
         if self.to_stdout and self.as_json:
             raise click.UsageError("--json and -o - cannot be combined: both write to standard output")
         if self.to_stdout and self.connections > 1:

@@ -23,15 +23,12 @@ BILLION = 10**9
 
 
 def export_table(found: Iterable[ExportStatus], *, now: datetime | None = None) -> str:
-    """Returns two lines for each export: how far it is, and what was requested. `now` decides which day is today."""
+    """Returns some lines for each export: progress, label, request. `now` decides which day is today."""
     console = Console(soft_wrap=not sys.stdout.isatty())
     today = (now or datetime.now()).astimezone()
     lines = [Text(HEADER, style="bold")]
     for status in found:
-        lines.append(_line(status, today))
-        if request := _request(status):
-            request.truncate(console.width, overflow="ellipsis")
-            lines.append(request)
+        lines += [_line(status, today), *_details(status, console.width)]
     return _render(console, *lines)
 
 
@@ -83,11 +80,13 @@ def _line(status: ExportStatus, today: datetime) -> Text:
     return Text.assemble(f"{status.export_id} ", _coloured(name, width=10), f" {rows:>11} {size:>9} {created:>10}")
 
 
-def _request(status: ExportStatus) -> Text | None:
-    """Returns the label, the dataset and the conditions; None if the server names none of them."""
-    query = " ".join([status.dataset, *_conditions(status.query)]).strip()
-    parts = [part for part in (status.label, query) if part]
-    return Text(f"  {' | '.join(parts)}", style="dim") if parts else None
+def _details(status: ExportStatus, width: int) -> list[Text]:
+    """Returns lines with the label and with the dataset and the conditions, if they are known, cut to `width`."""
+    request = " ".join([status.dataset, *_conditions(status.query)]).strip()
+    lines = [Text(f"  {part}", style="dim") for part in (status.label, request) if part]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
 
 
 def _conditions(query: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from streamer.client import ExportStatus
 
 WAITING = {
     "place": "waiting for its turn: the server is running other exports",
-    "source": "waiting for the database, which is unreachable, locked or being changed",
+    "source": "waiting for the database: unreachable, locked or being changed",
 }
 
 

@@ -440,8 +440,8 @@ async def test_an_export_with_label_and_ttl_is_found_by_its_label(held: Held, fo
     identifier = json.loads(process.stdout[0])["exportId"]
     await run(folder, "export", "--dataset", LARGE.name, "--where", "id__lte=10", "-o", "y.csv", place=place)
     listed = await run(folder, "ls", "--label", "MONTH END", place=place)
-    assert [line.split()[0] for line in listed.stdout] == ["EXPORT", identifier, "Month"]
-    assert listed.stdout[2].startswith("Month end [red]x[/] ")
+    assert [line.split()[0] for line in listed.stdout] == ["EXPORT", identifier, "Month", LARGE.name]
+    assert listed.stdout[2].startswith("  Month end [red]x[/] ")
     assert all(len(line) <= 80 for line in listed.stdout)
     (found,) = json.loads((await run(folder, "ls", "--label", "month", "--json", place=place)).stdout[0])
     assert (found["exportId"], found["label"], found["ttl"]) == (identifier, label, 7200)

@@ -539,6 +539,20 @@ async def test_a_server_that_has_answered_is_not_suspected_of_tls(client: Client
     assert "TLS" not in str(caught.value)
 
 
+async def test_a_server_without_the_path_of_its_address_is_refused(server: Server) -> None:
+    async with Client(f"{server.url}/other", retry_policy=QUICK) as client:
+        with pytest.raises(Refused, match="there is nothing at /other/exports; is the address of the server right"):
+            assert [found async for found in client.exports()]
+        with pytest.raises(Refused, match="is the address of the server right"):
+            await client.export()
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "nul\0", "\udcff"])
+def test_an_api_key_that_no_header_can_have_is_refused(key: str) -> None:
+    with pytest.raises(Refused, match="the API key has characters that are not printable"):
+        Client("http://127.0.0.1:9", key)
+
+
 async def test_a_client_that_is_not_a_context_says_how_to_use_it(pretender: Pretender) -> None:
     with pytest.raises(RuntimeError, match="async with Client"):
         await Client(pretender.url).get(pretender.id).status()

@@ -135,6 +135,7 @@ async def test_a_page_of_large_requests_has_fewer_entries(server: Server, sessio
         ("status=completed,", "status"),
         ("state=completed", "state"),
         ("dataset=users&dataset=users", "dataset"),
+        ("dataset=", "dataset"),
     ],
 )
 async def test_the_answer_names_an_invalid_parameter(

@@ -30,7 +30,7 @@ def read_page(request: web.Request) -> tuple[ExportFilter, Place | None, int]:
     query = read_query(request)
     if unknown := sorted({name for name, _ in query} - set(PARAMETERS)):
         raise BadParameter(unknown[0], f"is not a parameter of the list; allowed are {', '.join(PARAMETERS)}")
-    wanted = ExportFilter(states=_states(query), label=_label(query), dataset=_single(query, "dataset"))
+    wanted = ExportFilter(states=_states(query), label=_label(query), dataset=_dataset(query))
     return wanted, _position(query), _limit(query)
 
 
@@ -50,6 +50,14 @@ def _states(query: Query) -> tuple[State, ...]:
 def _label(query: Query) -> str | None:
     text = _single(query, "label")
     return None if text is None else check_label(text)
+
+
+def _dataset(query: Query) -> str | None:
+    """The name need not be that of a dataset of today: exports of older ones are still there."""
+    name = _single(query, "dataset")
+    if name == "":
+        raise BadParameter("dataset", "must not be empty")
+    return name
 
 
 def _position(query: Query) -> Place | None:
