@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.commands.interrupts import exit_in_order_on_sigterm
 from streamer.commands.output import (
     is_terminal,
     missing_rich,
@@ -105,15 +105,9 @@ def progress_bar(options: DownloadOptions, path: Path) -> Iterator["ProgressBar 
         from streamer.commands.bar import ProgressBar  # noqa: PLC0415 - its packages are an extra of their own
     except ImportError as error:
         raise missing_rich("the progress bar", "--quiet") from error
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_in_order_on_sigterm()
     with ProgressBar("standard output" if options.to_stdout else path.name) as bar:
         yield bar
-
-
-def _terminate(number: int, frame: object) -> None:
-    """Restores the cursor of the terminal, by the end of the context."""
-    print_stderr("streamer: terminated")
-    sys.exit(128 + number)
 
 
 async def download(

@@ -12,6 +12,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8080"
 USAGE = "wrong usage"
 UNREACHABLE = "gave up: the server does not answer"
 INTERRUPTED = "interrupted by Ctrl-C"
+TERMINATED = "terminated by SIGTERM"
 CLOSED = "the reader has closed standard output (| head); without a message"
 STATUSES_MAY_COME = "New statuses may come: treat an unknown one as a failure."
 
@@ -20,7 +21,7 @@ Command = Callable[..., None]
 
 def exit_statuses(meanings: dict[int, str], note: str = "") -> str:
     """Returns the end of a help text: the exit statuses of the command, and a `note` about them."""
-    every = {2: USAGE, **meanings, 130: INTERRUPTED, 141: CLOSED}
+    every = {2: USAGE, **meanings, 130: INTERRUPTED, 141: CLOSED, 143: TERMINATED}
     lines = [f"  {status:<4} {meaning}" for status, meaning in sorted(every.items())]
     return "\n".join(["\b", "Exit status:", *lines, "", STATUSES_MAY_COME, *(["", note] if note else [])])
 

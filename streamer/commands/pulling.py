@@ -46,7 +46,7 @@ EXIT_STATUSES = exit_statuses(
         5: "gave up: --max-time is over, or too many tries without data",
         6: "the length or the SHA-256 does not match the server's",
     },
-    "After 5 and 130, and after 1 if the disk was full, the same `streamer pull` resumes FILE.part.",
+    "After 5, 130 and 143, and after 1 if the disk was full, the same `streamer pull` resumes FILE.part.",
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from streamer.commands.interrupts import INTERRUPTED, interrupts
+from streamer.commands.interrupts import INTERRUPTED, Terminated, interrupts
 from streamer.commands.output import discard_buffered, print_json, print_stderr
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def _exiting_on_errors(*, as_json: bool, remedy: Callable[[], str | None], of_op
     except KeyboardInterrupt:
         interrupts.ignore()
         _exit("interrupted", INTERRUPTED, remedy(), as_json=as_json)
+    except Terminated as end:
+        _exit("terminated", int(str(end)), remedy(), as_json=as_json)
     except BrokenPipeError:
         discard_buffered(sys.stdout)
         sys.exit(BROKEN_PIPE)

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from streamer.client import Export, ExportStatus, ProgressListener
+from streamer.commands.interrupts import exit_in_order_on_sigterm
 from streamer.commands.output import is_terminal, missing_rich, print_json, print_stdout, standard_output
 from streamer.commands.wording import progress_of
 from streamer.schema import to_builtins
@@ -66,6 +67,7 @@ class Screen(ProgressListener):
         self._live = Live(console=console, auto_refresh=False)
 
     def __enter__(self) -> Self:
+        exit_in_order_on_sigterm()
         self._live.start()
         return self
 
