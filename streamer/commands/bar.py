@@ -18,7 +18,7 @@ from rich.text import Text
 
 from streamer.client import ExportStatus, ProgressListener
 from streamer.commands.rate import Rate
-from streamer.commands.wording import expected_bytes, progress_of
+from streamer.commands.wording import expected_bytes, progress_after
 
 MAX_NAME = 20  # characters
 MAX_UNFINISHED = 99  # percent, while the size is an estimate
@@ -36,7 +36,8 @@ class ProgressBar(ProgressListener):
         self._count = 0  # bytes
         self._total: float | None = None  # bytes
         self._estimated = True
-        self._status_note = ""
+        self._status: ExportStatus | None = None
+        self._checking = False
         self._next_try: tuple[str, float] | None = None  # the reason, and the moment
         shown = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
         columns = [_Live(text) for text in (self._percentage, self._size, self._speed, self._remaining)]
@@ -55,13 +56,14 @@ class ProgressBar(ProgressListener):
         return self._display.get_renderable()
 
     def status(self, status: ExportStatus) -> None:
-        self._status_note = progress_of(status)
+        self._status = status
         self._total, self._estimated = expected_bytes(status), not status.completed
         self._draw()
 
     def received(self, count: int) -> None:
         self._rate.add(count)
         self._count = count
+        self._checking = False
         self._draw()
 
     def waiting(self, reason: str, seconds: float) -> None:
@@ -69,7 +71,7 @@ class ProgressBar(ProgressListener):
 
     def checking(self, count: int) -> None:
         self._count = count
-        self._status_note = "checking the bytes of earlier runs"
+        self._checking = True
         self._draw()
 
     def _draw(self, next_try: tuple[str, float] | None = None) -> None:
@@ -79,10 +81,15 @@ class ProgressBar(ProgressListener):
 
     def _note(self) -> str:
         if self._next_try is None:
-            return self._status_note
+            return self._progress()
         reason, moment = self._next_try
         seconds = moment - self._clock()
         return f"next try in {seconds:.0f} s: {reason}" if seconds > 0 else f"trying again: {reason}"
+
+    def _progress(self) -> str:
+        if self._checking:
+            return "checking the bytes of earlier runs"
+        return progress_after(self._status, self._count) if self._status else ""
 
     def _percentage(self) -> str:
         if not self._total:
@@ -91,7 +98,7 @@ class ProgressBar(ProgressListener):
         return f"{min(percentage, MAX_UNFINISHED) if self._estimated else percentage:3.0f} %"
 
     def _size(self) -> str:
-        return decimal(self._count)
+        return f"{decimal(self._count):>8}"
 
     def _speed(self) -> str:
         if self._ended:
@@ -99,7 +106,7 @@ class ProgressBar(ProgressListener):
         if silence := self._rate.silence:
             return f"no data for {silence:.0f} s"
         speed = self._rate.bytes_per_second
-        return "" if speed is None else f"{decimal(int(speed))}/s"
+        return f"{'' if speed is None else decimal(int(speed)) + '/s':>10}"
 
     def _remaining(self) -> str:
         """Returns hours, minutes and seconds; nothing while no bytes come."""

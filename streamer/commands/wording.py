@@ -24,6 +24,18 @@ def progress_of(status: ExportStatus) -> str:
     return f"{name}, {rows_of(status)} rows"
 
 
+def progress_after(status: ExportStatus, received: int) -> str:
+    """Returns the same for a status that is older than the `received` bytes of the file: the rows are estimated."""
+    progress = status.progress
+    if status.final or received <= progress.bytes:
+        return progress_of(status)
+    if not progress.bytes or not progress.processed_rows:
+        return "processing"
+    rows = progress.processed_rows * received // progress.bytes
+    total = progress.total_rows or 0
+    return f"processing, about {min(rows, total):,} of {total:,} rows" if total else f"processing, about {rows:,} rows"
+
+
 def waiting_of(status: ExportStatus) -> str | None:
     """Returns what the export waits for; the server's own word if only a newer version knows it."""
     reason = status.waiting_for

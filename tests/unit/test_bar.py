@@ -60,8 +60,19 @@ def status(
 
 def test_what_is_not_known_is_not_drawn(drawn: Drawn) -> None:
     drawn.receive(0, 27 * MB)
-    drawn.bar.status(status(rows=0, total=1_000_000))
-    assert drawn.lines == ["users.csv 27.0 MB 13.5 MB/s", "processing, 0 of about 1,000,000 rows"]
+    drawn.bar.status(status("pending", waiting_for="place"))  # a moment ago
+    assert drawn.lines == ["users.csv 27.0 MB 13.5 MB/s", "processing"]
+
+
+def test_the_rows_are_those_of_the_bytes_if_the_status_is_older(drawn: Drawn) -> None:
+    """The status is polled, and bytes come in between: the two lines never contradict each other."""
+    drawn.bar.status(status(rows=100, total=1000, size=10 * MB))
+    drawn.receive(0, 10 * MB)
+    assert drawn.lines[1] == "processing, 100 of about 1,000 rows"
+    drawn.receive(27 * MB)
+    assert drawn.lines == ["users.csv 27 % 27.0 MB 9.0 MB/s 0:00:08", "processing, about 270 of 1,000 rows"]
+    drawn.receive(270 * MB)
+    assert drawn.lines[1] == "processing, about 1,000 of 1,000 rows"
 
 
 def test_percentage_rate_and_remaining_time_are_drawn_once_the_size_can_be_estimated(drawn: Drawn) -> None:
