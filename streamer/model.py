@@ -142,6 +142,12 @@ class ExportSpec(
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
 
+    @staticmethod
+    def beginnings(dataset: str) -> list[str]:
+        """Returns what the JSON of every request for this dataset begins with, with and without the version."""
+        name = msgspec.json.encode(dataset).decode()
+        return [f'{{"version":{SPEC_VERSION},"dataset":{name},', f'{{"dataset":{name},']
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises msgspec.DecodeError for a text of another version, and for a damaged one."""

@@ -184,6 +184,7 @@ class Export:
 
     @property
     def id(self) -> UUID:
+        """The id of the export."""
         return self._remote.address.export_id
 
     @property

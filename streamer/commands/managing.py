@@ -106,7 +106,7 @@ def status(target: str, watch: bool, server: str, api_key: str | None, as_json: 
 @server_options
 @json_option
 def cancel(targets: tuple[str, ...], server: str, api_key: str | None, as_json: bool) -> None:
-    """Cancel exports. Exports that have ended already stay as they are.
+    """Cancel exports. Exports that have ended already stay as they are. The first error ends the command.
 
     \b
     Example:
@@ -127,6 +127,8 @@ def cancel(targets: tuple[str, ...], server: str, api_key: str | None, as_json: 
 @json_option
 def rm(targets: tuple[str, ...], server: str, api_key: str | None, as_json: bool) -> None:
     """Remove the files of exports from the server. Exports that have not ended are cancelled.
+
+    The first error ends the command.
 
     \b
     Example:

@@ -28,6 +28,7 @@ from streamer.model import (
     Export,
     ExportFilter,
     ExportRequest,
+    ExportSpec,
     Place,
     Progress,
     folded,
@@ -125,8 +126,7 @@ class Store:
             limit,
             MAX_PAGE_SPECS,
             None if wanted.label is None else folded(wanted.label),
-            wanted.dataset,
-            SPEC_VERSION,
+            None if wanted.dataset is None else ExportSpec.beginnings(wanted.dataset),
         )
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 

@@ -91,23 +91,28 @@ async def test_the_list_contains_only_the_requested_states(
 async def test_the_list_contains_only_exports_of_the_requested_dataset(
     serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
-    """An export of a newer version, whose request this version cannot read, is in the list of no dataset."""
+    """An export whose request this version cannot read is in the list of no dataset."""
     for name in ("first", "second", "users"):
         await gates.dataset(name, "SELECT 1 AS id")
     server = await serve(**gates.settings)
     of_first = [await create(session, server.url, dataset="first") for _ in range(2)]
     of_second = await create(session, server.url, dataset="second")
-    newer = await create(session, server.url, dataset="second")
-    for export in (*of_first, of_second, newer):
+    newer, damaged = [await create(session, server.url, dataset="second") for _ in range(2)]
+    for export in (*of_first, of_second, newer, damaged):
         await export.until("completed")
     async with connected(database) as hand:
         await hand.execute(
             "UPDATE streamer.exports SET spec = 'new form', spec_version = 2 WHERE id = $1", UUID(newer.id)
         )
+        await hand.execute("UPDATE streamer.exports SET spec = '{' WHERE id = $1", UUID(damaged.id))
+        await hand.execute(
+            """UPDATE streamer.exports SET spec = replace(spec, '"version":1,', '') WHERE id = $1""",
+            UUID(of_first[0].id),
+        )
     assert ids(await page(session, server, dataset="first")) == [export.id for export in reversed(of_first)]
     assert ids(await page(session, server, dataset="second", status="completed")) == [of_second.id]
     assert ids(await page(session, server, dataset="users")) == []
-    assert len(ids(await page(session, server))) == 4
+    assert len(ids(await page(session, server))) == 5
 
 
 async def test_a_page_of_large_requests_has_fewer_entries(server: Server, session: aiohttp.ClientSession) -> None:
