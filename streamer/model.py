@@ -142,6 +142,12 @@ class ExportSpec(
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
 
+    @staticmethod
+    def beginnings(dataset: str) -> list[str]:
+        """Returns what the JSON of every request for this dataset begins with, with and without the version."""
+        name = msgspec.json.encode(dataset).decode()
+        return [f'{{"version":{SPEC_VERSION},"dataset":{name},', f'{{"dataset":{name},']
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises msgspec.DecodeError for a text of another version, and for a damaged one."""
@@ -158,6 +164,15 @@ class ExportRequest:
     spec: ExportSpec
     label: str | None = None
     ttl: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFilter:
+    """Selects exports in any of `states` (in all if empty), whose label contains `label`, of one `dataset`."""
+
+    states: tuple[State, ...] = ()
+    label: str | None = None
+    dataset: str | None = None
 
 
 def folded(label: str) -> str:

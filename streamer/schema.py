@@ -2,7 +2,7 @@
 
 The order of the fields is the order of the members. A member whose value is not known is null; only a member of type
 `Unset` is left out. Decoding is lenient, since servers and clients of several versions meet: unknown members are
-ignored, a missing member has its default, and a state or an operator is text, because a newer server may have more of
+ignored, a missing member has its default, and a status or an operator is text, because a newer server may have more of
 them.
 
 Only the members without which an export cannot be followed are required: `exportId`, `status`, `etag` and, of
@@ -38,9 +38,15 @@ class Timestamp(datetime):
 
 
 class ExportProgress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Rows are data records, without the header; `bytes` are those that can be downloaded; `percentage` is 0 to 100.
+    """How far an export is.
 
-    `total_rows` is 0 until there is an estimate; an older server sends null.
+    Args:
+        total_rows: The number of rows of the complete file; 0 until there is an estimate. Older servers send null.
+        processed_rows: The number of rows so far, without the header.
+        percentage: From 0 to 100; it never falls.
+        estimated: Whether `total_rows` is an estimate.
+        bytes: How many bytes of the file can be downloaded.
+        rows_per_second: The current rate.
     """
 
     total_rows: int | None = 0
@@ -66,7 +72,7 @@ class ExportStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """
 
     export_id: UUID
-    state: str = msgspec.field(name="status")
+    status: str
     progress: ExportProgress
     error: str | None = None
     created_at: Timestamp | None = None
@@ -97,10 +103,10 @@ class ExportPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Created(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The answer to POST /exports/csv. An Idempotency-Key may name an export in any state."""
+    """The answer to POST /exports/csv. An Idempotency-Key may name an export with any status."""
 
     export_id: UUID
-    state: str | Unset = msgspec.field(name="status", default=UNSET)
+    status: str | Unset = UNSET
     links: ExportLinks | Unset = UNSET
 
 
@@ -109,7 +115,7 @@ class CreatedJob(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     export_id: UUID
     job_id: UUID
-    state: str = msgspec.field(name="status")
+    status: str
 
 
 class CancelledJob(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -117,7 +123,7 @@ class CancelledJob(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     job_id: UUID
     export_id: UUID
-    state: str = msgspec.field(name="status")
+    status: str
 
 
 class DatasetLinks(msgspec.Struct, frozen=True, kw_only=True):

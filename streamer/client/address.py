@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 from streamer.client.errors import Refused
@@ -33,25 +33,40 @@ class Address:
 
 
 def server_url(text: str) -> str:
-    """Returns the URL of a server without a slash at the end. Raises Refused."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise Refused(f"{shown(text)} is not the URL of a server, such as http://127.0.0.1:8080")
-    return text.rstrip("/")
+    """Returns the URL of a server without a slash at the end; http if it has no scheme. Raises Refused."""
+    url = _with_scheme(text)
+    parts = _split(url)
+    if parts is None or parts.query or parts.fragment:
+        raise Refused(f"{shown(text)!r} is not the address of a server, such as http://127.0.0.1:8080")
+    return url.rstrip("/")
 
 
 def address_of(target: str, server: str) -> Address:
     """Returns the address of `target`, which is an id at `server`, or a URL of an export. Raises Refused."""
     if export_id := _id(target):
         return Address(server_url(server), export_id)
-    parts = urlsplit(target)
-    found = EXPORT_PATH.fullmatch(parts.path)
-    if parts.scheme in ("http", "https") and parts.netloc and found and (export_id := _id(found["id"])):
+    parts = _split(_with_scheme(target))
+    found = EXPORT_PATH.fullmatch(parts.path) if parts else None
+    if parts and found and (export_id := _id(found["id"])):
         prefix = f"{parts.scheme}://{parts.netloc}{found['prefix']}"
         return Address(server_url(prefix), export_id, parts.query)
     raise Refused(
-        f"{shown(target)} is neither the id nor the URL of an export, such as http://HOST/exports/ID/download"
+        f"{shown(target)!r} is neither the id nor the URL of an export, such as http://HOST/exports/ID/download"
     )
+
+
+def _with_scheme(text: str) -> str:
+    return text if "://" in text else f"http://{text}"
+
+
+def _split(url: str) -> SplitResult | None:
+    """Returns None for a text that is no URL of http or https with a host and, if it has a port, a valid one."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts if usable and not re.search(r"\s", parts.netloc) else None
 
 
 def _id(text: str) -> UUID | None:

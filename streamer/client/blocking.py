@@ -27,7 +27,22 @@ def pull(
     force: bool = False,
     max_time: float | None = None,
 ) -> Saved:
-    """Downloads the export with this URL, as `Export.save` does."""
+    """Downloads an export to a file, as `Export.save` does. Blocks until the file is complete and verified.
+
+    Args:
+        url: The URL of the export, such as `http://127.0.0.1:8080/exports/ID/download`.
+        path: Where to save the file.
+        api_key: Sent as a bearer token.
+        connections: Fetches the pieces of a completed export over this number of connections.
+        force: Replaces an existing file, and a PATH.part of another export.
+        max_time: Gives up after this number of seconds. None: no limit.
+
+    Returns:
+        What was saved: path, rows, bytes and SHA-256.
+
+    Raises:
+        LocalFileError, ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused: As `Export.save`.
+    """
     address = address_of(url, server="")
 
     async def work() -> Saved:
@@ -44,16 +59,40 @@ def export_to(
     api_key: str | None = None,
     force: bool = False,
     max_time: float | None = None,
-    dataset: str = "users",
+    dataset: str | None = None,
     columns: Sequence[str] | str | None = None,
     where: Mapping[str, Any] | None = None,
     label: str | None = None,
     ttl: str | float | timedelta | None = None,
     **parameters: Any,
 ) -> Saved:
-    """Creates an export on the server with this URL and downloads it, as `Client.export` and `Export.save` do.
+    """Creates an export and downloads it to a file. Blocks until the file is complete and verified.
 
-    `max_time` is in seconds, for both together.
+    Args:
+        path: Where to save the file.
+        url: The address of the server, such as `http://127.0.0.1:8080`.
+        api_key: Sent as a bearer token.
+        force: Replaces an existing file, and a PATH.part of another export.
+        max_time: Gives up after this number of seconds, which include the creation. None: no limit.
+        dataset: Its name. None: `users`, or the only dataset of the server.
+        columns: The names of the columns, in the order of the file. None: all.
+        where: The conditions, as for `Client.export`.
+        label: A text that the server shows and searches.
+        ttl: How long the server keeps the file: a text such as "2h", a number of seconds, or a timedelta.
+        parameters: The other parameters of the API, such as `limit=100`.
+
+    Returns:
+        What was saved: path, rows, bytes and SHA-256.
+
+    Raises:
+        TypeError, ValueError: A value cannot be sent, such as None in `where`.
+        LocalFileError, ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused: As `Export.save`.
+
+    Example:
+        from streamer.client import export_to
+
+        saved = export_to("first.csv", url="http://127.0.0.1:8080", where={"id__lte": 100}, columns=["id", "email"])
+        print(saved.rows, "rows,", saved.bytes, "bytes, SHA-256", saved.sha256)
     """
     check_new_target(Path(path), force=force)
 

@@ -19,7 +19,7 @@ PLAIN_TEXT = (Decimal, UUID, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
 def request_body(
-    dataset: str,
+    dataset: str | None,
     columns: Sequence[str] | str | None,
     where: Mapping[str, Any] | None,
     parameters: Mapping[str, Any],
@@ -27,16 +27,16 @@ def request_body(
     label: str | None = None,
     ttl: str | float | timedelta | None = None,
 ) -> dict[str, Any]:
-    """`ttl` is a text such as 2h, a number of seconds, or a timedelta. `columns`, `label` and
-    `ttl` are left out if they are None.
+    """`ttl` is a text such as 2h, a number of seconds, or a timedelta. `dataset`, `columns`, `label` and `ttl` are left
+    out if they are None.
 
     Raises TypeError and ValueError with a sentence that names the argument.
     """
     if "filters" in parameters:
-        raise TypeError("filters: the conditions are given as where")
-    body = {"dataset": dataset, "filters": _conditions({} if where is None else where)}
+        raise TypeError("filters: pass the conditions as where")
+    body = {"filters": _conditions({} if where is None else where)}
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    optional = {"columns": columns, "label": label, "ttl": seconds}
+    optional = {"dataset": dataset, "columns": columns, "label": label, "ttl": seconds}
     given = {**parameters, **{name: value for name, value in optional.items() if value is not None}}
     return body | {name: _parameter(name, value) for name, value in given.items()}
 
@@ -49,7 +49,7 @@ def _conditions(where: object) -> dict[str, Any]:
 
 def _condition(name: object, value: object) -> Any:
     if not isinstance(name, str):
-        raise TypeError(f"where must have texts for names, not {name!r}")
+        raise TypeError(f"where must have strings as names, not {name!r}")
     value = _from_array(value)
     argument = f"where[{name!r}]"
     if _is_collection(value):
@@ -62,7 +62,7 @@ def _parameter(name: str, value: object) -> Any:
     if value is None:
         return None
     if isinstance(value, set | frozenset):
-        raise TypeError(f"{name} must be in an order: a list, not a {type(value).__name__}")
+        raise TypeError(f"{name} must be a list, because its order matters, not a {type(value).__name__}")
     if _is_collection(value):
         return [_value(name, item) for item in value]
     return _value(name, value)
@@ -77,7 +77,7 @@ def _is_collection(value: object) -> TypeGuard[Iterable[object]]:
 def _value(argument: str, value: object) -> str | bool | int | float:
     match _from_array(value):
         case None:
-            raise ValueError(f"{argument} is None: COLUMN__isnull=True asks for the rows where it is NULL")
+            raise ValueError(f"{argument} is None; to select the rows with NULL, use COLUMN__isnull=True")
         case Enum(value=inner):
             return _value(argument, inner)
         case bool() | int() | str() as plain:
@@ -90,12 +90,12 @@ def _value(argument: str, value: object) -> str | bool | int | float:
             return f"{span.days} days {span.seconds} seconds {span.microseconds} microseconds"
         case bytes() | bytearray() | memoryview():
             raise TypeError(
-                f"{argument} is of bytes: decode a text, and write a bytea as '\\\\x' and its hexadecimal digits"
+                f"{argument} has bytes: decode a text, and write a bytea as '\\\\x' and its hexadecimal digits"
             )
         case other if isinstance(other, PLAIN_TEXT):
             return str(other)
         case other:
-            raise TypeError(f"{argument} has no text of its own: {type(other).__name__}")
+            raise TypeError(f"{argument} has a value of type {type(other).__name__}, which cannot be sent")
 
 
 def _from_array(value: Any) -> Any:

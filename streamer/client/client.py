@@ -1,8 +1,8 @@
 """The public interface: a client of one server, and its exports."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from streamer.client.address import Address, address_of, server_url
 from streamer.client.body import request_body
 from streamer.client.download import Download, verify
-from streamer.client.errors import GaveUp, Transient
+from streamer.client.errors import ExportGone, GaveUp, Refused, Transient
 from streamer.client.hashing import new_digest
 from streamer.client.progress import ProgressListener
 from streamer.client.remote import Remote
@@ -25,9 +25,28 @@ MAX_PAGE = 100  # exports: the largest page of a server
 
 
 class Client:
-    """`async with Client("http://127.0.0.1:8080") as client: …`.
+    """The connections to one server, as an asynchronous context.
 
-    `api_key` is sent as a bearer token (RFC 6750). `listener` receives the progress of every download.
+    Args:
+        url: The address of the server, such as `http://127.0.0.1:8080`; without a scheme it is http.
+        api_key: Sent as a bearer token (RFC 6750), to this server only.
+        retry_policy: How often a request is retried, and how long the client waits for bytes.
+        listener: Receives the progress of every download of this client.
+
+    Raises:
+        Refused: `url` is not the address of a server.
+
+    Example:
+        import asyncio
+        from streamer.client import Client
+
+        async def main():
+            async with Client("http://127.0.0.1:8080") as client:
+                export = await client.export(dataset="users", columns=["id", "email"], limit=100)
+                saved = await export.save("users.csv")
+                print(saved.rows, "rows")
+
+        asyncio.run(main())
     """
 
     def __init__(
@@ -52,24 +71,35 @@ class Client:
 
     async def export(
         self,
+        /,
         *,
-        dataset: str = "users",
+        dataset: str | None = None,
         columns: Sequence[str] | str | None = None,
         where: Mapping[str, Any] | None = None,
         label: str | None = None,
         ttl: str | float | timedelta | None = None,
         **parameters: Any,
     ) -> "Export":
-        """Creates an export, exactly once even if the request is retried.
+        """Creates an export, exactly once even if the request is retried. Does not wait for its end.
 
-        `where` has the filters of the API: `{"country_code": ["US", "DE"], "lifetime_value__gte": 100}`. A value is a
-        string, a number, a bool, a date, a time (without a zone: UTC), a Decimal, a UUID, an enumeration, or an
-        iterable of these. `label` is a text that the server shows and searches. `ttl` is how long the server keeps the
-        file: a text such as "2h", seconds, or a timedelta. `parameters` are the other parameters of the API, such as
-        `delimiter=";"`. Columns, label and ttl that are None are not sent.
+        Args:
+            dataset: Its name. None: `users`, or the only dataset of the server.
+            columns: The names of the columns, in the order of the file. None: all.
+            where: The conditions of the API, such as `{"country_code": ["US", "DE"], "lifetime_value__gte": 100}`. A
+                value is a string, a number, a bool, a date, a time (without a zone: UTC), a Decimal, a UUID, an
+                enumeration, or an iterable of these, any of which may match.
+            label: A text that the server shows and searches.
+            ttl: How long the server keeps the completed file: a text such as "2h", a number of seconds, or a timedelta.
+                None: the default of the server.
+            parameters: The other parameters of the API, such as `limit=100`, `order_by="-id"` or `delimiter=";"`.
 
-        Raises Refused, with the server's sentence, and GaveUp; TypeError and ValueError for a value that has no text
-        form, such as None in `where`.
+        Returns:
+            The export, to be saved, streamed or asked for its status.
+
+        Raises:
+            Refused: The server refuses the request; the sentence has its reason.
+            GaveUp: The server did not answer.
+            TypeError, ValueError: A value cannot be sent, such as None in `where`.
         """
         body = request_body(dataset, columns, where, parameters, label=label, ttl=ttl)
         key = str(uuid4())  # draft-ietf-httpapi-idempotency-key-header
@@ -79,26 +109,52 @@ class Client:
             answer = await self._transport.json("POST", path, body=body, headers={"Idempotency-Key": key})
             return read_json(answer, Created, self.url + path)
 
-        created: Created = await self._retry_policy.retrying(self._listener)(create)
+        with translating_unknown_paths():
+            created: Created = await self._retry_policy.retrying(self._listener)(create)
         return self._export(Address(self.url, created.export_id))
 
     def get(self, target: str | UUID) -> "Export":
-        """Returns the export with this id or URL, without a request. Raises Refused for a text that is neither."""
+        """Returns an export that exists already, without a request.
+
+        Args:
+            target: The id of an export of this server, or any URL of an export.
+
+        Raises:
+            Refused: `target` is neither an id nor the URL of an export.
+        """
         return self._export(address_of(str(target), self.url))
 
     async def exports(
-        self, *, status: Iterable[str] = (), label: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: Iterable[str] = (),
+        label: str | None = None,
+        dataset: str | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[ExportStatus]:
-        """Yields the exports of the server, newest first, at most `limit`.
+        """Yields the exports of the server, newest first.
 
-        `status` has names of states, such as "completed"; `label` is a part of the label, in upper or lower case.
-        Raises Refused and GaveUp.
+        Args:
+            status: Only exports with one of these statuses, such as "completed". Empty: all.
+            label: Only exports with this text in their label, in upper or lower case.
+            dataset: Only exports of this dataset.
+            limit: At most this number of exports. None: all.
+
+        Raises:
+            Refused: The server refuses the request.
+            GaveUp: The server did not answer.
         """
-        states = status if isinstance(status, str) else ",".join(status)  # an iterator can be read only once
+        statuses = status if isinstance(status, str) else ",".join(status)  # an iterator can be read only once
         left, cursor = limit, None
         while left is None or left > 0:
             size = min(left or MAX_PAGE, MAX_PAGE)
-            members = {"limit": str(size), "status": states or None, "label": label, "cursor": cursor}
+            members = {
+                "limit": str(size),
+                "status": statuses or None,
+                "label": label,
+                "dataset": dataset,
+                "cursor": cursor,
+            }
             page = await self._page({name: value for name, value in members.items() if value is not None})
             for found in page.exports:
                 yield found
@@ -112,7 +168,8 @@ class Client:
             answer = await self._transport.json("GET", "/exports", query=query)
             return read_json(answer, ExportPage, f"{self.url}/exports")
 
-        page: ExportPage = await self._retry_policy.retrying(self._listener)(get)
+        with translating_unknown_paths():
+            page: ExportPage = await self._retry_policy.retrying(self._listener)(get)
         return page
 
     def _export(self, address: Address) -> "Export":
@@ -120,13 +177,14 @@ class Client:
 
 
 class Export:
-    """An export on the server."""
+    """One export on the server: `Client.export` and `Client.get` return it."""
 
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
 
     @property
     def id(self) -> UUID:
+        """The id of the export."""
         return self._remote.address.export_id
 
     @property
@@ -135,7 +193,16 @@ class Export:
         return self._remote.address.download
 
     async def status(self, *, retry: bool = True) -> ExportStatus:
-        """Raises ExportGone if there is no such export, Refused, and GaveUp: without `retry` at the first failure."""
+        """Returns the current status of the export.
+
+        Args:
+            retry: False raises GaveUp at the first failure, instead of trying again.
+
+        Raises:
+            ExportGone: There is no such export.
+            GaveUp: The server did not answer.
+            Refused: The server refuses the request.
+        """
         if retry:
             return await self._remote.status()
         try:
@@ -152,13 +219,28 @@ class Export:
         max_time: float | None = None,
         policy: SavePolicy = SavePolicy(),  # noqa: B008 - it is frozen
     ) -> Saved:
-        """Downloads to `path`, which is created only when the file is complete and its SHA-256 is the server's.
+        """Downloads the export to a file, which exists only when it is complete and its SHA-256 is the server's.
 
-        Follows an export that grows, reconnects after every break, and resumes the PATH.part of an earlier run. An
-        existing file is accepted if it is this export, otherwise it is replaced only with `force`. A completed export
-        is fetched in pieces over several `connections`, of sizes by `policy`. Gives up after `max_time` seconds.
+        Follows an export that is still running, reconnects after every break, and resumes the PATH.part of an earlier
+        run. An existing file is accepted without a download if it has the content of this export.
 
-        Raises LocalFileError, ExportFailed, ExportGone, GaveUp, VerificationFailed and Refused.
+        Args:
+            path: Where to save the file.
+            connections: Fetches the pieces of a completed export over this number of connections.
+            force: Replaces an existing file, and a PATH.part of another export.
+            max_time: Gives up after this number of seconds. None: no limit.
+            policy: The sizes of pieces, and how often a file is synced.
+
+        Returns:
+            What was saved: path, rows, bytes and SHA-256.
+
+        Raises:
+            LocalFileError: The file cannot be written, or another file is there.
+            ExportFailed: The export failed on the server.
+            ExportGone: The export was cancelled or deleted, has expired, or never existed.
+            GaveUp: The server did not answer, or `max_time` is over.
+            VerificationFailed: The received bytes do not match the server's length or SHA-256.
+            Refused: The server refuses the request.
         """
         target = Path(path)
         check_target(target, force=force, new=False)
@@ -166,10 +248,13 @@ class Export:
             return await save(self._remote, target, connections=connections, force=force, policy=policy)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yields the bytes as they come, over as many connections as that takes.
+        """Yields the bytes of the file as they come. Reconnects after every break.
 
-        The iteration ends normally only after the last byte, and if the bytes are verified. Otherwise it raises what
-        `save` does, except LocalFileError.
+        The iteration ends without an exception only after the last byte, and only if the SHA-256 is the server's. The
+        bytes before an exception must be discarded.
+
+        Raises:
+            ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused: As `save`.
         """
         status = await self._remote.downloadable_status()
         download = Download(self._remote, status.etag)
@@ -183,13 +268,32 @@ class Export:
         verify(download.final, length=length, sha256=digest.hexdigest(), announced=download.announced_sha256)
 
     async def cancel(self) -> ExportStatus:
-        """Cancels the export unless it is finished. Returns its status. Raises ExportGone, Refused and GaveUp."""
+        """Cancels the export unless it is finished. Returns its status after that.
+
+        Raises:
+            ExportGone: There never was such an export.
+            Refused, GaveUp: As `status`.
+        """
         await self._remote.cancel()
         return await self._remote.status()
 
     async def delete(self) -> None:
-        """Cancels the export unless it is finished, and removes its file. Raises ExportGone, Refused and GaveUp."""
+        """Removes the file of the export from the server. An export that is not finished is cancelled.
+
+        Raises:
+            ExportGone: There never was such an export.
+            Refused, GaveUp: As `status`.
+        """
         await self._remote.delete()
+
+
+@contextmanager
+def translating_unknown_paths() -> Iterator[None]:
+    """Raises Refused for a 404 of a path that every server has: the path in the address of the server is wrong."""
+    try:
+        yield
+    except ExportGone as error:
+        raise Refused(f"{error}; is the address of the server right?") from error
 
 
 @asynccontextmanager
@@ -199,7 +303,7 @@ async def time_limit(seconds: float | None) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise GaveUp(f"not done within {seconds:g} s") from error
+        raise GaveUp(f"not finished within {seconds:g} s") from error
 
 
 def check_new_target(path: Path, *, force: bool) -> None:

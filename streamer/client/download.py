@@ -124,7 +124,7 @@ class Download:
 
     def _check_sha256(self, announced: str | None) -> None:
         if announced and self.announced_sha256 and announced != self.announced_sha256:
-            raise VerificationFailed("the Repr-Digest of the export has changed while it was downloaded")
+            raise VerificationFailed("the Repr-Digest of the export changed during the download")
         self.announced_sha256 = announced or self.announced_sha256
 
     async def _disconnect(self) -> None:
@@ -139,10 +139,12 @@ def verify(status: ExportStatus, *, length: int, sha256: str, announced: str | N
     `sha256` and `announced`, which is the Repr-Digest of the responses, are in hexadecimal.
     """
     if status.sha256 is None:
-        raise VerificationFailed("the server names no SHA-256 of the export")
+        raise VerificationFailed("the server sent no SHA-256 of the export")
     if length != status.progress.bytes:
         raise VerificationFailed(f"received {length} bytes, but the export has {status.progress.bytes}")
     if announced not in (None, status.sha256):
-        raise VerificationFailed("Repr-Digest and status name different SHA-256 of the export")
+        raise VerificationFailed("the SHA-256 in Repr-Digest does not match the one in the status of the export")
     if sha256 != status.sha256:
-        raise VerificationFailed(f"the received bytes have the SHA-256 {sha256}, and the export has {status.sha256}")
+        raise VerificationFailed(
+            f"the SHA-256 does not match the server's: received {sha256}, expected {status.sha256}"
+        )

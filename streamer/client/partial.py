@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Self
+from uuid import UUID
 
 from streamer.client.address import Address
 from streamer.client.errors import LocalFileError
@@ -41,7 +42,7 @@ class PartialFile:
         self._sync_interval = sync_interval
         self._metadata_file = MetadataFile(self.path)
         self._metadata: Metadata | None = None
-        self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
+        self._lock = _lock_of(self.path)
         self._files: tuple[SyncedWriter, FileHasher] | None = None  # while it is a context
         self._pending: deque[tuple[Future[None], Future[None]]] = deque()
 
@@ -209,6 +210,26 @@ class PartialFile:
 
     def _translating_os_errors(self) -> AbstractContextManager[None]:
         return translating_os_errors(self.path)
+
+
+def resumable_part(target: Path, export_id: UUID) -> Path | None:
+    """Returns the path of the part if another run can resume it: it has bytes of this export, and no writer.
+
+    Raises OSError and LocalFileError.
+    """
+    part = part_path(target)
+    found = MetadataFile(part).read()
+    if resolved(target).exists() or not part.stat().st_size or found is None or found.export_id != export_id:
+        return None
+    lock = _lock_of(part)
+    if not lock.acquire():
+        return None
+    lock.release()
+    return part
+
+
+def _lock_of(part: Path) -> FileLock:
+    return FileLock(part.with_name(f"{part.name}.lock"))
 
 
 def _open(path: Path, sync_interval: int) -> tuple[SyncedWriter, FileHasher]:

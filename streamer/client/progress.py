@@ -4,7 +4,25 @@ from streamer.client.status import ExportStatus
 
 
 class ProgressListener:
-    """Ignores every event; a subclass overrides some methods. They are called on the event loop and must not block."""
+    """Receives the progress of a download. A subclass overrides the methods that it needs; the others do nothing.
+
+    The methods are called on the event loop, so they must not block.
+
+    Example:
+        import asyncio
+        from streamer.client import Client, ProgressListener
+
+        class Printing(ProgressListener):
+            def received(self, count):
+                print(count, "bytes")
+
+        async def main():
+            async with Client("http://127.0.0.1:8080", listener=Printing()) as client:
+                export = await client.export(limit=10)
+                await export.save("ten.csv")
+
+        asyncio.run(main())
+    """
 
     def status(self, status: ExportStatus) -> None:
         """The server has sent the status of the export."""
@@ -13,7 +31,7 @@ class ProgressListener:
         """The client has `count` bytes of the export, including those of earlier runs."""
 
     def waiting(self, reason: str, seconds: float) -> None:
-        """An attempt has failed, and the next one begins in `seconds`."""
+        """An attempt has failed for this `reason`, a sentence. The next one begins in `seconds`."""
 
     def checking(self, count: int) -> None:
         """The client has hashed `count` bytes of an earlier run again."""

@@ -50,9 +50,9 @@ def _usable(proxy: str) -> str:
         parts = urlsplit(proxy)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:  # its text may quote a part of the password
-        raise Refused("the proxy that the environment names is no URL, such as http://HOST:PORT") from None
+        raise Refused("the proxy in the environment is not a URL such as http://HOST:PORT") from None
     if not usable:
         raise Refused(
-            f"the proxy of the environment is one of {parts.scheme}://, and only http:// and https:// can be used"
+            f"the proxy in the environment has a URL of {parts.scheme}://; only http:// and https:// are supported"
         )
     return proxy

@@ -23,7 +23,7 @@ def redirect_target(method: str, url: URL, status: int, location: str | None) ->
     same = origin(new) == origin(url)
     if method != "GET" and not (same and status in METHOD_KEPT):
         raise Refused(
-            f"{shown_url(url)} redirects to {shown_url(new)}, and a {method} is not sent there; use that address"
+            f"{shown_url(url)} redirects to {shown_url(new)}; a {method} is not redirected, so use that address"
         )
     return new.with_user(url.user).with_password(url.password) if same and url.user else new
 
@@ -46,4 +46,4 @@ def _absolute(url: URL, location: str | None) -> URL:
             return new
     except ValueError:
         pass
-    raise Refused(f"{shown_url(url)} redirects to {shown(location or 'nothing')}, which is no address")
+    raise Refused(f"{shown_url(url)} redirects to {shown(location or 'nothing')}, which is not a URL")

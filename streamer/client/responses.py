@@ -35,7 +35,7 @@ def read_response(status: int, fields: Mapping[str, str], *, etag: str, wanted: 
     Raises Replaced for another representation, and Refused or VerificationFailed for a body that cannot be used.
     """
     if fields.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refused(f"the download comes with the coding {fields['Content-Encoding']}, which was not requested")
+        raise Refused(f"the download has the Content-Encoding {fields['Content-Encoding']}, which was not requested")
     found = fields.get("ETag")
     if found is None:
         raise Refused("the download has no ETag: the server is not a streamer")

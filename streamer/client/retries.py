@@ -13,10 +13,14 @@ MAX_RETRY_AFTER = 600.0  # seconds: the longest Retry-After that is waited for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """`attempts` in a row may fail. The waits between them have full jitter, and are at most `max_backoff` seconds.
+    """How often a request is retried. Each byte that is received resets the count of attempts.
 
-    Retry-After is added to a wait, up to 10 minutes. A connection that brings no byte for `read_timeout` seconds is
-    replaced by a new one, unless the server confirms that the export has no further bytes yet.
+    Args:
+        attempts: Gives up after this number of failed attempts in a row.
+        max_backoff: The longest wait between two attempts, in seconds. Waits grow exponentially, with full jitter; a
+            Retry-After of the server is added, up to 10 minutes.
+        read_timeout: A connection that brings no byte for this number of seconds is replaced by a new one, unless the
+            server confirms that the export has no further bytes yet.
     """
 
     attempts: int = 10
@@ -48,10 +52,11 @@ def _failure(state: tenacity.RetryCallState) -> Transient:
 def _report(state: tenacity.RetryCallState, listener: ProgressListener) -> None:
     failure = _failure(state)
     requested = failure.retry_after or 0.0
-    limited = f"; Retry-After names {requested:.0f} s, and {MAX_RETRY_AFTER:.0f} s is the limit"
+    limited = f"; the server asks to wait {requested:.0f} s, the client waits {MAX_RETRY_AFTER:.0f} s"
     listener.waiting(f"{failure}{limited if requested > MAX_RETRY_AFTER else ''}", state.upcoming_sleep)
 
 
 def _give_up(state: tenacity.RetryCallState) -> None:
     failure = _failure(state)
-    raise GaveUp(f"{failure}; gave up after {state.attempt_number} tries") from failure
+    tries = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
+    raise GaveUp(f"{failure}; gave up after {tries}") from failure

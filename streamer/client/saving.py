@@ -32,7 +32,16 @@ class SavePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A file that is complete and verified. `already_there` is the number of its bytes that earlier runs received."""
+    """A file that is complete and verified.
+
+    Args:
+        path: The file.
+        export_id: The id of the export.
+        bytes: The size of the file.
+        rows: The number of records, without the header.
+        sha256: The SHA-256 of the file, in hexadecimal.
+        already_there: How many of the bytes were received by earlier runs.
+    """
 
     path: Path
     export_id: UUID

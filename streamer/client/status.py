@@ -12,7 +12,32 @@ Form = TypeVar("Form")
 
 
 class ExportStatus(schema.ExportStatus, frozen=True, kw_only=True, rename="camel"):
-    """An export at one moment, as `streamer.schema` has it. Members that the server leaves out are empty."""
+    """An export at one moment. Moments have a time zone; what is not known is None or empty.
+
+    Args:
+        export_id: The id of the export.
+        status: pending, processing, completed, failed or cancelled; a newer server may have more.
+        progress: Rows and bytes so far.
+        error: Why the export failed.
+        created_at: When the export was requested.
+        started_at: When the server began to read.
+        completed_at: When the export ended, with any status.
+        snapshot_at: The moment of the rows: later changes are not in the file.
+        expires_at: When the server may remove the file.
+        removed_at: When the server removed the file.
+        waiting_for: "place" while other exports run, "source" while the database cannot be read.
+        attempts: How often the server has started to read.
+        label: The text for people.
+        ttl: How long the file stays once it is completed, in seconds; None: the default of the server.
+        notice: Why the server cannot show the request.
+        dataset: The name of the dataset.
+        columns: The names of the columns, in the order of the file.
+        query: The conditions and options of the request, by the names of the parameters.
+        truncated: Whether a limit has cut rows.
+        sha256: Of the completed file, in hexadecimal.
+        etag: The entity tag of the download.
+        links: The URLs of the export.
+    """
 
     notice: str | None = None
     dataset: str = ""
@@ -21,12 +46,13 @@ class ExportStatus(schema.ExportStatus, frozen=True, kw_only=True, rename="camel
 
     @property
     def completed(self) -> bool:
-        return self.state == State.COMPLETED
+        """Whether all rows are in the file."""
+        return self.status == State.COMPLETED
 
     @property
     def final(self) -> bool:
-        """Whether the export has ended. False for a state that only a newer server knows."""
-        return self.state in set(State) and State(self.state).final
+        """Whether the export has ended. False for a status that only a newer server knows."""
+        return self.status in set(State) and State(self.status).final
 
     @property
     def removed(self) -> bool:
@@ -35,9 +61,9 @@ class ExportStatus(schema.ExportStatus, frozen=True, kw_only=True, rename="camel
 
     def raise_if_ended_badly(self) -> None:
         """Raises ExportFailed and ExportGone."""
-        if self.state == State.FAILED:
+        if self.status == State.FAILED:
             raise ExportFailed(f"export {self.export_id} failed on the server: {self.error}")
-        if self.state == State.CANCELLED:
+        if self.status == State.CANCELLED:
             raise ExportGone(f"export {self.export_id} was cancelled")
 
 

@@ -45,7 +45,7 @@ def part_path(target: Path) -> Path:
 
 
 def file_exists_error(target: Path) -> LocalFileError:
-    return LocalFileError(f"{_name(target)} is there already; --force replaces it")
+    return LocalFileError(f"{_name(target)} exists already; --force replaces it")
 
 
 def check_path(target: Path) -> None:
@@ -54,10 +54,10 @@ def check_path(target: Path) -> None:
         raise LocalFileError(f"{_name(target)} cannot be the name of a file: {error}")
     with translating_os_errors(target):
         if not target.name or (_exists(target) and not target.is_file()):
-            raise LocalFileError(f"{_name(target)} is no regular file; -o - writes to standard output")
+            raise LocalFileError(f"{_name(target)} is not a regular file; -o - writes to standard output")
         folder = resolved(target).parent
         if not folder.is_dir():
-            raise LocalFileError(f"{_name(folder)} is no folder")
+            raise LocalFileError(f"the folder {_name(folder)} does not exist")
         _exists(part_path(target))
 
 

@@ -10,6 +10,8 @@ RFC 9457.
 
 import json
 import os
+import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from streamer.client.errors import ExportFailed, ExportGone, ReadTimeout, Refused, StreamerError, Transient
+from streamer.client.errors import ExportFailed, ExportGone, ReadTimeout, Refused, StreamerError, Transient, Unreachable
 from streamer.client.proxies import proxy_for
 from streamer.client.redirection import REDIRECTIONS, origin, redirect_target, shown_url
 from streamer.client.responses import retry_after
@@ -32,6 +34,11 @@ MAX_JSON = 16 * 1024 * 1024  # bytes: a streamer sends less
 MAX_PROBLEM = 64 * 1024  # bytes of an error response that are read for its sentence
 CONNECT_TIMEOUT = 10.0  # seconds
 MAX_REDIRECTIONS = 10  # of one request
+NO_TLS = {
+    "WRONG_VERSION_NUMBER",
+    "RECORD_LAYER_FAILURE",
+    "HTTP_REQUEST",
+}  # reasons of OpenSSL for an answer without TLS
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 ENDED = {404: ExportGone, 409: ExportFailed, 410: ExportGone}
 
@@ -45,10 +52,13 @@ class Transport:
         self._authorization: dict[str, str] = {}
         if api_key and "@" in urlsplit(server).netloc:
             raise Refused("either an API key or a password in the URL, not both")
+        if api_key and not api_key.isprintable():
+            raise Refused("the API key has characters that are not printable, such as a line break")
         if api_key:
             self._authorization["Authorization"] = f"Bearer {api_key}"
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=read_timeout)
         self._session: aiohttp.ClientSession | None = None
+        self._answered = False  # any server
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -109,12 +119,17 @@ class Transport:
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str], rest: Mapping[str, Any]
     ) -> aiohttp.ClientResponse:
-        assert self._session is not None, "use the client as a context: async with Client(url) as client"
+        if self._session is None:
+            raise RuntimeError("use the client as a context: async with Client(url) as client")
         if origin(url) == self._origin:
             headers = {**headers, **self._authorization}
         proxy = proxy_for(str(url))  # over TLS it sees only its own user and password
-        with translating_errors(str(url)):
-            return await self._session.request(method, url, headers=headers, proxy=proxy, allow_redirects=False, **rest)
+        with translating_errors(str(url), may_need_tls=url.scheme == "http" and not self._answered):
+            response = await self._session.request(
+                method, url, headers=headers, proxy=proxy, allow_redirects=False, **rest
+            )
+        self._answered = True
+        return response
 
 
 def _url(text: str) -> URL:
@@ -126,23 +141,29 @@ def _url(text: str) -> URL:
 
 
 @contextmanager
-def translating_errors(url: str) -> Iterator[None]:
-    """Raises Transient, ReadTimeout or Refused for an error of aiohttp."""
+def translating_errors(url: str, *, may_need_tls: bool = False) -> Iterator[None]:
+    """Raises Transient, ReadTimeout or Refused for an error of aiohttp.
+
+    `may_need_tls` adds a hint if the server closes the connection: servers that expect TLS do that without a word.
+    """
     try:
         yield
-    except (aiohttp.InvalidURL, aiohttp.ClientSSLError) as error:
+    except aiohttp.InvalidURL as error:
         raise Refused(f"{shown(url)} cannot be requested: {error}") from error
+    except aiohttp.ClientSSLError as error:
+        raise Refused(_tls_failure(error, url)) from error
     except aiohttp.ServerTimeoutError as error:
-        raise ReadTimeout(f"{_host(url)} sends nothing") from error
+        raise ReadTimeout(f"{_host(url)} sent no data within the timeout") from error
     except aiohttp.ClientPayloadError as error:
         raise Transient(f"the connection to {_host(url)} broke") from error
     except aiohttp.ServerDisconnectedError as error:
-        raise Transient(f"{_host(url)} closed the connection without an answer") from error
+        hint = _tls_hint(url) if may_need_tls else ""
+        raise Transient(f"{_host(url)} closed the connection without an answer{hint}") from error
     except aiohttp.ClientHttpProxyError as error:
         failure = Transient if error.status in RETRYABLE else Refused
         raise failure(f"the proxy refuses a connection to {_host(url)}: {_phrase(error.status)}") from error
     except aiohttp.ClientConnectorError as error:
-        raise Transient(f"{_connected(error, url)} cannot be reached: {_reason(error.os_error)}") from error
+        raise _unreachable(error, url) from error
     except (aiohttp.ClientError, OSError) as error:
         raise Transient(f"the connection to {_host(url)} failed: {error}") from error
 
@@ -151,10 +172,27 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def _connected(error: aiohttp.ClientConnectorError, url: str) -> str:
-    """Returns the server, or the proxy if the connection to it failed."""
-    proxied = isinstance(error, aiohttp.ClientProxyConnectionError) or error.host != URL(url).raw_host
-    return f"the proxy {error.host}:{error.port}" if proxied else _host(url)
+def _unreachable(error: aiohttp.ClientConnectorError, url: str) -> Transient:
+    """The connection to the server failed, or the one to the proxy."""
+    reason = _reason(error.os_error)
+    if isinstance(error, aiohttp.ClientProxyConnectionError) or error.host != URL(url).raw_host:
+        return Transient(f"the proxy {error.host}:{error.port} cannot be reached: {reason}")
+    has_address = not isinstance(error.os_error, socket.gaierror)
+    return Unreachable(f"{_host(url)} cannot be reached: {reason}", has_address=has_address)
+
+
+def _tls_failure(error: aiohttp.ClientSSLError, url: str) -> str:
+    failure = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        trust = "SSL_CERT_FILE names a file with the authorities to trust"
+        return f"the certificate of {_host(url)} is not valid: {failure.verify_message}; {trust}"
+    if isinstance(failure, ssl.SSLError) and failure.reason in NO_TLS:
+        return f"{_host(url)} speaks no TLS there; try http://{_host(url)}"
+    return f"no TLS connection to {_host(url)} is possible: {failure}"
+
+
+def _tls_hint(url: str) -> str:
+    return f"; if it expects TLS, use https://{_host(url)}"
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -188,7 +226,8 @@ async def raise_for_status(response: aiohttp.ClientResponse) -> None:
 
 def _refusal(status: int, sentence: str | None, url: str) -> StreamerError:
     if sentence is None:
-        return Refused(f"the server at {shown(url)} is not a streamer: {_phrase(status)}")
+        hint = _tls_hint(url) if status == HTTPStatus.BAD_REQUEST and urlsplit(url).scheme == "http" else ""
+        return Refused(f"the server at {shown(url)} is not a streamer: {_phrase(status)}{hint}")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Refused(f"{sentence}; is the API key right?")
     return ENDED.get(status, Refused)(sentence)

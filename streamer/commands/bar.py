@@ -4,98 +4,159 @@
     processing, 7,085,114 of about 10,000,000 rows
 
 The first line shows the bytes that were received; the second line shows the status of the export, or why the download
-waits.
+waits. What is not known is left out. At the end only the first line stays.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Self
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from streamer.client import ExportStatus, ProgressListener
+from streamer.commands.rate import Rate
+from streamer.commands.wording import expected_bytes, progress_after
 
 MAX_NAME = 20  # characters
+MAX_UNFINISHED = 99  # percent, while the size is an estimate
 
 
 class ProgressBar(ProgressListener):
     """Draws on stderr from the first event on, until the context ends."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` returns seconds."""
+        self._clock = clock
+        self._rate = Rate(clock)
+        self._count = 0  # bytes
+        self._total: float | None = None  # bytes
+        self._estimated = True
+        self._status: ExportStatus | None = None
+        self._checking = False
+        self._next_try: tuple[str, float] | None = None  # the reason, and the moment
         shown = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
-        self._display = _TwoLines()
+        columns = [_Live(text) for text in (self._percentage, self._size, self._speed, self._remaining)]
+        self._display = _TwoLines(columns, self._note, console or Console(stderr=True), clock)
         self._task = self._display.add_task(shown, total=None)
-        self._status_note = ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._display.stop()
+        self._display.end()
+
+    @property
+    def display(self) -> RenderableType:
+        """What is drawn at this moment."""
+        return self._display.get_renderable()
 
     def status(self, status: ExportStatus) -> None:
-        self._status_note = f"{status.state}, {rows_of(status)} rows"
-        self._display.update(self._task, total=expected_bytes(status))
-        self._draw(self._status_note)
+        self._status = status
+        self._total, self._estimated = expected_bytes(status), not status.completed
+        self._draw()
 
     def received(self, count: int) -> None:
-        self._display.update(self._task, completed=count)
-        self._draw(self._status_note)
+        self._rate.add(count)
+        self._count = count
+        self._checking = False
+        self._draw()
 
     def waiting(self, reason: str, seconds: float) -> None:
-        self._draw(f"{reason}; again in {seconds:.1f} s")
+        self._draw(next_try=(reason, self._clock() + seconds))
 
     def checking(self, count: int) -> None:
-        self._display.update(self._task, completed=count)
-        self._draw("checking the bytes of earlier runs")
+        self._count = count
+        self._checking = True
+        self._draw()
 
-    def _draw(self, note: str) -> None:
-        self._display.note = note
+    def _draw(self, next_try: tuple[str, float] | None = None) -> None:
+        self._next_try = next_try
+        self._display.update(self._task, completed=self._count, total=self._total)
         self._display.start()
+
+    def _note(self) -> str:
+        if self._next_try is None:
+            return self._progress()
+        reason, moment = self._next_try
+        seconds = moment - self._clock()
+        return f"next try in {seconds:.0f} s: {reason}" if seconds > 0 else f"trying again: {reason}"
+
+    def _progress(self) -> str:
+        if self._checking:
+            return "checking the bytes of earlier runs"
+        return progress_after(self._status, self._count) if self._status else ""
+
+    def _percentage(self) -> str:
+        if not self._total:
+            return ""
+        percentage = min(100 * self._count / self._total, 100)
+        return f"{min(percentage, MAX_UNFINISHED) if self._estimated else percentage:3.0f} %"
+
+    def _size(self) -> str:
+        return f"{decimal(self._count):>8}"
+
+    def _speed(self) -> str:
+        if self._ended:
+            return ""
+        if silence := self._rate.silence:
+            return f"no data for {silence:.0f} s"
+        speed = self._rate.bytes_per_second
+        return f"{'' if speed is None else decimal(int(speed)) + '/s':>10}"
+
+    def _remaining(self) -> str:
+        """Returns hours, minutes and seconds; nothing while no bytes come."""
+        speed = self._rate.bytes_per_second
+        if self._total is None or not speed or self._rate.silence or self._ended:
+            return ""
+        minutes, seconds = divmod(round(max(self._total - self._count, 0) / speed), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+    @property
+    def _ended(self) -> bool:
+        """Whether all bytes are there."""
+        return not self._estimated and self._count == self._total
+
+
+class _Live(ProgressColumn):
+    """A text that is computed again whenever the bar is drawn."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        super().__init__()
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        return Text(self._text(), justify="right")
 
 
 class _TwoLines(Progress):
-    note = ""
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        columns: Iterable[ProgressColumn],
+        note: Callable[[], str],
+        console: Console,
+        clock: Callable[[], float],
+    ) -> None:
+        self._note: Callable[[], str] | None = note
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TaskProgressColumn("{task.percentage:>3.0f} %"),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
+            *columns,
+            console=console,
+            get_time=clock,
             expand=True,
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        yield Text(self.note, style="dim", no_wrap=True, overflow="ellipsis")
+        if self._note:
+            yield Text(self._note(), style="dim", no_wrap=True, overflow="ellipsis")
 
-
-def expected_bytes(status: ExportStatus) -> float | None:
-    """Returns the expected size, or None. It is computed from rows: the percentage may be that of an earlier run."""
-    progress = status.progress
-    if status.completed:
-        return progress.bytes
-    if not progress.processed_rows or not progress.total_rows:
-        return None
-    return progress.bytes * progress.total_rows / progress.processed_rows
-
-
-def rows_of(status: ExportStatus) -> str:
-    """Returns the number of rows and, if it is known, of how many."""
-    done, total = status.progress.processed_rows, status.progress.total_rows
-    if status.completed or not total:
-        return f"{done:,}"
-    return f"{done:,} of {'about ' if status.progress.estimated else ''}{total:,}"
+    def end(self) -> None:
+        """Stops, and leaves the first line: the sentence of the command follows."""
+        self._note = None
+        self.stop()

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.commands.interrupts import exit_in_order_on_sigterm
 from streamer.commands.output import (
     is_terminal,
     missing_rich,
@@ -25,6 +25,8 @@ from streamer.commands.output import (
 )
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from streamer.client import Client, Export, RetryPolicy
     from streamer.commands.bar import ProgressBar
 
@@ -41,7 +43,7 @@ class DownloadOptions:
     force: bool
     connections: int
     max_time: float | None
-    retries: int
+    max_tries: int
     timeout: float
     quiet: bool
     as_json: bool
@@ -50,7 +52,7 @@ class DownloadOptions:
     def retry_policy(self) -> "RetryPolicy":
         from streamer.client import RetryPolicy  # noqa: PLC0415 - see the package
 
-        return RetryPolicy(attempts=self.retries, read_timeout=self.timeout)
+        return RetryPolicy(attempts=self.max_tries, read_timeout=self.timeout)
 
     @property
     def to_stdout(self) -> bool:
@@ -67,11 +69,13 @@ class DownloadOptions:
         return path / default if _is_folder(path) else path
 
     def check(self) -> None:
-        """Raises click.UsageError for options that exclude each other."""
+        """Raises click.UsageError for an empty -o, and for options that exclude each other."""
+        if self.output == "":
+            raise click.UsageError("-o is empty; name a file, or leave it out for export_ID.csv")
         if self.to_stdout and self.as_json:
-            raise click.UsageError("--json writes to standard output, and so does -o -")
+            raise click.UsageError("--json and -o - cannot be combined: both write to standard output")
         if self.to_stdout and self.connections > 1:
-            raise click.UsageError("-o - takes the bytes in their order: --connections is for files")
+            raise click.UsageError("--connections needs a file: standard output takes the bytes in their order")
 
     def check_output(self) -> None:
         """Raises LocalFileError if a new export could not be saved. To be called before the export is created."""
@@ -101,7 +105,7 @@ def progress_bar(options: DownloadOptions, path: Path) -> Iterator["ProgressBar 
         from streamer.commands.bar import ProgressBar  # noqa: PLC0415 - its packages are an extra of their own
     except ImportError as error:
         raise missing_rich("the progress bar", "--quiet") from error
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # restores the cursor of the terminal
+    exit_in_order_on_sigterm()
     with ProgressBar("standard output" if options.to_stdout else path.name) as bar:
         yield bar
 
@@ -137,15 +141,14 @@ def report(result: dict[str, Any], path: Path, options: DownloadOptions) -> None
         print_stderr(f"{path}: {result['rows']:,} rows, {result['bytes']:,} bytes, verified")
 
 
-def resume_hint(path: Path, command: str) -> str | None:
-    """Returns a sentence that says that `command` resumes the partial file of `path`, if it has bytes."""
+def resume_hint(path: Path, export_id: "UUID") -> str | None:
+    """Returns a sentence that says how to resume the partial file of `path`, if it has bytes of this export."""
     from streamer.client import StreamerError  # noqa: PLC0415 - see the package
-    from streamer.client.target import part_path  # noqa: PLC0415
+    from streamer.client.partial import resumable_part  # noqa: PLC0415
 
     with suppress(OSError, StreamerError):
-        part = part_path(path)
-        if part.stat().st_size:
-            return f"{part} has the bytes received so far; {command} resumes it"
+        if part := resumable_part(path, export_id):
+            return f"{part} has the bytes received so far; the same command resumes it"
     return None
 
 

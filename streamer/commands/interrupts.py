@@ -19,6 +19,10 @@ INTERRUPTED = 130  # as shells report SIGINT
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 
 
+class Terminated(SystemExit):
+    """SIGTERM; the code is the exit status."""
+
+
 class Interrupts:
     """The SIGINT handler of the process."""
 
@@ -78,6 +82,15 @@ class Interrupts:
             yield
         finally:
             self.listen()
+
+
+def exit_in_order_on_sigterm() -> None:
+    """Makes SIGTERM raise Terminated, so that the contexts end, and one of them restores the cursor of the terminal."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(128 + number)
 
 
 def _exit() -> None:

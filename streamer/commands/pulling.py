@@ -1,20 +1,32 @@
 """`streamer pull` and `streamer export`: a verified file, or an exit status that says why there is none."""
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.commands.conditions import parse_conditions, parse_pairs
 from streamer.commands.downloading import DownloadOptions, download, progress_bar, report, resume_hint
 from streamer.commands.interrupts import interrupts
-from streamer.commands.options import Command, json_option, key_for, server_options
-from streamer.commands.output import is_terminal
+from streamer.commands.options import (
+    Command,
+    Count,
+    Duration,
+    RenamedOption,
+    exit_statuses,
+    is_id,
+    json_option,
+    key_for,
+    server_options,
+)
+from streamer.commands.output import is_terminal, print_json, print_stdout, standard_output
 from streamer.commands.running import reporting_errors, run_with_client
 
 if TYPE_CHECKING:
-    from streamer.client import Client
+    from streamer.client import Client, Export
     from streamer.commands.bar import ProgressBar
 
 OWN_OPTIONS = {
@@ -25,21 +37,17 @@ OWN_OPTIONS = {
     "label": "--label",
     "ttl": "--ttl",
 }
-EXIT_STATUSES = """
-\b
-Exit status:
-  0    FILE is there, whole and verified
-  1    refused by the server, or FILE cannot be written
-  2    wrong usage
-  3    the export failed on the server
-  4    the export was cancelled or deleted, has expired, or never was
-  5    gave up: --max-time is over, or too many tries brought nothing
-  6    verification failed: not the bytes that the server sealed
-  130  interrupted
-  141  the reader of standard output has left (-o - | head)
-
-After 1, 5 and 130 the same `streamer pull` goes on with FILE.part.
-"""
+EXIT_STATUSES = exit_statuses(
+    {
+        0: "FILE is complete and verified",
+        1: "refused by the server, or FILE cannot be written",
+        3: "the export failed on the server",
+        4: "the export was cancelled or deleted, has expired, or never existed",
+        5: "gave up: --max-time is over, or too many tries without data",
+        6: "the length or the SHA-256 does not match the server's",
+    },
+    "After 5, 130 and 143, and after 1 if the disk was full, the same `streamer pull` resumes FILE.part.",
+)
 
 
 def with_download_options(command: Command) -> Command:
@@ -50,22 +58,26 @@ def with_download_options(command: Command) -> Command:
             click.option("-o", "--output", metavar="FILE", help="Where to save; `-` is standard output."),
             click.option("--force", is_flag=True, help="Replace FILE, and a FILE.part of another export."),
             click.option(
-                "--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up then."
+                "--max-time", type=Duration(), metavar="DURATION", help="Give up after this time, such as 90, 5m or 2h."
             ),
             click.option(
+                "--max-tries",
                 "--retries",
-                type=click.IntRange(min=1),
+                "max_tries",
+                cls=RenamedOption,
+                type=Count(1),
                 default=10,
                 show_default=True,
-                help="Tries in a row that may bring nothing.",
+                metavar="N",
+                help="Give up after N tries in a row without data.",
             ),
             click.option(
                 "--timeout",
-                type=click.FloatRange(min=0, min_open=True),
-                default=30.0,
+                type=Duration(),
+                default="30s",
                 show_default=True,
-                metavar="SECONDS",
-                help="A connection that is silent for so long is given up for a new one.",
+                metavar="DURATION",
+                help="Reconnect if a connection is silent for this time.",
             ),
             click.option("-q", "--quiet", is_flag=True, help="No progress bar. There is none without a terminal."),
         ]
@@ -79,16 +91,18 @@ def with_download_options(command: Command) -> Command:
 @with_download_options
 @click.option(
     "--connections",
-    type=click.IntRange(1, 16),
+    type=Count(1, 16),
     default=1,
     show_default=True,
-    help="Fetch a completed export in pieces, so many at once.",
+    metavar="N",
+    help="Download a completed export over N connections at once, at most 16.",
 )
 def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
-    """Download an export, to its end, whatever breaks on the way.
+    """Download an export to a verified file.
 
-    An export that is still running is followed. What breaks is gone on with, also by the next run: until FILE is whole
-    and its SHA-256 is that of the server, it is called FILE.part. Without -o, FILE is export_ID.csv.
+    An export that is still running is followed to its end. Interrupted downloads resume, also in the next run. Until
+    the download is complete and its SHA-256 matches the server's, the file is called FILE.part. Without -o, FILE is
+    export_ID.csv.
 
     \b
     Examples:
@@ -103,12 +117,17 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
         from streamer.client.address import address_of  # noqa: PLC0415 - see the package
 
         address = address_of(target, server)
+        key = key_for(address.server, server, api_key)
         path = download_options.target(f"export_{address.export_id}.csv")
-    with reporting_errors(as_json=as_json, remedy=lambda: resume_hint(path, "the same command")):
+
+    def remedy() -> str | None:
+        return None if download_options.to_stdout else resume_hint(path, address.export_id)
+
+    with reporting_errors(as_json=as_json, remedy=remedy, of_option=is_id(target)):
         with progress_bar(download_options, path) as bar:
             result = run_with_client(
                 address.server,
-                key_for(target, server, api_key),
+                key,
                 partial(download, target=target, path=path, options=download_options, bar=bar),
                 retry_policy=download_options.retry_policy,
                 listener=bar,
@@ -118,54 +137,75 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
 
 
 @click.command(epilog=EXIT_STATUSES)
-@click.option("--dataset", default="users", show_default=True, help="What to export.")
+@click.option("--dataset", metavar="NAME", help="What to export. Default: users, or the only dataset of the server.")
 @click.option(
     "--where",
     "conditions",
     multiple=True,
-    metavar="COLUMN=VALUE",
-    help="A condition; COLUMN__gte, __gt, __lte, __lt compare. Several for one column: any of them.",
+    metavar="CONDITION",
+    help="COLUMN=VALUE, or COLUMN__gte=VALUE; also __gt, __lte, __lt, __ne. Repeat it for several conditions; several "
+    "values for one column match any of them.",
 )
-@click.option("--columns", metavar="NAMES", help="Separated by commas, in this order; all by default.")
-@click.option("--label", metavar="TEXT", help="Shown by the server, and searched for by `ls --label`.")
-@click.option("--ttl", metavar="DURATION", help="How long the file stays on the server: 90, 60s, 5m, 2h or 1d.")
-@click.option("--set", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter: delimiter=tab.")
+@click.option("--columns", metavar="NAMES", help="The columns of the file, separated by commas. Default: all.")
+@click.option("--limit", type=Count(0), metavar="N", help="At most N rows.")
+@click.option("--order-by", metavar="COLUMN", help="Sort by this column; -COLUMN is descending. Several with commas.")
+@click.option("--profile", metavar="NAME", help="`excel` writes a file that Excel opens correctly.")
+@click.option("--delimiter", metavar="TEXT", help="The character between two fields, or the word tab. Default: comma.")
+@click.option("--label", metavar="TEXT", help="A text for people; `ls --label` searches it.")
+@click.option("--ttl", metavar="DURATION", help="How long the server keeps the file, such as 90, 60s, 5m, 2h or 1d.")
+@click.option(
+    "--set", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter, such as header=no."
+)
+@click.option("--no-wait", is_flag=True, help="Start the export, print its id, and download nothing.")
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the export on the server without asking.")
 @with_download_options
 def export(
     *,
-    dataset: str,
+    dataset: str | None,
     conditions: tuple[str, ...],
     columns: str | None,
+    limit: int | None,
+    order_by: str | None,
+    profile: str | None,
+    delimiter: str | None,
     label: str | None,
     ttl: str | None,
     parameters: tuple[str, ...],
+    no_wait: bool,
     cancel_on_interrupt: bool,
     server: str,
     api_key: str | None,
     **options: Any,
 ) -> None:
-    """Start an export and download it, in one.
+    """Start an export and download it to a verified file.
 
-    Ctrl-C asks whether the export is to be cancelled on the server, too; without a terminal it goes on there.
+    Ctrl-C asks whether to cancel the export on the server, too. Without a terminal the export continues there.
 
     \b
     Examples:
       streamer export --where country_code=US --columns id,email -o us.csv
-      streamer export --where lifetime_value__gte=500 --set delimiter=tab -o best.tsv
+      streamer export --where lifetime_value__gte=500 --profile excel -o best.csv
+      streamer export --limit 1000 --order-by -signup_date -o latest.csv
+      ID=$(streamer export --no-wait)
     """
     download_options = DownloadOptions(connections=1, **options)
     download_options.check()
+    if no_wait and (download_options.output or download_options.force or cancel_on_interrupt):
+        raise click.UsageError("--no-wait downloads nothing: -o, --force and --cancel-on-interrupt do not go with it")
+    typed = {"limit": limit, "order_by": order_by, "profile": profile, "delimiter": delimiter}
     request = {
         "dataset": dataset,
         "columns": columns,
-        "where": _parse_pairs(conditions),
+        "where": parse_conditions(conditions),
         "label": label,
         "ttl": ttl,
-        **_parse_parameters(parameters),
+        **_parse_parameters(parameters, typed),
     }
     run = _ExportRun(server, api_key, download_options)
     with reporting_errors(as_json=download_options.as_json, remedy=run.remedy):
+        if no_wait:
+            run.start(request)
+            return
         download_options.check_output()
         result = run.execute(request, cancel_on_interrupt=cancel_on_interrupt)
         report(result, run.path, download_options)
@@ -195,12 +235,28 @@ class _ExportRun:
                 run_with_client(self._server, self._api_key, self._cancel)
             raise
 
+    def start(self, request: dict[str, Any]) -> None:
+        """Creates the export and prints its id."""
+        options = self._options
+
+        async def create(client: "Client") -> "Export":
+            return await client.export(**request)
+
+        standard_output()
+        created = run_with_client(
+            self._server, self._api_key, create, retry_policy=options.retry_policy, max_time=options.max_time
+        )
+        if options.as_json:
+            print_json({"exitStatus": 0, "exportId": str(created.id), "url": created.url})
+        else:
+            print_stdout(str(created.id))
+
     def remedy(self) -> str | None:
         if self._cancelled:
             return "the export is cancelled on the server, too"
         if self._url is None or self._saved or self._options.to_stdout:
             return None
-        return f"the export continues on the server; `streamer pull {self._url} -o {self.path}` downloads it"
+        return f"the export was not cancelled; `streamer pull {self._url} -o {self.path}` continues the download"
 
     def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
         options = self._options
@@ -246,21 +302,16 @@ def _confirms_cancel() -> bool:
         return False
 
 
-def _parse_pairs(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
-    """Parses NAME=VALUE; the values of a repeated name become a list. Raises click.UsageError."""
-    found: dict[str, list[str]] = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise click.UsageError(f"{text!r} is not of the form NAME=VALUE")
-        found.setdefault(name, []).append(value)
-    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+def _parse_parameters(texts: tuple[str, ...], typed: Mapping[str, object]) -> dict[str, object]:
+    """Parses the values of `--set`, and adds the `typed` options that are given.
 
-
-def _parse_parameters(texts: tuple[str, ...]) -> dict[str, str | list[str]]:
-    """Parses the values of `--set`. Raises click.UsageError for a parameter that has an option of its own."""
-    found = _parse_pairs(texts)
+    Raises click.UsageError for a parameter that has an option of its own, or that is given twice.
+    """
+    found: dict[str, object] = dict(parse_pairs(texts))
     for name, option in OWN_OPTIONS.items():
         if name in found:
-            raise click.UsageError(f"--set {name}=…: that is what {option} is for")
-    return found
+            raise click.UsageError(f"write {option} instead of --set {name}=…")
+    for name, value in typed.items():
+        if value is not None and name in found:
+            raise click.UsageError(f"--{name.replace('_', '-')} and --set {name}=… are the same; give one of them")
+    return {**found, **{name: value for name, value in typed.items() if value is not None}}

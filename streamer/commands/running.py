@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from streamer.commands.interrupts import INTERRUPTED, interrupts
+from streamer.commands.interrupts import INTERRUPTED, Terminated, interrupts
 from streamer.commands.output import discard_buffered, print_json, print_stderr
 
 if TYPE_CHECKING:
     from streamer.client import Client, ProgressListener, RetryPolicy
 
 BROKEN_PIPE = 141  # as shells report SIGPIPE
-RESUMABLE = {1, 5, INTERRUPTED}  # exit statuses after which another run can continue the download
 
 Result = TypeVar("Result")
 
@@ -53,33 +52,50 @@ async def _interruptible(work: Coroutine[Any, Any, Result]) -> asyncio.Task[Resu
 
 
 @contextmanager
-def reporting_errors(*, as_json: bool, remedy: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+def reporting_errors(
+    *, as_json: bool, remedy: Callable[[], str | None] = lambda: None, of_option: bool = True
+) -> Iterator[None]:
     """Ends the process for a StreamerError or Ctrl-C, with one sentence on stderr and its exit status.
 
-    `remedy` returns a second sentence, which says how to continue, if that is possible.
+    `remedy` returns a second sentence, which says how to continue, if that is possible. `of_option` says whether the
+    server is that of `--server`, and not of a URL.
     """
-    with _exiting_on_errors(as_json=as_json, remedy=remedy), interrupts.deferred():
+    with _exiting_on_errors(as_json=as_json, remedy=remedy, of_option=of_option), interrupts.deferred():
         yield
 
 
 @contextmanager
-def _exiting_on_errors(*, as_json: bool, remedy: Callable[[], str | None]) -> Iterator[None]:
+def _exiting_on_errors(*, as_json: bool, remedy: Callable[[], str | None], of_option: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         interrupts.ignore()
         _exit("interrupted", INTERRUPTED, remedy(), as_json=as_json)
+    except Terminated as end:
+        _exit("terminated", int(str(end)), remedy(), as_json=as_json)
     except BrokenPipeError:
         discard_buffered(sys.stdout)
         sys.exit(BROKEN_PIPE)
     except Exception as error:
-        from streamer.client import StreamerError  # noqa: PLC0415 - see the package
+        from streamer.client import GaveUp, LocalFileError, StreamerError  # noqa: PLC0415 - see the package
 
         if not isinstance(error, StreamerError):
             raise
         interrupts.ignore()
-        resumable = error.exit_status in RESUMABLE
-        _exit(str(error), error.exit_status, remedy() if resumable else None, as_json=as_json)
+        resumable = isinstance(error, GaveUp | LocalFileError)
+        sentence = f"{error}{_hint(error, of_option=of_option)}"
+        _exit(sentence, error.exit_status, remedy() if resumable else None, as_json=as_json)
+
+
+def _hint(error: Exception, *, of_option: bool) -> str:
+    """Returns what to look at if the server cannot be reached."""
+    from streamer.client.errors import Unreachable  # noqa: PLC0415 - see the package
+
+    failure = error.__cause__
+    if not isinstance(failure, Unreachable):
+        return ""
+    question = "is it running?" if failure.has_address else "is its name right?"
+    return f"; {question}" + (" set --server or STREAMER_URL" if of_option else "")
 
 
 def _exit(sentence: str, status: int, remedy: str | None, *, as_json: bool) -> None:

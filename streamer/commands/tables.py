@@ -1,94 +1,120 @@
 """Exports as tables that fit into 80 columns.
 
-Texts of the server are escaped, because they may look like the markup of rich.
+Texts of the server are never parsed as markup of rich.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from streamer.client import ExportStatus
-from streamer.commands.bar import rows_of
+from streamer.commands.wording import rows_of, status_name, waiting_of
 
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "dim", "removed": "dim", "processing": "cyan"}
 DEFAULTS = (("delimiter", ","), ("quoteChar", '"'))  # in every query, and not shown
+HEADER = f"{'EXPORT':36} {'STATUS':10} {'ROWS':>11} {'SIZE':>9} {'CREATED':>10}"
+BILLION = 10**9
 
 
-def export_table(found: Iterable[ExportStatus]) -> str:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name in ("EXPORT", "STATE"):
-        table.add_column(name, no_wrap=True)
-    for name in ("ROWS", "SIZE", "CREATED"):
-        table.add_column(name, justify="right", no_wrap=True)
+def export_table(found: Iterable[ExportStatus], *, now: datetime | None = None) -> str:
+    """Returns some lines for each export: progress, label, request. `now` decides which day is today."""
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    today = (now or datetime.now()).astimezone()
+    lines = [Text(HEADER, style="bold")]
     for status in found:
-        rows, size = f"{status.progress.processed_rows:,}", decimal(status.progress.bytes)
-        table.add_row(_name(status), _state(status), rows, size, _short(status.created_at))
-    return _render(Console(soft_wrap=not sys.stdout.isatty()), table)
+        lines += [_line(status, today), *_details(status, console.width)]
+    return _render(console, *lines)
 
 
 def status_table(status: ExportStatus) -> str:
+    return _render(Console(), table_of(status))
+
+
+def table_of(status: ExportStatus) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    rows = {
+    rows: dict[str, str | Text | None] = {
         "export": str(status.export_id),
         "label": status.label,
-        "state": str(status.state),
-        "waits for": status.waiting_for,
+        "status": _coloured(status_name(status)),
+        "waits": waiting_of(status),
         "error": status.error,
         "notice": status.notice,
         "dataset": status.dataset,
         "columns": ", ".join(status.columns),
-        "query": ", ".join(f"{name}={value}" for name, value in status.query.items() if (name, value) not in DEFAULTS),
+        "query": ", ".join(_conditions(status.query)),
         "rows": rows_of(status),
         "bytes": f"{status.progress.bytes:,}",
         "created": _moment(status.created_at),
         "snapshot": _moment(status.snapshot_at),
-        "completed": _moment(status.completed_at),
+        status.status: _moment(status.completed_at) if status.final else None,
+        "removed": _moment(status.removed_at) if status.removed else None,
         "expires": _moment(status.expires_at),
         "sha256": status.sha256,
     }
     for name, value in rows.items():
         if value:
-            table.add_row(name, _state(status) if name == "state" else escape(value))
-    return _render(Console(), table)
+            table.add_row(name, value if isinstance(value, Text) else Text(value))
+    return table
 
 
-def _render(console: Console, table: Table) -> str:
-    """Returns the text of the table, with the colours and the width that standard output has."""
+def _render(console: Console, *lines: RenderableType) -> str:
+    """Returns the text, with the colours and the width that standard output has."""
     with console.capture() as capture:
-        console.print(table)
+        for line in lines:
+            console.print(line)
     return capture.get().removesuffix("\n")
 
 
-def _name(status: ExportStatus) -> Text:
-    """Returns the id and, in a second line, the label, truncated to the width of the id."""
-    name = Text(str(status.export_id))
-    if status.label:
-        label = Text(status.label, style="dim")
-        label.truncate(name.cell_len, overflow="ellipsis")
-        name.append("\n").append_text(label)
-    return name
+def _line(status: ExportStatus, today: datetime) -> Text:
+    """Returns the columns of HEADER."""
+    name, rows = status_name(status), _short_count(status.progress.processed_rows)
+    size, created = decimal(status.progress.bytes), _short_moment(status.created_at, today)
+    return Text.assemble(f"{status.export_id} ", _coloured(name, width=10), f" {rows:>11} {size:>9} {created:>10}")
 
 
-def _state(status: ExportStatus) -> str:
-    name = "removed" if status.removed else escape(str(status.state))
-    colour = COLOURS.get(name)
-    return f"[{colour}]{name}[/]" if colour else name
+def _details(status: ExportStatus, width: int) -> list[Text]:
+    """Returns lines with the label and with the dataset and the conditions, if they are known, cut to `width`."""
+    request = " ".join([status.dataset, *_conditions(status.query)]).strip()
+    lines = [Text(f"  {part}", style="dim") for part in (status.label, request) if part]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
 
 
-def _short(moment: datetime | None) -> str:
-    """Returns 8 characters: the time of a moment of today, otherwise the date."""
+def _conditions(query: Mapping[str, Any]) -> list[str]:
+    """Returns NAME=VALUE for everything in the query that is not a default."""
+    return [f"{name}={_value(value)}" for name, value in query.items() if (name, value) not in DEFAULTS]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_value, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _coloured(name: str, width: int = 0) -> Text:
+    return Text(f"{name:{width}}" if width else name, style=COLOURS.get(name, ""))
+
+
+def _short_count(count: int) -> str:
+    """Returns at most 11 characters."""
+    return f"{count:,}" if count < BILLION else f"{count / BILLION:,.2f} G"
+
+
+def _short_moment(moment: datetime | None, today: datetime) -> str:
+    """Returns local time: the time of a moment of today, otherwise the date."""
     if moment is None:
         return ""
-    local, today = moment.astimezone(), datetime.now().astimezone().date()
-    return local.strftime("%H:%M:%S" if local.date() == today else "%y-%m-%d")
+    local = moment.astimezone()
+    return local.strftime("%H:%M:%S" if local.date() == today.date() else "%Y-%m-%d")
 
 
 def _moment(moment: datetime | None) -> str:

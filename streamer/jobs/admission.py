@@ -1,7 +1,6 @@
 """The calls of the API: submit, read, list, cancel and remove exports."""
 
 import asyncio
-from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 from streamer.errors import KeyReused, QueueFull, Unavailable
@@ -11,7 +10,7 @@ from streamer.jobs.registry import ActiveExports
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
-from streamer.model import Export, ExportRequest, Place, State
+from streamer.model import Export, ExportFilter, ExportRequest, Place, State
 from streamer.protocol.disposition import ContentDescription
 
 CANCELLED = "the export was cancelled"
@@ -92,12 +91,10 @@ class Admission:
             await active.spool.end()  # the row is written before the file is sealed
         return export
 
-    async def page(
-        self, states: Sequence[State], label: str | None, before: Place | None, limit: int
-    ) -> tuple[list[Export], bool]:
+    async def page(self, wanted: ExportFilter, before: Place | None, limit: int) -> tuple[list[Export], bool]:
         """Returns the newest exports before a place in the list, and whether there are more. One call at a time."""
         async with self._listing:
-            return await self._store.page(states, label, before, limit)
+            return await self._store.page(wanted, before, limit)
 
     def active(self, export_id: UUID) -> ActiveExport | None:
         """Returns the export if it is unfinished and belongs to this process."""

@@ -268,4 +268,4 @@ def refusal(export: Export) -> ClientError:
 
 
 def unknown_state(export: Export) -> WrittenByNewer:
-    return WrittenByNewer(f"the export is {export.state!r}, a state that only a newer version of streamer knows")
+    return WrittenByNewer(f"the export is {export.state!r}, a status that only a newer version of streamer knows")

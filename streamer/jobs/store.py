@@ -22,7 +22,17 @@ import tenacity
 
 from streamer.errors import NotFound, StartError, Unavailable
 from streamer.jobs.times import JobTimes
-from streamer.model import SPEC_VERSION, Export, ExportRequest, Place, Progress, State, folded, read_spec
+from streamer.model import (
+    SPEC_VERSION,
+    Export,
+    ExportFilter,
+    ExportRequest,
+    ExportSpec,
+    Place,
+    Progress,
+    folded,
+    read_spec,
+)
 from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.failures import CONNECTION_LOST, one_line
 from streamer.postgres.statements import read_all_sql
@@ -120,16 +130,19 @@ class Store:
             raise NotFound(f"there is no export {export_id}")
         return export
 
-    async def page(
-        self, states: Sequence[State], label: str | None, before: Place | None, limit: int
-    ) -> tuple[list[Export], bool]:
-        """Returns the newest exports in any of `states` (of all states if empty), and whether there are more.
-
-        With `label`, only exports whose label contains it.
-        """
+    async def page(self, wanted: ExportFilter, before: Place | None, limit: int) -> tuple[list[Export], bool]:
+        """Returns the newest exports that the filter selects, and whether there are more."""
         created_at, export_id = before or (None, UUID(int=0))
-        part = None if label is None else folded(label)
-        rows = await self._rows("page", list(states), created_at, export_id, limit, MAX_PAGE_SPECS, part)
+        rows = await self._rows(
+            "page",
+            list(wanted.states),
+            created_at,
+            export_id,
+            limit,
+            MAX_PAGE_SPECS,
+            None if wanted.label is None else folded(wanted.label),
+            None if wanted.dataset is None else ExportSpec.beginnings(wanted.dataset),
+        )
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
     async def claim(self, waiting: Sequence[UUID], folder: UUID) -> Export | None:

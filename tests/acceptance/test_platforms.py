@@ -48,7 +48,7 @@ async def test_force_replaces_a_file_on_windows(pretender: Pretender, tmp_path: 
     (tmp_path / "x.csv").write_bytes(b"old")
     options = "-o", "x.csv", "--server", pretender.url
     process = await on_windows(tmp_path, "export", *options, exit_status=1)
-    assert process.stderr[0] == "streamer: x.csv is there already; --force replaces it"
+    assert process.stderr[0] == "streamer: x.csv exists already; --force replaces it"
     await on_windows(tmp_path, "export", *options, "--force")
     assert (tmp_path / "x.csv").read_bytes() == CONTENT
     await on_windows(tmp_path, "pull", pretender.download, "-o", "x.csv")

@@ -232,7 +232,7 @@ async def test_giving_up_has_exit_status_5_and_the_next_run_completes(held: Held
     async with relaying(relay) as relayed:
         target = relayed + export.download
         process = await run(folder, "pull", target, "-o", "x.csv", "--max-time", "3", exit_status=5)
-    assert "not done within 3 s" in sentence(process)
+    assert "not finished within 3 s" in sentence(process)
     assert "resumes it" in process.stderr[1]
     await run(folder, "pull", export.url, "-o", "x.csv")
     assert content_of(folder / "x.csv") == WHOLE
@@ -243,7 +243,7 @@ async def test_max_time_includes_the_creation(folder: Path) -> None:
         pretender.statuses = [says(429, headers={"Retry-After": "3600"}, detail="100 exports are waiting already")]
         arguments = "export", "-o", "x.csv", "--max-time", "1", "--server", pretender.url
         process = await run(folder, *arguments, exit_status=5)
-    assert process.stderr == ["streamer: not done within 1 s"]
+    assert process.stderr == ["streamer: not finished within 1 s"]
     assert names(folder) == set()
 
 
@@ -440,8 +440,8 @@ async def test_an_export_with_label_and_ttl_is_found_by_its_label(held: Held, fo
     identifier = json.loads(process.stdout[0])["exportId"]
     await run(folder, "export", "--dataset", LARGE.name, "--where", "id__lte=10", "-o", "y.csv", place=place)
     listed = await run(folder, "ls", "--label", "MONTH END", place=place)
-    assert [line.split()[0] for line in listed.stdout] == ["EXPORT", identifier, "Month"]
-    assert listed.stdout[2].startswith("Month end [red]x[/] ")
+    assert [line.split()[0] for line in listed.stdout] == ["EXPORT", identifier, "Month", LARGE.name]
+    assert listed.stdout[2].startswith("  Month end [red]x[/] ")
     assert all(len(line) <= 80 for line in listed.stdout)
     (found,) = json.loads((await run(folder, "ls", "--label", "month", "--json", place=place)).stdout[0])
     assert (found["exportId"], found["label"], found["ttl"]) == (identifier, label, 7200)

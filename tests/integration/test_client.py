@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
@@ -37,6 +38,7 @@ from streamer.client.transport import MAX_JSON
 from tests.conftest import Server
 from tests.exporting import create, until
 from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
+from tests.integration.tlsfront import make_certificate
 
 CONTENT = random.Random(8).randbytes(300_000)
 HALF = 150_000
@@ -283,7 +285,7 @@ async def test_a_retry_of_a_download_waits_for_retry_after(
 
 async def test_max_time_ends_the_wait_for_a_retry(client: Client, pretender: Pretender, target: Path) -> None:
     pretender.downloads = [breaks_after(pretender, HALF), says(503, headers={"Retry-After": "3600"}, detail="not now")]
-    with pytest.raises(GaveUp, match=r"not done within 2 s"):
+    with pytest.raises(GaveUp, match=r"not finished within 2 s"):
         await client.get(pretender.id).save(target, max_time=2)
     assert part(target).exists()
 
@@ -291,7 +293,7 @@ async def test_max_time_ends_the_wait_for_a_retry(client: Client, pretender: Pre
 async def test_max_time_of_export_to_includes_the_creation(pretender: Pretender, target: Path) -> None:
     pretender.statuses = [says(429, headers={"Retry-After": "999999999"})]
     begin = time.monotonic()
-    with pytest.raises(GaveUp, match=r"not done within 0\.2 s"):
+    with pytest.raises(GaveUp, match=r"not finished within 0\.2 s"):
         await asyncio.to_thread(export_to, target, url=pretender.url, max_time=0.2)
     assert time.monotonic() - begin < 5
 
@@ -344,7 +346,7 @@ async def test_a_file_that_appears_during_the_download_is_accepted_only_if_it_is
         return answer
 
     pretender.downloads = [overtaking(CONTENT[::-1])]
-    with pytest.raises(LocalFileError, match="is there already"):
+    with pytest.raises(LocalFileError, match="exists already"):
         await client.get(pretender.id).save(target)
     assert read(part(target)) == CONTENT
     assert read(target) == CONTENT[::-1]
@@ -504,6 +506,61 @@ async def test_the_error_for_an_unreachable_server_names_it(address: str) -> Non
             await client.get("00000000-0000-0000-0000-000000000000").status()
 
 
+async def test_a_server_without_tls_is_named_with_the_url_to_try(pretender: Pretender) -> None:
+    host = pretender.url.removeprefix("http://")
+    async with Client(f"https://{host}", retry_policy=QUICK) as client:
+        with pytest.raises(Refused, match=f"^{host} speaks no TLS there; try http://{host}$"):
+            await client.get(pretender.id).status()
+
+
+async def test_a_server_with_tls_is_named_with_the_url_to_use(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    async with pretending(CONTENT, context) as pretender:
+        host = pretender.url.removeprefix("http://")
+        async with Client(pretender.url, retry_policy=QUICK) as client:
+            with pytest.raises(GaveUp, match=f"without an answer; if it expects TLS, use https://{host}; gave up"):
+                await client.get(pretender.id).status()
+        async with Client(f"https://{host}", retry_policy=QUICK) as client:
+            with pytest.raises(Refused, match=f"the certificate of {host} is not valid: self-signed certificate; SSL_"):
+                await client.get(pretender.id).status()
+
+
+async def test_a_400_of_another_server_has_a_hint_at_tls(client: Client, pretender: Pretender) -> None:
+    """As of nginx and Go for HTTP on a port for HTTPS."""
+    pretender.statuses = [says(400)]
+    with pytest.raises(Refused, match="is not a streamer: 400 Bad Request; if it expects TLS, use https://127"):
+        await client.get(pretender.id).status()
+
+
+async def test_a_server_that_has_answered_is_not_suspected_of_tls(client: Client, pretender: Pretender) -> None:
+    await client.get(pretender.id).status()
+    pretender.statuses = [breaks_after(pretender, 0)] * QUICK.attempts
+    with pytest.raises(GaveUp) as caught:
+        await client.get(pretender.id).status()
+    assert "TLS" not in str(caught.value)
+
+
+async def test_a_server_without_the_path_of_its_address_is_refused(server: Server) -> None:
+    async with Client(f"{server.url}/other", retry_policy=QUICK) as client:
+        with pytest.raises(Refused, match="there is nothing at /other/exports; is the address of the server right"):
+            assert [found async for found in client.exports()]
+        with pytest.raises(Refused, match="is the address of the server right"):
+            await client.export()
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "nul\0", "\udcff"])
+def test_an_api_key_that_no_header_can_have_is_refused(key: str) -> None:
+    with pytest.raises(Refused, match="the API key has characters that are not printable"):
+        Client("http://127.0.0.1:9", key)
+
+
+async def test_a_client_that_is_not_a_context_says_how_to_use_it(pretender: Pretender) -> None:
+    with pytest.raises(RuntimeError, match="async with Client"):
+        await Client(pretender.url).get(pretender.id).status()
+
+
 async def test_a_blocking_call_works_inside_a_running_loop(target: Path) -> None:
     """As in Jupyter. The loop of the caller is blocked meanwhile, so the server runs on a loop of its own."""
     address: Future[str] = Future()
@@ -540,6 +597,8 @@ async def test_the_library_against_the_real_server(
         await other.until("completed")
         assert [str(found.export_id) async for found in client.exports()] == [other.id, str(export.id)]
         assert [found async for found in client.exports(status=["failed"])] == []
+        assert [found async for found in client.exports(dataset="other")] == []
+        assert len([found async for found in client.exports(dataset="users")]) == 2
         labelled = await client.export(where={"id__lte": 10}, label="Month end", ttl=timedelta(hours=2))
         await labelled.save(tmp_path / "labelled.csv")
         status = await labelled.status()

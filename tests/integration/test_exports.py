@@ -250,7 +250,7 @@ async def test_a_cancel_leaves_what_is_finished_as_it_is(
     async with session.get(export.download) as response:
         assert sha256(await response.read()) == sha256(gated_csv(20_000))
     async with Client(server.url) as client:
-        assert (await client.get(export.id).cancel()).state == "completed"
+        assert (await client.get(export.id).cancel()).status == "completed"
     assert server.files() == {export.file_name}
 
 

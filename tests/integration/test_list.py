@@ -1,12 +1,13 @@
-"""`GET /exports`: the list of exports, newest first, in pages, filtered by state."""
+"""`GET /exports`: the list of exports, newest first, in pages, filtered by status and dataset."""
 
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import pytest
 
 from streamer.http.api.listing import MAX_LIMIT
-from tests.conftest import Serve, Server
+from tests.conftest import Serve, Server, connected
 from tests.exporting import RemoteExport, create, read_problem
 from tests.gates import Gates
 
@@ -87,6 +88,33 @@ async def test_the_list_contains_only_the_requested_states(
     await gates.open("gated", 1)
 
 
+async def test_the_list_contains_only_exports_of_the_requested_dataset(
+    serve: Serve, gates: Gates, database: str, session: aiohttp.ClientSession
+) -> None:
+    """An export whose request this version cannot read is in the list of no dataset."""
+    for name in ("first", "second", "users"):
+        await gates.dataset(name, "SELECT 1 AS id")
+    server = await serve(**gates.settings)
+    of_first = [await create(session, server.url, dataset="first") for _ in range(2)]
+    of_second = await create(session, server.url, dataset="second")
+    newer, damaged = [await create(session, server.url, dataset="second") for _ in range(2)]
+    for export in (*of_first, of_second, newer, damaged):
+        await export.until("completed")
+    async with connected(database) as hand:
+        await hand.execute(
+            "UPDATE streamer.exports SET spec = 'new form', spec_version = 2 WHERE id = $1", UUID(newer.id)
+        )
+        await hand.execute("UPDATE streamer.exports SET spec = '{' WHERE id = $1", UUID(damaged.id))
+        await hand.execute(
+            """UPDATE streamer.exports SET spec = replace(spec, '"version":1,', '') WHERE id = $1""",
+            UUID(of_first[0].id),
+        )
+    assert ids(await page(session, server, dataset="first")) == [export.id for export in reversed(of_first)]
+    assert ids(await page(session, server, dataset="second", status="completed")) == [of_second.id]
+    assert ids(await page(session, server, dataset="users")) == []
+    assert len(ids(await page(session, server))) == 5
+
+
 async def test_a_page_of_large_requests_has_fewer_entries(server: Server, session: aiohttp.ClientSession) -> None:
     """A page is built in memory, so it ends before it becomes large."""
     names = [f"somebody with a long name {number}" for number in range(600)]
@@ -111,6 +139,8 @@ async def test_a_page_of_large_requests_has_fewer_entries(server: Server, sessio
         ("status=", "status"),
         ("status=completed,", "status"),
         ("state=completed", "state"),
+        ("dataset=users&dataset=users", "dataset"),
+        ("dataset=", "dataset"),
     ],
 )
 async def test_the_answer_names_an_invalid_parameter(

@@ -239,8 +239,8 @@ async def test_the_client_shows_what_a_newer_version_wrote(serve: Serve, rows: R
     async with Client(server.url) as client:
         found = {str(status.export_id): status async for status in client.exports()}
         first, second = found[unreadable.export.id], found[unknown.export.id]
-        assert (first.state, first.final, first.notice, first.columns) == ("pending", False, UNREADABLE, ())
-        assert (second.state, second.final, second.completed, second.notice) == ("archived", False, False, None)
+        assert (first.status, first.final, first.notice, first.columns) == ("pending", False, UNREADABLE, ())
+        assert (second.status, second.final, second.completed, second.notice) == ("archived", False, False, None)
         await client.get(first.export_id).cancel()
         with pytest.raises(ExportGone):
             await client.get(first.export_id).save("nowhere.csv")

@@ -56,7 +56,30 @@ def test_any_other_text_is_refused(target: str) -> None:
         address_of(target, SERVER)
 
 
-@pytest.mark.parametrize("text", ["", "127.0.0.1:8080", "ftp://a", "http://", "http://a?b=c", "http://a#b"])
-def test_a_server_that_is_not_a_url_is_refused(text: str) -> None:
-    with pytest.raises(Refused, match="not the URL of a server"):
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "/",
+            "ftp://a",
+            "http://",
+            "http://a?b=c",
+            "http://a#b",
+            "a b",
+            "http://[::1",
+            "a:port",
+            "a:0",
+            "http://:80",
+        )
+    ],
+)
+def test_a_text_that_cannot_be_the_address_of_a_server_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="is not the address of a server"):
         server_url(text)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:8080", "localhost", "db.example:80/some/where", "[::1]:8080"])
+def test_a_server_without_a_scheme_speaks_http(text: str) -> None:
+    assert server_url(text) == f"http://{text}"
+    assert address_of(f"{text}/exports/{TEXT}/download", "").server == f"http://{text}"

@@ -8,7 +8,7 @@ from streamer.jobs.registry import ActiveExports
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
-from streamer.model import Export
+from streamer.model import Export, ExportFilter
 
 
 class Pages:
@@ -37,5 +37,5 @@ async def test_pages_of_the_list_are_read_one_at_a_time() -> None:
         permits=asyncio.Semaphore(0),
         capacity=1,
     )
-    await asyncio.gather(*(admission.page([], None, None, 20) for _ in range(5)))
+    await asyncio.gather(*(admission.page(ExportFilter(), None, 20) for _ in range(5)))
     assert pages.most == 1

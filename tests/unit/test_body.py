@@ -69,16 +69,16 @@ def test_a_generator_becomes_a_list() -> None:
 
 
 WITHOUT_TEXT: list[tuple[Any, type[Exception], str]] = [
-    (None, ValueError, r"^where\['c'\] is None: COLUMN__isnull=True asks for the rows where it is NULL$"),
+    (None, ValueError, r"^where\['c'\] is None; to select the rows with NULL, use COLUMN__isnull=True$"),
     (["US", None], ValueError, r"^where\['c'\] is None"),
     (Array(None), ValueError, r"^where\['c'\] is None"),
-    (b"US", TypeError, r"^where\['c'\] is of bytes: decode a text"),
-    (bytearray(b"US"), TypeError, "is of bytes"),
-    ({"gte": 1}, TypeError, r"^where\['c'\] has no text of its own: dict$"),
-    ([["US"]], TypeError, "has no text of its own: list"),
-    (..., TypeError, "has no text of its own: ellipsis"),
-    (Tier, TypeError, "has no text of its own: EnumType"),
-    (1j, TypeError, "has no text of its own: complex"),
+    (b"US", TypeError, r"^where\['c'\] has bytes: decode a text"),
+    (bytearray(b"US"), TypeError, "has bytes"),
+    ({"gte": 1}, TypeError, r"^where\['c'\] has a value of type dict, which cannot be sent$"),
+    ([["US"]], TypeError, "has a value of type list, which cannot be sent"),
+    (..., TypeError, "has a value of type ellipsis, which cannot be sent"),
+    (Tier, TypeError, "has a value of type EnumType, which cannot be sent"),
+    (1j, TypeError, "has a value of type complex, which cannot be sent"),
 ]
 
 
@@ -120,16 +120,19 @@ def test_empty_columns_are_sent_as_empty() -> None:
 @pytest.mark.parametrize(
     ("ask", "sentence"),
     [
-        (lambda: request_body("users", {"id"}, None, {}), "^columns must be in an order: a list, not a set$"),  # type: ignore[arg-type]
-        (lambda: request_body("users", None, None, {"order_by": {"id"}}), "^order_by must be in an order"),
+        (
+            lambda: request_body("users", {"id"}, None, {}),  # type: ignore[arg-type]
+            "^columns must be a list, because its order matters, not a set$",
+        ),
+        (lambda: request_body("users", None, None, {"order_by": {"id"}}), "^order_by must be a list"),
         (lambda: request_body("users", None, [("c", "US")], {}), "^where must be a mapping of conditions, not list$"),  # type: ignore[arg-type]
         (lambda: request_body("users", None, "", {}), "^where must be a mapping of conditions, not str$"),  # type: ignore[arg-type]
-        (lambda: request_body("users", None, {1: "US"}, {}), "^where must have texts for names, not 1$"),  # type: ignore[dict-item]
+        (lambda: request_body("users", None, {1: "US"}, {}), "^where must have strings as names, not 1$"),  # type: ignore[dict-item]
         (
             lambda: request_body("users", None, {"c": 1}, {"filters": {}}),
-            "^filters: the conditions are given as where$",
+            "^filters: pass the conditions as where$",
         ),
-        (lambda: request_body("users", ["id", b"x"], None, {}), "^columns is of bytes"),  # type: ignore[list-item]
+        (lambda: request_body("users", ["id", b"x"], None, {}), "^columns has bytes"),  # type: ignore[list-item]
     ],
 )
 def test_arguments_that_could_drop_a_filter_or_reorder_columns_are_refused(
@@ -137,3 +140,7 @@ def test_arguments_that_could_drop_a_filter_or_reorder_columns_are_refused(
 ) -> None:
     with pytest.raises(TypeError, match=sentence):
         ask()
+
+
+def test_a_dataset_that_is_not_given_is_left_to_the_server() -> None:
+    assert request_body(None, None, None, {}) == {"filters": {}}

@@ -303,6 +303,33 @@ def test_line_of_a_request_fits_its_item_of_the_budget(caplog: pytest.LogCapture
     assert sys.getsizeof(caplog.messages[0]) <= LOG_RECORD
 
 
+STATUS = "/exports/6f1c0f8e-7c1b-4a52-9d3e-0a1b2c3d4e5f"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "level"),
+    [
+        ("GET", f"{STATUS}/status", 200, logging.DEBUG),
+        ("GET", STATUS, 200, logging.DEBUG),
+        ("GET", f"/reports{STATUS}/status", 304, logging.DEBUG),
+        ("GET", f"{STATUS}/status", 404, logging.INFO),
+        ("GET", f"{STATUS}/status", 503, logging.INFO),
+        ("GET", f"{STATUS}/download", 200, logging.INFO),
+        ("DELETE", STATUS, 204, logging.INFO),
+        ("GET", "/exports", 200, logging.INFO),
+        ("GET", "/exports/csv", 200, logging.INFO),
+    ],
+)
+def test_polls_of_the_status_are_logged_at_debug_unless_they_fail(
+    caplog: pytest.LogCaptureFixture, method: str, target: str, status: int, level: int
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        AccessLog(logging.getLogger("access"), "").log(
+            make_mocked_request(method, target), web.Response(status=status), 0.1
+        )
+    assert [record.levelno for record in caplog.records] == [level]
+
+
 @asynccontextmanager
 async def serving_to(stderr: int, folder: Path, database: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """The server as a process of its own with this stderr, and its URL, found without reading stderr."""

@@ -252,3 +252,12 @@ def test_row_becomes_an_export() -> None:
         assert Export.from_row({**row, **spec_of_another}) == replace(export, spec=None)
     of_another = Export.from_row({**row, "state": "archived"})
     assert (of_another.state, of_another.final) == ("archived", False)
+
+
+@pytest.mark.parametrize("name", ["users", 'say "hi"', "back\\slash", "tab\t", "北京", ""])
+def test_the_json_of_a_request_begins_with_its_dataset(name: str) -> None:
+    text = ExportSpec(dataset=name, columns=("id",)).to_json()
+    assert text.startswith(ExportSpec.beginnings(name)[0])
+    older = text.replace(f'"version":{SPEC_VERSION},', "", 1)
+    assert ExportSpec.from_json(older) == ExportSpec.from_json(text)
+    assert older.startswith(ExportSpec.beginnings(name)[1])

@@ -387,14 +387,21 @@ def test_unknown_dataset_is_refused_with_the_one_that_was_meant(name: str) -> No
     assert refused(f"dataset={name}").sentence == f"dataset: there is no dataset '{name}'; did you mean users?"
 
 
-def test_the_only_dataset_is_the_default() -> None:
-    assert read_spec([], b"", Catalog({"events": CATALOG["events"]})).dataset == "events"
+def test_the_only_dataset_need_not_be_named() -> None:
+    only = Catalog({"events": CATALOG["events"]})
+    assert Parameters([], b"").dataset(only).name == "events"
+    assert Parameters([], b'{"dataset": null}').dataset(only).name == "events"
 
 
-def test_a_dataset_must_be_given_if_there_are_several_and_none_is_users() -> None:
-    others = Catalog({name: replace(CATALOG["events"], name=name) for name in ("a", "b")})
-    with pytest.raises(BadParameter, match=r"^dataset: must be given: a, b$"):
-        read_spec([], b"", others)
+def test_users_is_the_default_among_several_datasets() -> None:
+    assert Parameters([], b"").dataset(CATALOG).name == "users"
+
+
+def test_one_of_several_datasets_without_users_must_be_named() -> None:
+    several = Catalog({"events": CATALOG["events"], "orders": CATALOG["users"]})
+    with pytest.raises(BadParameter) as caught:
+        Parameters([], b"").dataset(several)
+    assert caught.value.sentence == "dataset: must be given, because there are several; allowed are events, orders"
 
 
 def test_alias_of_a_column_outside_of_the_dataset_is_refused() -> None:

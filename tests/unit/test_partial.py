@@ -25,7 +25,7 @@ ID = UUID("b42ef8e9-f053-4b3b-ac2a-212af6ebadc3")
 ADDRESS = Address("http://127.0.0.1:8080", ID)
 STATUS = ExportStatus(
     export_id=ID,
-    state=State.COMPLETED,
+    status=State.COMPLETED,
     progress=ExportProgress(processed_rows=1, bytes=90, percentage=100.0),
     etag='"tag"',
 )

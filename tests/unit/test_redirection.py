@@ -29,25 +29,25 @@ def test_a_redirection_that_keeps_the_request_is_followed(
     assert redirect_target(method, URL(url), status, location) == URL(new)
 
 
-NOT_SENT = "is not sent there; use that address"
+NOT_SENT = "is not redirected, so use that address"
 REFUSED = [
     *(
-        (method, HERE, status, location, f"redirects to {new}, and a {method} {NOT_SENT}")
+        (method, HERE, status, location, f"redirects to {new}; a {method} {NOT_SENT}")
         for method in ("POST", "DELETE")
         for status in (301, 302, 303)
         for location, new in (("/x", "http://here.example/x"), ("https://here.example/x", "https://here.example/x"))
     ),
     *(
-        ("POST", HERE, status, location, f"redirects to {location}, and a POST {NOT_SENT}")
+        ("POST", HERE, status, location, f"redirects to {location}; a POST {NOT_SENT}")
         for status in (307, 308)
         for location in ("https://here.example/x", "http://other.example/x", "http://here.example:8080/x")
     ),
     ("GET", "https://here.example/x", 302, "http://here.example/x", "redirects to http://here.example/x, which is not"),
     ("DELETE", "https://here.example/x", 307, "http://here.example/x", "which is not encrypted"),
-    ("GET", HERE, 302, None, "redirects to nothing, which is no address"),
-    ("GET", HERE, 302, "", "redirects to nothing, which is no address"),
+    ("GET", HERE, 302, None, "redirects to nothing, which is not a URL"),
+    ("GET", HERE, 302, "", "redirects to nothing, which is not a URL"),
     *(
-        ("GET", HERE, 302, location, "which is no address")
+        ("GET", HERE, 302, location, "which is not a URL")
         for location in (
             "ftp://here.example/x",
             "file:///etc/passwd",

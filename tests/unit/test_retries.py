@@ -61,7 +61,7 @@ def test_a_long_retry_after_is_limited_and_reported(requested: float) -> None:
     assert retrying.before_sleep
     retrying.before_sleep(state)
     assert 600.0 <= waits.seen[0] <= 600.0 + MAX_BACKOFF
-    assert waits.reasons == [f"busy; Retry-After names {requested:.0f} s, and 600 s is the limit"]
+    assert waits.reasons == [f"busy; the server asks to wait {requested:.0f} s, the client waits 600 s"]
 
 
 async def test_any_other_error_is_raised_at_once() -> None:

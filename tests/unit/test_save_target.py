@@ -100,15 +100,15 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path, umask: int) -> Non
     [
         ("x" * 300, "File name too long"),
         ("x" * 252, "File name too long"),  # with .part
-        ("folder", "is no regular file"),
-        ("", "is no regular file"),
-        ("missing/x.csv", "missing is no folder"),
+        ("folder", "is not a regular file"),
+        ("", "is not a regular file"),
+        ("missing/x.csv", "the folder .*missing does not exist"),
         ("file/x.csv", "Not a directory"),
         ("a\0b", "cannot be the name of a file"),
         ("a\ud800b", "cannot be the name of a file"),
         ("loop", "Too many levels of symbolic links"),
-        ("to-a-missing-folder", "missing is no folder"),
-        ("/dev/full", "is no regular file"),
+        ("to-a-missing-folder", "the folder .*missing does not exist"),
+        ("/dev/full", "is not a regular file"),
     ],
 )
 def test_a_path_that_cannot_be_a_file_is_one_sentence(tmp_path: Path, name: str, sentence: str, new: bool) -> None:

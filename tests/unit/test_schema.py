@@ -300,11 +300,11 @@ def test_datasets_have_the_frozen_bytes() -> None:
 
 
 def test_answers_to_create_and_cancel_have_the_frozen_bytes() -> None:
-    created = Created(export_id=ID, state=State.PENDING, links=LINKS.of(ID))
+    created = Created(export_id=ID, status=State.PENDING, links=LINKS.of(ID))
     assert encode(created) == frozen({"exportId": str(ID), "status": "pending", "links": BOTH_LINKS})
-    job = CreatedJob(export_id=ID, job_id=ID, state=State.PENDING)
+    job = CreatedJob(export_id=ID, job_id=ID, status=State.PENDING)
     assert encode(job) == frozen({"exportId": str(ID), "jobId": str(ID), "status": "pending"})
-    cancelled = CancelledJob(job_id=ID, export_id=ID, state=State.CANCELLED)
+    cancelled = CancelledJob(job_id=ID, export_id=ID, status=State.CANCELLED)
     assert encode(cancelled) == frozen({"jobId": str(ID), "exportId": str(ID), "status": "cancelled"})
 
 
@@ -320,7 +320,7 @@ def test_the_client_reads_the_status_that_the_server_writes(name: str) -> None:
     sent = status_of(EXPORTS[name])
     found = decode(encode(sent), ExportStatus)
     assert found.completed_at == (END.replace(microsecond=999_000) if sent.completed_at else None)
-    assert (found.state, found.progress, found.links) == (sent.state, sent.progress, sent.links)
+    assert (found.status, found.progress, found.links) == (sent.status, sent.progress, sent.links)
     assert (found.dataset, found.notice) == (("", UNREADABLE) if name == "unreadable" else ("users", None))
     assert found.removed is (name == "removed")
 
@@ -342,7 +342,7 @@ def test_the_client_reads_a_status_with_only_the_required_members() -> None:
 def test_the_client_ignores_members_that_only_a_newer_server_knows() -> None:
     newer = FROZEN_RUNNING | {"status": "archived", "representations": {}, "links": BOTH_LINKS | {"events": "/events"}}
     page = decode(json.dumps({"exports": [newer], "nextCursor": None, "total": 1}).encode(), ExportPage)
-    assert (page.exports[0].state, page.exports[0].final) == ("archived", False)
+    assert (page.exports[0].status, page.exports[0].final) == ("archived", False)
 
 
 def test_null_for_the_total_of_an_older_server_is_read() -> None:

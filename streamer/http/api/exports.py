@@ -45,12 +45,12 @@ class Exports:
         """`POST /exports/csv`."""
         export_id, state = await self._submit(request)
         links = request.app[LINKS].of(export_id)
-        return _accepted(request, export_id, Created(export_id=export_id, state=state, links=links))
+        return _accepted(request, export_id, Created(export_id=export_id, status=state, links=links))
 
     async def create_job(self, request: web.Request) -> web.Response:
         """`POST /exports`."""
         export_id, state = await self._submit(request)
-        return _accepted(request, export_id, CreatedJob(export_id=export_id, job_id=export_id, state=state))
+        return _accepted(request, export_id, CreatedJob(export_id=export_id, job_id=export_id, status=state))
 
     async def status(self, request: web.Request) -> web.Response:
         """`GET /exports/{id}` and `GET /exports/{id}/status`."""
@@ -75,7 +75,7 @@ class Exports:
     async def cancel_job(self, request: web.Request) -> web.Response:
         """`POST /exports/{id}/cancel`."""
         export = await self._admission.cancel(requested_id(request))
-        return json_response(CancelledJob(job_id=export.id, export_id=export.id, state=export.state))
+        return json_response(CancelledJob(job_id=export.id, export_id=export.id, status=export.state))
 
     async def read_request(self, request: web.Request, *, ignored: str | None = None) -> ExportRequest:
         """Reads and checks the query and the body. `ignored` is a query parameter that belongs to another reader.

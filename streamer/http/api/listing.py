@@ -13,18 +13,18 @@ from aiohttp import web
 from streamer.errors import BadParameter, one_of, shown
 from streamer.http.api.parameters import check_label
 from streamer.http.target import Query, read_query, values_of
-from streamer.model import Export, Place, State
+from streamer.model import Export, ExportFilter, Place, State
 from streamer.source.catalog.suggestions import similar
 
-PARAMETERS = ("cursor", "label", "limit", "status")
+PARAMETERS = ("cursor", "dataset", "label", "limit", "status")
 DEFAULT_LIMIT = 20  # exports
 MAX_LIMIT = 100  # exports
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds since 1970, id
 
 
-def read_page(request: web.Request) -> tuple[list[State], str | None, Place | None, int]:
-    """Returns states (empty: any), a part of the label, the position before the page, and the maximum of exports.
+def read_page(request: web.Request) -> tuple[ExportFilter, Place | None, int]:
+    """Returns which exports are listed, the position before the page, and the maximum of exports.
 
     Raises BadParameter and BadTarget.
     """
@@ -33,7 +33,8 @@ def read_page(request: web.Request) -> tuple[list[State], str | None, Place | No
         meant = similar(unknown[0], PARAMETERS)
         allowed = f"did you mean {meant}?" if meant else f"allowed are {', '.join(PARAMETERS)}"
         raise BadParameter(unknown[0], f"unknown parameter; {allowed}")
-    return _states(query), _label(query), _position(query), _limit(query)
+    wanted = ExportFilter(states=_states(query), label=_label(query), dataset=_dataset(query))
+    return wanted, _position(query), _limit(query)
 
 
 def cursor(export: Export) -> str:
@@ -41,17 +42,25 @@ def cursor(export: Export) -> str:
     return f"{(export.created_at - EPOCH) // timedelta(microseconds=1)}.{export.id}"
 
 
-def _states(query: Query) -> list[State]:
+def _states(query: Query) -> tuple[State, ...]:
     named = [name.strip() for text in values_of(query, "status") for name in text.split(",")]
     for name in named:
         if name not in set(State):
             raise BadParameter("status", f"must be {one_of(list(State))}, not '{shown(name)}'")
-    return [State(name) for name in named]
+    return tuple(State(name) for name in named)
 
 
 def _label(query: Query) -> str | None:
     text = _single(query, "label")
     return None if text is None else check_label(text)
+
+
+def _dataset(query: Query) -> str | None:
+    """The name need not be that of a dataset of today: exports of older ones are still there."""
+    name = _single(query, "dataset")
+    if name == "":
+        raise BadParameter("dataset", "must not be empty")
+    return name
 
 
 def _position(query: Query) -> Place | None:

@@ -107,11 +107,19 @@ class Parameters:
 
 
 def _dataset(parameter: RawParameter | None, catalog: Catalog) -> Dataset:
-    name = parameter.single() if parameter else next(iter(catalog)) if len(catalog) == 1 else DEFAULT_DATASET
+    name = parameter.single() if parameter else _default_dataset(catalog)
     if name not in catalog:
-        sentence = no_such("dataset", name, catalog) if parameter else f"must be given: {listed(catalog)}"
-        raise BadParameter("dataset", sentence)
+        raise BadParameter("dataset", no_such("dataset", name, catalog))
     return catalog[name]
+
+
+def _default_dataset(catalog: Catalog) -> str:
+    """Returns `users` if it exists, otherwise the only dataset."""
+    if DEFAULT_DATASET in catalog:
+        return DEFAULT_DATASET
+    if len(catalog) == 1:
+        return next(iter(catalog))
+    raise BadParameter("dataset", f"must be given, because there are several; allowed are {listed(catalog)}")
 
 
 def _by_key(parameters: Mapping[str, RawParameter], dataset: Dataset) -> dict[ParameterKey, RawParameter]:

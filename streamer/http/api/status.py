@@ -27,7 +27,7 @@ def export_status(export: Export, live: ActiveExport | None, *, ttl: timedelta, 
     """
     return ExportStatus(
         export_id=export.id,
-        state=export.state,
+        status=export.state,
         progress=_progress(export, live),
         error=export.error,
         created_at=_timestamp(export.created_at),
