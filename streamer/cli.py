@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from streamer.commands import managing, pulling
+from streamer.commands.documentation import docs
 from streamer.commands.interrupts import INTERRUPTED
 from streamer.errors import StartError
 
@@ -20,13 +21,13 @@ log = logging.getLogger(__name__)
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=[pulling.pull, pulling.export, managing.ls, managing.status, managing.cancel, managing.rm],
+    commands=[pulling.pull, pulling.export, managing.ls, managing.status, managing.cancel, managing.rm, docs],
 )
 @click.version_option(package_name="streamer")
 def main() -> None:
     """Streams a PostgreSQL query as a CSV download that can be followed while it grows.
 
-    `serve` and `demo` are the server; all others are its client. Tab completion: put
+    `serve` and `demo` are the server; `docs` is the documentation; all others are the client. Tab completion: put
     `eval "$(_STREAMER_COMPLETE=bash_source streamer)"` into ~/.bashrc (zsh_source for zsh, fish_source for fish).
     """
 
@@ -36,8 +37,8 @@ def main() -> None:
 def serve(budget: bool) -> None:
     """Run the server, configured by the environment.
 
-    The database is DATABASE_URL, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME. The README lists every
-    setting.
+    The database is DATABASE_URL, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME. `streamer docs
+    settings` lists every setting.
     """
     with _server_process():
         from streamer.budget import budget as memory_budget  # noqa: PLC0415 - of the server: the client does not need it

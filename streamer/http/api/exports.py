@@ -4,6 +4,7 @@ There are two sets of URLs, `/exports` with a `jobId` and `/exports/csv` with li
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from uuid import UUID
@@ -61,6 +62,11 @@ class Exports:
         exports, more = await self._admission.page(*read_page(request))
         found = tuple(self._status(request, export) for export in exports)
         return json_response(ExportPage(exports=found, next_cursor=cursor(exports[-1]) if more else None))
+
+    async def newest(self, request: web.Request, count: int) -> Sequence[ExportStatus]:
+        """Returns the newest exports, at most `count`. Raises Unavailable."""
+        exports, _ = await self._admission.page([], None, None, count)
+        return [self._status(request, export) for export in exports]
 
     def _status(self, request: web.Request, export: Export) -> ExportStatus:
         return export_status(export, self._admission.active(export.id), ttl=self._ttl, links=request.app[LINKS])
