@@ -9,7 +9,7 @@ QUOTED = r'"(?:[^"\\]|\\.)*"'
 RANGE = re.compile(rf"({NAME})/({NAME})((?:[ \t]*;[ \t]*(?:{NAME}=(?:{NAME}|{QUOTED}))?)*)")
 PARAMETER = re.compile(rf"({NAME})=({NAME}|{QUOTED})")
 WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # 12.4.2
-MEMBER = re.compile(rf"(?:[^,\"]|{QUOTED})+")
+MEMBER = re.compile(rf"(?:[^,\"]|{QUOTED}|\")+")  # a comma between quotes belongs to the member
 MAX_FIELD = 4096  # bytes: a longer field is cut, since no client lists so many types
 
 

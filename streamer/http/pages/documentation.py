@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 
 from aiohttp import web
@@ -42,12 +43,11 @@ class Documentation:
         """`GET /docs/{page}`, and `{page}.md` for Markdown whatever the client accepts. Raises NotFound."""
         text = request.match_info["page"]
         name = text.removesuffix(SUFFIX)
+        media_type = _media_type(request) if text == name else MARKDOWN
         try:
-            page = read_page(name)
+            return await self._respond(request, name, media_type, partial(read_page, name))
         except UnknownPage as error:
             raise NotFound(f"there is no page '{shown(name)}'; {error}") from error
-        media_type = _media_type(request) if text == name else MARKDOWN
-        return await self._respond(request, name, media_type, lambda: page)
 
     async def _respond(
         self, request: web.Request, name: str, media_type: str, read: Callable[[], Page]
