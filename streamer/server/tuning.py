@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from streamer.spool.space import RECOUNT
 from streamer.spool.writer import WriteLimits
 
-SPARE_CONNECTIONS = 150  # of clients that do not download, beside MAX_DOWNLOADS
+SPARE_CONNECTIONS = 140  # of clients that do not download, beside MAX_DOWNLOADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

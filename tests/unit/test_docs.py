@@ -1,11 +1,14 @@
 """The documentation: its pages are there, the generated ones are those of the code, and every link leads somewhere."""
 
 import re
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from streamer.budget import DOCUMENTATION
 from streamer.docs import NAMES, UnknownPage, pages, read_page
 from streamer.http.pages.markdown import anchor, to_html
 from streamer.schema import ExportProgress, ExportStatus
@@ -110,3 +113,36 @@ def test_every_member_of_a_status_is_explained() -> None:
     explained = read_page("api").text.partition("| member | meaning |")[2].partition("\n\n")[0]
     members = {*ExportStatus.__struct_encode_fields__, *ExportProgress.__struct_encode_fields__}
     assert {name for name in members if f"`{name}`" not in explained} == set()
+
+
+def test_server_starts_without_the_library_that_renders() -> None:
+    script = "import sys, streamer.cli, streamer.server; sys.exit('markdown_it' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
+
+
+def test_rendering_every_page_stays_within_its_share_of_the_budget() -> None:
+    """In a process of its own, as in the server: private memory before and after."""
+    ended = subprocess.run([sys.executable, "-c", RENDERING], capture_output=True, text=True, timeout=60, check=True)
+    assert 0 < int(ended.stdout) < DOCUMENTATION
+
+
+RENDERING = """
+import asyncio, gc
+import streamer.server
+from streamer.docs import pages
+from streamer.http.pages.markdown import to_html
+from streamer.process.allocator import keep_the_heap_small
+
+def private():
+    with open("/proc/self/smaps_rollup") as file:
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_Dirty:"))
+
+async def render():
+    return [await asyncio.to_thread(to_html, page.text) for page in pages()]
+
+keep_the_heap_small()
+gc.collect()
+before = private()
+kept = asyncio.run(render())
+print(private() - before)
+"""
