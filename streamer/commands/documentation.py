@@ -53,11 +53,14 @@ def _printed_by_rich(page: Page) -> bool:
 
 
 def _print(text: str) -> None:
-    """Ends the process if standard output cannot be written; quietly if its reader has left, as in `… | head`."""
+    """Prints UTF-8, or the encoding of a terminal.
+
+    Ends the process if standard output cannot be written; quietly if its reader has left, as in `… | head`.
+    """
     if sys.stdout is None:
         raise click.ClickException("standard output is closed")
     try:
-        click.echo(text)
+        click.echo(text if is_terminal(sys.stdout) else text.encode())
     except BrokenPipeError:
         discard_buffered(sys.stdout)
         sys.exit(BROKEN_PIPE)

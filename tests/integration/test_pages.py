@@ -208,6 +208,19 @@ async def test_hostile_name_of_a_dataset_is_escaped_and_its_links_work(
     assert (await read(session, urljoin(f"{server.url}/", described)))[0].status == 200
 
 
+async def test_page_with_very_many_datasets_shows_a_hundred_and_links_to_the_others(
+    serve: Serve, database: str, session: aiohttp.ClientSession
+) -> None:
+    async with connected(database) as connection:
+        await connection.execute("CREATE SCHEMA many")
+        await connection.execute("".join(f"CREATE TABLE many.t{number} (id int);" for number in range(130)))
+    server = await serve(source_database_url=database, datasets=Names(("many.*",)))
+    response, html = await read(session, f"{server.url}/")
+    assert_harmless(response, html)
+    assert sum(link.startswith("exports/csv?") for link in Links(html).links) == 100
+    assert '<a href="datasets">30 more</a>' in html
+
+
 async def test_dataset_with_required_filters_has_an_example_in_place_of_a_download(
     serve: Serve, session: aiohttp.ClientSession, tmp_path: Any
 ) -> None:

@@ -1,7 +1,11 @@
 """`streamer docs`: the pages on the terminal, without the server and without the client."""
 
+import os
+import pty
+import re
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from click.testing import CliRunner
@@ -57,3 +61,37 @@ def test_full_disk_is_one_sentence() -> None:
     command = f"{sys.executable} -m streamer docs settings > /dev/full"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stderr) == (1, "Error: standard output: No space left on device\n")
+
+
+def test_pipe_gets_utf_8_whatever_the_locale_is() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "streamer", "docs", "how-it-works"]
+    ended = subprocess.run(command, capture_output=True, env=environment, timeout=30, check=True)
+    assert ended.stdout.decode() == read_page("how-it-works").text
+
+
+def on_a_terminal(*command: str) -> str:
+    """What a command writes to a terminal, and its status must be 0."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(command, stdout=follower, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"}) as process:
+        os.close(follower)
+        written = b""
+        with suppress(OSError):  # EIO: the command has ended
+            while piece := os.read(leader, 65536):
+                written += piece
+        os.close(leader)
+    assert process.returncode == 0
+    return written.decode()
+
+
+def test_terminal_gets_tables_that_fit_and_no_markdown() -> None:
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(sys.executable, "-m", "streamer", "docs", "glossary"))
+    assert "Glossary" in shown
+    assert "| --- |" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_terminal_without_rich_gets_markdown() -> None:
+    script = "import sys; sys.modules['rich'] = None; from streamer.cli import main; main(['docs', 'glossary'])"
+    shown = on_a_terminal(sys.executable, "-c", script)
+    assert shown.replace("\r\n", "\n") == read_page("glossary").text
