@@ -34,6 +34,7 @@ PARSING = 3584 * KB  # beside the largest body, with the largest number of value
 SPEC = 2 * MB  # of 1,600 columns and 1000 values, while its rows are read
 CHUNK = 512 * KB  # that the driver reads from a socket at a time, and the page made of it
 LOG_RECORD = KB
+DOCUMENTATION = 2 * MB  # every page as HTML, and the library that renders them
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
         Item("large rows (MAX_ROW_SIZE), one being assembled", settings.max_row_size, connections + 1),
         Item("files being hashed", HASH_BUFFER, HASHING),
+        Item("documentation pages", DOCUMENTATION),
         Item("queued log lines", LOG_RECORD, LOG_QUEUE),
     )
 

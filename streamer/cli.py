@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from streamer.commands import managing, pulling
+from streamer.commands.documentation import docs
 from streamer.commands.interrupts import INTERRUPTED
 from streamer.errors import StartError, shown
 
@@ -20,13 +21,13 @@ log = logging.getLogger(__name__)
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=[pulling.pull, pulling.export, managing.ls, managing.status, managing.cancel, managing.rm],
+    commands=[pulling.pull, pulling.export, managing.ls, managing.status, managing.cancel, managing.rm, docs],
 )
 @click.version_option(package_name="streamer")
 def main() -> None:
     """Streams a PostgreSQL query as a CSV download that can be followed while it grows.
 
-    `serve` and `demo` are the server; all others are its client. Tab completion: put
+    `serve` and `demo` are the server; `docs` is the documentation; all others are the client. Tab completion: put
     `eval "$(_STREAMER_COMPLETE=bash_source streamer)"` into ~/.bashrc (zsh_source for zsh, fish_source for fish).
     """
 
@@ -40,9 +41,9 @@ def main() -> None:
 def serve(port: int | None, host: str | None, budget: bool) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
-    Settings are environment variables; the README lists all of them. The database is DATABASE_URL or, if that is not
-    set, DB_HOST with DB_PORT, DB_USER, DB_PASSWORD (or DB_PASSWORD_FILE) and DB_NAME. By default the table `users` is
-    exported, files are kept in the folder `spool`, and the server listens on 127.0.0.1:8080.
+    Settings are environment variables; `streamer docs settings` lists them. The database is DATABASE_URL or, if that
+    is not set, DB_HOST with DB_PORT, DB_USER, DB_PASSWORD (or DB_PASSWORD_FILE) and DB_NAME. By default the table
+    `users` is exported, files are kept in the folder `spool`, and the server listens on 127.0.0.1:8080.
 
     \b
     Exit status:

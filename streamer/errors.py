@@ -45,7 +45,11 @@ def one_of(choices: Sequence[str]) -> str:
 
 
 class ClientError(Exception):
-    """A response other than success."""
+    """A response other than success.
+
+    The first paragraph of a subclass's docstring says what it means, the second what a client can do about it: the
+    documentation has both.
+    """
 
     code: ClassVar[str]
     status: ClassVar[int]
@@ -62,6 +66,11 @@ class ClientError(Exception):
 
 
 class BadParameter(ClientError):
+    """A parameter, or a header field that is read like one, has a value that is not allowed, or is not known.
+
+    The sentence says what is allowed. No export was started.
+    """
+
     code, status, title = "bad-parameter", 400, "A parameter is not allowed"
 
     def __init__(self, parameter: str, sentence: str) -> None:
@@ -70,50 +79,110 @@ class BadParameter(ClientError):
 
 
 class BadBody(ClientError):
+    """The body is not a JSON object in UTF-8, or the route takes none.
+
+    Send a JSON object, or query parameters.
+    """
+
     code, status, title = "bad-body", 400, "The request body cannot be read"
 
 
 class BadTarget(ClientError):
+    """The URL is not UTF-8 in percent-encoding.
+
+    Write `%`, `+` and `#` of a value as `%25`, `%2B` and `%23`.
+    """
+
     code, status, title = "bad-target", 400, "The URL cannot be read"
 
 
 class NotFound(ClientError):
+    """There is no such export, dataset, page or path.
+
+    Look at the list: `GET /exports`, `GET /datasets` or `GET /docs`.
+    """
+
     code, status, title = "not-found", 404, "Not found"
 
 
 class NotAcceptable(ClientError):
+    """`Accept-Encoding` excludes both gzip and identity.
+
+    Allow one of them.
+    """
+
     code, status, title = "not-acceptable", 406, "No acceptable content coding"
 
 
 class TooMuch(ClientError):
+    """The request has more values, or takes more bytes when stored, than an export may have.
+
+    Ask for fewer columns or values; the sentence says the limit.
+    """
+
     code, status, title = "too-much", 400, "The request asks for too much"
 
 
 class BodyTooLarge(ClientError):
+    """The body has more bytes than a request may have.
+
+    Send a smaller body; the sentence says the limit.
+    """
+
     code, status, title = "request-entity-too-large", 413, "The request body is too large"
 
 
 class SlowBody(ClientError):
+    """The body did not arrive in time.
+
+    Send the request again.
+    """
+
     code, status, title = "slow-body", 408, "The request body did not come in"
 
 
 class ExportFailed(ClientError):
+    """The export failed, so there is nothing to download.
+
+    Read the sentence, which is the reason, and start a new export.
+    """
+
     code, status, title = "export-failed", 409, "The export failed"
 
 
 class WrittenByNewer(ClientError):
+    """A newer version of streamer recorded a status that this server does not know.
+
+    Ask a server of the newer version, or upgrade this one.
+    """
+
     code, status, title = "written-by-newer", 409, "A newer version wrote this"
 
 
 class ExportGone(ClientError):
+    """The export was cancelled or deleted, or has expired.
+
+    Start a new export.
+    """
+
     code, status, title = "export-gone", 410, "The export is gone"
 
 
 class PreconditionFailed(ClientError):
+    """`If-Match` or `If-Unmodified-Since` asks for other bytes than the export has.
+
+    Download it from the first byte.
+    """
+
     code, status, title = "precondition-failed", 412, "A precondition failed"
 
 
 class RangeNotSatisfiable(ClientError):
+    """The range begins after the last byte.
+
+    Compare your file with the length in `Content-Range`: it may be complete.
+    """
+
     code, status, title = "range-not-satisfiable", 416, "The range does not exist"
 
     def __init__(self, length: int) -> None:
@@ -122,25 +191,51 @@ class RangeNotSatisfiable(ClientError):
 
 
 class KeyReused(ClientError):
+    """The `Idempotency-Key` was used for another request.
+
+    Send a new key.
+    """
+
     code, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
 
 
 class TooEarly(ClientError):
+    """The export is not completed, and the request says `live=false`.
+
+    Try again later, or leave out `live=false`.
+    """
+
     code, status, title = "too-early", 425, "The export is not finished"
     retry_after = 2
 
 
 class QueueFull(ClientError):
+    """`MAX_QUEUED_EXPORTS` exports are waiting.
+
+    Try again later.
+    """
+
     code, status, title = "queue-full", 429, "Too many exports are waiting"
     retry_after = RETRY_AFTER
 
 
 class Unavailable(ClientError):
+    """Something is not available at the moment: the database, the source, room for another download or request, or the
+    server that has the file.
+
+    Try again later; the sentence says what is missing.
+    """
+
     code, status, title = "unavailable", 503, "Not available at the moment"
     retry_after = RETRY_AFTER
 
 
 class InsufficientStorage(ClientError):
+    """The storage folder has no room, even without the exports that could be deleted.
+
+    Try again later; the operator can free space or raise `SPOOL_MAX_BYTES`.
+    """
+
     code, status, title = "insufficient-storage", 507, "No room for another export"
     retry_after = 60
 

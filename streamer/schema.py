@@ -162,6 +162,28 @@ class DatasetList(msgspec.Struct, frozen=True, kw_only=True):
     datasets: tuple[DatasetSummary, ...]
 
 
+class ServerLinks(msgspec.Struct, frozen=True, kw_only=True):
+    self_: str = msgspec.field(name="self")
+    documentation: str
+    datasets: str
+    exports: str
+    health: str
+
+
+class ServerDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to GET / for programs."""
+
+    name: str
+    version: str
+    links: ServerLinks
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to GET /health: the process is alive."""
+
+    status: str = "ok"
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """RFC 9457, 3.1. `error` repeats `detail` for older clients; `parameter` is the one at fault, if there is one."""
 

@@ -1,4 +1,4 @@
-"""nginx before the server, configured by the block of the README: nothing waits, nothing is changed, nothing is hidden.
+"""nginx before the server, as the documentation configures it: nothing waits, nothing is changed, nothing is hidden.
 
 The block stands in a file that adds only what a test needs: folders and ports of its own. The server is the real
 process.
@@ -6,7 +6,6 @@ process.
 
 import asyncio
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -21,13 +20,14 @@ import pytest
 
 from tests.acceptance.clients import size_of
 from tests.acceptance.process import Process, killed, streamer
+from tests.docs.blocks import in_language, read_blocks
+from tests.docs.generated import path_of
 from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
 from tests.gates import Gates, gated_csv
 from tests.ports import free_ports
 from tests.rawhttp import connection
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCK = re.findall(r"^```nginx\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
+BLOCK = in_language(read_blocks(path_of("operations")), "nginx")[0].text
 AROUND = """
 {user}
 daemon off;

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urljoin
@@ -103,3 +104,17 @@ async def test_our_own_client_works_there(prefixed: Prefixed) -> None:
             assert await process.exit_code() == 0, process.stderr
         assert sha256(target.read_bytes()) == WHOLE
     assert isinstance(export, RemoteExport)
+
+
+async def test_links_of_pages_lead_back_through_nginx(prefixed: Prefixed) -> None:
+    """From the entry page to the documentation and back, and to a dataset; they are relative in either case."""
+    seen: set[str] = set()
+    for path in ("/", "/docs", "/docs/cli"):
+        url = prefixed.url + path
+        html = (await curled("-H", "Accept: text/html", url)).decode()
+        found = {urljoin(url, link).partition("#")[0] for link in re.findall('href="([^"]*)"', html)}
+        seen |= {link for link in found if link.startswith("http://127.0.0.1:") and ":8080" not in link}
+    assert {f"{prefixed.url}{path}" for path in ("/", "/docs", "/docs/settings", "/exports/csv?dataset=gated")} <= seen
+    for link in seen:
+        assert link.startswith(f"{prefixed.url}/")
+        assert await curled("-I", link)

@@ -1,49 +1,58 @@
-"""Every curl command of the README works when it is pasted, and every command of the client."""
+"""Every block of sh and Python in README.md and the documentation works when pasted, but for those in NOT_RUN."""
 
 import asyncio
 import os
-import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Server
+from tests.docs.blocks import Block, all_blocks, in_language
+from tests.docs.not_run import NOT_RUN
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-BLOCKS = [block for block in SHELL if re.search("curl|streamer (pull|export)", block)]
-PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-START = "EXPORT=$(curl -fsS -X POST http://127.0.0.1:8080/exports/csv | grep -oE '[0-9a-f-]{36}' | head -n 1)\n"
-
-
-def test_the_readme_has_at_least_five_curl_commands() -> None:
-    assert sum(line.count("curl ") for block in BLOCKS for line in block.splitlines()) >= 5
+PROGRAMS = Path(sys.executable).parent
+ADDRESS = "http://127.0.0.1:8080"  # in every block
+BLOCKS = [block for block in all_blocks() if block.text.rstrip() not in NOT_RUN]
+START = f"EXPORT=$(curl -fsS -X POST {ADDRESS}/exports/csv | grep -oE '[0-9a-f-]{{36}}' | head -n 1)\n"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[f"block{number}" for number in range(len(BLOCKS))])
-async def test_commands_of_the_readme_succeed(block: str, server: Server, tmp_path: Path) -> None:
-    script = "set -e -o pipefail\n" + (START + block).replace("http://127.0.0.1:8080", server.url)
-    await succeeds(
-        "bash", "-c", script.replace(".venv/bin", str(Path(sys.executable).parent)), at=server, folder=tmp_path
-    )
+@pytest.mark.parametrize("block", in_language(BLOCKS, "sh"), ids=str)
+async def test_commands_succeed(block: Block, server: Server, tmp_path: Path) -> None:
+    script = "set -e -o pipefail\n" + (START + block.text).replace(ADDRESS, server.url)
+    await succeeds("bash", "-c", script.replace(".venv/bin", str(PROGRAMS)), at=server, folder=tmp_path)
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=[f"block{number}" for number in range(len(PYTHON))])
-async def test_python_of_the_readme_runs(block: str, server: Server, tmp_path: Path) -> None:
-    """What awaits runs as it does in `python -m asyncio`."""
-    body = "".join(f"    {line}\n" for line in block.splitlines())
-    script = f"import asyncio\nasync def main():\n{body}\nasyncio.run(main())"
-    await succeeds(
-        sys.executable, "-c", script.replace("http://127.0.0.1:8080", server.url), at=server, folder=tmp_path
-    )
+@pytest.mark.parametrize("block", in_language(BLOCKS, "python"), ids=str)
+async def test_python_runs(block: Block, server: Server, tmp_path: Path) -> None:
+    """A block that awaits at the top runs as it does in `python -m asyncio`."""
+    text = block.text.replace(ADDRESS, server.url)
+    await succeeds(sys.executable, "-c", text if _compiles(text) else _in_a_loop(text), at=server, folder=tmp_path)
+
+
+def _compiles(text: str) -> bool:
+    try:
+        compile(text, "block", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+def _in_a_loop(text: str) -> str:
+    body = "".join(f"    {line}\n" for line in text.splitlines())
+    return f"import asyncio\nasync def main():\n{body}\nasyncio.run(main())"
 
 
 async def succeeds(*command: str, at: Server, folder: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=folder,
-        env={**os.environ, "STREAMER_URL": at.url, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={
+            **os.environ,
+            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+            "STREAMER_URL": at.url,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -355,7 +355,7 @@ async def test_unknown_or_malformed_id_gets_404_on_every_route(
             assert {"type", "title", "status", "detail", "instance", "error"} <= problem.keys()
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/exports/a/b", "/exports/csv/status/x", "//exports"])
+@pytest.mark.parametrize("path", ["/doc", "/nothing", "/exports/a/b", "/exports/csv/status/x", "//exports"])
 async def test_unknown_path_gets_a_404_problem(server: Server, session: aiohttp.ClientSession, path: str) -> None:
     async with session.get(URL(server.url + path, encoded=True)) as response:
         await read_problem(response, 404)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from streamer.config import Names
-from streamer.http.api.parameters import GENERAL
+from streamer.http.api.general import GENERAL
 from streamer.model import Operator
 from streamer.server.tuning import Tuning
 from streamer.source.catalog.filters import SUFFIXES

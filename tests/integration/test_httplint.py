@@ -119,6 +119,14 @@ KINDS = (
     *kinds(200, "flowing", STREAM, {"Accept-Encoding": "gzip"}),
     *kinds(400, "flowing", STREAM, {"Range": "bytes=5-"}),
     *kinds(406, "flowing", STREAM, {"Accept-Encoding": "*;q=0"}),
+    # Pages.
+    *kinds(200, "flowing", "/"),
+    *kinds(200, "flowing", "/", {"Accept": "text/html"}),
+    *kinds(200, "flowing", "/docs"),
+    *kinds(200, "flowing", "/docs/settings"),
+    *kinds(200, "flowing", "/docs/settings.md"),
+    *kinds(304, "flowing", "/docs/settings", {"If-None-Match": "*"}),
+    *kinds(404, "flowing", "/docs/seting"),
     # Not found.
     *kinds(404, "quiet", "/exports/0f2ab9b4-0000-4000-8000-000000000000/download"),
     *kinds(404, "quiet", "/exports/1/download"),

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from streamer.durations import read_duration
 from streamer.errors import BadBody, BadParameter, ClientError
-from streamer.http.api.parameters import GENERAL, Parameters
+from streamer.http.api.general import GENERAL
+from streamer.http.api.parameters import Parameters
 from streamer.model import Condition, Dialect, ExportRequest, ExportSpec, Operator, Order, Timestamps
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.dataset import Column, Dataset

@@ -4,6 +4,7 @@ There are two sets of URLs, `/exports` with a `jobId` and `/exports/csv` with li
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from uuid import UUID
@@ -18,7 +19,7 @@ from streamer.http.api.status import export_status, parameter_of
 from streamer.http.links import LINKS, status_path
 from streamer.http.target import read_query
 from streamer.jobs.admission import Admission
-from streamer.model import Export, ExportRequest, ExportSpec, State
+from streamer.model import Export, ExportFilter, ExportRequest, ExportSpec, State
 from streamer.schema import CancelledJob, Created, CreatedJob, ExportPage, ExportStatus, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck, WrongNullError, WrongValueError
@@ -63,6 +64,11 @@ class Exports:
         exports, more = await self._admission.page(*read_page(request))
         found = tuple(self._status(request, export) for export in exports)
         return json_response(ExportPage(exports=found, next_cursor=cursor(exports[-1]) if more else None))
+
+    async def newest(self, request: web.Request, count: int) -> Sequence[ExportStatus]:
+        """Returns the newest exports, at most `count`. Raises Unavailable."""
+        exports, _ = await self._admission.page(ExportFilter(), None, count)
+        return [self._status(request, export) for export in exports]
 
     def _status(self, request: web.Request, export: Export) -> ExportStatus:
         return export_status(export, self._admission.active(export.id), ttl=self._ttl, links=request.app[LINKS])

@@ -11,14 +11,21 @@ from uuid import UUID
 from aiohttp import web
 
 from streamer.errors import BadParameter, one_of, shown
-from streamer.http.api.parameters import check_label
+from streamer.http.api.general import check_label
 from streamer.http.target import Query, read_query, values_of
 from streamer.model import Export, ExportFilter, Place, State
 from streamer.source.catalog.suggestions import similar
 
-PARAMETERS = ("cursor", "dataset", "label", "limit", "status")
 DEFAULT_LIMIT = 20  # exports
 MAX_LIMIT = 100  # exports
+PARAMETERS = {
+    "cursor": "the `nextCursor` of another page: the exports after it",
+    "dataset": "only exports of this dataset",
+    "label": "a part of the label, in upper or lower case",
+    "limit": f"the most exports, 1 to {MAX_LIMIT}; default {DEFAULT_LIMIT}",
+    "status": "only exports with this status; several are separated by commas, or the parameter is repeated",
+}
+"""The meaning of each parameter, in Markdown."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CURSOR = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # microseconds since 1970, id
 

@@ -14,56 +14,27 @@ columns: a condition that was taken for one of them would export every row. So i
 are refused unless the body has `filters`, which shows where its conditions are.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from streamer.durations import read_duration, written_duration
-from streamer.errors import BadParameter, TooMuch, one_of, shown
-from streamer.formats.dialect import check_character, check_null
+from streamer.errors import BadParameter, TooMuch, shown
+from streamer.http.api.general import DEFAULT_DATASET, GENERAL, OF_THE_EXPORT, Scope, dialect, read_values
 from streamer.http.api.raw_parameters import RawParameter, read_body_parameters, read_query_parameters
-from streamer.model import Condition, Dialect, ExportRequest, ExportSpec, Operator, Order, Timestamps
+from streamer.model import Condition, ExportRequest, ExportSpec, Operator
 from streamer.source.catalog.catalog import Catalog
-from streamer.source.catalog.filters import OF_SEVERAL, FilterKey, filter_key, read_condition, read_order, unknown_key
+from streamer.source.catalog.filters import OF_SEVERAL, FilterKey, filter_key, read_condition, unknown_key
 from streamer.source.catalog.suggestions import listed, no_such
 from streamer.source.dataset import Dataset
 
-DEFAULT_DATASET = "users"
 COLUMN_ALIASES = {"min_ltv": "lifetime_value__gte"}
 COMMA_LISTS = {"country_code", "subscription_tier"}  # columns whose values have no commas, so that they may be lists
-CHARACTER_NAMES = {"tab": "\t"}
-GENERAL = (
-    "columns",
-    "dataset",
-    "delimiter",
-    "quoteChar",
-    "header",
-    "null",
-    "bom",
-    "escapeFormulas",
-    "profile",
-    "timestamps",
-    "order_by",
-    "limit",
-    "label",
-    "ttl",
-)
-OF_THE_EXPORT = ("label", "ttl")  # these do not affect its rows
-MAX_LABEL = 100  # characters
-CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # categories of Unicode: control characters, lone surrogates, line separators
-DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # these reverse the text after them
 NARROWING = set(Operator) - {Operator.NE, Operator.ISNULL}  # operators of a required condition
-PROFILES = {"excel": {"bom": True, "escape_formulas": True}}
 MAX_SPEC = 256 * 1024  # bytes of an export's columns and values as they are stored
-ROWS = re.compile(r"[0-9]{1,18}")
 
 ParameterKey = str | FilterKey
 """The name of a general parameter, or the column and the operator of a condition."""
-
-T = TypeVar("T")
 
 
 class Parameters:
@@ -79,31 +50,33 @@ class Parameters:
 
     def request(self, dataset: Dataset, *, max_ttl: timedelta) -> ExportRequest:
         """Returns the export to create. Raises TooMuch, too."""
-        parameters = self._by_key(dataset)
-        return ExportRequest(
-            spec=self.spec(dataset), label=_label(parameters.get("label")), ttl=_ttl(parameters.get("ttl"), max_ttl)
-        )
+        conditions, general = self._split(dataset)
+        values = read_values(general, Scope(dataset=dataset, max_ttl=max_ttl))
+        return ExportRequest(spec=_spec(dataset, conditions, values), label=values.get("label"), ttl=values.get("ttl"))
 
-    def spec(self, dataset: Dataset) -> ExportSpec:
-        """Returns the rows to export and their form. Raises TooMuch, too."""
+    def _split(self, dataset: Dataset) -> tuple[dict[FilterKey, RawParameter], dict[str, RawParameter]]:
+        """Returns the conditions and the general parameters that are given."""
         parameters = self._by_key(dataset)
         conditions = {key: parameter for key, parameter in parameters.items() if isinstance(key, tuple)}
-        general = {key: parameter for key, parameter in parameters.items() if isinstance(key, str)}
-        _check_required(conditions, dataset)
-        spec = ExportSpec(
-            dataset=dataset.name,
-            columns=_columns(general.get("columns"), dataset),
-            conditions=tuple(_condition(dataset, key, parameter) for key, parameter in conditions.items()),
-            order=_order(general.get("order_by"), dataset),
-            limit=_limit(general.get("limit")),
-            dialect=_dialect(general),
-        )
-        if (size := len(spec.to_json().encode())) > MAX_SPEC:
-            raise TooMuch(f"its columns and values take {size} bytes when they are stored; at most {MAX_SPEC} may be")
-        return spec
+        return conditions, {key: parameter for key, parameter in parameters.items() if isinstance(key, str)}
 
     def _by_key(self, dataset: Dataset) -> dict[ParameterKey, RawParameter]:
         return {**_by_key(self._of_body, dataset), **_by_key(self._of_query, dataset)}
+
+
+def _spec(dataset: Dataset, conditions: Mapping[FilterKey, RawParameter], values: Mapping[str, Any]) -> ExportSpec:
+    _check_required(conditions, dataset)
+    spec = ExportSpec(
+        dataset=dataset.name,
+        columns=values.get("columns", tuple(dataset.columns)),
+        conditions=tuple(_condition(dataset, key, parameter) for key, parameter in conditions.items()),
+        order=values.get("order_by", ()),
+        limit=values.get("limit"),
+        dialect=dialect(values),
+    )
+    if (size := len(spec.to_json().encode())) > MAX_SPEC:
+        raise TooMuch(f"its columns and values take {size} bytes when they are stored; at most {MAX_SPEC} may be")
+    return spec
 
 
 def _dataset(parameter: RawParameter | None, catalog: Catalog) -> Dataset:
@@ -171,18 +144,6 @@ def _check_required(conditions: Mapping[FilterKey, RawParameter], dataset: Datas
             raise BadParameter(column, f"{dataset.name} is exported only with a condition on it")
 
 
-def _columns(parameter: RawParameter | None, dataset: Dataset) -> tuple[str, ...]:
-    if parameter is None:
-        return tuple(dataset.columns)
-    names = parameter.items()
-    for index, name in enumerate(names):
-        if name not in dataset.columns:
-            raise BadParameter("columns", no_such("column", name, dataset.columns))
-        if name in names[:index]:
-            raise BadParameter("columns", f"the column {name!r} is given twice")
-    return tuple(names)
-
-
 def _condition(dataset: Dataset, key: FilterKey, parameter: RawParameter) -> Condition:
     name, operator = key
     is_list = parameter.is_list or name in COMMA_LISTS or (operator is Operator.EQ and parameter.name != name)
@@ -196,98 +157,3 @@ def _condition(dataset: Dataset, key: FilterKey, parameter: RawParameter) -> Con
         doubled = len(texts) == 1 and texts[0].startswith("=")  # of a query such as ltv==500
         meant = f"; write {parameter.name}={shown(texts[0].lstrip('= '))}" if doubled else ""
         raise BadParameter(parameter.name, f"{error}{meant}") from error
-
-
-def _order(parameter: RawParameter | None, dataset: Dataset) -> tuple[Order, ...]:
-    if parameter is None:
-        return ()
-    try:
-        order = tuple(read_order(item, dataset.columns) for item in parameter.items())
-    except ValueError as error:
-        raise BadParameter(parameter.name, str(error)) from error
-    if len({term.column for term in order}) < len(order):
-        raise BadParameter(parameter.name, "names a column twice")
-    return order
-
-
-def _limit(parameter: RawParameter | None) -> int | None:
-    if parameter is None:
-        return None
-    text = parameter.single()
-    if not ROWS.fullmatch(text):
-        raise BadParameter(parameter.name, f"must be a whole number of rows of at most 18 digits, not '{shown(text)}'")
-    return int(text)
-
-
-def _label(parameter: RawParameter | None) -> str | None:
-    return None if parameter is None else check_label(parameter.single())
-
-
-def check_label(text: str) -> str:
-    """Returns a label, or a part of one to search for, if it is valid. Raises BadParameter."""
-    if not 1 <= len(text) <= MAX_LABEL or not text.strip():
-        raise BadParameter("label", f"must be a text of 1 to {MAX_LABEL} characters")
-    if DIRECTIONS.search(text) or any(unicodedata.category(character) in CONTROLS for character in text):
-        raise BadParameter("label", "must have no control characters and no line breaks")
-    return text
-
-
-def _ttl(parameter: RawParameter | None, max_ttl: timedelta) -> timedelta | None:
-    if parameter is None:
-        return None
-    allowed = f"a duration such as 90, 60s, 5m or 24h, more than 0 and at most EXPORT_TTL, {written_duration(max_ttl)}"
-    try:
-        ttl = read_duration(parameter.single())
-    except ValueError as error:
-        raise BadParameter(parameter.name, f"must be {allowed}") from error
-    if not timedelta() < ttl <= max_ttl:
-        raise BadParameter(parameter.name, f"must be {allowed}")
-    return ttl
-
-
-def _dialect(parameters: Mapping[str, RawParameter]) -> Dialect:
-    """Returns the dialect: that of the profile, with the parameters that are given."""
-    default, switches = Dialect(), _switches(parameters)
-    delimiter, quote = parameters.get("delimiter"), parameters.get("quoteChar")
-    dialect = Dialect(
-        delimiter=_character(delimiter, default.delimiter),
-        quote=_character(quote, default.quote),
-        null=parameters["null"].single() if "null" in parameters else default.null,
-        timestamps=_one_of(parameters.get("timestamps"), {form.value: form for form in Timestamps}, default.timestamps),
-        **switches,
-    )
-    if dialect.delimiter == dialect.quote:
-        raise BadParameter("delimiter" if delimiter else "quoteChar", "delimiter and quoteChar must differ")
-    try:
-        check_null(dialect.null, dialect.delimiter, dialect.quote)
-    except ValueError as error:
-        raise BadParameter("null", str(error)) from error
-    return dialect
-
-
-def _switches(parameters: Mapping[str, RawParameter]) -> dict[str, bool]:
-    profile = _one_of(parameters.get("profile"), PROFILES, {})
-    named = {
-        field: parameters[name].boolean()
-        for name, field in (("header", "header"), ("bom", "bom"), ("escapeFormulas", "escape_formulas"))
-        if name in parameters
-    }
-    return {**profile, **named}
-
-
-def _one_of(parameter: RawParameter | None, known: Mapping[str, T], default: T) -> T:
-    if parameter is None:
-        return default
-    if (text := parameter.single()) not in known:
-        raise BadParameter(parameter.name, f"must be {one_of(list(known))}, not '{shown(text)}'")
-    return known[text]
-
-
-def _character(parameter: RawParameter | None, default: str) -> str:
-    if parameter is None:
-        return default
-    text = parameter.single()
-    try:
-        return check_character(CHARACTER_NAMES.get(text, text))
-    except ValueError as error:
-        raise BadParameter(parameter.name, str(error)) from error

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET
 
-from streamer.http.api.parameters import GENERAL
+from streamer.http.api.general import GENERAL
 from streamer.http.links import Links
 from streamer.jobs.active import ActiveExport
 from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
