@@ -34,7 +34,7 @@ PARSING = 3584 * KB  # beside the largest body, with the largest number of value
 SPEC = 2 * MB  # of 1,600 columns and 1000 values, while its rows are read
 CHUNK = 512 * KB  # that the driver reads from a socket at a time, and the page made of it
 LOG_RECORD = KB
-DOCUMENTATION = 2 * MB  # every page as HTML, and the library that renders them
+DOCUMENTATION = 2 * MB + 768 * KB  # every page as HTML, and the library that renders them
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,7 +266,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
             "The most downloads that are compressed at once, at least 1; further ones are sent uncompressed.",
             alias="GZIP_STREAMS",
         ),
-    ] = 8
+    ] = 6
     export_storage_path: Annotated[
         Path, _about(Group.STORAGE, "The storage folder: the files of all exports are kept in it.", essential=True)
     ] = Path("spool")

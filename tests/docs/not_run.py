@@ -9,8 +9,8 @@ NOT_RUN: Mapping[str, str] = {
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest": "CI runs it",
     "docker compose up --build -d --wait": "it needs docker; tests/containers run it",
     "docker compose up --build -d --wait --no-deps app": "it needs docker, and a database of the reader",
-    "DATABASE_URL=postgresql://user:password@host/database DATASETS=users,sales.orders .venv/bin/streamer serve": (
-        "it needs a database of the reader"
+    "DATABASE_URL='postgresql://exporter:choose%20one@localhost/shop' DATASETS=customers .venv/bin/streamer serve": (
+        "it needs a database of the reader; tests/acceptance/test_own_database.py does this with one of its own"
     ),
     "DATABASE_URL=postgresql://user:password@host/database DATASETS=users,sales.orders streamer serve": (
         "it needs a database of the reader"

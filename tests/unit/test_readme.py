@@ -23,7 +23,7 @@ from tests.docs.not_run import NOT_RUN
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = all_blocks()
-LANGUAGES = {"ini", "json", "nginx", "python", "sh", "text", "toml"}
+LANGUAGES = {"ini", "json", "nginx", "python", "sh", "sql", "text", "toml"}
 
 
 def test_settings_in_the_readme_exist_and_the_essential_ones_are_among_them() -> None:
