@@ -39,14 +39,15 @@ async def serving(
             stack.enter_context(reread_on_hangup(catalog))
         server_id = uuid4()
         store = Store(pools.store, server_id)
-        await claim(directory, store)
+        setting = settings.database().setting
+        await claim(directory, store, setting)
         parts = stack.enter_context(export_jobs(settings, store, directory, export_source(settings, pools, catalog)))
         http = stack.enter_context(http_application(settings, parts, pools, catalog))
         stack.enter_context(directory.alive(server_id))
         stack.push_async_callback(parts.jobs.stop)
         # The port comes first: a server that cannot listen must neither remove exports nor take over those of others.
         listener = await stack.enter_async_context(listening(http.app, settings, tuning))
-        with start_errors():
+        with start_errors(setting):
             await parts.jobs.start()
         await stack.enter_async_context(retaining(parts.retention))
         await accept(listener, settings)
