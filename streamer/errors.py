@@ -22,20 +22,19 @@ def shown(text: str, max_length: int = MAX_SHOWN) -> str:
 
 
 FOLDER_REMEDIES = {
-    errno.EACCES: "let this user write there",
-    errno.EPERM: "let this user write there",
-    errno.EROFS: "its file system is read-only",
-    errno.ENOSPC: "make room on its disk",
-    errno.EDQUOT: "make room on its disk",
-    errno.EEXIST: "a file is in the place of the folder",
-    errno.ENOTDIR: "a file is in the place of the folder",
+    errno.EACCES: "let this user write there, or ",
+    errno.EPERM: "let this user write there, or ",
+    errno.ENOSPC: "make room on its disk, or ",
+    errno.EDQUOT: "make room on its disk, or ",
+    errno.EEXIST: "a file has this name: ",
+    errno.ENOTDIR: "a part of the path is a file: ",
 }
+"""What to do about a folder that cannot be written, before the words on how to choose another one."""
 
 
 def cannot_write(path: Path, error: OSError, other: str) -> str:
-    """Returns a sentence about a folder that cannot be used, with what to do; `other` is how to choose another one."""
-    remedy = FOLDER_REMEDIES.get(error.errno or 0)
-    return f"cannot write to {path}: {error.strerror}; {remedy + ', or ' if remedy else ''}{other}"
+    """Returns a sentence about a folder that cannot be used; `other` says how to choose another one."""
+    return f"cannot write to {path}: {error.strerror}; {FOLDER_REMEDIES.get(error.errno or 0, '')}{other}"
 
 
 def one_of(choices: Sequence[str]) -> str:

@@ -90,7 +90,7 @@ class Store:
                 await _migrate(connection)
         except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
             sentence = f"the table of exports cannot be created: {one_line(error)}"
-            raise StartError(f"DATABASE_URL: {sentence}{await self._remedy(error)}") from error
+            raise StartError(f"{sentence}{await self._remedy(error)}") from error
 
     async def _remedy(self, error: BaseException) -> str:
         """Returns what to do about an error of the migration, to be put behind its sentence."""
@@ -337,11 +337,11 @@ def _check_known(done: set[int]) -> None:
     newest, known = max(done, default=0), max(MIGRATIONS)
     if newest > known:
         raise StartError(
-            f"DATABASE_URL: the exports table was changed by a newer version of streamer (migration {newest}, and this"
+            f"the exports table was changed by a newer version of streamer (migration {newest}, and this"
             f" version knows {known}); start that version, or use another database"
         )
     if missing := sorted(set(range(1, newest)) - done):
         raise StartError(
-            f"DATABASE_URL: streamer.migrations has {newest} but not {', '.join(map(str, missing))}:"
+            f"streamer.migrations has {newest} but not {', '.join(map(str, missing))}:"
             " the exports table is in a state that no version has made"
         )

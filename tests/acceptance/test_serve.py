@@ -564,7 +564,7 @@ async def test_demo_in_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) 
 async def test_demo_below_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     complaint = await complaint_of_demo(tmp_path, "--directory", "file/below")
-    assert complaint.startswith("streamer: cannot write to file/below: Not a directory; a file is in the place")
+    assert complaint.startswith("streamer: cannot write to file/below: Not a directory; a part of the path is a file: ")
 
 
 async def test_demo_on_an_unknown_list_of_hosts_is_one_line(tmp_path: Path) -> None:

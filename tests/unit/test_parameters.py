@@ -365,8 +365,25 @@ def test_unknown_parameter_is_refused_with_the_one_that_was_meant(name: str, sen
     assert caught.value.sentence.endswith(" (see /datasets/users)")
 
 
-def test_a_doubled_equals_sign_is_told_how_to_write_it() -> None:
-    assert refused("lifetime_value==500").sentence.endswith("not '=500'; write lifetime_value=500")
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("lifetime_value%3E=500", "lifetime_value>: write lifetime_value__gte=500 (see /datasets/users)"),
+        ("lifetime_value%3E500", "lifetime_value>500: write lifetime_value__gt=500 (see /datasets/users)"),
+        ("lifetime_value%3C500", "lifetime_value<500: write lifetime_value__lt=500 (see /datasets/users)"),
+        ("lifetime_value%3C%3E500", "lifetime_value<>500: write lifetime_value__ne=500 (see /datasets/users)"),
+        ("lifetime_value!=500", "lifetime_value!: write lifetime_value__ne=500 (see /datasets/users)"),
+        ("lifetime_value==500", "lifetime_value: must be a decimal number, not '=500'; write lifetime_value=500"),
+        ("day=%3E5&dataset=events", "day: must be a date such as 2024-12-31, not '>5'; write day__gte=5"),
+    ],
+)
+def test_a_comparison_is_told_how_to_write_it(query: str, sentence: str) -> None:
+    assert refused(query).sentence == sentence
+
+
+@pytest.mark.parametrize("body", [{"lifetime_value >": 500}, {"filters": {"lifetime_value>": 500}}])
+def test_a_comparison_in_a_body_is_told_how_to_write_it(body: Body) -> None:
+    assert "write lifetime_value__gt=500" in refused("", body).sentence
 
 
 @pytest.mark.parametrize("name", ["country", "min_ltv ", "offset"])

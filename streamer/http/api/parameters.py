@@ -19,13 +19,13 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-from streamer.errors import BadParameter, TooMuch, shown
+from streamer.errors import BadParameter, TooMuch
 from streamer.http.api.general import DEFAULT_DATASET, GENERAL, OF_THE_EXPORT, Scope, dialect, read_values
 from streamer.http.api.raw_parameters import RawParameter, read_body_parameters, read_query_parameters
 from streamer.model import Condition, ExportRequest, ExportSpec, Operator
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.filters import OF_SEVERAL, FilterKey, filter_key, read_condition, unknown_key
-from streamer.source.catalog.suggestions import listed, no_such
+from streamer.source.catalog.suggestions import comparison, listed, no_such
 from streamer.source.dataset import Dataset
 
 COLUMN_ALIASES = {"min_ltv": "lifetime_value__gte"}
@@ -123,7 +123,7 @@ def _key(parameter: RawParameter, dataset: Dataset) -> ParameterKey:
         return name
     if key := filter_key(COLUMN_ALIASES.get(name, name), dataset.columns):
         return key
-    meant = unknown_key(name, parameter.values, dataset.columns, GENERAL)
+    meant = unknown_key(name, parameter.written, dataset.columns, GENERAL)
     allowed = (
         f"{', '.join(GENERAL)} and the columns, {listed(dataset.columns, 10)}, also with an operator such as __gte"
     )
@@ -154,6 +154,5 @@ def _condition(dataset: Dataset, key: FilterKey, parameter: RawParameter) -> Con
     try:
         return read_condition(dataset.columns[name], operator, texts)
     except ValueError as error:
-        doubled = len(texts) == 1 and texts[0].startswith("=")  # of a query such as ltv==500
-        meant = f"; write {parameter.name}={shown(texts[0].lstrip('= '))}" if doubled else ""
-        raise BadParameter(parameter.name, f"{error}{meant}") from error
+        meant = comparison(parameter.written, dataset.columns)  # a query such as ltv==500 or ltv=>500
+        raise BadParameter(parameter.name, f"{error}; write {meant}" if meant else str(error)) from error

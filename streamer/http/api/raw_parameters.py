@@ -24,6 +24,13 @@ class RawParameter:
     has_null: bool = False  # JSON's null was the value or an item; it is not in `values`
     in_filters: bool = False  # a member of `filters`
     beside_filters: bool = False  # a member of a body that has `filters`
+    in_body: bool = False
+
+    @property
+    def written(self) -> str:
+        """The name with its first value, as the client may have written them: a query is split at its first `=`."""
+        value = self.values[0] if self.values else ""
+        return f"{self.name} {value}" if self.in_body else f"{self.name}={value}" if value else self.name
 
     @property
     def is_null(self) -> bool:
@@ -117,6 +124,7 @@ def _read_member(name: str, value: Any, *, in_filters: bool = False, beside_filt
         has_null=len(texts) < len(items),
         in_filters=in_filters,
         beside_filters=beside_filters,
+        in_body=True,
     )
 
 

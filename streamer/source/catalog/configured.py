@@ -85,7 +85,7 @@ def _order(columns: Columns, config: DatasetConfig, place: str) -> tuple[Order, 
 def _condition(columns: Columns, name: str, value: object, place: str) -> Condition:
     key = filter_key(name, columns)
     if key is None:
-        sentence = unknown_key(name, (), columns, ()) or no_such("column", name, columns)
+        sentence = unknown_key(name, name, columns, ()) or no_such("column", name, columns)
         raise StartError(f"{place}.filters.{name}: {sentence}")
     column, operator = key
     try:

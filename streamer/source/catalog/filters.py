@@ -84,12 +84,12 @@ def parameters_of(column: Column) -> list[str]:
     return [*names, f"{column.name}__in"] if Operator.EQ in column.operators else names
 
 
-def unknown_key(name: str, texts: Sequence[str], columns: Mapping[str, Column], others: Collection[str]) -> str | None:
+def unknown_key(name: str, written: str, columns: Mapping[str, Column], others: Collection[str]) -> str | None:
     """Returns a sentence about a name that is neither a key nor one of `others`, with what was probably meant.
 
-    None if nothing is known that is like it.
+    `written` is the name with its value, as the client wrote them. None if nothing is known that is like the name.
     """
-    if meant := comparison(name, texts, columns, SUFFIXES):
+    if meant := comparison(written, columns):
         return f"write {meant}"
     column, separator, operator = name.rpartition("__")
     if separator and column in columns:

@@ -6,7 +6,7 @@ that begin or end alike are compared.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from heapq import nlargest
 from itertools import takewhile
 
@@ -17,8 +17,8 @@ MAX_LENGTH = 100  # characters of a name that has suggestions
 MAX_COMPARED = 20  # names
 MAX_LISTED = 40  # names
 MIN_SIMILARITY = 0.7  # of difflib.SequenceMatcher.ratio
-COMPARISON = re.compile(r"\s*(>=|<=|<>|!=|==|=>|=<|>|<|!|=)\s*")
-OPERATORS = {
+COMPARISON = re.compile(r"\s*(>=|<=|<>|!=|==|=>|=<|>|<|=)\s*")
+SUFFIX_OF = {
     ">=": "__gte",
     "=>": "__gte",
     ">": "__gt",
@@ -27,9 +27,7 @@ OPERATORS = {
     "<": "__lt",
     "!=": "__ne",
     "<>": "__ne",
-    "!": "__ne",
     "==": "",
-    "=": "",
 }
 
 
@@ -59,19 +57,12 @@ def listed(names: Collection[str], max_names: int = MAX_LISTED) -> str:
     return first + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
-def comparison(name: str, texts: Sequence[str], columns: Mapping[str, Column], suffixes: Collection[str]) -> str | None:
-    """Returns the parameter that was meant by a comparison such as `ltv>=500`; None for anything else.
-
-    A query is split at its first `=`, so that `ltv>=500` has the name `ltv>` and the value `500`.
-    """
-    found = COMPARISON.search(name)
-    if not found or name[: found.start()].strip() not in columns:
+def comparison(text: str, columns: Mapping[str, Column]) -> str | None:
+    """Returns the parameter that was meant by a comparison such as `ltv>=500`; None for anything else."""
+    found = COMPARISON.search(text)
+    if not found or (column := text[: found.start()]) not in columns or found[1] not in SUFFIX_OF:
         return None
-    column, sign, rest = name[: found.start()].strip(), found[1], name[found.end() :]
-    if not rest:
-        sign += "=" if sign in {">", "<", "!"} else ""
-        rest = texts[0].strip() if texts else ""
-    return f"{column}{OPERATORS[sign]}={shown(rest)}" if OPERATORS[sign] in {"", *suffixes} else None
+    return f"{column}{SUFFIX_OF[found[1]]}={shown(text[found.end() :].strip())}"
 
 
 def _may_be(each: str, wanted: str) -> bool:
