@@ -89,7 +89,9 @@ class Transport:
             await raise_for_status(response)
             content = await _read(response, MAX_JSON)
         if len(content) > MAX_JSON:
-            raise Refused(f"the server at {shown(url)} is not a streamer server: its answer has more than {MAX_JSON} bytes")
+            raise Refused(
+                f"the server at {shown(url)} is not a streamer server: its answer has more than {MAX_JSON} bytes"
+            )
         return content
 
     @asynccontextmanager
