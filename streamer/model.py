@@ -142,12 +142,6 @@ class ExportSpec(
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
 
-    @staticmethod
-    def beginnings(dataset: str) -> list[str]:
-        """Returns what the JSON of every request for this dataset begins with, with and without the version."""
-        name = msgspec.json.encode(dataset).decode()
-        return [f'{{"version":{SPEC_VERSION},"dataset":{name},', f'{{"dataset":{name},']
-
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises msgspec.DecodeError for a text of another version, and for a damaged one."""
@@ -173,6 +167,11 @@ class ExportFilter:
     states: tuple[State, ...] = ()
     label: str | None = None
     dataset: str | None = None
+
+
+def dataset_in_json(name: str) -> str:
+    """Returns the name of a dataset as the JSON of an ExportSpec has it."""
+    return msgspec.json.encode(name).decode()
 
 
 def folded(label: str) -> str:

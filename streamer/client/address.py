@@ -44,6 +44,8 @@ def server_url(text: str) -> str:
 def address_of(target: str, server: str) -> Address:
     """Returns the address of `target`, which is an id at `server`, or a URL of an export. Raises Refused."""
     if export_id := _id(target):
+        if not server:
+            raise Refused(f"{export_id} is an id without a server; pass the URL of the export")
         return Address(server_url(server), export_id)
     parts = _split(_with_scheme(target))
     found = EXPORT_PATH.fullmatch(parts.path) if parts else None

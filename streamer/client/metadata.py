@@ -63,7 +63,7 @@ def mismatch(
     if found is None:
         return LocalFileError(f"{part} exists, but its export is not known; {REMEDY}")
     if found.export_id != export_id:
-        return LocalFileError(f"{part} is a part of another export, {found.url}; finish or {REMEDY}")
+        return LocalFileError(f"{part} is a part of another export, {found.url}; finish that download, or {REMEDY}")
     if found.etag != etag:
         etags = f"its ETag is {etag}, and that of {part} is {found.etag}"
         return Replaced(f"the export was replaced: {etags}; {REMEDY}")

@@ -38,7 +38,7 @@ def read_response(status: int, fields: Mapping[str, str], *, etag: str, wanted: 
         raise Refused(f"the download has the Content-Encoding {fields['Content-Encoding']}, which was not requested")
     found = fields.get("ETag")
     if found is None:
-        raise Refused("the download has no ETag: the server is not a streamer")
+        raise Refused("the download has no ETag: this is not a streamer server")
     if found != etag:
         raise Replaced(f"the export was replaced: its ETag is {found}, and was {etag}")
     return Body(_start(status, fields, wanted, offset), _sha256(fields))

@@ -76,4 +76,4 @@ def read_json(body: bytes, form: type[Form], url: str) -> Form:
     try:
         return schema.decode(body, form)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(f"the server at {url} is not a streamer: {error}") from error
+        raise Refused(f"the server at {url} is not a streamer server: {error}") from error

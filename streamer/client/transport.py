@@ -51,7 +51,7 @@ class Transport:
         self._origin = origin(_url(server))
         self._authorization: dict[str, str] = {}
         if api_key and "@" in urlsplit(server).netloc:
-            raise Refused("either an API key or a password in the URL, not both")
+            raise Refused("give either an API key or a password in the URL, not both")
         if api_key and not api_key.isprintable():
             raise Refused("the API key has characters that are not printable, such as a line break")
         if api_key:
@@ -89,7 +89,9 @@ class Transport:
             await raise_for_status(response)
             content = await _read(response, MAX_JSON)
         if len(content) > MAX_JSON:
-            raise Refused(f"the server at {shown(url)} is not a streamer: its answer has more than {MAX_JSON} bytes")
+            raise Refused(
+                f"the server at {shown(url)} is not a streamer server: its answer has more than {MAX_JSON} bytes"
+            )
         return content
 
     @asynccontextmanager
@@ -227,7 +229,7 @@ async def raise_for_status(response: aiohttp.ClientResponse) -> None:
 def _refusal(status: int, sentence: str | None, url: str) -> StreamerError:
     if sentence is None:
         hint = _tls_hint(url) if status == HTTPStatus.BAD_REQUEST and urlsplit(url).scheme == "http" else ""
-        return Refused(f"the server at {shown(url)} is not a streamer: {_phrase(status)}{hint}")
+        return Refused(f"the server at {shown(url)} is not a streamer server: {_phrase(status)}{hint}")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Refused(f"{sentence}; is the API key right?")
     return ENDED.get(status, Refused)(sentence)

@@ -9,6 +9,7 @@ waits. What is not known is left out. At the end only the first line stays.
 
 import time
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Self
 
 from rich.console import Console, RenderableType
@@ -25,7 +26,7 @@ MAX_UNFINISHED = 99  # percent, while the size is an estimate
 
 
 class ProgressBar(ProgressListener):
-    """Draws on stderr from the first event on, until the context ends."""
+    """Draws on stderr until the context ends."""
 
     def __init__(
         self, name: str, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
@@ -45,9 +46,12 @@ class ProgressBar(ProgressListener):
         self._task = self._display.add_task(shown, total=None)
 
     def __enter__(self) -> Self:
+        self._draw()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if self._status is None and not self._count:
+            self._display.update(self._task, visible=False)  # the sentence of the command says what happened
         self._display.end()
 
     @property
@@ -84,12 +88,12 @@ class ProgressBar(ProgressListener):
             return self._progress()
         reason, moment = self._next_try
         seconds = moment - self._clock()
-        return f"next try in {seconds:.0f} s: {reason}" if seconds > 0 else f"trying again: {reason}"
+        return f"next try in {ceil(seconds)} s: {reason}" if seconds > 0 else f"trying again: {reason}"
 
     def _progress(self) -> str:
         if self._checking:
             return "checking the bytes of earlier runs"
-        return progress_after(self._status, self._count) if self._status else ""
+        return progress_after(self._status, self._count) if self._status else "waiting for the server"
 
     def _percentage(self) -> str:
         if not self._total:
@@ -98,7 +102,7 @@ class ProgressBar(ProgressListener):
         return f"{min(percentage, MAX_UNFINISHED) if self._estimated else percentage:3.0f} %"
 
     def _size(self) -> str:
-        return f"{decimal(self._count):>8}"
+        return f"{decimal(self._count) if self._status or self._count else '':>8}"
 
     def _speed(self) -> str:
         if self._ended:

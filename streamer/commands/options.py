@@ -12,7 +12,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8080"
 USAGE = "wrong usage"
 UNREACHABLE = "gave up: the server does not answer"
 INTERRUPTED = "interrupted by Ctrl-C"
-TERMINATED = "terminated by SIGTERM"
+TERMINATED = "killed by SIGTERM; without a terminal there is no message"
 CLOSED = "the reader has closed standard output (| head); without a message"
 STATUSES_MAY_COME = "New statuses may come: treat an unknown one as a failure."
 

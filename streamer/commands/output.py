@@ -69,4 +69,4 @@ def discard_buffered(stream: TextIO) -> None:
 
 
 def missing_rich(what: str, without: str) -> click.ClickException:
-    return click.ClickException(f"{what} needs the packages of streamer[client]; {without} does without")
+    return click.ClickException(f"{what} needs the packages of streamer[client]; use {without} without them")

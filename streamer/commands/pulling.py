@@ -1,5 +1,6 @@
 """`streamer pull` and `streamer export`: a verified file, or an exit status that says why there is none."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -256,7 +257,8 @@ class _ExportRun:
             return "the export is cancelled on the server, too"
         if self._url is None or self._saved or self._options.to_stdout:
             return None
-        return f"the export was not cancelled; `streamer pull {self._url} -o {self.path}` continues the download"
+        command = shlex.join(["streamer", "pull", self._url, "-o", str(self.path)])
+        return f"the export was not cancelled; `{command}` continues the download"
 
     def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
         options = self._options

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer.client import ExportStatus
-from streamer.commands.wording import rows_of, status_name, waiting_of
+from streamer.commands.wording import rows_of, status_name, wait_of
 
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "dim", "removed": "dim", "processing": "cyan"}
 DEFAULTS = (("delimiter", ","), ("quoteChar", '"'))  # in every query, and not shown
@@ -44,7 +44,7 @@ def table_of(status: ExportStatus) -> Table:
         "export": str(status.export_id),
         "label": status.label,
         "status": _coloured(status_name(status)),
-        "waits": waiting_of(status),
+        "waits for": wait_of(status),
         "error": status.error,
         "notice": status.notice,
         "dataset": status.dataset,

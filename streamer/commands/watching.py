@@ -6,6 +6,7 @@ The client passes every status, and every wait before another try, to a Progress
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from math import ceil
 from typing import TYPE_CHECKING, Self
 
 from streamer.client import Export, ExportStatus, ProgressListener
@@ -80,7 +81,7 @@ class Screen(ProgressListener):
         self._draw(table_of(status))
 
     def waiting(self, reason: str, seconds: float) -> None:
-        self._draw(f"next try in {seconds:.0f} s: {reason}")
+        self._draw(f"next try in {ceil(seconds)} s: {reason}")
 
     def _draw(self, drawn: "RenderableType") -> None:
         self._live.update(drawn, refresh=True)

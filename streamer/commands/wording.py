@@ -2,9 +2,9 @@
 
 from streamer.client import ExportStatus
 
-WAITING = {
-    "place": "waiting for its turn: the server is running other exports",
-    "source": "waiting for the database: unreachable, locked or being changed",
+WAITS_FOR = {
+    "place": "its turn: the server is running other exports",
+    "source": "the database: unreachable, locked or being changed",
 }
 
 
@@ -18,7 +18,7 @@ def progress_of(status: ExportStatus) -> str:
     if status.error:
         return f"{name}: {status.error}"
     if status.waiting_for:
-        return f"{name}, {waiting_of(status)}"
+        return f"{name}, waiting for {wait_of(status)}"
     if status.final and not status.completed:
         return name
     return f"{name}, {rows_of(status)} rows"
@@ -36,10 +36,10 @@ def progress_after(status: ExportStatus, received: int) -> str:
     return f"processing, about {min(rows, total):,} of {total:,} rows" if total else f"processing, about {rows:,} rows"
 
 
-def waiting_of(status: ExportStatus) -> str | None:
+def wait_of(status: ExportStatus) -> str | None:
     """Returns what the export waits for; the server's own word if only a newer version knows it."""
     reason = status.waiting_for
-    return WAITING.get(reason, f"waiting for {reason}") if reason else None
+    return WAITS_FOR.get(reason, reason) if reason else None
 
 
 def rows_of(status: ExportStatus) -> str:

@@ -27,9 +27,9 @@ from streamer.model import (
     Export,
     ExportFilter,
     ExportRequest,
-    ExportSpec,
     Place,
     Progress,
+    dataset_in_json,
     folded,
     read_spec,
 )
@@ -141,7 +141,7 @@ class Store:
             limit,
             MAX_PAGE_SPECS,
             None if wanted.label is None else folded(wanted.label),
-            None if wanted.dataset is None else ExportSpec.beginnings(wanted.dataset),
+            None if wanted.dataset is None else dataset_in_json(wanted.dataset),
         )
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 

@@ -203,8 +203,14 @@ async def test_a_name_without_an_address_is_one_sentence(folder: Path) -> None:
         (("ls", "--server", "http://[::1"), "'http://[::1' is not the address of a server"),
         (("status", "x", "--server", "HOST"), "'x' is neither the id nor the URL of an export"),
         (("ls", "--server", "HOST", "--api-key", "two\nlines"), "the API key has characters that are not printable"),
-        (("ls", "--server", "http://user:word@HOST", "--api-key", "x"), "either an API key or a password in the URL"),
-        (("ls", "--server", "HOST/other"), "the server at http://HOST/other/exports?limit=20 is not a streamer: 404"),
+        (
+            ("ls", "--server", "http://user:word@HOST", "--api-key", "x"),
+            "give either an API key or a password in the URL",
+        ),
+        (
+            ("ls", "--server", "HOST/other"),
+            "the server at http://HOST/other/exports?limit=20 is not a streamer server: 404",
+        ),
     ],
 )
 async def test_a_wrong_address_is_one_sentence(folder: Path, arguments: Sequence[str], reason: str) -> None:

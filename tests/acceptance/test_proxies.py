@@ -144,7 +144,7 @@ async def test_a_proxy_that_refuses_is_told_in_one_sentence(tmp_path: Path, sche
 
 async def test_a_proxy_that_is_away_is_named_instead_of_the_server(tmp_path: Path) -> None:
     place = {"HTTPS_PROXY": "http://me:pass@127.0.0.1:9"}
-    arguments = "pull", "00000000-0000-0000-0000-000000000000", "--retries", "1", "--server", f"https://{NAME}"
+    arguments = "pull", "00000000-0000-0000-0000-000000000000", "--max-tries", "1", "--server", f"https://{NAME}"
     async with streamer(*arguments, folder=tmp_path, environment=place) as process:
         assert await process.exit_code() == 5
     sentence = "the proxy 127.0.0.1:9 cannot be reached: Connection refused; gave up after 1 try"

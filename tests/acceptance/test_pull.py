@@ -285,7 +285,7 @@ async def test_a_missing_rich_is_one_sentence(folder: Path) -> None:
         )
         _, said = await process.communicate()
     assert process.returncode == 1
-    assert said == b"Error: a table needs the packages of streamer[client]; --json does without\n"
+    assert said == b"Error: a table needs the packages of streamer[client]; use --json without them\n"
 
 
 @pytest.mark.parametrize(

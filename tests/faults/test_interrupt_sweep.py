@@ -61,7 +61,7 @@ def check(process: Process, exit_status: int, target: Path) -> None:
         assert exit_status == 130, said
         assert process.stderr[0] == "streamer: interrupted", said
         assert len(process.stderr) <= 2, said
-        assert all("resumes it" in line or "downloads it" in line for line in process.stderr[1:])
+        assert all("resumes it" in line or "continues the download" in line for line in process.stderr[1:])
 
 
 @pytest.mark.parametrize("verb", ["pull", "export"])

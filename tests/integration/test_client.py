@@ -226,7 +226,7 @@ async def test_a_body_with_a_content_coding_is_refused(client: Client, pretender
         (says(409, detail="the export failed: a view is gone"), ExportFailed, "a view is gone"),
         (says(410, detail="the export was cancelled"), ExportGone, "was cancelled"),
         (says(404, detail="there is no export"), ExportGone, "there is no export"),
-        (says(404), Refused, "not a streamer: 404 Not Found"),
+        (says(404), Refused, "not a streamer server: 404 Not Found"),
         (says(403, detail="not yours"), Refused, "not yours; is the API key right"),
         (says(200), Refused, "not a streamer"),
     ],
@@ -530,7 +530,7 @@ async def test_a_server_with_tls_is_named_with_the_url_to_use(tmp_path: Path) ->
 async def test_a_400_of_another_server_has_a_hint_at_tls(client: Client, pretender: Pretender) -> None:
     """As of nginx and Go for HTTP on a port for HTTPS."""
     pretender.statuses = [says(400)]
-    with pytest.raises(Refused, match="is not a streamer: 400 Bad Request; if it expects TLS, use https://127"):
+    with pytest.raises(Refused, match="is not a streamer server: 400 Bad Request; if it expects TLS, use https://127"):
         await client.get(pretender.id).status()
 
 

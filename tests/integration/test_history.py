@@ -16,6 +16,7 @@ from streamer.config import Duration, Timeout
 from streamer.jobs.retention import BATCH
 from streamer.jobs.store import MAX_PAGE_SPECS, STATEMENTS
 from streamer.jobs.times import JobTimes
+from streamer.model import dataset_in_json
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
@@ -30,7 +31,8 @@ COPIES = """
     INSERT INTO streamer.exports
         (id, state, spec, server_id, lease_until, folder, created_at, finished_at, removed_at, ttl, label, label_folded,
          idempotency_key)
-    SELECT gen_random_uuid(), state, '{}', gen_random_uuid(), now(), folder, gone_at, gone_at,
+    SELECT gen_random_uuid(), state, '{"dataset":"dataset ' || n % 1000 || '"}', gen_random_uuid(), now(), folder,
+        gone_at, gone_at,
         CASE WHEN state = 'completed' AND n % 5 > 0 THEN gone_at END,
         CASE WHEN n % 50 = 0 THEN interval '2 hours' END,
         CASE WHEN n % 10 = 0 THEN 'Label ' || n END, CASE WHEN n % 10 = 0 THEN 'label ' || n END, 'key ' || n
@@ -303,10 +305,11 @@ async def test_no_query_of_a_large_table_reads_more_than_it_needs(
         "without_file, nothing": (0, (folder, 1000 * day, None, nobody, batch)),
         "delete_rows": (1, ([UUID(export.id)],)),
         "least_used": (batch, (folder, None, nobody, [], batch)),
-        "page": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None)),
-        "page, by state": (100, (["failed"], None, nobody, 20, MAX_PAGE_SPECS, None)),
-        "page, by label": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, "label")),
-        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, MAX_PAGE_SPECS, "label 77770")),
+        "page": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None, None)),
+        "page, by state": (100, (["failed"], None, nobody, 20, MAX_PAGE_SPECS, None, None)),
+        "page, by label": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, "label", None)),
+        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, MAX_PAGE_SPECS, "label 77770", None)),
+        "page, by dataset": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None, dataset_in_json("dataset 7"))),
         "by_key": (1, ("key 5",)),
         "get": (1, (UUID(export.id),)),
         "orphans": (10, ([uuid4()], 3, [], 1)),

@@ -56,6 +56,11 @@ def test_any_other_text_is_refused(target: str) -> None:
         address_of(target, SERVER)
 
 
+def test_an_id_without_a_server_is_refused() -> None:
+    with pytest.raises(Refused, match=f"^{TEXT} is an id without a server; pass the URL of the export$"):
+        address_of(TEXT, "")
+
+
 @pytest.mark.parametrize(
     "text",
     [

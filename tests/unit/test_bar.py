@@ -64,6 +64,19 @@ def test_what_is_not_known_is_not_drawn(drawn: Drawn) -> None:
     assert drawn.lines == ["users.csv 27.0 MB 13.5 MB/s", "processing"]
 
 
+def test_the_first_answer_of_the_server_is_waited_for_in_words(drawn: Drawn) -> None:
+    assert drawn.lines == ["users.csv", "waiting for the server"]
+
+
+def test_nothing_stays_of_a_bar_without_a_download() -> None:
+    """The sentence of the command says what happened."""
+    drawn = Drawn()
+    with drawn.bar:
+        drawn.bar.waiting("127.0.0.1:1 cannot be reached: Connection refused", 0.2)
+        assert drawn.lines[1].startswith("next try in 1 s: ")
+    assert drawn.lines == []
+
+
 def test_the_rows_are_those_of_the_bytes_if_the_status_is_older(drawn: Drawn) -> None:
     """The status is polled, and bytes come in between: the two lines never contradict each other."""
     drawn.bar.status(status(rows=100, total=1000, size=10 * MB))

@@ -1,7 +1,7 @@
 -- The newest exports before a place in the list, in one of the given states (in any if none is given), with a given text
--- ($6) in their label, and whose request begins with one of the given texts ($7), which have the dataset: JSON that is
--- damaged, or of a newer version, must not fail here. $4 limits the exports, and $5 the bytes of their requests, because
--- a page is built in memory. `found` counts one beyond the page.
+-- ($6) in their label, and of a given dataset ($7), in the form that it has in the JSON of the request.
+-- $4 limits the exports, and $5 the bytes of their requests, because a page is built in memory. `found` counts one beyond
+-- the page.
 SELECT * FROM (
     SELECT *, count(*) OVER () AS found, row_number() OVER newest AS place,
         sum(length(spec)) OVER newest - length(spec) AS ahead
@@ -9,7 +9,7 @@ SELECT * FROM (
         SELECT * FROM streamer.exports
         WHERE (cardinality($1::text[]) = 0 OR state = ANY($1::text[]))
           AND ($6::text IS NULL OR position($6 IN label_folded) > 0)
-          AND ($7::text[] IS NULL OR EXISTS (SELECT FROM unnest($7::text[]) AS beginning WHERE starts_with(spec, beginning)))
+          AND ($7::text IS NULL OR substring(spec FROM '"dataset":("(?:[^"\\]|\\.)*")') = $7)
           AND (created_at, id) < (coalesce($2, 'infinity'::timestamptz), $3::uuid)
         ORDER BY created_at DESC, id DESC
         LIMIT $4 + 1
