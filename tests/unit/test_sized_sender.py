@@ -93,7 +93,7 @@ async def test_break_of_the_source_resets_the_connection(server: Server, others:
             await stack.enter_async_context(server.body())
         body = await stack.enter_async_context(server.body())
         server.source.broken.set_result("broken")
-        assert await body.finish() is End.CUT
+        assert await body.finish() is End.RESET
     assert len(body.received) < len(HEAD + CONTENT)
     assert (HEAD + CONTENT).startswith(bytes(body.received))
 
