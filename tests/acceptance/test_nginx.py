@@ -21,8 +21,9 @@ import pytest
 
 from tests.acceptance.clients import size_of
 from tests.acceptance.process import Process, killed, streamer
-from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
+from tests.exporting import RemoteExport, create, sha256
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE, until
 from tests.ports import free_ports
 from tests.rawhttp import connection
 

@@ -16,7 +16,8 @@ import pytest_asyncio
 from streamer.http.net.readiness import WriteReadiness
 from tests.exporting import SAVED_AS
 from tests.gates import Steps
-from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.held import BULK, SMALL, Held, HeldExport, gated_server, scratch_database
+from tests.polling import until
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -381,7 +382,7 @@ async def until_stuck(clients: int) -> None:
         rooms = [found for found in gc.get_objects() if type(found) is WriteReadiness]
         return sum(not each.turn.done() for room in rooms for each in room._waiters.values()) == clients
 
-    await eventually(stuck, "a client that does not read still gets more")
+    await until(stuck, "a client that does not read still gets more")
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
@@ -450,7 +451,7 @@ async def test_request_for_gzip_gets_identity_or_503_while_all_streams_are_taken
         await narrow.open()
         assert await decoder.finish() is End.WHOLE
         assert digest_of(await body.whole()) == digest_of(SMALL.whole)
-    await eventually(lambda: is_free(export), "the stream is not released")
+    await until(lambda: is_free(export), "the stream is not released")
     answer = await ask(narrow.url, "GET", export.download, GZIP_ONLY)
     assert digest_of(zlib.decompress(answer.body, wbits=31)) == digest_of(SMALL.whole)
 
@@ -488,7 +489,7 @@ async def test_stream_is_released_however_a_follower_ends(narrow: Held, leave: L
         await follow(client, export)
         assert not await is_free(other)
         await leave(narrow, export, client)
-        await eventually(lambda: is_free(other), "the stream is not released")
+        await until(lambda: is_free(other), "the stream is not released")
 
 
 @pytest.mark.parametrize("leave", [fail, cancel, vanish])
@@ -501,7 +502,7 @@ async def test_stream_of_a_client_that_does_not_read_is_released_when_it_leaves(
         await body.grow_to(1000)
         assert not await is_free(other)
         await leave(narrow, export, client)
-        await eventually(lambda: is_free(other), "the stream is not released")
+        await until(lambda: is_free(other), "the stream is not released")
 
 
 async def test_stream_is_released_when_the_client_of_a_completed_export_leaves(narrow: Held) -> None:
@@ -512,7 +513,7 @@ async def test_stream_is_released_when_the_client_of_a_completed_export_leaves(n
         await body.grow_to(1000)
         assert not await is_free(export)
         client.vanish()
-        await eventually(lambda: is_free(export), "the stream is not released")
+        await until(lambda: is_free(export), "the stream is not released")
 
 
 async def test_responses_without_a_body_take_no_stream(narrow: Held) -> None:
@@ -550,7 +551,7 @@ async def test_created_export_keeps_the_stream_that_it_has_taken(postgres: str, 
             async def begun() -> bool:
                 return await held.exports() > before
 
-            await eventually(begun, "the export is not begun")
+            await until(begun, "the export is not begun")
             await other.send("GET", running.download, GZIP)
             head, _ = await client.begin()
         assert head.status == 200

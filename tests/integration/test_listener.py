@@ -27,7 +27,8 @@ from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_timeout import SendTimeout
 from streamer.server.tuning import Tuning
-from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.held import BULK, SMALL, Held, HeldExport, gated_server, scratch_database
+from tests.polling import until
 from tests.rawhttp import Body, Connection, End, Fields, ask, connection, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,7 +53,7 @@ class Server:
         async def all_closed() -> bool:
             return (self.listener.connections.count, self.listener.refusals) == (0, 0)
 
-        await eventually(
+        await until(
             all_closed, f"{self.listener.connections.count} connections and {self.listener.refusals} refusals are left"
         )
         assert self.listener.connections.head_bytes == 0
@@ -61,7 +62,7 @@ class Server:
         async def there() -> bool:
             return self.listener.connections.count == number
 
-        await eventually(there, f"not {number} connections are open")
+        await until(there, f"not {number} connections are open")
 
 
 class Serve(Protocol):
@@ -216,7 +217,7 @@ async def test_refusals_beyond_their_limit_are_closed_at_once(serve: Serve) -> N
         async def one_has_gone() -> bool:
             return server.listener.refusals == 2
 
-        await eventually(one_has_gone, "the end of a refusal is not noticed")
+        await until(one_has_gone, "the end of a refusal is not noticed")
         async with connection(server.url) as refused:
             await expect_refusal(refused)
     await server.empty()
@@ -231,7 +232,7 @@ async def test_refused_connection_that_stays_open_is_closed_after_a_while(serve:
         async def closed() -> bool:
             return server.listener.refusals == 0
 
-        await eventually(closed, "the refusal stays open")
+        await until(closed, "the refusal stays open")
         await healthy(only)
 
 
@@ -452,10 +453,10 @@ async def test_unfinished_heads_are_kept_up_to_the_limit_of_all_heads(serve: Ser
 
             if number <= ROOM:
                 kept.append(wire)
-                await eventually(taken, "the head is not counted")
+                await until(taken, "the head is not counted")
             else:
                 await expect_refusal(wire)
-                await eventually(taken, "a refused head is still counted")
+                await until(taken, "a refused head is still counted")
         kept[0].writer.write(b"\r\n\r\n")
         assert (await kept[0].answer()).status == 200
     await server.empty()
@@ -557,7 +558,7 @@ async def test_unread_responses_fill_only_a_small_buffer(server: Server) -> None
         async def some() -> bool:
             return held() > 0
 
-        await eventually(some, "no answer waits in the socket")
+        await until(some, "no answer waits in the socket")
         assert held() <= 2 * MIN_QUOTA
     await server.empty()
 

@@ -17,16 +17,16 @@ import pytest_asyncio
 from streamer.http.download.live import DownloadTimes
 from streamer.server.tuning import Tuning
 from tests.conftest import connected
-from tests.exporting import PATIENCE, SAVED_AS
+from tests.exporting import SAVED_AS
 from tests.held import (
     BULK,
     SMALL,
     Held,
     HeldExport,
-    eventually,
     gated_server,
     scratch_database,
 )
+from tests.polling import PATIENCE, until
 from tests.proxy import proxied
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
@@ -355,7 +355,7 @@ async def test_live_false_gets_425_until_the_export_is_finished(
         assert late.status in (425, status)
         return late.status == status
 
-    await eventually(answered, "live=false stays 425")
+    await until(answered, "live=false stays 425")
 
 
 async def test_export_whose_status_is_completed_never_gets_425(postgres: str, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ async def test_export_whose_status_is_completed_never_gets_425(postgres: str, tm
         await held.open()
         async with asyncio.timeout(PATIENCE):
             await proxy.holding.wait()
-        await eventually(lambda: row_is_completed(held), "the row does not become completed")
+        await until(lambda: row_is_completed(held), "the row does not become completed")
         status = asyncio.create_task(export.status())
         await asyncio.wait({status}, timeout=MOMENT)  # it may also answer later, when the spool is sealed
         said = status.result()["status"] if status.done() else "nothing"
@@ -489,7 +489,7 @@ async def test_slow_client_is_disconnected_when_the_export_fails_or_is_cancelled
         reading = await follow(quick, export, {})
         await (held.gates.refuse() if end == "failed" else export.cancel())
         assert await reading.finish() is End.CLOSED
-        assert [await body.finish() for body in bodies] == [End.CLOSED, End.CLOSED, End.CUT, End.CLOSED]
+        assert [await body.finish() for body in bodies] == [End.CLOSED, End.CLOSED, End.RESET, End.CLOSED]
     assert digest_of(reading.received) == digest_of(BULK.through(1))
     for body, fields in zip(bodies, SLOW, strict=True):
         start = 5 if fields.get("Range") == "bytes=5-" else 0

@@ -27,7 +27,7 @@ from streamer.http.aiohttp_internals import (
     set_read_size,
 )
 from streamer.http.net.access_log import AccessLog
-from tests.held import eventually
+from tests.polling import until
 from tests.rawhttp import Connection, End, connection, request
 
 LIMITS = RequestLimits(target=1000, field=500, fields=10, unread_body=4096)
@@ -441,12 +441,3 @@ def test_no_other_module_of_the_server_uses_these_parts() -> None:
     others = set(found) - {Path(aiohttp_internals.__file__).name}
     assert not others, f"undocumented parts of aiohttp are used outside of aiohttp_internals.py, in {others}"
     assert found, "the search finds nothing"
-
-
-async def until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Waits until the condition holds. Fails with the sentence `otherwise`."""
-
-    async def holds() -> bool:
-        return condition()
-
-    await eventually(holds, otherwise)

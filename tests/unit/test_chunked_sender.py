@@ -20,7 +20,7 @@ from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness
 from streamer.http.net.send_buffers import MAX_UNLIMITED
 from streamer.spool.follower import Extent
-from tests.exporting import PATIENCE
+from tests.polling import PATIENCE
 from tests.rawhttp import Body, End, connection
 
 CONTENT = b"".join(b"%09d\n" % number for number in range(100_000))  # 1 MB
