@@ -172,6 +172,13 @@ async def gated_server(
 
 
 @asynccontextmanager
+async def lone_gated_server(postgres: str, spool: Path, **settings: Any) -> AsyncIterator[Held]:
+    """A gated server on a database of its own."""
+    async with scratch_database(postgres) as database, gated_server(database, spool, **settings) as held:
+        yield held
+
+
+@asynccontextmanager
 async def gated_servers(
     database: str, folders: pytest.TempPathFactory, datasets: Sequence[str] = (SMALL.name, BULK.name)
 ) -> AsyncIterator[Serve]:

@@ -33,7 +33,6 @@ from tests.integration.sources import (
     entered_as,
     eventually,
     every_cursor,
-    made_role,
     numbers,
     opened,
     plain_session,
@@ -82,12 +81,6 @@ async def migration(database: str) -> AsyncIterator[Plain]:
     """The session of a migration."""
     async with plain_session(database) as connection:
         yield connection
-
-
-@pytest.fixture
-async def role(plain: Plain) -> AsyncIterator[str]:
-    async with made_role(plain) as name:
-        yield name
 
 
 async def export(source: Opened, wanted: ExportSpec) -> Received:

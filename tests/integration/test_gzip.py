@@ -16,7 +16,7 @@ import pytest_asyncio
 from streamer.http.net.readiness import WriteReadiness
 from tests.exporting import SAVED_AS
 from tests.gates import Steps
-from tests.held import BULK, SMALL, Held, HeldExport, gated_server, scratch_database
+from tests.held import BULK, SMALL, Held, HeldExport, lone_gated_server
 from tests.polling import until
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
@@ -30,10 +30,7 @@ STREAM = f"/exports/csv?dataset={SMALL.name}"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Held]:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path_factory.mktemp("gzip")) as started,
-    ):
+    async with lone_gated_server(postgres, tmp_path_factory.mktemp("gzip")) as started:
         yield started
 
 
@@ -52,7 +49,7 @@ async def held(server: Held) -> AsyncIterator[Held]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def narrow(postgres: str, tmp_path: Path) -> AsyncIterator[Held]:
     """A server with one gzip stream at a time."""
-    async with scratch_database(postgres) as database, gated_server(database, tmp_path, compressions=1) as started:
+    async with lone_gated_server(postgres, tmp_path, compressions=1) as started:
         yield started
 
 
@@ -539,10 +536,7 @@ async def test_new_export_for_http_1_0_that_accepts_only_gzip_is_not_created(hel
 
 
 async def test_created_export_keeps_the_stream_that_it_has_taken(postgres: str, tmp_path: Path) -> None:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path, compressions=1, max_concurrent_exports=1) as held,
-    ):
+    async with lone_gated_server(postgres, tmp_path, compressions=1, max_concurrent_exports=1) as held:
         running = await held.export(at=STEP)
         before = await held.exports()
         async with connection(held.url) as client, connection(held.url) as other:

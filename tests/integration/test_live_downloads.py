@@ -16,7 +16,6 @@ import pytest_asyncio
 
 from streamer.http.download.live import DownloadTimes
 from streamer.server.tuning import Tuning
-from tests.conftest import connected
 from tests.exporting import SAVED_AS
 from tests.held import (
     BULK,
@@ -24,6 +23,7 @@ from tests.held import (
     Held,
     HeldExport,
     gated_server,
+    lone_gated_server,
     scratch_database,
 )
 from tests.polling import PATIENCE, until
@@ -44,10 +44,7 @@ OPEN_END = 9007199254740991  # RFC 8673
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Held]:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path_factory.mktemp("live")) as started,
-    ):
+    async with lone_gated_server(postgres, tmp_path_factory.mktemp("live")) as started:
         yield started
 
 
@@ -543,10 +540,7 @@ async def test_tag_is_the_same_from_the_first_byte_to_the_sealed_file(held: Held
 
 
 async def test_queued_export_is_followed(postgres: str, tmp_path: Path) -> None:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path, max_concurrent_exports=1) as held,
-    ):
+    async with lone_gated_server(postgres, tmp_path, max_concurrent_exports=1) as held:
         running = await held.export(at=STEP)
         created = (await ask(held.url, "POST", f"/exports/csv?dataset={SMALL.name}")).json()
         queued = HeldExport(held, SMALL, created["exportId"])
@@ -565,10 +559,7 @@ async def test_queued_export_is_followed(postgres: str, tmp_path: Path) -> None:
 
 
 async def test_export_that_is_cancelled_in_the_queue_breaks_its_downloads(postgres: str, tmp_path: Path) -> None:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path, max_concurrent_exports=1) as held,
-    ):
+    async with lone_gated_server(postgres, tmp_path, max_concurrent_exports=1) as held:
         await held.export(at=STEP)
         created = (await ask(held.url, "POST", f"/exports/csv?dataset={SMALL.name}")).json()
         queued = HeldExport(held, SMALL, created["exportId"])
@@ -688,9 +679,8 @@ async def test_new_export_over_http_1_0_has_a_length(held: Held) -> None:
 
 
 async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tmp_path: Path) -> None:
-    async with scratch_database(postgres) as database, gated_server(database, tmp_path) as held:
-        async with connected(database) as owner:
-            await owner.execute(f"DROP VIEW {SMALL.name}")
+    async with lone_gated_server(postgres, tmp_path) as held:
+        await held.gates.connection.execute(f"DROP VIEW {SMALL.name}")
         answer = await ask(held.url, "GET", STREAM)
         assert answer.status == 400
         assert f"there is no dataset '{SMALL.name}'" in answer.json()["detail"]
@@ -700,7 +690,7 @@ async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tm
 async def test_new_export_whose_first_row_fails_gets_409_with_the_reason(postgres: str, tmp_path: Path) -> None:
     """The headers of the download wait for that row as long as it takes."""
     patient = Tuning(downloads=DownloadTimes(first_rows=PATIENCE))
-    async with scratch_database(postgres) as database, gated_server(database, tmp_path, tuning=patient) as held:
+    async with lone_gated_server(postgres, tmp_path, tuning=patient) as held:
         await held.shut()
         async with connection(held.url) as client:
             await client.send("GET", STREAM)

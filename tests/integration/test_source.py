@@ -51,7 +51,6 @@ from tests.integration.sources import (
     entered_as,
     eventually,
     every_cursor,
-    made_role,
     numbers,
     opened,
     pooled,
@@ -97,13 +96,6 @@ async def database(shared_database: str) -> str:
         await connection.execute("DROP SCHEMA IF EXISTS public, closed, kinds CASCADE")
         await connection.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
     return shared_database
-
-
-@pytest.fixture
-async def role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that may only connect to the database."""
-    async with made_role(plain) as name:
-        yield name
 
 
 # The session
