@@ -58,6 +58,11 @@ class Server:
         )
         assert self.listener.connections.head_bytes == 0
 
+    async def has_heads(self, size: int) -> None:
+        """Waits until it has so many bytes of request heads."""
+        counted = self.listener.connections
+        await until(lambda: counted.head_bytes == size, f"not {size} bytes of heads are counted")
+
     async def has_open(self, number: int) -> None:
         async def there() -> bool:
             return self.listener.connections.count == number
@@ -373,9 +378,10 @@ async def test_request_that_is_malformed_at_its_end_is_refused_when_it_comes_in_
     with only_info_logged(caplog):
         async with connection(server.url) as wire:
             third = len(case.head) // 3
-            for piece in (case.head[:third], case.head[third : 2 * third], case.head[2 * third :]):
-                wire.writer.write(piece)
-                await asyncio.sleep(0.005)
+            for place in (0, third):
+                wire.writer.write(case.head[place : place + third])
+                await server.has_heads(place + third)
+            wire.writer.write(case.head[2 * third :])
             await is_refused_as(case, wire)
 
 
@@ -515,7 +521,7 @@ async def test_sequential_requests_in_pieces_hold_the_bytes_of_one_head(server: 
     async with connection(server.url) as wire:
         for cut in (1, 20, len(REQUEST) - 2):
             wire.writer.write(REQUEST[:cut])
-            await asyncio.sleep(0.01)
+            await server.has_heads(cut)
             wire.writer.write(REQUEST[cut:])
             assert (await wire.answer()).status == 200
             assert server.listener.connections.head_bytes == len(REQUEST)
@@ -565,9 +571,10 @@ async def test_unread_responses_fill_only_a_small_buffer(server: Server) -> None
 
 async def test_request_bodies_are_not_counted_as_heads(server: Server) -> None:
     async with connection(server.url) as wire:
-        for _ in range(5):
-            wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "20000"}))
-            await asyncio.sleep(0.01)
+        for number in range(5):
+            head = request("POST", "/exports/csv", {"Content-Length": "20000", "X": number * "x"})
+            wire.writer.write(head)
+            await server.has_heads(len(head))
             for _ in range(20):
                 wire.writer.write(1000 * b" ")
                 await asyncio.sleep(0)
@@ -684,9 +691,7 @@ async def test_reset_connection_does_not_end_the_checks_of_the_others() -> None:
         gone, silent = Unread(stack), Unread(stack)
         gone.reset_by_client()
         async with watching(gone, silent, timeout=0.2):
-            for _ in range(150):
-                await asyncio.sleep(0 if silent.is_shut else 0.02)
-        assert silent.is_shut
+            await until(lambda: silent.is_shut, "the other connection is not shut down")
 
 
 async def test_checks_with_a_send_timeout_of_zero_leave_the_event_loop_idle() -> None:
