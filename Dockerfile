@@ -5,13 +5,14 @@ WORKDIR /build
 RUN python3 -m venv --without-pip /opt/streamer
 # The dependencies alone first: a change of the code does not install them again.
 COPY pyproject.toml ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["server"], sep="\n")' \
     > dependencies.txt \
  && pip --python /opt/streamer/bin/python3 install --no-cache-dir -r dependencies.txt
 COPY README.md LICENSE ./
 COPY seeds seeds
 COPY streamer streamer
-RUN pip --python /opt/streamer/bin/python3 install --no-cache-dir --no-deps .
+RUN pip --python /opt/streamer/bin/python3 install --no-cache-dir --no-deps '.[server]'
 
 FROM python:3.13-slim
 # Numbers that no host is likely to use, and the same in every build: they own the files in the volume of spools.

@@ -13,7 +13,7 @@ import click
 
 from streamer.commands import managing, pulling
 from streamer.commands.interrupts import INTERRUPTED
-from streamer.errors import StartError
+from streamer.errors import StartError, shown
 
 log = logging.getLogger(__name__)
 
@@ -32,21 +32,35 @@ def main() -> None:
 
 
 @main.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="The port to listen on, instead of API_PORT; 0 is a free one."
+)
+@click.option("--host", help="The addresses to listen on, separated by commas, instead of API_HOST.")
 @click.option("--budget", is_flag=True, help="Print how much memory these settings can use, and do nothing else.")
-def serve(budget: bool) -> None:
-    """Run the server, configured by the environment.
+def serve(port: int | None, host: str | None, budget: bool) -> None:
+    """Run the server until SIGTERM or Ctrl-C.
 
-    The database is DATABASE_URL, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME. The README lists every
-    setting.
+    Settings are environment variables; the README lists all of them. The database is DATABASE_URL or, if that is not
+    set, DB_HOST with DB_PORT, DB_USER, DB_PASSWORD (or DB_PASSWORD_FILE) and DB_NAME. By default the table `users` is
+    exported, files are kept in the folder `spool`, and the server listens on 127.0.0.1:8080.
+
+    \b
+    Exit status:
+      0  stopped
+      1  cannot start: one sentence says why
+      2  wrong usage
     """
+    given = {"API_PORT": None if port is None else str(port), "API_HOST": host}
+    options = {name: text for name, text in given.items() if text is not None}
     with _server_process():
-        from streamer.budget import budget as memory_budget  # noqa: PLC0415 - of the server: the client does not need it
-        from streamer.budget import table  # noqa: PLC0415
-        from streamer.config import alias_remarks, read_settings  # noqa: PLC0415
-        from streamer.logs import logging_to_stderr  # noqa: PLC0415
-        from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
+        with _packages_of("server"):
+            from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the client does not need the server
+            from streamer.budget import table  # noqa: PLC0415
+            from streamer.config import alias_remarks, read_settings  # noqa: PLC0415
+            from streamer.logs import logging_to_stderr  # noqa: PLC0415
+            from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
 
-        settings = read_settings(os.environ)
+        settings = read_settings(os.environ, options)
         if budget:
             click.echo(table(memory_budget(settings)))
             return
@@ -59,29 +73,62 @@ def serve(budget: bool) -> None:
 
 @main.command()
 @click.option(
-    "--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Rows of the demo table."
+    "--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="How many users the table has."
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Where to serve.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    envvar="API_PORT",
+    show_envvar=True,
+    show_default=True,
+    help="The port to listen on; 0 is a free one.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    envvar="API_HOST",
+    show_envvar=True,
+    show_default=True,
+    help="The addresses to listen on, separated by commas.",
+)
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     default=".streamer",
     show_default=True,
-    help="Where the demo's database is kept.",
+    help="The folder of the demo's database and exports.",
 )
-def demo(rows: int, port: int, directory: Path) -> None:
-    """Run the server on an embedded PostgreSQL with a table of users; Ctrl-C stops both."""
+def demo(rows: int, port: int, host: str, directory: Path) -> None:
+    """Run the server on an embedded PostgreSQL with a table of users, until Ctrl-C.
+
+    The first start fills the table; an interrupted one is continued by the next. A table that has more rows than asked
+    for is served as it is. To remove the demo, delete its folder. Other settings than API_PORT and API_HOST are not
+    read.
+
+    PostgreSQL does not run as root. Run as root, the demo creates a user of the system, `pgserver`, to run it as, and
+    lets every user enter the folders on the way to its files.
+
+    \b
+    Exit status:
+      0    stopped
+      1    cannot start: one sentence says why
+      2    wrong usage
+      130  interrupted before it served
+    """
     with _server_process():
-        from streamer.config import LogFormat  # noqa: PLC0415 - of the server: the client does not need it
-        from streamer.logs import logging_to_stderr  # noqa: PLC0415
+        with _packages_of("demo"):
+            from streamer.config import LogFormat, read_hosts  # noqa: PLC0415 - the client does not need the server
+            from streamer.demo import run_demo  # noqa: PLC0415
+            from streamer.logs import logging_to_stderr  # noqa: PLC0415
 
         try:
-            from streamer.demo import run_demo  # noqa: PLC0415 - its packages are an optional extra
-        except ImportError as error:
-            raise StartError(f"the demo needs the packages of streamer[demo]: {error}") from error
+            hosts = read_hosts(host)
+        except ValueError as error:
+            raise StartError(f"--host must be {error}, not '{shown(host)}'") from error
         _raise_on_interrupt()
         with logging_to_stderr(LogFormat.TEXT):
-            run_demo(rows=rows, port=port, directory=directory)
+            run_demo(rows=rows, hosts=hosts, port=port, directory=directory)
 
 
 @contextmanager
@@ -103,6 +150,17 @@ def _server_process() -> Iterator[None]:
     except StartError as error:
         click.echo(f"streamer: {error}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def _packages_of(extra: str) -> Iterator[None]:
+    """For imports of packages that are installed with an extra of this package. Raises StartError without them."""
+    try:
+        yield
+    except ImportError as error:
+        raise StartError(
+            f"the {extra} needs packages that are not installed: pip install 'streamer[{extra}]' ({error})"
+        ) from error
 
 
 def _raise_on_interrupt() -> None:

@@ -319,7 +319,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         if not self.db_host:
             raise StartError(
                 "DATABASE_URL: set it, or DB_HOST with DB_PORT, DB_USER, DB_PASSWORD and DB_NAME;"
-                " `streamer demo` needs no database"
+                " `streamer demo` brings a database of its own"
             )
         return from_parts(
             host=self.db_host, port=self.db_port, user=self.db_user, password=self.db_password, name=self.db_name
@@ -445,7 +445,9 @@ def _given(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, st
         if not text:
             continue
         if given.setdefault(current, text) != text:
-            raise StartError(f"{name}: it is the former name of {current}, which has a different value; remove {name}")
+            raise StartError(
+                f"{name} is the former name of {current}, and both are set, to different values; remove {name}"
+            )
         written.setdefault(current, name)
     return given, written
 

@@ -7,10 +7,11 @@ stopped.
 
 import asyncio
 import fcntl
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -18,9 +19,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from streamer.config import Settings
+from streamer.config import Hosts, Settings
 from streamer.embedded import embedded_postgres
-from streamer.errors import StartError
+from streamer.errors import StartError, cannot_write
+from streamer.postgres.failures import one_line
 from streamer.server import serve
 
 HERE = Path(__file__).parent
@@ -31,49 +33,75 @@ BATCH_SIZE = 20_000  # rows
 IS_INDEXED = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'p')"
 
 WELCOME = """
-{rows:,} users are ready. In another shell, one after the other:
+{rows:,} users are ready at {url}
 
-  EXPORT=$(curl -fsS -X POST '{url}/exports/csv?country_code=US' | grep -oE '[0-9a-f-]{{36}}' | head -n 1)   # start
-  curl -fN "{url}/exports/$EXPORT/download" -o users_US.csv   # follow
-  curl -fsS "{url}/exports/$EXPORT/status"   # status
+In another shell, download those of one country, and verify the file:
+
+  {command} export \\
+    --server {url} --where country_code=US -o users_US.csv
+
+The same with curl (7.84 or later): start, download, status:
+
+  URL={url}
+  EXPORT=$(curl -sS --fail-with-body -X POST -o /dev/stderr \\
+    -w '%header{{x-export-id}}' "$URL/exports/csv?country_code=US")
+  curl -N --fail-with-body -o users_US.csv "$URL/exports/$EXPORT/download"
+  curl -sS --fail-with-body "$URL/exports/$EXPORT/status"
 
 Ctrl-C stops the server and the database.
 """
 
 
-def run_demo(*, rows: int, port: int, directory: Path) -> None:
+def run_demo(*, rows: int, hosts: Hosts, port: int, directory: Path) -> None:
     """Inserts the missing rows, serves until it is stopped, and stops the database. Raises StartError."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while PostgreSQL starts
     with _locked(directory), embedded_postgres(directory / "postgres") as url:
-        asyncio.run(_seed_and_serve(url, rows, port, directory))
+        settings = Settings(
+            database_url=url,
+            source_database_url=url,
+            api_host=hosts,
+            api_port=port,
+            export_storage_path=directory / "spool",
+        )
+        asyncio.run(_seed_and_serve(settings, rows))
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Locks the folder: two demos on one database would stop it under each other. Raises StartError."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((directory / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StartError(f"another demo is running in {directory}; choose one with --directory") from error
+        except OSError as error:
+            raise StartError(cannot_write(directory, error, "choose another folder with --directory")) from error
         yield
 
 
-async def _seed_and_serve(url: str, rows: int, port: int, directory: Path) -> None:
+async def _seed_and_serve(settings: Settings, rows: int) -> None:
     with _terminated_between_steps():
         try:
-            await _seed(url, rows)
+            present = await _seed(settings.database_url, rows)
         except (OSError, asyncpg.PostgresError) as error:
-            raise StartError(f"the demo's table could not be filled: {error}") from error
-    settings = Settings(
-        database_url=url, source_database_url=url, api_port=port, export_storage_path=directory / "spool"
-    )
+            raise StartError(f"the demo's table could not be filled: {one_line(error)}") from error
+    if present > rows:
+        click.echo(f"the table has {present:,} rows already, more than --rows {rows}: all of them are served", err=True)
     await serve(
         settings,
-        announce=lambda served: click.echo(WELCOME.format(rows=rows, url=served)),
+        announce=lambda url: click.echo(WELCOME.format(rows=present, url=url, command=_command())),
         hangup_rereads=False,  # closing the terminal ends the demo
     )
+
+
+def _command() -> str:
+    """Returns how this command is called in another shell of the same folder."""
+    called = Path(sys.argv[0])
+    if shutil.which("streamer") or called.name != "streamer":
+        return "streamer"
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
 
 
 @contextmanager
@@ -101,20 +129,29 @@ def _terminated_between_steps() -> Iterator[None]:
         raise
 
 
-async def _seed(url: str, rows: int) -> None:
+async def _seed(url: str, rows: int) -> int:
+    """Returns how many rows the table has, at least `rows`."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(_seeds("01_schema.sql"))
-        present = await connection.fetchval("SELECT coalesce(max(id), 0) FROM users")
-        if present > rows:
-            raise StartError(f"the demo's table has {present} rows already; ask for as many with --rows {present}")
+        present: int = await connection.fetchval("SELECT coalesce(max(id), 0) FROM users")
         if present < rows or not await connection.fetchval(IS_INDEXED):
-            with _progress() as progress:
-                await _insert(connection, present + 1, rows, progress)
-                progress.add_task("Indexing them", total=None)
-                await connection.execute(_seeds("03_order.sql"))
+            await _fill(connection, present, max(rows, present))
+        return max(rows, present)
     finally:
         connection.terminate()  # at once: uncommitted rows are not worth a wait
+
+
+async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", present: int, rows: int) -> None:
+    progress = _progress()
+    try:
+        with progress:
+            await _insert(connection, present + 1, rows, progress)
+            progress.add_task("Indexing them", total=None)
+            await connection.execute(_seeds("03_order.sql"))
+    except asyncio.CancelledError:
+        click.echo(f"stopped at {progress.tasks[0].completed:,} of {rows:,} rows; the next start continues", err=True)
+        raise
 
 
 async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, last: int, progress: Progress) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from streamer.errors import StartError, cannot_write
+
 MAX_START = 60.0  # seconds
 START_POLL = 0.1  # seconds
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -26,13 +28,18 @@ RUNTIME = Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
 def embedded_postgres(data: Path, *, max_start: float = MAX_START) -> Iterator[str]:
     """Yields the URL of a server whose files are in `data`; they are created if need be. The server stops at the end.
 
-    The start fails after `max_start` seconds with the error of the package.
+    The start fails after `max_start` seconds. Raises StartError.
     """
     PACKAGE_LOG.setLevel(logging.WARNING)
     postgres = None
     try:
         with _signals_delayed():
-            postgres = start_server(data, max_start=max_start)
+            try:
+                postgres = start_server(data, max_start=max_start)
+            except (OSError, RuntimeError) as error:
+                raise StartError(f"PostgreSQL cannot be started in {data}: {' '.join(str(error).split())}") from error
+            except (AssertionError, subprocess.SubprocessError) as error:  # whose message is a command line, or empty
+                raise StartError(f"PostgreSQL cannot be started in {data}; see {data / 'log'}") from error
         yield postgres.get_uri()
     finally:
         if postgres is not None:
@@ -102,8 +109,11 @@ def _import() -> ModuleType:
     The package chooses the place at import: a folder shared by all users of a machine, where the first user locks out
     the others, unless there is one of this name in XDG_RUNTIME_DIR.
     """
-    RUNTIME.mkdir(mode=0o700, exist_ok=True)
-    (RUNTIME / "python_PostgresServer").mkdir(exist_ok=True)
+    try:
+        RUNTIME.mkdir(mode=0o700, exist_ok=True)
+        (RUNTIME / "python_PostgresServer").mkdir(exist_ok=True)
+    except OSError as error:
+        raise StartError(cannot_write(RUNTIME, error, "choose another folder with TMPDIR")) from error
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = str(RUNTIME)
     try:

@@ -6,7 +6,9 @@ is the reason why an export failed; its sentence goes into the export's row. A `
 reads when the server cannot start.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 MAX_SHOWN = 60  # characters
@@ -17,6 +19,22 @@ def shown(text: str, max_length: int = MAX_SHOWN) -> str:
     """Returns a client's own text for a sentence: cut to `max_length` characters, and escaped where not printable."""
     cut = text if len(text) <= max_length else text[:max_length] + "…"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
+
+
+FOLDER_REMEDIES = {
+    errno.EACCES: "let this user write there, or ",
+    errno.EPERM: "let this user write there, or ",
+    errno.ENOSPC: "make room on its disk, or ",
+    errno.EDQUOT: "make room on its disk, or ",
+    errno.EEXIST: "a file has this name: ",
+    errno.ENOTDIR: "a part of the path is a file: ",
+}
+"""What to do about a folder that cannot be written, before the words on how to choose another one."""
+
+
+def cannot_write(path: Path, error: OSError, other: str) -> str:
+    """Returns a sentence about a folder that cannot be used; `other` says how to choose another one."""
+    return f"cannot write to {path}: {error.strerror}; {FOLDER_REMEDIES.get(error.errno or 0, '')}{other}"
 
 
 def one_of(choices: Sequence[str]) -> str:

@@ -53,6 +53,8 @@ TEMPORARY_ERRORS = (
 )
 """Errors that are no fault of the statement, and may pass."""
 
+ELSEWHERE = "keep the table in another database, and set SOURCE_DATABASE_URL to this one"
+
 UsedAt = tuple[datetime, UUID]
 """A place in the order of use of completed exports: the last use of one, and its id."""
 
@@ -77,7 +79,21 @@ class Store:
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
                 await _migrate(connection)
         except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
-            raise StartError(f"DATABASE_URL: the exports table cannot be made: {one_line(error)}") from error
+            sentence = f"the table of exports cannot be created: {one_line(error)}"
+            raise StartError(f"{sentence}{await self._remedy(error)}") from error
+
+    async def _remedy(self, error: BaseException) -> str:
+        """Returns what to do about an error of the migration, to be put behind its sentence."""
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            return f"; {ELSEWHERE}"
+        if not isinstance(error, asyncpg.InsufficientPrivilegeError):
+            return ""
+        role, database, exists = await self._pool.fetchrow(
+            "SELECT quote_ident(current_user), quote_ident(current_database()), to_regnamespace('streamer') IS NOT NULL"
+        )
+        if exists:
+            return "; the schema streamer belongs to another role: log in as that role"
+        return f"; GRANT CREATE ON DATABASE {database} TO {role}, or {ELSEWHERE}"
 
     async def identity(self) -> UUID:
         """Returns the id of this exports table, which distinguishes it from all others."""
@@ -308,11 +324,11 @@ def _check_known(done: set[int]) -> None:
     newest, known = max(done, default=0), max(MIGRATIONS)
     if newest > known:
         raise StartError(
-            f"DATABASE_URL: the exports table was changed by a newer version of streamer (migration {newest}, and this"
+            f"the exports table was changed by a newer version of streamer (migration {newest}, and this"
             f" version knows {known}); start that version, or use another database"
         )
     if missing := sorted(set(range(1, newest)) - done):
         raise StartError(
-            f"DATABASE_URL: streamer.migrations has {newest} but not {', '.join(map(str, missing))}:"
+            f"streamer.migrations has {newest} but not {', '.join(map(str, missing))}:"
             " the exports table is in a state that no version has made"
         )

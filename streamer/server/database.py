@@ -59,10 +59,16 @@ async def database_pools(settings: Settings) -> AsyncIterator[Pools]:
         )
 
 
-async def claim(directory: SpoolDirectory, store: Store) -> None:
-    """Migrates the exports table to this version, and assigns the folder to it. Raises StartError."""
-    with start_errors():
-        await store.migrate()
+async def claim(directory: SpoolDirectory, store: Store, setting: str) -> None:
+    """Migrates the exports table to this version, and assigns the folder to it.
+
+    Raises StartError; `setting` names the database of the table.
+    """
+    with start_errors(setting):
+        try:
+            await store.migrate()
+        except StartError as error:
+            raise StartError(f"{setting}: {error}") from error
         directory.claim(await store.identity())
 
 
@@ -80,12 +86,12 @@ def export_source(settings: Settings, tuning: Tuning, pools: Pools, catalog: Cat
 
 
 @contextmanager
-def start_errors() -> Iterator[None]:
-    """Turns errors of the database and the folder into StartError."""
+def start_errors(setting: str) -> Iterator[None]:
+    """Turns errors of the folder and of the database, which `setting` names, into StartError."""
     try:
         yield
     except Unavailable as error:
-        raise StartError(f"DATABASE_URL: {with_causes(error)}") from error
+        raise StartError(f"{setting}: {with_causes(error)}") from error
     except OSError as error:
         raise StartError(f"EXPORT_STORAGE_PATH: {one_line(error)}") from error
 

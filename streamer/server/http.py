@@ -1,7 +1,9 @@
 """The HTTP application and its listener."""
 
+import errno
 import logging
 import resource
+import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -84,7 +86,7 @@ async def listening(app: web.Application, settings: Settings, tuning: Tuning) ->
             limits=tuning.connections,
             send_timeout=settings.download_stall_timeout,
         )
-        with _start_errors(settings):
+        with _start_errors(settings.api_port):
             await listener.start()
         yield listener
     finally:
@@ -93,18 +95,30 @@ async def listening(app: web.Application, settings: Settings, tuning: Tuning) ->
 
 async def accept(listener: Listener, settings: Settings) -> None:
     """Raises StartError."""
-    with _start_errors(settings):
+    with _start_errors(settings.api_port):
         await listener.accept()
 
 
 @contextmanager
-def _start_errors(settings: Settings) -> Iterator[None]:
+def _start_errors(port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StartError(
-            f"API_PORT: cannot listen on {error.filename}:{settings.api_port}: {error.strerror}"
-        ) from error
+        raise StartError(_cannot_listen(error, port)) from error
+
+
+def _cannot_listen(error: OSError, port: int) -> str:
+    """Returns a sentence about an error of the listener, which has the host as its filename."""
+    host, number = error.filename, error.errno
+    if number == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use; choose another with --port or API_PORT"
+    if number in (errno.EACCES, errno.EPERM):
+        return f"port {port} on {host} needs a privilege; choose one above 1023 with --port or API_PORT"
+    if number is None or number == errno.EADDRNOTAVAIL:  # asyncio of Python 3.13 gives no number
+        return f"{host} is no address of this machine; choose another with --host or API_HOST"
+    if isinstance(error.__cause__, socket.gaierror):
+        return f"no address is known for the host {host}; choose another with --host or API_HOST"
+    return f"cannot listen on {host}:{port}, which --host and --port or API_HOST and API_PORT set: {error.strerror}"
 
 
 def _connections(wanted: int) -> int:

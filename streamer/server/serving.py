@@ -39,7 +39,8 @@ async def serving(
             stack.enter_context(reread_on_hangup(catalog))
         server_id = uuid4()
         store = Store(pools.store, server_id, tuning.jobs)
-        await claim(directory, store)
+        setting = settings.database().setting
+        await claim(directory, store, setting)
         source = export_source(settings, tuning, pools, catalog)
         parts = stack.enter_context(export_jobs(settings, store, directory, source, tuning.jobs))
         http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))
@@ -47,7 +48,7 @@ async def serving(
         stack.push_async_callback(parts.jobs.stop)
         # The port comes first: a server that cannot listen must neither remove exports nor take over those of others.
         listener = await stack.enter_async_context(listening(http.app, settings, tuning))
-        with start_errors():
+        with start_errors(setting):
             await parts.jobs.start()
         await stack.enter_async_context(retaining(parts.retention))
         await accept(listener, settings)

@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
-from streamer.errors import StartError
+from streamer.errors import StartError, cannot_write
 from streamer.spool import servers
 from streamer.spool.file import ASIDE, close_reader
 from streamer.spool.identity import NAME, UNNAMED, Identity, establish
@@ -115,7 +115,8 @@ class SpoolDirectory:
                     stale.unlink(missing_ok=True)
             self._warn_if_disk_is_small()
         except OSError as error:
-            raise StartError(f"EXPORT_STORAGE_PATH: cannot write to {self._path}: {error.strerror}") from error
+            sentence = cannot_write(self._path, error, "choose another folder")
+            raise StartError(f"EXPORT_STORAGE_PATH: {sentence}") from error
 
     def _warn_if_disk_is_small(self) -> None:
         """Logs a warning if exports are refused even when every completed one has been removed. Raises OSError."""
@@ -132,7 +133,9 @@ class SpoolDirectory:
         try:
             found = establish(self._path, Identity(store, uuid4()))
         except (OSError, ValueError) as error:
-            raise StartError(f"EXPORT_STORAGE_PATH: {self._path} has no identity: {error}") from error
+            raise StartError(
+                f"EXPORT_STORAGE_PATH: {self._path} has no identity: {error}; choose another folder"
+            ) from error
         if found.store != store:
             raise StartError(
                 f"EXPORT_STORAGE_PATH: {self._path} holds the exports of another database; choose another folder"
@@ -157,7 +160,8 @@ class SpoolDirectory:
                 self._relock = stack.enter_context(servers.alive(self._path, server_id))
             except OSError as error:
                 raise StartError(
-                    f"EXPORT_STORAGE_PATH: cannot lock a file in {self._path}: {error.strerror}"
+                    f"EXPORT_STORAGE_PATH: cannot lock a file in {self._path}: {error.strerror}; choose a folder whose"
+                    " file system has locks"
                 ) from error
             yield
 

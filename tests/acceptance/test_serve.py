@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -144,8 +145,7 @@ async def test_port_in_use_is_one_line_that_names_it(tmp_path: Path, source_url:
         complaint = await complaint_of_serve(
             tmp_path, DATABASE_URL=database, SOURCE_DATABASE_URL=source_url, API_PORT=port
         )
-    assert complaint.startswith("streamer: API_PORT: ")
-    assert port in complaint
+    assert complaint == f"streamer: port {port} on 127.0.0.1 is in use; choose another with --port or API_PORT"
 
 
 async def test_unknown_dataset_is_one_line_that_names_it(tmp_path: Path, database: str) -> None:
@@ -444,10 +444,13 @@ async def test_demo_prints_commands_that_work_and_ctrl_c_stops_all_of_it() -> No
         for start in ("first", "second"):
             async with demo_process(folder) as process:
                 await process.said("Ctrl-C stops", within=MADE)
-                lines = [line.strip() for line in process.stdout if "curl" in line]
-                assert len(lines) == 3
-                status: dict[str, Any] = json.loads(await run_in_bash("\n".join(lines), folder))
+                assert max(map(len, process.stdout)) <= 80
+                with_streamer, with_curl = _commands(process.stdout)
+                await run_in_bash(with_streamer, folder)
+                verified = (folder / "users_US.csv").read_bytes()
+                status: dict[str, Any] = json.loads(await run_in_bash(with_curl, folder))
                 body = (folder / "users_US.csv").read_bytes()
+                assert sha256(sorted(verified.splitlines())) == sha256(sorted(body.splitlines()))
                 header, *records = body.splitlines(keepends=True)
                 assert header == b"id,name,email,signup_date,country_code,subscription_tier,lifetime_value\n"
                 assert sha256(sorted(records)) == sha256(expected)
@@ -458,6 +461,11 @@ async def test_demo_prints_commands_that_work_and_ctrl_c_stops_all_of_it() -> No
             assert postgres_processes(data) == []
             assert any("Seeding" in line for line in process.stderr) == (start == "first")
             (folder / "users_US.csv").unlink()
+
+
+def _commands(printed: list[str]) -> list[str]:
+    """The blocks of indented lines, as they are pasted into a shell."""
+    return [block for block in re.findall(r"(?:^  .*\n)+", "\n".join(printed), re.MULTILINE) if block.strip()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -478,6 +486,7 @@ async def test_signal_while_the_demo_fills_its_table_stops_postgres_too(number: 
             assert await process.exit_code(within=MADE) == 128 + number
             assert postgres_processes(data) == []
         assert not any("Aborted" in line or "Traceback" in line for line in process.stderr)
+        assert re.fullmatch(r"stopped at [0-9,]+ of 10,000,000 rows; the next start continues", process.stderr[-1])
 
 
 MOMENTS = [
@@ -519,7 +528,7 @@ async def demo_process(folder: Path, *, rows: int = 2000) -> AsyncIterator[Proce
         await asyncio.to_thread(psutil.wait_procs, left, timeout=5)
 
 
-async def test_demo_with_fewer_rows_than_the_table_is_a_start_error() -> None:
+async def test_demo_with_fewer_rows_than_the_table_serves_all_of_them_and_says_so() -> None:
     with folder_for_postgres() as folder:
         async with demo_process(folder) as process:
             await process.said("Ctrl-C stops", within=MADE)
@@ -527,11 +536,72 @@ async def test_demo_with_fewer_rows_than_the_table_is_a_start_error() -> None:
             assert await process.exit_code(within=MADE) == 0
         assert {path.name for path in folder.iterdir()} == {"demo"}  # its spools are in there, too
         assert (folder / "demo" / "spool").is_dir()
-        async with streamer("demo", "--rows", "5", "--port", "0", "--directory", "demo", folder=folder) as process:
+        async with demo_process(folder, rows=5) as process:
+            await process.said("2,000 users are ready at http", within=MADE)
+            process.signal(signal.SIGINT)
+            assert await process.exit_code(within=MADE) == 0
+        assert "the table has 2,000 rows already, more than --rows 5: all of them are served" in process.stderr
+
+
+async def complaint_of_demo(folder: Path, *arguments: str, **environment: str) -> str:
+    """Returns the one line with which `streamer demo` refuses to start."""
+    async with streamer("demo", *arguments, folder=folder, environment=environment) as process:
+        assert await process.exit_code(within=MADE) == 1
+    assert process.stdout == []
+    return process.complaint()
+
+
+async def test_demo_in_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    complaint = await complaint_of_demo(tmp_path, "--directory", "/proc/x")
+    assert complaint.startswith("streamer: cannot write to /proc/x: ")
+    assert complaint.endswith("choose another folder with --directory")
+
+
+async def test_demo_below_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    complaint = await complaint_of_demo(tmp_path, "--directory", "file/below")
+    assert complaint.startswith("streamer: cannot write to file/below: Not a directory; a part of the path is a file: ")
+
+
+async def test_demo_on_an_unknown_list_of_hosts_is_one_line(tmp_path: Path) -> None:
+    complaint = await complaint_of_demo(tmp_path, "--host", ",")
+    assert complaint.startswith("streamer: --host must be host names or addresses separated by commas")
+    assert not (tmp_path / ".streamer").exists()
+
+
+async def test_demo_listens_where_the_environment_says_and_names_the_option_of_a_port_in_use() -> None:
+    with folder_for_postgres() as folder, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with streamer("demo", "--rows", "1", folder=folder, environment={"API_PORT": port}) as process:
             assert await process.exit_code(within=MADE) == 1
-        assert process.stderr[-1].startswith("streamer: ")
-        assert "--rows 2000" in process.stderr[-1]
-        assert postgres_processes(folder / "demo" / "postgres") == []
+        said = f"streamer: port {port} on 127.0.0.1 is in use; choose another with --port or API_PORT"
+        assert process.stderr[-1] == said
+        assert postgres_processes(folder / ".streamer" / "postgres") == []
+
+
+@pytest.mark.parametrize("option", ["--port", "--host"])
+async def test_an_option_of_serve_wins_over_the_environment(
+    tmp_path: Path, source_url: str, database: str, option: str
+) -> None:
+    settings = {"DATABASE_URL": database, "SOURCE_DATABASE_URL": source_url, "API_PORT": "0", "API_HOST": "127.0.0.1"}
+    wrong = {"--port": {"API_PORT": "1"}, "--host": {"API_HOST": "no-host.invalid"}}[option]
+    value = {"--port": "0", "--host": "127.0.0.1"}[option]
+    async with streamer("serve", option, value, folder=tmp_path, environment=settings | wrong) as process:
+        assert (await process.url()).startswith("http://127.0.0.1:")
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code() == 0
+
+
+async def test_a_former_name_of_a_setting_is_one_line_in_the_log(
+    tmp_path: Path, source_url: str, database: str
+) -> None:
+    async with serving_process(tmp_path, database, SOURCE_DATABASE_URL=source_url, MAX_FOLLOWERS="5") as process:
+        await process.url()
+        process.signal(signal.SIGTERM)
+        assert await process.exit_code() == 0
+    remarks = [line for line in process.stderr if "MAX_FOLLOWERS" in line]
+    assert len(remarks) == 1
+    assert remarks[0].endswith("MAX_FOLLOWERS is called MAX_DOWNLOADS now; the old name still works")
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])

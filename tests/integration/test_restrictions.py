@@ -10,10 +10,11 @@ import aiohttp
 import pytest
 
 from streamer.config import Names
-from streamer.errors import StartError
+from streamer.errors import BadParameter, StartError
 from streamer.postgres.driver import Pool
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
+from tests.asking import read_spec
 from tests.conftest import Serve
 from tests.exporting import read_problem
 from tests.integration.sources import Plain, pooled
@@ -57,6 +58,11 @@ class Offered:
         assert self._catalog is not None
         await self._catalog.reread()
         return self._columns()
+
+    @property
+    def catalog(self) -> Catalog:
+        assert self._catalog is not None
+        return self._catalog
 
     def _columns(self) -> dict[str, list[str]]:
         assert self._catalog is not None
@@ -232,6 +238,15 @@ SWAPPED = """
     ALTER TABLE reports.a RENAME card TO id;
     ALTER TABLE reports.a RENAME x TO card;
 """
+
+
+@pytest.mark.parametrize("name", ["crad", "Card", "card__like", "card>", "card_min"])
+async def test_a_hidden_column_is_never_suggested(offered: Offered, name: str) -> None:
+    await offered.start("reports.*")
+    for parameters in ([(name, "1")], [("columns", name)], [("order_by", name)]):
+        with pytest.raises(BadParameter) as refused:
+            read_spec([("dataset", "reports.a"), *parameters], b"", offered.catalog)
+        assert "card" not in refused.value.sentence.replace(name, "")
 
 
 async def test_a_hidden_column_that_was_renamed_stays_hidden_until_the_operator_changes_its_entry(

@@ -245,6 +245,19 @@ async def test_a_role_that_may_not_change_the_table_ends_the_start_with_one_line
         assert "\n" not in str(refused.value)
 
 
+async def test_a_role_that_may_not_create_the_table_is_told_what_to_grant(
+    configure: Configure, gates: Gates, database: str
+) -> None:
+    name = await gates.connection.fetchval("SELECT quote_ident(current_database())")
+    await gates.connection.execute("DROP SCHEMA IF EXISTS streamer CASCADE")
+    async with made_role(gates.connection) as role:
+        with pytest.raises(StartError, match=r"^DATABASE_URL: .*permission denied for database ") as refused:
+            async with serving(configure(database_url=entered_as(database, role))):
+                pass
+    assert f"; GRANT CREATE ON DATABASE {name} TO {role}, or keep the table in another database" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 async def test_a_database_that_is_read_only_ends_the_start_with_one_line(configure: Configure, gates: Gates) -> None:
     async with serving(configure()):
         pass

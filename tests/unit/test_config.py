@@ -289,7 +289,9 @@ def test_both_names_with_the_same_value_are_allowed(former: str, name: str, text
 
 @pytest.mark.parametrize(("former", "name"), [(former, name) for former, name, _, _ in FORMER_NAMES])
 def test_both_names_with_different_values_are_refused(former: str, name: str) -> None:
-    with pytest.raises(StartError, match=f"^{former}: it is the former name of {name}, .*; remove {former}$"):
+    with pytest.raises(
+        StartError, match=f"^{former} is the former name of {name}, and both are set, .*; remove {former}$"
+    ):
         read(**{former: "8", name: "9"})
 
 

@@ -78,7 +78,9 @@ def test_prepare_of_a_read_only_folder_is_a_start_error(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .*Permission denied$"):
+    with pytest.raises(
+        StartError, match=r"^EXPORT_STORAGE_PATH: .*Permission denied; let this user write there, or choose "
+    ):
         SpoolDirectory(tmp_path, executor).prepare()
 
 
@@ -220,7 +222,7 @@ def test_damaged_identity_is_a_start_error_and_is_kept(
     tmp_path: Path, executor: ThreadPoolExecutor, content: bytes
 ) -> None:
     (tmp_path / NAME).write_bytes(content)
-    with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .* is damaged$"):
+    with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .* is damaged; choose another folder$"):
         SpoolDirectory(tmp_path, executor).claim(uuid4())
     assert (tmp_path / NAME).read_bytes() == content
 
@@ -251,7 +253,10 @@ def test_folder_without_locks_is_a_start_error(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .*No locks available$"), directory.alive(uuid4()):
+    with (
+        pytest.raises(StartError, match=r"^EXPORT_STORAGE_PATH: .*No locks available; choose a folder "),
+        directory.alive(uuid4()),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 

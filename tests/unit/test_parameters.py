@@ -323,19 +323,11 @@ def test_member_of_a_wrong_type_is_refused(body: dict[str, Any], parameter: str)
 @pytest.mark.parametrize(
     "name",
     [
-        "country",
-        "Country_code",
-        "country_code ",
-        "country_code__eq",
-        "country_code__",
         "__gte",
         "_min",
         "min_ltv__gte",
         "id_min_min",
-        "quotechar",
-        "quote_char",
         "offset",
-        "filters",
         "1=1;--",
         "constructor",
         "",
@@ -348,20 +340,78 @@ def test_unknown_parameter_is_refused_with_the_known_ones(name: str) -> None:
     assert all(known in caught.value.sentence for known in USERS)
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("emial", "unknown parameter; did you mean email?"),
+        ("country", "unknown parameter; did you mean country_code?"),
+        ("Country_code", "unknown parameter; did you mean country_code?"),
+        ("country_code ", "unknown parameter; did you mean country_code?"),
+        ("quotechar", "unknown parameter; did you mean quoteChar?"),
+        ("quote_char", "unknown parameter; did you mean quoteChar?"),
+        ("column", "unknown parameter; did you mean columns?"),
+        ("country_code__eq", "unknown operator __eq; bpchar has: country_code, country_code__ne, "),
+        ("country_code__", "unknown operator __; bpchar has: "),
+        ("lifetime_value__like", "unknown operator __like; numeric has: lifetime_value, "),
+        ("lifetime_value>", "write lifetime_value__gte=1"),
+    ],
+)
+def test_unknown_parameter_is_refused_with_the_one_that_was_meant(name: str, sentence: str) -> None:
+    with pytest.raises(BadParameter) as caught:
+        read_spec([(name, "1")], b"", CATALOG)
+    assert caught.value.parameter == name
+    assert caught.value.sentence.startswith(f"{name}: {sentence}")
+    assert caught.value.sentence.endswith(" (see /datasets/users)")
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("lifetime_value%3E=500", "lifetime_value>: write lifetime_value__gte=500 (see /datasets/users)"),
+        ("lifetime_value%3E500", "lifetime_value>500: write lifetime_value__gt=500 (see /datasets/users)"),
+        ("lifetime_value%3C500", "lifetime_value<500: write lifetime_value__lt=500 (see /datasets/users)"),
+        ("lifetime_value%3C%3E500", "lifetime_value<>500: write lifetime_value__ne=500 (see /datasets/users)"),
+        ("lifetime_value!=500", "lifetime_value!: write lifetime_value__ne=500 (see /datasets/users)"),
+        ("lifetime_value==500", "lifetime_value: must be a decimal number, not '=500'; write lifetime_value=500"),
+        ("day=%3E5&dataset=events", "day: must be a date such as 2024-12-31, not '>5'; write day__gte=5"),
+    ],
+)
+def test_a_comparison_is_told_how_to_write_it(query: str, sentence: str) -> None:
+    assert refused(query).sentence == sentence
+
+
+@pytest.mark.parametrize("body", [{"lifetime_value >": 500}, {"filters": {"lifetime_value>": 500}}])
+def test_a_comparison_in_a_body_is_told_how_to_write_it(body: Body) -> None:
+    assert "write lifetime_value__gt=500" in refused("", body).sentence
+
+
 @pytest.mark.parametrize("name", ["country", "min_ltv ", "offset"])
 def test_unknown_member_is_refused_beside_filters_and_in_them(name: str) -> None:
     assert refused("", {name: 1}).parameter == name
     assert refused("", {"filters": {name: 1}}).parameter == name
 
 
-@pytest.mark.parametrize(
-    "name", ["user", "Users", "", "public.users", "pg_catalog.pg_authid", "users; DROP TABLE users"]
-)
+@pytest.mark.parametrize("name", ["", "public.users", "pg_catalog.pg_authid", "users; DROP TABLE users"])
 def test_unknown_dataset_is_refused_with_the_known_ones(name: str) -> None:
     for complaint in (refused(f"dataset={name}".replace(";", "%3B")), refused("", {"dataset": name})):
         assert complaint.parameter == "dataset"
         assert complaint.sentence.endswith("allowed are users, events")
         assert repr(name) in complaint.sentence
+
+
+@pytest.mark.parametrize("name", ["user", "Users", "userss"])
+def test_unknown_dataset_is_refused_with_the_one_that_was_meant(name: str) -> None:
+    assert refused(f"dataset={name}").sentence == f"dataset: there is no dataset '{name}'; did you mean users?"
+
+
+def test_the_only_dataset_is_the_default() -> None:
+    assert read_spec([], b"", Catalog({"events": CATALOG["events"]})).dataset == "events"
+
+
+def test_a_dataset_must_be_given_if_there_are_several_and_none_is_users() -> None:
+    others = Catalog({name: replace(CATALOG["events"], name=name) for name in ("a", "b")})
+    with pytest.raises(BadParameter, match=r"^dataset: must be given: a, b$"):
+        read_spec([], b"", others)
 
 
 def test_alias_of_a_column_outside_of_the_dataset_is_refused() -> None:
@@ -584,6 +634,26 @@ def test_body_that_is_not_a_json_object_is_refused_in_one_short_line(body: bytes
     assert caught.value.sentence.startswith("the body must be a JSON object")
     assert caught.value.sentence.isprintable()
     assert len(caught.value.sentence) < 250
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"country_code=US",
+        b"country_code=US&columns=id",
+        b"a%5B0%5D=1",
+        b'--x\r\nContent-Disposition: form-data; name="country_code"\r\n\r\nUS\r\n--x--\r\n',
+    ],
+)
+def test_a_form_is_told_to_be_json(body: bytes) -> None:
+    with pytest.raises(BadBody, match=r"not a form: send JSON such as .*, or use query parameters$"):
+        ask("", body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"a=b"'])
+def test_json_that_is_no_object_is_told_what_to_send(body: bytes) -> None:
+    with pytest.raises(BadBody, match=r"^the body must be a JSON object: send JSON such as "):
+        ask("", body)
 
 
 def test_malformed_body_is_refused_even_if_the_query_is_complete() -> None:

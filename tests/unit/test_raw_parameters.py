@@ -34,10 +34,10 @@ def test_query_collects_the_values_of_a_name_in_order() -> None:
     ],
 )
 def test_member_of_a_body_is_a_list_of_texts(value: bytes, values: tuple[str, ...], members: dict[str, Any]) -> None:
-    assert read(b'{"a": %b}' % value) == {"a": RawParameter("a", values, **members)}
+    assert read(b'{"a": %b}' % value) == {"a": RawParameter("a", values, **members, in_body=True)}
     filters = read(b'{"limit": 1, "filters": {"a": %b}}' % value)
-    assert filters["a"] == RawParameter("a", values, **members, in_filters=True)
-    assert filters["limit"] == RawParameter("limit", ("1",), is_list=False, beside_filters=True)
+    assert filters["a"] == RawParameter("a", values, **members, in_filters=True, in_body=True)
+    assert filters["limit"] == RawParameter("limit", ("1",), is_list=False, beside_filters=True, in_body=True)
 
 
 @pytest.mark.parametrize("value", [b"{}", b"[[1]]", b'[{"b": 1}]'])

@@ -5,13 +5,14 @@ from urllib.parse import quote, urlencode
 import msgspec
 from aiohttp import web
 
-from streamer.errors import NotFound, shown
+from streamer.errors import NotFound
 from streamer.http.api.exports import json_response
 from streamer.http.links import LINKS, Links
 from streamer.http.target import read_path
 from streamer.schema import ColumnDescription, DatasetDescription, DatasetLinks, DatasetList, DatasetSummary
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.filters import parameters_of, written_order
+from streamer.source.catalog.suggestions import no_such
 from streamer.source.dataset import Column, Dataset
 
 PREFIX = "/datasets/"  # of the path, before a name
@@ -38,7 +39,7 @@ class Datasets:
             await self._catalog.refresh(name)
         dataset = None if name is None else self._catalog.get(name)
         if dataset is None:
-            raise NotFound(f"there is no dataset '{shown(request.match_info['name'])}'; GET /datasets lists them")
+            raise NotFound(no_such("dataset", request.match_info["name"], self._catalog))
         return json_response(description(dataset, request.app[LINKS]))
 
 

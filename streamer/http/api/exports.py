@@ -114,7 +114,7 @@ class Exports:
 
 def _accepted(request: web.Request, export_id: UUID, body: Created | CreatedJob) -> web.Response:
     location = request.app[LINKS].reference(status_path(export_id), request_path=request.path)
-    return json_response(body, status=202, headers={"Location": location})
+    return json_response(body, status=202, headers={"Location": location, "X-Export-Id": str(export_id)})
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -10,10 +10,11 @@ from uuid import UUID
 
 from aiohttp import web
 
-from streamer.errors import BadParameter, shown
+from streamer.errors import BadParameter, one_of, shown
 from streamer.http.api.parameters import check_label
 from streamer.http.target import Query, read_query, values_of
 from streamer.model import Export, Place, State
+from streamer.source.catalog.suggestions import similar
 
 PARAMETERS = ("cursor", "label", "limit", "status")
 DEFAULT_LIMIT = 20  # exports
@@ -29,7 +30,9 @@ def read_page(request: web.Request) -> tuple[list[State], str | None, Place | No
     """
     query = read_query(request)
     if unknown := sorted({name for name, _ in query} - set(PARAMETERS)):
-        raise BadParameter(unknown[0], f"is not a parameter of the list; allowed are {', '.join(PARAMETERS)}")
+        meant = similar(unknown[0], PARAMETERS)
+        allowed = f"did you mean {meant}?" if meant else f"allowed are {', '.join(PARAMETERS)}"
+        raise BadParameter(unknown[0], f"unknown parameter; {allowed}")
     return _states(query), _label(query), _position(query), _limit(query)
 
 
@@ -42,7 +45,7 @@ def _states(query: Query) -> list[State]:
     named = [name.strip() for text in values_of(query, "status") for name in text.split(",")]
     for name in named:
         if name not in set(State):
-            raise BadParameter("status", f"{shown(name)!r} is not a state; allowed are {', '.join(State)}")
+            raise BadParameter("status", f"must be {one_of(list(State))}, not '{shown(name)}'")
     return [State(name) for name in named]
 
 
@@ -66,7 +69,7 @@ def _limit(query: Query) -> int:
         return DEFAULT_LIMIT
     if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MAX_LIMIT:
         return int(text)
-    raise BadParameter("limit", f"must be a number from 1 to {MAX_LIMIT}")
+    raise BadParameter("limit", f"must be a number from 1 to {MAX_LIMIT}, not '{shown(text)}'")
 
 
 def _single(query: Query, name: str) -> str | None:

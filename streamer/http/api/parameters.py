@@ -19,14 +19,16 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TypeVar
+from urllib.parse import quote
 
 from streamer.durations import read_duration, written_duration
-from streamer.errors import BadParameter, TooMuch, shown
+from streamer.errors import BadParameter, TooMuch, one_of, shown
 from streamer.formats.dialect import check_character, check_null
 from streamer.http.api.raw_parameters import RawParameter, read_body_parameters, read_query_parameters
 from streamer.model import Condition, Dialect, ExportRequest, ExportSpec, Operator, Order, Timestamps
 from streamer.source.catalog.catalog import Catalog
-from streamer.source.catalog.filters import OF_SEVERAL, FilterKey, filter_key, listed, read_condition, read_order
+from streamer.source.catalog.filters import OF_SEVERAL, FilterKey, filter_key, read_condition, read_order, unknown_key
+from streamer.source.catalog.suggestions import comparison, listed, no_such
 from streamer.source.dataset import Dataset
 
 DEFAULT_DATASET = "users"
@@ -105,9 +107,10 @@ class Parameters:
 
 
 def _dataset(parameter: RawParameter | None, catalog: Catalog) -> Dataset:
-    name = parameter.single() if parameter else DEFAULT_DATASET
+    name = parameter.single() if parameter else next(iter(catalog)) if len(catalog) == 1 else DEFAULT_DATASET
     if name not in catalog:
-        raise BadParameter("dataset", f"there is no dataset '{shown(name)}'; allowed are {listed(catalog)}")
+        sentence = no_such("dataset", name, catalog) if parameter else f"must be given: {listed(catalog)}"
+        raise BadParameter("dataset", sentence)
     return catalog[name]
 
 
@@ -139,11 +142,12 @@ def _key(parameter: RawParameter, dataset: Dataset) -> ParameterKey:
         return name
     if key := filter_key(COLUMN_ALIASES.get(name, name), dataset.columns):
         return key
-    raise BadParameter(
-        name,
-        f"unknown parameter; allowed are {', '.join(GENERAL)} and the columns of {dataset.name}: "
-        f"{listed(dataset.columns)}, each also with an operator such as __gte behind it",
+    meant = unknown_key(name, parameter.written, dataset.columns, GENERAL)
+    allowed = (
+        f"{', '.join(GENERAL)} and the columns, {listed(dataset.columns, 10)}, also with an operator such as __gte"
     )
+    sentence = meant or f"unknown parameter; allowed are {allowed}"
+    raise BadParameter(name, f"{sentence} (see /datasets/{quote(dataset.name, safe='')})")
 
 
 def _no_null(key: ParameterKey) -> str:
@@ -165,7 +169,7 @@ def _columns(parameter: RawParameter | None, dataset: Dataset) -> tuple[str, ...
     names = parameter.items()
     for index, name in enumerate(names):
         if name not in dataset.columns:
-            raise BadParameter("columns", f"there is no column '{shown(name)}'; allowed are {listed(dataset.columns)}")
+            raise BadParameter("columns", no_such("column", name, dataset.columns))
         if name in names[:index]:
             raise BadParameter("columns", f"the column {name!r} is given twice")
     return tuple(names)
@@ -181,7 +185,8 @@ def _condition(dataset: Dataset, key: FilterKey, parameter: RawParameter) -> Con
     try:
         return read_condition(dataset.columns[name], operator, texts)
     except ValueError as error:
-        raise BadParameter(parameter.name, str(error)) from error
+        meant = comparison(parameter.written, dataset.columns)  # a query such as ltv==500 or ltv=>500
+        raise BadParameter(parameter.name, f"{error}; write {meant}" if meant else str(error)) from error
 
 
 def _order(parameter: RawParameter | None, dataset: Dataset) -> tuple[Order, ...]:
@@ -265,7 +270,7 @@ def _one_of(parameter: RawParameter | None, known: Mapping[str, T], default: T) 
     if parameter is None:
         return default
     if (text := parameter.single()) not in known:
-        raise BadParameter(parameter.name, f"must be {' or '.join(known)}, not '{shown(text)}'")
+        raise BadParameter(parameter.name, f"must be {one_of(list(known))}, not '{shown(text)}'")
     return known[text]
 
 

@@ -1,6 +1,7 @@
 """Reads the parameters of a query and of a JSON body into one form: a list of texts under each name."""
 
 import json
+import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from streamer.errors import BadBody, BadParameter, TooMuch
 from streamer.source.catalog.values import parse_bool
 
+FORM = re.compile(rb"--[^\r\n]+\r?\n|[\w.%+-]+=")  # as multipart/form-data, and as application/x-www-form-urlencoded
+SEND = 'send JSON such as {"country_code": "US"}, or use query parameters'
 MAX_COMMAS = 10_000  # in a body: they separate its members, columns and values
 
 
@@ -21,6 +24,13 @@ class RawParameter:
     has_null: bool = False  # JSON's null was the value or an item; it is not in `values`
     in_filters: bool = False  # a member of `filters`
     beside_filters: bool = False  # a member of a body that has `filters`
+    in_body: bool = False
+
+    @property
+    def written(self) -> str:
+        """The name with its first value, as the client may have written them: a query is split at its first `=`."""
+        value = self.values[0] if self.values else ""
+        return f"{self.name} {value}" if self.in_body else f"{self.name}={value}" if value else self.name
 
     @property
     def is_null(self) -> bool:
@@ -85,9 +95,11 @@ def _parse_object(body: bytes | bytearray) -> dict[str, Any]:
             body.decode(), parse_int=str, parse_float=str, parse_constant=_refuse, object_pairs_hook=_distinct
         )
     except (ValueError, RecursionError) as error:
+        if FORM.match(body):
+            raise BadBody(f"the body must be a JSON object, not a form: {SEND}") from error
         raise BadBody(f"the body must be a JSON object in UTF-8: {error}") from error
     if not isinstance(value, dict):
-        raise BadBody("the body must be a JSON object")
+        raise BadBody(f"the body must be a JSON object: {SEND}")
     return value
 
 
@@ -112,6 +124,7 @@ def _read_member(name: str, value: Any, *, in_filters: bool = False, beside_filt
         has_null=len(texts) < len(items),
         in_filters=in_filters,
         beside_filters=beside_filters,
+        in_body=True,
     )
 
 

@@ -13,6 +13,7 @@
 The relation is exported only as the file configures it, not by the name that DATASETS gives it.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
@@ -21,9 +22,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from streamer.errors import StartError
+from streamer.errors import StartError, one_of
+from streamer.source.catalog.suggestions import no_such
 
 SETTING = "DATASETS_FILE"
+EXPECTED = re.compile(r"Expected `([^`]*)`( of length >= 1| >= 1)?")
+UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+TYPES = {"str": "a text", "int": "a whole number", "array": "a list", "object": "a table"}  # by msgspec's names
 Rows = Annotated[int, msgspec.Meta(ge=1, lt=2**63 - 1)]
 Named = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -50,24 +55,46 @@ class DatasetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return (self.order_by,) if isinstance(self.order_by, str) else self.order_by
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    datasets: Mapping[Named, DatasetConfig] = {}
-
-
 def read_configuration(path: Path | None) -> Mapping[str, DatasetConfig]:
     """Returns the configurations by dataset name. Raises StartError with one line that names the place."""
     if path is None:
         return {}
     try:
         parsed = tomllib.loads(path.read_text(encoding="utf-8"))
-        return msgspec.convert(parsed, _File).datasets
     except OSError as error:
         raise StartError(f"{SETTING}: {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartError(f"{SETTING}: {path} is not TOML: {' '.join(str(error).split())}") from error
+    if others := sorted(parsed.keys() - {"datasets"}):
+        raise StartError(f"{SETTING}: unknown entry {others[0]!r}; each dataset is a table such as [datasets.orders]")
+    tables = parsed.get("datasets", {})
+    if not isinstance(tables, dict):
+        raise StartError(f"{SETTING}: datasets must be a table such as [datasets.orders]")
+    return {name: _read_table(name, table) for name, table in tables.items()}
+
+
+def _read_table(name: str, table: object) -> DatasetConfig:
+    """Raises StartError that names the entry."""
+    if not name:
+        raise StartError(f"{SETTING}: the name of a dataset must not be empty")
+    try:
+        return msgspec.convert(table, DatasetConfig)
     except msgspec.ValidationError as error:
-        complaint, _, place = str(error).rpartition(" - at `")
-        raise StartError(f"{SETTING}: {place.rstrip('`').removeprefix('$.') or path}: {complaint or error}") from error
+        complaint, _, place = str(error).partition(" - at `$")
+        raise StartError(f"{SETTING}: datasets.{name}{place.rstrip('`')}{_plain(complaint)}") from error
+
+
+def _plain(complaint: str) -> str:
+    """Turns a complaint of msgspec into the end of a sentence."""
+    if unknown := UNKNOWN.fullmatch(complaint):
+        entries = [field.name for field in msgspec.structs.fields(DatasetConfig)]
+        return f": {no_such('entry', unknown[1], entries)}"
+    expected = EXPECTED.match(complaint)
+    if expected is None:
+        return f": {complaint}"
+    if expected[2]:
+        return " must not be empty" if "length" in expected[2] else " must be at least 1"
+    return f" must be {one_of([TYPES[name] for name in expected[1].split(' | ') if name in TYPES])}"
 
 
 def texts_of(value: Any) -> Sequence[str]:

@@ -9,9 +9,10 @@ from streamer.model import Condition, Order
 from streamer.postgres.driver import Connection
 from streamer.source.catalog.checking import WrongValueError, check_values
 from streamer.source.catalog.configuration import SETTING, DatasetConfig, texts_of
-from streamer.source.catalog.filters import filter_key, listed, read_condition, read_order
+from streamer.source.catalog.filters import filter_key, read_condition, read_order, unknown_key
 from streamer.source.catalog.relations import Columns, find_numbers
 from streamer.source.catalog.restrictions import Restrictions
+from streamer.source.catalog.suggestions import no_such
 from streamer.source.dataset import Column, Dataset
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def _offered_columns(columns: Columns, config: DatasetConfig, place: str) -> dic
 def _check_exist(names: Iterable[str], columns: Columns, place: str) -> None:
     for name in names:
         if name not in columns:
-            raise StartError(f"{place}: there is no column {name!r}; there are {listed(columns)}")
+            raise StartError(f"{place}: {no_such('column', name, columns)}")
 
 
 def _order(columns: Columns, config: DatasetConfig, place: str) -> tuple[Order, ...]:
@@ -84,7 +85,8 @@ def _order(columns: Columns, config: DatasetConfig, place: str) -> tuple[Order, 
 def _condition(columns: Columns, name: str, value: object, place: str) -> Condition:
     key = filter_key(name, columns)
     if key is None:
-        raise StartError(f"{place}.filters: {name!r} is no column, nor one with an operator behind it")
+        sentence = unknown_key(name, name, columns, ()) or no_such("column", name, columns)
+        raise StartError(f"{place}.filters.{name}: {sentence}")
     column, operator = key
     try:
         return read_condition(columns[column], operator, texts_of(value))

@@ -4,11 +4,12 @@ Requests and the file of datasets use the same keys. An invalid one is a ValueEr
 caller puts the name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from streamer.errors import shown
 from streamer.model import Condition, Operator, Order
 from streamer.source.catalog.moments import is_date, next_day
+from streamer.source.catalog.suggestions import comparison, no_such, similar
 from streamer.source.catalog.values import parse_bool, read_text, read_value
 from streamer.source.dataset import Column
 
@@ -48,8 +49,7 @@ def filter_key(name: str, columns: Mapping[str, Column]) -> FilterKey | None:
 def read_condition(column: Column, operator: Operator, texts: Sequence[str]) -> Condition:
     """Returns a condition. Raises ValueError with a sentence that says what is allowed."""
     if operator not in column.operators:
-        allowed = ", ".join(parameters_of(column))
-        raise ValueError(f"a column of type {column.declared} has no such operator; allowed are {allowed}")
+        raise ValueError(f"unknown operator for {column.declared}, which has: {', '.join(parameters_of(column))}")
     if len(texts) > 1 and operator not in OF_SEVERAL:
         raise ValueError("must be one value, not a list")
     if len(texts) > MAX_VALUES:
@@ -66,9 +66,7 @@ def read_order(text: str, columns: Mapping[str, Column]) -> Order:
     descending = text not in columns and text.startswith("-")
     name = text[1:] if descending else text
     if name not in columns:
-        raise ValueError(
-            f"there is no column '{shown(name)}'; allowed are {listed(columns)}, each also with - before it"
-        )
+        raise ValueError(f"{no_such('column', name, columns)} (- before it: descending)")
     if not columns[name].ordered:
         raise ValueError(f"the type of {name}, {columns[name].declared}, has no order")
     return Order(column=name, descending=descending)
@@ -86,10 +84,24 @@ def parameters_of(column: Column) -> list[str]:
     return [*names, f"{column.name}__in"] if Operator.EQ in column.operators else names
 
 
-def listed(names: Mapping[str, object], max_names: int = 40) -> str:
-    """Returns the names as a list in a sentence, and the number of the others."""
-    shown = list(names)[:max_names]
-    return ", ".join(shown) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
+def unknown_key(name: str, written: str, columns: Mapping[str, Column], others: Collection[str]) -> str | None:
+    """Returns a sentence about a name that is neither a key nor one of `others`, with what was probably meant.
+
+    `written` is the name with its value, as the client wrote them. None if nothing is known that is like the name.
+    """
+    if meant := comparison(written, columns):
+        return f"write {meant}"
+    column, separator, operator = name.rpartition("__")
+    if separator and column in columns:
+        allowed = ", ".join(parameters_of(columns[column]))
+        return f"unknown operator __{shown(operator)}; {columns[column].declared} has: {allowed}"
+    for suffix in SUFFIXES:
+        bare = suffix.lstrip("_")
+        stem = name.removesuffix(f"_{bare}").rstrip("_")
+        if name.endswith(f"_{bare}") and (meant := stem if stem in columns else similar(stem, columns)):
+            return f"unknown parameter; did you mean {meant}{suffix}?"
+    meant = similar(name, [*columns, *others])
+    return f"unknown parameter; did you mean {meant}?" if meant else None
 
 
 def _read(column: Column, operator: Operator, text: str) -> str:

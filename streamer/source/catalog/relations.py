@@ -38,6 +38,11 @@ NUMBERS = read_sql(PACKAGE, "numbers")
 Columns = Mapping[str, Column]
 
 
+DATASETS = "DATASETS"
+REMEDY_OF_FILE = "set its relation to one of that database, such as sales.orders"
+REMEDY = "set DATASETS to tables and views of that database, such as sales.orders or sales.*"
+
+
 class CatalogChangedError(Exception):
     """The snapshot and the functions of the system catalogs, which do not read the snapshot, disagree on a relation."""
 
@@ -56,7 +61,8 @@ async def find_relation(connection: Connection, name: str, setting: str) -> asyn
     except asyncpg.PostgresError as error:
         raise StartError(f"{setting}: {name!r} cannot be looked up: {one_line(error)}") from error
     if relation is None:
-        raise StartError(f"{setting}: there is no table or view {name!r} in the database")
+        remedy = REMEDY if setting == DATASETS else REMEDY_OF_FILE
+        raise StartError(f"{setting}: there is no table or view {name!r} in the database; {remedy}")
     return relation
 
 
@@ -69,7 +75,7 @@ async def find_matching(connection: Connection, pattern: str) -> Sequence[asyncp
     like = parsed[2].lower().translate(LIKE_WILDCARDS).replace("*", "%")
     found: Sequence[asyncpg.Record] = await connection.fetch(MATCHING, schema, like)
     if not found:
-        raise StartError(f"DATASETS: {pattern!r} matches no table or view that may be read")
+        raise StartError(f"DATASETS: {pattern!r} matches no table or view that may be read; {REMEDY}")
     return found
 
 
