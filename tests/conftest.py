@@ -29,11 +29,13 @@ from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.servers import PREFIX
 from tests import seeds
-from tests.exporting import RemoteExport, create, sha256, until
+from tests.exporting import RemoteExport, create, sha256
 from tests.gates import GATED_ROWS, Gates
+from tests.polling import until
 
 SEEDS = Path(__file__).parent.parent / "seeds"
 ROWS = 200_000  # of the seeded users
+UTF8 = "ENCODING 'UTF8'"  # of a database
 ALONE = ("memory", "sweep", "docker")  # markers
 
 # A machine that stands still for a moment is no fault of an example.
@@ -68,17 +70,15 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def source_url(postgres: str) -> Iterator[str]:
     """A database with the table of the seeds, ROWS rows."""
-    name = f"streamer_source_{uuid4().hex[:8]}"
-    asyncio.run(_create(postgres, name))
-    asyncio.run(_seed(at_database(postgres, name)))
-    yield at_database(postgres, name)
-    asyncio.run(_drop(postgres, name))
+    with made_database(postgres) as url:
+        asyncio.run(_seed(url))
+        yield url
 
 
 @pytest.fixture
 async def database(postgres: str) -> AsyncIterator[str]:
     """The URL of an empty database, for one test."""
-    async with empty_database(postgres) as url:
+    async with new_database(postgres) as url:
         yield url
 
 
@@ -256,26 +256,37 @@ def at_database(url: str, name: str) -> str:
 
 
 @asynccontextmanager
-async def empty_database(postgres: str) -> AsyncIterator[str]:
-    """The URL of an empty database, which is dropped in the end."""
-    name = f"streamer_test_{uuid4().hex[:8]}"
-    await _create(postgres, name)
+async def new_database(postgres: str, options: str = UTF8) -> AsyncIterator[str]:
+    """The URL of an empty database, which is dropped with the context."""
+    url = await _create(postgres, options)
     try:
-        yield at_database(postgres, name)
+        yield url
     finally:
-        await _drop(postgres, name)
+        await _drop(postgres, url)
 
 
-async def _create(postgres: str, name: str) -> None:
+@contextmanager
+def made_database(postgres: str, options: str = UTF8) -> Iterator[str]:
+    """As `new_database`, for a fixture that outlives an event loop."""
+    url = asyncio.run(_create(postgres, options))
+    try:
+        yield url
+    finally:
+        asyncio.run(_drop(postgres, url))
+
+
+async def _create(postgres: str, options: str) -> str:
+    name = f"streamer_test_{uuid4().hex[:8]}"
     async with connected(postgres) as connection:
         # Files are copied in a third of the time that writing the copy to the WAL takes, which is the default.
         strategy = "STRATEGY FILE_COPY" if connection.get_server_version() >= (15, 0) else ""
-        await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0 {strategy}")
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options} {strategy}")
+    return at_database(postgres, name)
 
 
-async def _drop(postgres: str, name: str) -> None:
+async def _drop(postgres: str, url: str) -> None:
     async with connected(postgres) as connection:
-        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await connection.execute(f"DROP DATABASE IF EXISTS {urlsplit(url).path[1:]} WITH (FORCE)")
 
 
 async def _seed(url: str) -> None:

@@ -1,32 +1,17 @@
-"""What the server tests share: an export as its client sees it.
+"""What the server tests share: an export as its client sees it."""
 
-Nothing here waits for luck: `until` is a bounded poll that says what it waited for.
-"""
-
-import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
 
-PATIENCE = 20.0  # seconds for anything that must happen
+from tests.polling import PATIENCE, until
 
-POLL_INTERVAL = 0.01  # seconds
 SAVED_AS = re.compile(r'attachment; filename="[a-z0-9_-]+_[0-9]{4}-[0-9]{2}-[0-9]{2}[.]csv"')  # without filename=
-
-
-async def until(met: Callable[[], Awaitable[bool]], hope: str, *, within: float = PATIENCE) -> None:
-    """Polls until `met`, and fails the test with `hope` if that takes longer than `within` seconds."""
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + within
-    while not await met():
-        if clock() > deadline:
-            pytest.fail(f"not within {within:g} s: {hope}")
-        await asyncio.sleep(POLL_INTERVAL)
 
 
 def sha256(pieces: bytes | Iterable[bytes]) -> str:

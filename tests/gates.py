@@ -15,7 +15,8 @@ from typing import Any
 import asyncpg
 
 from streamer.config import Names
-from tests.exporting import sha256, until
+from tests.exporting import sha256
+from tests.polling import until
 
 HEADER = b"id,text\n"
 PUSH = 8190 - len(",\n")  # characters; with the 5 bytes that head a message in the protocol, longer than the buffer

@@ -1,21 +1,19 @@
 """A server with datasets whose exports stand still where a test wants them, seen by a client that sees every byte."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
 import pytest
 
 from streamer.config import Duration, Names, Settings
 from streamer.server import serving
 from streamer.server.tuning import Tuning
-from tests.conftest import at_database, connected
-from tests.exporting import PATIENCE
+from tests.conftest import connected, new_database
 from tests.gates import UNLOCK, Gates, Steps
+from tests.polling import until
 from tests.rawhttp import ask
 
 SMALL = Steps.of("gated", 40, 40, 40, 40, 40, 40, width=1)
@@ -77,7 +75,7 @@ class Held:
         async def settled() -> bool:
             return not await self.gates.connection.fetchval(UNFINISHED)
 
-        await eventually(settled, "an export does not end")
+        await until(settled, "an export does not end")
 
 
 @dataclass(frozen=True)
@@ -111,14 +109,14 @@ class HeldExport:
             assert found <= frontier, f"the export is at {found}, beyond {frontier}"
             return found == frontier
 
-        await eventually(standing, f"the export does not reach the end of step {step}")
+        await until(standing, f"the export does not reach the end of step {step}")
 
     async def becomes(self, state: str) -> None:
         async def there() -> bool:
             found: str = (await self.status())["status"]
             return found == state
 
-        await eventually(there, f"the export does not become {state}")
+        await until(there, f"the export does not become {state}")
 
     async def fail(self) -> None:
         """The database refuses to go on with what stands at a gate."""
@@ -129,28 +127,14 @@ class HeldExport:
         assert (await ask(self.held.url, "DELETE", f"/exports/{self.id}")).status == 204
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], complaint: str) -> None:
-    """A bounded poll."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE
-    while not await condition():
-        assert loop.time() < deadline, complaint
-        await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def scratch_database(postgres: str) -> AsyncIterator[str]:
     """The URL of a database with the datasets of `ALL`."""
-    name = f"streamer_held_{uuid4().hex[:8]}"
-    async with connected(postgres) as owner:
-        await owner.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
-        try:
-            async with connected(at_database(postgres, name)) as connection:
-                for steps in ALL:
-                    await Gates(connection, name).make(steps)
-            yield at_database(postgres, name)
-        finally:
-            await owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    async with new_database(postgres) as url:
+        async with connected(url) as connection:
+            for steps in ALL:
+                await Gates(connection, url).make(steps)
+        yield url
 
 
 class Serve(Protocol):
@@ -185,6 +169,13 @@ async def gated_server(
             yield held
         finally:
             await held.settle()
+
+
+@asynccontextmanager
+async def lone_gated_server(postgres: str, spool: Path, **settings: Any) -> AsyncIterator[Held]:
+    """A gated server on a database of its own."""
+    async with scratch_database(postgres) as database, gated_server(database, spool, **settings) as held:
+        yield held
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.exporting import PATIENCE
+from tests.polling import PATIENCE
 
 READ = 256 * 1024  # bytes
 BUFFER = 1024 * 1024  # bytes that are read before somebody asks for them
@@ -31,7 +31,8 @@ Fields = Mapping[str, str | tuple[str, ...]]
 class End(Enum):
     WHOLE = "the framing says that this was all"
     CLOSED = "the connection was closed before that, between two chunks"
-    CUT = "the connection was closed or reset in the middle of something"
+    CUT = "the connection was closed in the middle of something"
+    RESET = "the connection was reset"
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ class Body:
             self.end = End.WHOLE
         except asyncio.IncompleteReadError as error:
             self.end = End.CLOSED if self._between and not error.partial else End.CUT
-        except ConnectionResetError:
-            self.end = End.CUT
+        except OSError:
+            self.end = End.RESET
 
     def _framed(self, method: str, head: Head) -> AsyncIterator[bytes]:
         """RFC 9112, 6.3."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from streamer.embedded import embedded_postgres, start_server
 from tests.conftest import folder_for_postgres
-from tests.exporting import until
+from tests.polling import until
 from tests.programs import PSQL
 
 BASEBACKUP = PSQL.with_name("pg_basebackup")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamer.embedded import embedded_postgres
 from tests.conftest import connected, folder_for_postgres
-from tests.exporting import until
+from tests.polling import until
 from tests.programs import PSQL
 from tests.restarting import back_up
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from tests.exporting import until
+from tests.polling import until
 
 PIECE = 16 * 1024  # bytes
 PATIENCE = 60.0  # seconds for a client to come to an end

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.exporting import PATIENCE, until
+from tests.polling import PATIENCE, until
 
 STREAMER = Path(sys.executable).with_name("streamer")
 TREE = str(Path(__file__).parents[2])  # what is tested is what lies here, wherever the command was installed from

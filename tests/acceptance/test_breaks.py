@@ -19,8 +19,9 @@ import pytest
 from tests.acceptance.clients import grown
 from tests.acceptance.process import Process, killed, streamer
 from tests.acceptance.relay import ClosingRelay, relaying
-from tests.exporting import PATIENCE, RemoteExport, create
+from tests.exporting import RemoteExport, create
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE
 from tests.rawhttp import End, connection
 
 ROWS = 200_000  # 20 MB

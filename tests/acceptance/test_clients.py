@@ -17,8 +17,9 @@ from tests import seeds
 from tests.acceptance.clients import grown
 from tests.acceptance.process import killed
 from tests.conftest import ROWS, Serve, Server, files_in
-from tests.exporting import PATIENCE, RemoteExport, create, sha256
+from tests.exporting import RemoteExport, create, sha256
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE
 
 Command = Callable[[str, Path], Sequence[str]]
 

@@ -22,8 +22,9 @@ from tests.acceptance.clients import size_of
 from tests.acceptance.process import Process, killed, streamer
 from tests.docs.blocks import in_language, read_blocks
 from tests.docs.generated import path_of
-from tests.exporting import PATIENCE, RemoteExport, create, sha256, until
+from tests.exporting import RemoteExport, create, sha256
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE, until
 from tests.ports import free_ports
 from tests.rawhttp import connection
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.acceptance.process import streamer
-from tests.conftest import connected, empty_database
+from tests.conftest import connected, new_database
 from tests.docs.blocks import all_blocks, in_language
 from tests.exporting import sha256
 from tests.integration.sources import entered_as
@@ -61,7 +61,7 @@ async def test_a_database_that_is_only_read_keeps_no_table_of_exports(
         assert await refused.exit_code() == 1
         assert "GRANT CREATE ON DATABASE" in refused.complaint()
         assert "SOURCE_DATABASE_URL" in refused.complaint()
-    async with empty_database(postgres) as other:
+    async with new_database(postgres) as other:
         body = await exported(tmp_path, settings | {"DATABASE_URL": other, "SOURCE_DATABASE_URL": source})
     assert sha256(body) == sha256(EXPECTED.encode())
     async with connected(database) as owner:

@@ -19,7 +19,8 @@ import pytest
 from tests import seeds
 from tests.acceptance.process import streamer
 from tests.conftest import ROWS, connected, folder_for_postgres
-from tests.exporting import create, sha256, until
+from tests.exporting import create, sha256
+from tests.polling import until
 
 PORT = 6432  # in the name of the socket
 COPYING = """

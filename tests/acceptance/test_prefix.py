@@ -12,8 +12,9 @@ import pytest
 
 from tests.acceptance.process import streamer
 from tests.acceptance.test_nginx import BLOCK, nginx, pytestmark  # noqa: F401 - where there is no nginx, none of this
-from tests.exporting import PATIENCE, RemoteExport, create, sha256
+from tests.exporting import RemoteExport, create, sha256
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE
 from tests.ports import free_ports
 
 PREFIX = "/exports-api"

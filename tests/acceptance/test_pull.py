@@ -23,9 +23,9 @@ from tests.acceptance.clients import grown
 from tests.acceptance.process import STREAMER, TREE, Process, streamer
 from tests.acceptance.relay import StallingRelay, relaying
 from tests.conftest import connected
-from tests.exporting import until
 from tests.held import LARGE, Held, HeldExport
 from tests.integration.pretender import pretending, says
+from tests.polling import until
 from tests.ports import free_port
 
 WHOLE = LARGE.whole

@@ -23,8 +23,9 @@ from streamer.jobs.recovery import SERVED, STOPPED
 from tests import seeds
 from tests.acceptance.process import LOG_LINE, STREAMER, Process, streamer
 from tests.conftest import ROWS, at_database, connected, files_and_locks, files_in, folder_for_postgres
-from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE, until
 from tests.proxy import proxied
 from tests.rawhttp import connection
 

@@ -14,8 +14,9 @@ import pytest
 
 from tests.acceptance.process import streamer
 from tests.conftest import connected
-from tests.exporting import create, sha256, until
+from tests.exporting import create, sha256
 from tests.integration.sources import copied, plain_session
+from tests.polling import until
 from tests.restarting import BASEBACKUP
 from tests.standby import Pair, paired
 

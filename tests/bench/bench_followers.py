@@ -21,13 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
-from uuid import uuid4
 
 import aiohttp
 
 from tests.bench import bench_download
 from tests.bench.bench_export import ROOT, database
-from tests.conftest import at_database, connected
+from tests.conftest import new_database
 from tests.exporting import RemoteExport, create
 from tests.memory.clients import compare, crowd
 from tests.memory.confined import Confined, confined
@@ -120,24 +119,19 @@ async def compare_costs(
 async def main(runs: int, live: Sequence[int] | None, rows: int) -> None:
     with database() as url, tempfile.TemporaryDirectory(dir=ROOT / "spool") as name:
         spool = Path(name)
-        store = f"streamer_bench_{uuid4().hex[:8]}"
-        async with connected(url) as connection:
-            await connection.execute(f"CREATE DATABASE {store}")
-            try:
-                async with (
-                    confined(spool, at_database(url, store), url, MAX_DOWNLOADS=str(2 * max(FOLLOWERS))) as server,
-                    aiohttp.ClientSession() as session,
-                ):
-                    print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}")
-                    if live is None:
-                        export = await create(session, server.url, id__lte=str(ROWS))
-                        await export.until("completed")
-                        with patch.object(bench_download, "NGINX", NGINX), bench_download.nginx(spool) as peer:
-                            await asyncio.to_thread(compare_throughput, server, export, peer, runs)
-                    await compare_costs(server, session, runs, live or FOLLOWERS, rows)
-                    print(f"\nload after: {os.getloadavg()[0]:.2f}; {server.used().rss / 1e6:.1f} MB at the most")
-            finally:
-                await connection.execute(f"DROP DATABASE {store} WITH (FORCE)")
+        async with (
+            new_database(url) as store,
+            confined(spool, store, url, MAX_DOWNLOADS=str(2 * max(FOLLOWERS))) as server,
+            aiohttp.ClientSession() as session,
+        ):
+            print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}")
+            if live is None:
+                export = await create(session, server.url, id__lte=str(ROWS))
+                await export.until("completed")
+                with patch.object(bench_download, "NGINX", NGINX), bench_download.nginx(spool) as peer:
+                    await asyncio.to_thread(compare_throughput, server, export, peer, runs)
+            await compare_costs(server, session, runs, live or FOLLOWERS, rows)
+            print(f"\nload after: {os.getloadavg()[0]:.2f}; {server.used().rss / 1e6:.1f} MB at the most")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import asyncpg
 from streamer.model import ExportSpec
 from streamer.spool.identity import NAME as IDENTITY
 from tests.bench.bench_export import ROOT, Figures, database, seed
-from tests.conftest import at_database, connected
+from tests.conftest import connected, new_database
 from tests.memory.confined import MB, Confined, confined
 
 USERS = 20_000
@@ -254,25 +254,14 @@ async def main(scale: Scale, runs: int) -> None:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT / "spool")))
         spool = scratch / "spool"
         spool.mkdir()
-        store = await stack.enter_async_context(own_database(url))
-        source = await stack.enter_async_context(own_database(url))
+        store = await stack.enter_async_context(new_database(url))
+        source = await stack.enter_async_context(new_database(url))
         await seed(source, USERS)
         print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.2f}")
         bench = Bench(scale, spool, store, source, Figures(), [])
         for _ in range(runs):
             await bench.run()
         show(bench.figures, bench.rss, scale)
-
-
-@asynccontextmanager
-async def own_database(url: str) -> AsyncIterator[str]:
-    name = f"streamer_bench_{uuid4().hex[:8]}"
-    async with connected(url) as connection:
-        await connection.execute(f"CREATE DATABASE {name}")
-        try:
-            yield at_database(url, name)
-        finally:
-            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 if __name__ == "__main__":

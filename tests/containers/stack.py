@@ -3,19 +3,21 @@
 The variables of the environment and the file .env of whoever runs the tests are kept from it.
 """
 
+import asyncio
 import hashlib
 import json
 import os
 import re
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from tests import polling
 
 ROOT = Path(__file__).parents[2]
 ROWS = int(os.environ.get("SEED_ROWS", "1000000"))  # of the seeded users
@@ -33,11 +35,9 @@ def engine_answers() -> bool:
         return False
 
 
-def until(met: Callable[[], bool], hope: str, *, within: float = LONG) -> None:
-    deadline = time.monotonic() + within
-    while not met():
-        assert time.monotonic() < deadline, f"not within {within:g} s: {hope}"
-        time.sleep(0.1)
+def until(condition: Callable[[], bool], hope: str, *, within: float = LONG) -> None:
+    """The bounded poll, for tests without an event loop."""
+    asyncio.run(polling.until(condition, hope, within=within))
 
 
 def free_port() -> int:

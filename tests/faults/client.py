@@ -1,26 +1,20 @@
-"""A client that tells how a body ended: well, by FIN between two chunks, by FIN in the middle of something, by RST.
-
-It accepts any answer and any end, because faults are injected all the time; what may not be is judged afterwards.
-"""
+"""A client that accepts any answer and any end, because faults are injected all the time; it is judged afterwards."""
 
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
-PATIENCE = 20.0  # seconds for a whole answer
-READ = 256 * 1024  # bytes
+from tests.polling import PATIENCE
+from tests.rawhttp import End, connection
 
 
-class End(Enum):
-    WHOLE = "the framing says that this was all"
-    BETWEEN = "closed between two chunks"
-    WITHIN = "closed in the middle of something"
-    RESET = "reset"
+class NoEnd(Enum):
+    """Why an answer has no end that its framing knows."""
+
     NO_HEAD = "no answer"
     HUNG = f"nothing more came for {PATIENCE:g} s"
     LEFT = "the client left"
@@ -30,10 +24,10 @@ class End(Enum):
 class Answer:
     """An answer while it comes; `received` is the body without its framing, still coded."""
 
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)  # by their names in lower case
     status: int = 0
     received: bytearray = field(default_factory=bytearray)
-    end: End | None = None
+    end: End | NoEnd | None = None
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # a byte of the body has come, or its end
 
     @property
@@ -60,7 +54,7 @@ class Answer:
 
     def framing_flaw(self) -> str | None:
         """What a careless client would take for the whole though it is not (wget: a FIN inside a chunk)."""
-        if self.end in (End.WITHIN, End.HUNG):
+        if self.end in (End.CUT, NoEnd.HUNG):
             return f"a body of {self.status} ended: {self.end.value}"
         return None
 
@@ -72,7 +66,7 @@ class Client:
         self.url = url
 
     async def ask(self, method: str, path: str, fields: dict[str, str] | None = None, **query: str) -> Answer:
-        """Never raises: an answer that did not come is one, too."""
+        """Returns an answer that did not come, too. Raises only for one that is not HTTP."""
         answer = Answer()
         await self.ask_into(answer, method, path, fields, **query)
         return answer
@@ -86,72 +80,25 @@ class Client:
             async with asyncio.timeout(PATIENCE):
                 await self._ask(answer, method, target, fields or {})
         except TimeoutError:
-            answer.end = End.HUNG
+            answer.end = NoEnd.HUNG
         except asyncio.CancelledError:
-            answer.end = End.LEFT
+            answer.end = NoEnd.LEFT
             raise
         finally:
             answer.moved.set()
 
     async def _ask(self, answer: Answer, method: str, target: str, fields: dict[str, str]) -> None:
-        answer.end = None
-        parts = urlsplit(self.url)
+        answer.end = NoEnd.NO_HEAD
         try:
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        except OSError:
-            answer.end = End.NO_HEAD
-            return
-        try:
-            lines = [f"{method} {target} HTTP/1.1", "Host: test", "Connection: close", "Content-Length: 0"]
-            lines += [f"{name}: {value}" for name, value in fields.items()]
-            writer.write("\r\n".join([*lines, "", ""]).encode())
-            if await self._read_head(reader, answer):
-                await self._read_body(reader, answer, method)
-        finally:
-            writer.transport.abort()
-
-    async def _read_head(self, reader: asyncio.StreamReader, answer: Answer) -> bool:
-        try:
-            text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        except (asyncio.IncompleteReadError, OSError):
-            answer.end = End.NO_HEAD
-            return False
-        first, *lines = text.removesuffix("\r\n\r\n").split("\r\n")
-        answer.fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        answer.status = int(first.split()[1])
-        return True
-
-    async def _read_body(self, reader: asyncio.StreamReader, answer: Answer, method: str) -> None:
-        between = False
-        try:
-            if method == "HEAD" or answer.status in (204, 304):
-                pass
-            elif answer.fields.get("transfer-encoding") == "chunked":
-                size = -1
-                while size:
-                    between = True
-                    line = await reader.readuntil(b"\r\n")
-                    between = False
-                    size = int(line, 16)
-                    async for piece in _exactly(reader, size):
-                        answer.received += piece
-                        answer.moved.set()
-                    assert await reader.readexactly(2) == b"\r\n", "a chunk is longer than it says"
-            else:
-                async for piece in _exactly(reader, int(answer.fields["content-length"])):
-                    answer.received += piece
+            async with connection(self.url) as wire:
+                await wire.send(method, target, {"Connection": "close", "Content-Length": "0", **fields})
+                head, body = await wire.begin(method)
+                answer.status, answer.received, answer.end = head.status, body.received, None
+                answer.fields = {name.lower(): value for name, value in head.fields}
+                while await body.more():
                     answer.moved.set()
-            answer.end = End.WHOLE
-        except asyncio.IncompleteReadError as error:
-            answer.end = End.BETWEEN if between and not error.partial else End.WITHIN
-        except OSError:
-            answer.end = End.RESET
-
-
-async def _exactly(reader: asyncio.StreamReader, length: int) -> AsyncIterator[bytes]:
-    while length:
-        piece = await reader.read(min(length, READ))
-        if not piece:
-            raise asyncio.IncompleteReadError(b"", length)
-        length -= len(piece)
-        yield piece
+                answer.end = body.end
+        except TimeoutError:
+            raise
+        except (asyncio.IncompleteReadError, OSError):
+            assert answer.end is NoEnd.NO_HEAD, "a body reports its end, and raises nothing"

@@ -20,8 +20,8 @@ from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.servers import PREFIX, UNLOCKED
 from tests.conftest import connected
-from tests.faults.client import Answer, Client, End
-from tests.faults.polling import met
+from tests.faults.client import Answer, Client, NoEnd
+from tests.polling import met
 
 TICKS = 20_000  # rows
 STAMPED = 40_000
@@ -106,14 +106,14 @@ class Crowd:
             await self.client.ask_into(answer, "GET", f"/exports/{export.id}/download", fields)
         finally:
             self.note(export, answer)
-        if answer.end is End.NO_HEAD:
+        if answer.end is NoEnd.NO_HEAD:
             await asyncio.sleep(PAUSE)
         return answer
 
     def note(self, export: Known, answer: Answer) -> None:
         """What came must fit what anybody had before."""
         self.bodies += 1
-        if answer.end is End.HUNG:
+        if answer.end is NoEnd.HUNG:
             self.flaws.append(f"a download of {export.id} ({export.dataset}) hung")
         if answer.status not in (200, 206) or answer.start > len(export.content):
             return
@@ -154,7 +154,7 @@ class Crowd:
             finally:
                 if export_id := answer.fields.get("x-export-id"):
                     self.note(self._know(export_id, dataset), answer)
-            if answer.end is End.NO_HEAD:
+            if answer.end is NoEnd.NO_HEAD:
                 await asyncio.sleep(PAUSE)
 
     async def _end(self) -> None:

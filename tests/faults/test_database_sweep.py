@@ -22,7 +22,7 @@ from streamer.config import Duration, Names, Settings, Size
 from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
-from tests.conftest import at_database, connected
+from tests.conftest import connected, new_database
 from tests.faults.client import Client
 from tests.faults.crowd import DATASETS, SOURCE, Crowd, Judge, busy, changing
 from tests.proxy import Proxy, _open
@@ -159,7 +159,7 @@ async def weather(url: str) -> AsyncIterator[Weather]:
 async def test_a_postgres_that_is_stopped_at_once_and_started_again(
     restarting: OwnPostgres, tmp_path: Path, seed: int, times: int
 ) -> None:
-    async with fresh_database(restarting.url) as database:
+    async with new_database(restarting.url) as database:
         await violations_under(
             partial(restart, restarting), direct=database, through=database, folder=tmp_path, seed=seed, times=times
         )
@@ -185,11 +185,3 @@ async def test_a_network_that_fails(database: str, tmp_path: Path, seed: int, ti
         await violations_under(
             getattr(network, trouble), direct=database, through=network.url, folder=tmp_path, seed=seed, times=times
         )
-
-
-@asynccontextmanager
-async def fresh_database(postgres: str) -> AsyncIterator[str]:
-    name = f"streamer_restarted_{random.SystemRandom().randrange(1 << 32)}"
-    async with connected(postgres) as connection:
-        await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
-    yield at_database(postgres, name)

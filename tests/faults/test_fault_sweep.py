@@ -65,9 +65,9 @@ from tests.faults.points import (
     faults_at,
     troubles_at,
 )
-from tests.faults.polling import met
 from tests.faults.troubles import RESERVE, can_mount, small_disk
 from tests.gates import AT_A_GATE, LOCK, UNLOCK, Gates, Steps
+from tests.polling import met
 
 ROWS = 2500  # of users
 GATED_ROWS = 1500

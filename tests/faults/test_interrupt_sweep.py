@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.process import STREAMER, Process, streamer
-from tests.exporting import until
 from tests.integration.pretender import Pretender, pretending
+from tests.polling import until
 
 CONTENT = b"id\n" + random.Random(7).randbytes(8_000_000)
 LISTENING = """

@@ -22,11 +22,12 @@ from streamer.errors import ExportFailure
 from streamer.server import serving
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice
-from tests.exporting import RemoteExport, sha256, until
+from tests.exporting import RemoteExport, sha256
 from tests.faults import ledger
 from tests.faults.ledger import Asked, Begun, Judge, LedgerWriter
 from tests.faults.migrations import SUBJECTS, Partitioned, Session, Subject
 from tests.integration.sources import WORKERS, Opened, Received, entered_as, made_role, plain_session, pooled
+from tests.polling import until
 
 EXPORTERS = 4
 ATTEMPTS = 3  # of an export, when the changes are over: the first may find that the catalog is of before

@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: a plain session in the database of the test, and immutable files."""
+"""Fixtures of the integration tests: a plain session in the database of the test, a role, and immutable files."""
 
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.sources import Plain, plain_session
+from tests.integration.sources import Plain, made_role, plain_session
 
 
 @pytest.fixture
@@ -14,6 +14,13 @@ async def plain(database: str) -> AsyncIterator[Plain]:
     """A connection for changes of the database during an export."""
     async with plain_session(database) as connection:
         yield connection
+
+
+@pytest.fixture
+async def role(plain: Plain) -> AsyncIterator[str]:
+    """The name of a role that may only connect to the database, and for which the policies of tables hold."""
+    async with made_role(plain) as name:
+        yield name
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ server, and a chunk is parsed by a pattern of the grammar of one dialect.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
@@ -27,7 +27,8 @@ from streamer.source.cursors.cursor import Sink
 from streamer.source.session.connections import Connections
 from streamer.source.session.snapshot import CLEAN_UP_TIMEOUT
 from streamer.source.source import CursorChoice, Source
-from tests.conftest import at_database, connected
+from tests.conftest import connected
+from tests.polling import until
 
 CURSORS = (CursorChoice.BLOCKS, CursorChoice.COPY, CursorChoice.FETCH)
 POOL_SIZE = 4  # connections; as many as a cursor may want
@@ -228,17 +229,6 @@ def count_records(chunk: bytes, dialect: Dialect) -> int:
     return records
 
 
-@contextmanager
-def made_database(postgres: str, options: str = "ENCODING 'UTF8'") -> Iterator[str]:
-    """Creates a database and yields its URL, for a fixture that outlives an event loop."""
-    name = f"streamer_cursors_{uuid4().hex[:8]}"
-    asyncio.run(run_sql(postgres, f"CREATE DATABASE {name} TEMPLATE template0 {options}"))
-    try:
-        yield at_database(postgres, name)
-    finally:
-        asyncio.run(run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
 @asynccontextmanager
 async def made_role(plain: Plain) -> AsyncIterator[str]:
     """Creates a role that may only connect to the database, and yields its name."""
@@ -301,10 +291,11 @@ async def running(work: Coroutine[Any, Any, T]) -> AsyncIterator["asyncio.Task[T
 
 async def eventually(connection: Plain, condition: str, *arguments: Any) -> None:
     """Waits until the SQL condition holds."""
-    end = asyncio.get_running_loop().time() + WAIT
-    while not await connection.fetchval(f"SELECT {condition}", *arguments):
-        assert asyncio.get_running_loop().time() < end, f"after {WAIT:g} s still not: {condition}"
-        await asyncio.sleep(0.01)
+
+    async def holds() -> bool:
+        return bool(await connection.fetchval(f"SELECT {condition}", *arguments))
+
+    await until(holds, condition, within=WAIT)
 
 
 OTHERS = """pg_stat_activity

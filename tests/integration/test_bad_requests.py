@@ -16,7 +16,7 @@ from yarl import URL
 from streamer.config import Names
 from streamer.http.api.request_bodies import MAX_BODY
 from streamer.server import serving
-from tests.conftest import Serve, Server, chosen_settings, connected, empty_database, unlimited_session
+from tests.conftest import Serve, Server, chosen_settings, connected, new_database, unlimited_session
 from tests.exporting import create, read_problem
 from tests.rawhttp import ask, connection
 
@@ -139,7 +139,7 @@ BROKEN_JSON = {
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(postgres: str, source_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """One server for all requests: none of them changes anything."""
-    async with empty_database(postgres) as database:
+    async with new_database(postgres) as database:
         settings = chosen_settings(database, source_url, tmp_path_factory.mktemp("refusing"))
         async with serving(settings) as url:
             yield Server(url, settings)

@@ -30,7 +30,7 @@ from streamer.source.query.query import Query
 from streamer.source.session.connections import Connections
 from streamer.source.session.snapshot import SnapshotGoneError, export_snapshot, open_snapshot
 from streamer.source.source import CursorChoice, Source
-from tests.conftest import connected
+from tests.conftest import connected, made_database
 from tests.integration.sources import (
     OTHERS,
     WAIT,
@@ -45,7 +45,6 @@ from tests.integration.sources import (
     copied,
     entered_as,
     eventually,
-    made_database,
     made_role,
     opened,
     plain_session,
@@ -54,6 +53,7 @@ from tests.integration.sources import (
     running,
     spec,
 )
+from tests.polling import until
 from tests.proxy import proxied
 
 KB, MB = 1024, 1024 * 1024
@@ -203,13 +203,6 @@ async def terminate(plain: Plain, sessions: str) -> int:
     lively = "FROM pg_stat_activity WHERE pid = ANY ($1) AND wait_event IS DISTINCT FROM 'ClientWrite'"
     await eventually(plain, f"NOT EXISTS (SELECT {lively})", pids)
     return len(pids)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits until the condition holds in this process."""
-    async with asyncio.timeout(WAIT):
-        while not condition():  # noqa: ASYNC110 - there is no event for it
-            await asyncio.sleep(0.01)
 
 
 async def export_by_blocks(source: Opened, asked: ExportSpec) -> Received:
@@ -764,7 +757,7 @@ async def test_a_worker_lost_between_two_ranges_loses_no_row(database: str, plai
     reading = replace(WIDE_RANGES, hold_limit=64 * MB, buffer=StandingBetween)
 
     async def lose_workers() -> None:
-        await until(lambda: len(between) == WORKERS)
+        await until(lambda: len(between) == WORKERS, "every worker stands between two ranges")
         assert await terminate(plain, WORKER_SESSIONS) > 0
         lost.set()
 
@@ -916,7 +909,7 @@ async def test_a_worker_that_reconnects_late_continues_its_range(
         await terminate(plain, f"{WORKER_SESSIONS} AND {FULL}")
 
     async def let_workers_back() -> None:
-        await until(lambda: f"{WORKER_LOST}: TooManyConnectionsError" in caplog.text)
+        await until(lambda: f"{WORKER_LOST}: TooManyConnectionsError" in caplog.text, "a worker cannot reconnect")
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
 
     async with (
@@ -1085,7 +1078,9 @@ class Reach:
     def sink(self, act: Act) -> SinkAfter:
         async def act_then() -> None:
             await eventually(self.plain, self.stage.condition)
-            await until(lambda: not self.begun or self.begun[-1].held >= self.stage.held)
+            await until(
+                lambda: not self.begun or self.begun[-1].held >= self.stage.held, "enough later ranges are held"
+            )
             await act()
 
         return SinkAfter(act_then, self.stage.bytes)

@@ -36,9 +36,10 @@ from streamer.client import (
 from streamer.client.saving import SavePolicy
 from streamer.client.transport import MAX_JSON
 from tests.conftest import Server
-from tests.exporting import create, until
+from tests.exporting import create
 from tests.integration.pretender import Answer, Pretender, breaks_after, pretending, says
 from tests.integration.tlsfront import make_certificate
+from tests.polling import until
 
 CONTENT = random.Random(8).randbytes(300_000)
 HALF = 150_000

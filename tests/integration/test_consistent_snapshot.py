@@ -21,7 +21,7 @@ from streamer.errors import ExportFailure, SourceBusy, SourceWait
 from streamer.model import Dialect, ExportSpec, Timestamps
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice
-from tests.conftest import Serve, connected
+from tests.conftest import Serve, connected, made_database
 from tests.exporting import create
 from tests.integration.sources import (
     WAIT,
@@ -33,8 +33,6 @@ from tests.integration.sources import (
     entered_as,
     eventually,
     every_cursor,
-    made_database,
-    made_role,
     numbers,
     opened,
     plain_session,
@@ -83,12 +81,6 @@ async def migration(database: str) -> AsyncIterator[Plain]:
     """The session of a migration."""
     async with plain_session(database) as connection:
         yield connection
-
-
-@pytest.fixture
-async def role(plain: Plain) -> AsyncIterator[str]:
-    async with made_role(plain) as name:
-        yield name
 
 
 async def export(source: Opened, wanted: ExportSpec) -> Received:

@@ -20,7 +20,7 @@ from streamer.model import Condition, Operator
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice
 from tests import seeds
-from tests.conftest import ROWS, connected
+from tests.conftest import ROWS, connected, made_database
 from tests.integration.sources import (
     ACTING,
     PLAIN_SESSION,
@@ -34,7 +34,6 @@ from tests.integration.sources import (
     entered_as,
     every_cursor,
     identifiers,
-    made_database,
     made_role,
     numbers,
     opened,

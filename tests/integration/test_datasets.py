@@ -22,8 +22,8 @@ from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice
 from tests.acceptance.process import streamer
-from tests.conftest import Serve, connected
-from tests.exporting import create, read_problem, until
+from tests.conftest import Serve, connected, made_database
+from tests.exporting import create, read_problem
 from tests.integration.sources import (
     PLAIN_SESSION,
     Opened,
@@ -34,7 +34,6 @@ from tests.integration.sources import (
     entered_as,
     eventually,
     every_cursor,
-    made_database,
     made_role,
     plain_session,
     pooled,
@@ -42,6 +41,7 @@ from tests.integration.sources import (
     spec,
 )
 from tests.integration.test_blocks import SMALL_RANGES, WORKER_READS
+from tests.polling import until
 from tests.programs import PSQL
 
 SCHEMA = 'Hostile "Schema". $1'

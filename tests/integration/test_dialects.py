@@ -19,16 +19,8 @@ import pytest
 
 from streamer.source.source import CursorChoice
 from tests.asking import read_spec
-from tests.conftest import connected
-from tests.integration.sources import (
-    Plain,
-    assert_conforms,
-    assert_same_bytes,
-    every_cursor,
-    made_database,
-    opened,
-    plain_session,
-)
+from tests.conftest import connected, made_database
+from tests.integration.sources import Plain, assert_conforms, assert_same_bytes, every_cursor, opened, plain_session
 
 TEXTS = [
     "plain", "", " ", "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\n", "=", "'=1", "a=1", "NULL",

@@ -17,8 +17,9 @@ import pytest
 from streamer.source.source import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, Gated, Serve, Server
-from tests.exporting import SAVED_AS, RemoteExport, create, sha256, until
+from tests.exporting import SAVED_AS, RemoteExport, create, sha256
 from tests.gates import GATED_ROWS, Gates, gated_csv
+from tests.polling import until
 from tests.rawhttp import Connection, End, connection
 
 both_cursors = pytest.mark.parametrize("cursor", [CursorChoice.COPY, CursorChoice.FETCH])

@@ -15,8 +15,9 @@ from streamer.http.download.live import DownloadTimes
 from streamer.model import Dialect
 from streamer.server.tuning import Tuning
 from tests.conftest import Serve, Server
-from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import HEADER, Gates, gated_csv
+from tests.polling import PATIENCE, until
 from tests.rawhttp import End, connection
 
 ROWS = 20_000

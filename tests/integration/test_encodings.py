@@ -8,9 +8,9 @@ import pytest
 from streamer.config import Names
 from streamer.errors import ExportFailure
 from streamer.source.source import CursorChoice
-from tests.conftest import Serve
+from tests.conftest import Serve, made_database
 from tests.exporting import create, read_problem
-from tests.integration.sources import every_cursor, made_database, opened, run_sql, spec
+from tests.integration.sources import every_cursor, opened, run_sql, spec
 
 # encoding, a text that it has, and one that it lacks
 ENCODINGS = [("LATIN1", "Größe é", "€"), ("WIN1252", "Größe €", "ł"), ("LATIN2", "łódź", "€")]

@@ -19,7 +19,7 @@ from streamer.errors import ExportFailure
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice, Source
 from tests.conftest import Serve, Server
-from tests.exporting import RemoteExport, create, until
+from tests.exporting import RemoteExport, create
 from tests.integration.sources import (
     ACTING,
     Opened,
@@ -32,6 +32,7 @@ from tests.integration.sources import (
     plain_session,
     pooled,
 )
+from tests.polling import until
 
 ROWS = 1500  # seven a block, some 215 blocks
 KEY = 8  # of the lock that the scan waits for

@@ -25,8 +25,9 @@ from streamer.server.tuning import Tuning
 from streamer.source.source import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, Configure, Gated, Serve, Server, connected, files_and_locks, files_in
-from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE, until
 from tests.proxy import proxied
 from tests.rawhttp import Body, End, connection
 

@@ -1,7 +1,6 @@
 """The cause of a failed export: in its status for its user, and in one line of the log for the operator."""
 
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,7 +14,7 @@ from streamer.server.tuning import Tuning
 from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
-from tests.integration.sources import Plain, acting, every_cursor, made_role
+from tests.integration.sources import Plain, acting, every_cursor
 from tests.integration.test_blocks import SMALL_RANGES, WORKER_LOST
 
 SESSIONS = """
@@ -34,13 +33,6 @@ LEAD_ENDS = f"{SLOW_LEAD}; IF n >= 50 AND NOT helps() THEN PERFORM leave(); END 
 HELPER_ENDS = f"{SLOW_LEAD}; IF helps() THEN PERFORM leave(); END IF"
 DIVIDES = "IF n = 1000 THEN PERFORM 1 / (n - 1000); END IF"
 ENDED = "terminating connection due to administrator command"  # the last message of a terminated session
-
-
-@pytest.fixture
-async def role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role for which the policies of tables hold."""
-    async with made_role(plain) as name:
-        yield name
 
 
 def lines(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:

@@ -32,17 +32,8 @@ from streamer.source.catalog.filters import SUFFIXES
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice
 from tests.asking import read_spec
-from tests.conftest import Serve, Server, connected
-from tests.integration.sources import (
-    Opened,
-    every_cursor,
-    identifiers,
-    made_database,
-    opened,
-    plain_session,
-    pooled,
-    run_sql,
-)
+from tests.conftest import Serve, Server, connected, made_database
+from tests.integration.sources import Opened, every_cursor, identifiers, opened, plain_session, pooled, run_sql
 
 # Random filters
 

@@ -23,9 +23,10 @@ from streamer.model import ExportSpec
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
-from tests.conftest import Configure, Serve, Server, _create, _drop, at_database, connected, files_in, users_sha256
-from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.conftest import Configure, Serve, Server, connected, files_in, new_database, users_sha256
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv, gated_sha256
+from tests.polling import until
 
 TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05, renewal=timedelta(seconds=0.1)))
 SPEC = ExportSpec(dataset="users", columns=("id",)).to_json()
@@ -39,10 +40,8 @@ def tuning() -> Tuning:
 
 @pytest.fixture
 async def another_database(postgres: str) -> AsyncIterator[str]:
-    name = f"streamer_test_{uuid4().hex[:8]}"
-    await _create(postgres, name)
-    yield at_database(postgres, name)
-    await _drop(postgres, name)
+    async with new_database(postgres) as url:
+        yield url
 
 
 def asked_of(server: Server, export: RemoteExport) -> RemoteExport:

@@ -16,7 +16,8 @@ import pytest_asyncio
 from streamer.http.net.readiness import WriteReadiness
 from tests.exporting import SAVED_AS
 from tests.gates import Steps
-from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.held import BULK, SMALL, Held, HeldExport, lone_gated_server
+from tests.polling import until
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,10 +30,7 @@ STREAM = f"/exports/csv?dataset={SMALL.name}"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Held]:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path_factory.mktemp("gzip")) as started,
-    ):
+    async with lone_gated_server(postgres, tmp_path_factory.mktemp("gzip")) as started:
         yield started
 
 
@@ -51,7 +49,7 @@ async def held(server: Held) -> AsyncIterator[Held]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def narrow(postgres: str, tmp_path: Path) -> AsyncIterator[Held]:
     """A server with one gzip stream at a time."""
-    async with scratch_database(postgres) as database, gated_server(database, tmp_path, compressions=1) as started:
+    async with lone_gated_server(postgres, tmp_path, compressions=1) as started:
         yield started
 
 
@@ -381,7 +379,7 @@ async def until_stuck(clients: int) -> None:
         rooms = [found for found in gc.get_objects() if type(found) is WriteReadiness]
         return sum(not each.turn.done() for room in rooms for each in room._waiters.values()) == clients
 
-    await eventually(stuck, "a client that does not read still gets more")
+    await until(stuck, "a client that does not read still gets more")
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
@@ -450,7 +448,7 @@ async def test_request_for_gzip_gets_identity_or_503_while_all_streams_are_taken
         await narrow.open()
         assert await decoder.finish() is End.WHOLE
         assert digest_of(await body.whole()) == digest_of(SMALL.whole)
-    await eventually(lambda: is_free(export), "the stream is not released")
+    await until(lambda: is_free(export), "the stream is not released")
     answer = await ask(narrow.url, "GET", export.download, GZIP_ONLY)
     assert digest_of(zlib.decompress(answer.body, wbits=31)) == digest_of(SMALL.whole)
 
@@ -488,7 +486,7 @@ async def test_stream_is_released_however_a_follower_ends(narrow: Held, leave: L
         await follow(client, export)
         assert not await is_free(other)
         await leave(narrow, export, client)
-        await eventually(lambda: is_free(other), "the stream is not released")
+        await until(lambda: is_free(other), "the stream is not released")
 
 
 @pytest.mark.parametrize("leave", [fail, cancel, vanish])
@@ -501,7 +499,7 @@ async def test_stream_of_a_client_that_does_not_read_is_released_when_it_leaves(
         await body.grow_to(1000)
         assert not await is_free(other)
         await leave(narrow, export, client)
-        await eventually(lambda: is_free(other), "the stream is not released")
+        await until(lambda: is_free(other), "the stream is not released")
 
 
 async def test_stream_is_released_when_the_client_of_a_completed_export_leaves(narrow: Held) -> None:
@@ -512,7 +510,7 @@ async def test_stream_is_released_when_the_client_of_a_completed_export_leaves(n
         await body.grow_to(1000)
         assert not await is_free(export)
         client.vanish()
-        await eventually(lambda: is_free(export), "the stream is not released")
+        await until(lambda: is_free(export), "the stream is not released")
 
 
 async def test_responses_without_a_body_take_no_stream(narrow: Held) -> None:
@@ -538,10 +536,7 @@ async def test_new_export_for_http_1_0_that_accepts_only_gzip_is_not_created(hel
 
 
 async def test_created_export_keeps_the_stream_that_it_has_taken(postgres: str, tmp_path: Path) -> None:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path, compressions=1, max_concurrent_exports=1) as held,
-    ):
+    async with lone_gated_server(postgres, tmp_path, compressions=1, max_concurrent_exports=1) as held:
         running = await held.export(at=STEP)
         before = await held.exports()
         async with connection(held.url) as client, connection(held.url) as other:
@@ -550,7 +545,7 @@ async def test_created_export_keeps_the_stream_that_it_has_taken(postgres: str, 
             async def begun() -> bool:
                 return await held.exports() > before
 
-            await eventually(begun, "the export is not begun")
+            await until(begun, "the export is not begun")
             await other.send("GET", running.download, GZIP)
             head, _ = await client.begin()
         assert head.status == 200

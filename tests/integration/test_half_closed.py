@@ -7,8 +7,9 @@ import aiohttp
 import pytest
 
 from tests.conftest import ROWS, Serve, Server
-from tests.exporting import PATIENCE, create, sha256, until
+from tests.exporting import create, sha256
 from tests.gates import Gates
+from tests.polling import PATIENCE, until
 from tests.rawhttp import Connection, End, connection, request
 
 

@@ -20,8 +20,9 @@ from streamer.model import dataset_in_json
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
-from tests.exporting import RemoteExport, create, read_problem, until
+from tests.exporting import RemoteExport, create, read_problem
 from tests.gates import Gates
+from tests.polling import until
 
 MONTH = timedelta(days=30)
 TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05))

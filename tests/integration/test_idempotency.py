@@ -13,8 +13,9 @@ from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256
-from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
+from tests.polling import PATIENCE, until
 from tests.proxy import proxied
 from tests.rawhttp import connection
 

@@ -12,9 +12,10 @@ from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Serve, Server
-from tests.exporting import RemoteExport, create, read_problem, until
+from tests.exporting import RemoteExport, create, read_problem
 from tests.gates import Gates
 from tests.integration.sources import run_sql
+from tests.polling import until
 
 HOUR = timedelta(hours=1)
 TUNING = Tuning(jobs=JobTimes(cache_lifetime=0.0, sweep_interval=0.05))

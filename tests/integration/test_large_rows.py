@@ -15,8 +15,9 @@ import pytest_asyncio
 from streamer.config import Size
 from streamer.source.source import CursorChoice
 from tests.conftest import connected
-from tests.held import SMALL, Held, HeldExport, Serve, eventually, gated_servers, scratch_database, settled
+from tests.held import SMALL, Held, HeldExport, Serve, gated_servers, scratch_database, settled
 from tests.integration.sources import assert_same_bytes, copied, every_cursor, plain_session
+from tests.polling import until
 from tests.rawhttp import End, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -145,7 +146,7 @@ async def has_ended(export: HeldExport) -> None:
     async def ended() -> bool:
         return (await export.status())["status"] in ("completed", "failed")
 
-    await eventually(ended, "the export does not end")
+    await until(ended, "the export does not end")
 
 
 @every_cursor

@@ -47,8 +47,8 @@ from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.servers import PREFIX
-from tests.conftest import at_database, connected, files_and_locks, files_in
-from tests.exporting import until
+from tests.conftest import files_and_locks, files_in, made_database
+from tests.polling import until
 
 T = TypeVar("T")
 PATIENCE = 15.0  # seconds
@@ -437,24 +437,16 @@ class LifeCycle(RuleBasedStateMachine):
 @pytest.fixture
 def life_cycle(postgres: str, tmp_path: Path) -> Iterator[Callable[[], "LifeCycle"]]:
     """Creates state machines on one database."""
-    name = f"streamer_life_{uuid4().hex[:8]}"
-    database = at_database(postgres, name)
 
-    async def make() -> None:
-        async with connected(postgres) as connection:
-            await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+    async def prepare(database: str) -> None:
         pool = await connect(database, name="DATABASE_URL", size=1, wait=PATIENCE)
         await Store(pool, uuid4(), TIMES).migrate()
         await pool.execute(JOURNAL)
         await pool.close()
 
-    async def drop() -> None:
-        async with connected(postgres) as connection:
-            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-    asyncio.run(make())
-    yield lambda: LifeCycle(database, tmp_path)
-    asyncio.run(drop())
+    with made_database(postgres) as database:
+        asyncio.run(prepare(database))
+        yield lambda: LifeCycle(database, tmp_path)
 
 
 def test_whatever_happens_every_rule_holds(life_cycle: Callable[[], LifeCycle]) -> None:

@@ -31,11 +31,11 @@ from tests.held import (
     Held,
     HeldExport,
     Serve,
-    eventually,
     gated_servers,
     scratch_database,
     settled,
 )
+from tests.polling import until
 from tests.rawhttp import Answer, Connection, ask, connection, request
 from tests.unit.test_pagecache import resident
 
@@ -96,7 +96,7 @@ async def is_free_again(held: Held, target: str) -> None:
     async def answered() -> bool:
         return await status_of(held, "HEAD", target) == 200
 
-    await eventually(answered, "the slot of a download that has ended is not released")
+    await until(answered, "the slot of a download that has ended is not released")
 
 
 async def test_slot_is_kept_until_the_client_has_read_the_queued_bytes(serve: Serve) -> None:
@@ -190,14 +190,14 @@ async def test_send_buffer_budget_is_released_however_downloads_end(serve: Serve
         async def waiting() -> bool:
             return slots.free_budget < BUDGET / 2
 
-        await eventually(waiting, "nothing is queued in the sockets of the clients")
+        await until(waiting, "nothing is queued in the sockets of the clients")
         await live.cancel()
         assert (await ask(held.url, "GET", sealed.download)).body == BULK.whole
 
     async def whole() -> bool:
         return slots.free_budget == BUDGET
 
-    await eventually(whole, f"{BUDGET - slots.free_budget} bytes of the budget are lost")
+    await until(whole, f"{BUDGET - slots.free_budget} bytes of the budget are lost")
 
 
 async def test_head_holds_a_slot_until_its_response(serve: Serve) -> None:
@@ -213,7 +213,7 @@ async def test_head_holds_a_slot_until_its_response(serve: Serve) -> None:
         async def refused() -> bool:
             return await status_of(held, "HEAD", export.download) == 503
 
-        await eventually(refused, "a HEAD that waits holds no slot")
+        await until(refused, "a HEAD that waits holds no slot")
         await held.open()
         assert (await waiting.answer("HEAD")).status == 206
     await is_free_again(held, export.download)
@@ -254,7 +254,7 @@ async def accepts_bodies(held: Held) -> None:
     async def accepted() -> bool:
         return (await posted(held, b"{}")).status == 202
 
-    await eventually(accepted, "bodies are no longer accepted")
+    await until(accepted, "bodies are no longer accepted")
 
 
 async def test_request_body_beyond_the_limit_of_bodies_gets_503(held: Held) -> None:
@@ -266,7 +266,7 @@ async def test_request_body_beyond_the_limit_of_bodies_gets_503(held: Held) -> N
         async def refused() -> bool:
             return (await posted(held, b"{}")).status == 503
 
-        await eventually(refused, f"{MAX_BODIES} bodies are being read, and one more is too")
+        await until(refused, f"{MAX_BODIES} bodies are being read, and one more is too")
         is_refused(await posted(held, b"{}"), "too many request bodies")
         assert await status_of(held, "POST", POST) == 202
         assert await status_of(held, "GET", "/health") == 200
@@ -283,7 +283,7 @@ async def test_request_bodies_beyond_the_limit_of_bytes_get_503(held: Held) -> N
         async def refused() -> bool:
             return (await posted(held, b"[" * 1000)).status == 503  # one that is read begins no export: 400
 
-        await eventually(refused, f"{BODIES_LIMIT} bytes of bodies are being read, and more are too")
+        await until(refused, f"{BODIES_LIMIT} bytes of bodies are being read, and more are too")
         is_refused(await posted(held, b"[" * 1000), f"more than {BODIES_LIMIT} bytes")
         assert await status_of(held, "POST", POST) == 202
     await accepts_bodies(held)
@@ -501,7 +501,7 @@ async def test_other_requests_are_answered_while_a_download_waits_for_the_disk(
         async def loading() -> bool:
             return bool(loads.threads)
 
-        await eventually(loading, "nothing is loaded")
+        await until(loading, "nothing is loaded")
         assert await status_of(held, "GET", "/health") == 200
         assert body.received == b""
         loads.open.set()

@@ -27,7 +27,8 @@ from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_timeout import SendTimeout
 from streamer.server.tuning import Tuning
-from tests.held import BULK, SMALL, Held, HeldExport, eventually, gated_server, scratch_database
+from tests.held import BULK, SMALL, Held, HeldExport, gated_server, scratch_database
+from tests.polling import until
 from tests.rawhttp import Body, Connection, End, Fields, ask, connection, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,16 +53,21 @@ class Server:
         async def all_closed() -> bool:
             return (self.listener.connections.count, self.listener.refusals) == (0, 0)
 
-        await eventually(
+        await until(
             all_closed, f"{self.listener.connections.count} connections and {self.listener.refusals} refusals are left"
         )
         assert self.listener.connections.head_bytes == 0
+
+    async def has_heads(self, size: int) -> None:
+        """Waits until it has so many bytes of request heads."""
+        counted = self.listener.connections
+        await until(lambda: counted.head_bytes == size, f"not {size} bytes of heads are counted")
 
     async def has_open(self, number: int) -> None:
         async def there() -> bool:
             return self.listener.connections.count == number
 
-        await eventually(there, f"not {number} connections are open")
+        await until(there, f"not {number} connections are open")
 
 
 class Serve(Protocol):
@@ -216,7 +222,7 @@ async def test_refusals_beyond_their_limit_are_closed_at_once(serve: Serve) -> N
         async def one_has_gone() -> bool:
             return server.listener.refusals == 2
 
-        await eventually(one_has_gone, "the end of a refusal is not noticed")
+        await until(one_has_gone, "the end of a refusal is not noticed")
         async with connection(server.url) as refused:
             await expect_refusal(refused)
     await server.empty()
@@ -231,7 +237,7 @@ async def test_refused_connection_that_stays_open_is_closed_after_a_while(serve:
         async def closed() -> bool:
             return server.listener.refusals == 0
 
-        await eventually(closed, "the refusal stays open")
+        await until(closed, "the refusal stays open")
         await healthy(only)
 
 
@@ -372,9 +378,10 @@ async def test_request_that_is_malformed_at_its_end_is_refused_when_it_comes_in_
     with only_info_logged(caplog):
         async with connection(server.url) as wire:
             third = len(case.head) // 3
-            for piece in (case.head[:third], case.head[third : 2 * third], case.head[2 * third :]):
-                wire.writer.write(piece)
-                await asyncio.sleep(0.005)
+            for place in (0, third):
+                wire.writer.write(case.head[place : place + third])
+                await server.has_heads(place + third)
+            wire.writer.write(case.head[2 * third :])
             await is_refused_as(case, wire)
 
 
@@ -452,10 +459,10 @@ async def test_unfinished_heads_are_kept_up_to_the_limit_of_all_heads(serve: Ser
 
             if number <= ROOM:
                 kept.append(wire)
-                await eventually(taken, "the head is not counted")
+                await until(taken, "the head is not counted")
             else:
                 await expect_refusal(wire)
-                await eventually(taken, "a refused head is still counted")
+                await until(taken, "a refused head is still counted")
         kept[0].writer.write(b"\r\n\r\n")
         assert (await kept[0].answer()).status == 200
     await server.empty()
@@ -514,7 +521,7 @@ async def test_sequential_requests_in_pieces_hold_the_bytes_of_one_head(server: 
     async with connection(server.url) as wire:
         for cut in (1, 20, len(REQUEST) - 2):
             wire.writer.write(REQUEST[:cut])
-            await asyncio.sleep(0.01)
+            await server.has_heads(cut)
             wire.writer.write(REQUEST[cut:])
             assert (await wire.answer()).status == 200
             assert server.listener.connections.head_bytes == len(REQUEST)
@@ -557,16 +564,17 @@ async def test_unread_responses_fill_only_a_small_buffer(server: Server) -> None
         async def some() -> bool:
             return held() > 0
 
-        await eventually(some, "no answer waits in the socket")
+        await until(some, "no answer waits in the socket")
         assert held() <= 2 * MIN_QUOTA
     await server.empty()
 
 
 async def test_request_bodies_are_not_counted_as_heads(server: Server) -> None:
     async with connection(server.url) as wire:
-        for _ in range(5):
-            wire.writer.write(request("POST", "/exports/csv", {"Content-Length": "20000"}))
-            await asyncio.sleep(0.01)
+        for number in range(5):
+            head = request("POST", "/exports/csv", {"Content-Length": "20000", "X": number * "x"})
+            wire.writer.write(head)
+            await server.has_heads(len(head))
             for _ in range(20):
                 wire.writer.write(1000 * b" ")
                 await asyncio.sleep(0)
@@ -683,9 +691,7 @@ async def test_reset_connection_does_not_end_the_checks_of_the_others() -> None:
         gone, silent = Unread(stack), Unread(stack)
         gone.reset_by_client()
         async with watching(gone, silent, timeout=0.2):
-            for _ in range(150):
-                await asyncio.sleep(0 if silent.is_shut else 0.02)
-        assert silent.is_shut
+            await until(lambda: silent.is_shut, "the other connection is not shut down")
 
 
 async def test_checks_with_a_send_timeout_of_zero_leave_the_event_loop_idle() -> None:

@@ -16,17 +16,17 @@ import pytest_asyncio
 
 from streamer.http.download.live import DownloadTimes
 from streamer.server.tuning import Tuning
-from tests.conftest import connected
-from tests.exporting import PATIENCE, SAVED_AS
+from tests.exporting import SAVED_AS
 from tests.held import (
     BULK,
     SMALL,
     Held,
     HeldExport,
-    eventually,
     gated_server,
+    lone_gated_server,
     scratch_database,
 )
+from tests.polling import PATIENCE, until
 from tests.proxy import proxied
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
@@ -44,10 +44,7 @@ OPEN_END = 9007199254740991  # RFC 8673
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Held]:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path_factory.mktemp("live")) as started,
-    ):
+    async with lone_gated_server(postgres, tmp_path_factory.mktemp("live")) as started:
         yield started
 
 
@@ -355,7 +352,7 @@ async def test_live_false_gets_425_until_the_export_is_finished(
         assert late.status in (425, status)
         return late.status == status
 
-    await eventually(answered, "live=false stays 425")
+    await until(answered, "live=false stays 425")
 
 
 async def test_export_whose_status_is_completed_never_gets_425(postgres: str, tmp_path: Path) -> None:
@@ -370,7 +367,7 @@ async def test_export_whose_status_is_completed_never_gets_425(postgres: str, tm
         await held.open()
         async with asyncio.timeout(PATIENCE):
             await proxy.holding.wait()
-        await eventually(lambda: row_is_completed(held), "the row does not become completed")
+        await until(lambda: row_is_completed(held), "the row does not become completed")
         status = asyncio.create_task(export.status())
         await asyncio.wait({status}, timeout=MOMENT)  # it may also answer later, when the spool is sealed
         said = status.result()["status"] if status.done() else "nothing"
@@ -489,7 +486,7 @@ async def test_slow_client_is_disconnected_when_the_export_fails_or_is_cancelled
         reading = await follow(quick, export, {})
         await (held.gates.refuse() if end == "failed" else export.cancel())
         assert await reading.finish() is End.CLOSED
-        assert [await body.finish() for body in bodies] == [End.CLOSED, End.CLOSED, End.CUT, End.CLOSED]
+        assert [await body.finish() for body in bodies] == [End.CLOSED, End.CLOSED, End.RESET, End.CLOSED]
     assert digest_of(reading.received) == digest_of(BULK.through(1))
     for body, fields in zip(bodies, SLOW, strict=True):
         start = 5 if fields.get("Range") == "bytes=5-" else 0
@@ -543,10 +540,7 @@ async def test_tag_is_the_same_from_the_first_byte_to_the_sealed_file(held: Held
 
 
 async def test_queued_export_is_followed(postgres: str, tmp_path: Path) -> None:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path, max_concurrent_exports=1) as held,
-    ):
+    async with lone_gated_server(postgres, tmp_path, max_concurrent_exports=1) as held:
         running = await held.export(at=STEP)
         created = (await ask(held.url, "POST", f"/exports/csv?dataset={SMALL.name}")).json()
         queued = HeldExport(held, SMALL, created["exportId"])
@@ -565,10 +559,7 @@ async def test_queued_export_is_followed(postgres: str, tmp_path: Path) -> None:
 
 
 async def test_export_that_is_cancelled_in_the_queue_breaks_its_downloads(postgres: str, tmp_path: Path) -> None:
-    async with (
-        scratch_database(postgres) as database,
-        gated_server(database, tmp_path, max_concurrent_exports=1) as held,
-    ):
+    async with lone_gated_server(postgres, tmp_path, max_concurrent_exports=1) as held:
         await held.export(at=STEP)
         created = (await ask(held.url, "POST", f"/exports/csv?dataset={SMALL.name}")).json()
         queued = HeldExport(held, SMALL, created["exportId"])
@@ -688,9 +679,8 @@ async def test_new_export_over_http_1_0_has_a_length(held: Held) -> None:
 
 
 async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tmp_path: Path) -> None:
-    async with scratch_database(postgres) as database, gated_server(database, tmp_path) as held:
-        async with connected(database) as owner:
-            await owner.execute(f"DROP VIEW {SMALL.name}")
+    async with lone_gated_server(postgres, tmp_path) as held:
+        await held.gates.connection.execute(f"DROP VIEW {SMALL.name}")
         answer = await ask(held.url, "GET", STREAM)
         assert answer.status == 400
         assert f"there is no dataset '{SMALL.name}'" in answer.json()["detail"]
@@ -700,7 +690,7 @@ async def test_dropped_relation_gets_400_and_creates_no_export(postgres: str, tm
 async def test_new_export_whose_first_row_fails_gets_409_with_the_reason(postgres: str, tmp_path: Path) -> None:
     """The headers of the download wait for that row as long as it takes."""
     patient = Tuning(downloads=DownloadTimes(first_rows=PATIENCE))
-    async with scratch_database(postgres) as database, gated_server(database, tmp_path, tuning=patient) as held:
+    async with lone_gated_server(postgres, tmp_path, tuning=patient) as held:
         await held.shut()
         async with connection(held.url) as client:
             await client.send("GET", STREAM)

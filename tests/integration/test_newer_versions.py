@@ -24,9 +24,10 @@ from streamer.model import SPEC_VERSION, ExportSpec
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256
-from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
 from tests.integration.sources import entered_as, made_role
+from tests.polling import until
 
 SPEC = json.loads(ExportSpec(dataset="users", columns=("id",)).to_json())
 KNOWN = max(MIGRATIONS)

@@ -28,8 +28,9 @@ from streamer.server.tuning import Tuning
 from streamer.source.source import CursorChoice
 from streamer.spool.servers import PREFIX
 from tests.conftest import Configure, Gated, Serve, Server, connected, users_sha256
-from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv, gated_sha256
+from tests.polling import PATIENCE, until
 from tests.proxy import proxied
 from tests.rawhttp import connection
 

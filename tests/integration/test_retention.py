@@ -28,8 +28,9 @@ from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from streamer.spool.writer import WriteLimits
 from tests.conftest import Configure, Serve, Server, files_and_locks, files_in
-from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv, gated_sha256
+from tests.polling import until
 from tests.rawhttp import Body, connection
 
 HOUR = timedelta(hours=1)

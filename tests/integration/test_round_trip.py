@@ -16,9 +16,9 @@ from streamer.config import Names
 from streamer.source.catalog.checking import ValueCheck
 from streamer.source.source import CursorChoice
 from tests.asking import read_spec
-from tests.conftest import Serve
+from tests.conftest import Serve, made_database
 from tests.exporting import create, read_problem
-from tests.integration.sources import Plain, made_database, opened, plain_session
+from tests.integration.sources import Plain, opened, plain_session
 
 ODD = {
     "int2": ("smallint", ["-32768", "0", "32767"]),

@@ -29,7 +29,8 @@ from streamer.server import serving
 from tests import seeds
 from tests.conftest import ROWS as ALL_USERS
 from tests.exporting import SAVED_AS
-from tests.held import eventually, scratch_database
+from tests.held import scratch_database
+from tests.polling import until
 from tests.rawhttp import Answer, End, Fields, ask, connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -380,7 +381,7 @@ class Archive:
         async def sealed() -> bool:
             return (await ask(self.url, "HEAD", f"{links['download']}?live=false")).status == 200
 
-        await eventually(sealed, "the export is not completed")
+        await until(sealed, "the export is not completed")
         status = (await ask(self.url, "GET", links["self"])).json()
         whole = b"".join(seeds.csv_bytes(seeds.rows(rows)))
         assert (status["progress"]["bytes"], status["sha256"]) == (len(whole), hashlib.sha256(whole).hexdigest())
@@ -718,7 +719,7 @@ async def test_file_truncated_while_open_is_refused_when_it_is_opened_again(arch
     async def refused() -> bool:
         return (await ask(archive.url, "GET", export.download, {"Range": "bytes=0-0"})).status == 410
 
-    await eventually(refused, "the damage is never noticed")
+    await until(refused, "the damage is never noticed")
 
 
 async def test_stopping_server_breaks_downloads_that_do_not_end_in_time(archive: Archive) -> None:

@@ -29,7 +29,7 @@ from streamer.source.cursors.copy import CopyCursor
 from streamer.source.dataset import Column
 from streamer.source.session.connections import Connections
 from streamer.source.source import CursorChoice, Source
-from tests.conftest import at_database, connected
+from tests.conftest import at_database, connected, made_database
 from tests.integration.sources import (
     ACTING,
     OTHERS,
@@ -51,8 +51,6 @@ from tests.integration.sources import (
     entered_as,
     eventually,
     every_cursor,
-    made_database,
-    made_role,
     numbers,
     opened,
     pooled,
@@ -60,6 +58,7 @@ from tests.integration.sources import (
     running,
     spec,
 )
+from tests.polling import until
 from tests.ports import free_port
 
 
@@ -97,13 +96,6 @@ async def database(shared_database: str) -> str:
         await connection.execute("DROP SCHEMA IF EXISTS public, closed, kinds CASCADE")
         await connection.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
     return shared_database
-
-
-@pytest.fixture
-async def role(plain: Plain) -> AsyncIterator[str]:
-    """The name of a role that may only connect to the database."""
-    async with made_role(plain) as name:
-        yield name
 
 
 # The session
@@ -1277,10 +1269,8 @@ async def test_a_database_that_starts_late_is_used(
     """A role with a connection limit of 0 behaves like a server without free connections."""
     await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
     async with running(connect(entered_as(database, role), name=NAME, size=1, wait=WAIT)) as connecting:
-        async with asyncio.timeout(WAIT):
-            while "waiting for the database: too many connections" not in caplog.text:
-                assert not connecting.done()
-                await asyncio.sleep(0.01)
+        await until(lambda: "waiting for the database: too many connections" in caplog.text, "it waits")
+        assert not connecting.done()
         await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
         pool = await connecting
     assert await pool.fetchval("SELECT current_user::text") == role

@@ -3,7 +3,7 @@
 The exports table is on another database server than the source, so that the source can be stopped alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -15,8 +15,9 @@ from streamer.embedded import embedded_postgres
 from streamer.http.download.live import DownloadTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
-from tests.conftest import Configure, Serve, Server, at_database, connected
-from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.conftest import Configure, Serve, Server, connected, new_database
+from tests.exporting import RemoteExport, create, read_problem, sha256
+from tests.polling import until
 from tests.restarting import BASEBACKUP, OwnPostgres, back_up, own_postgres
 
 pytestmark = pytest.mark.xdist_group("own postgres")  # which is started once
@@ -31,15 +32,12 @@ def source() -> Iterator[OwnPostgres]:
 
 
 @pytest.fixture
-async def numbers(source: OwnPostgres) -> str:
+async def numbers(source: OwnPostgres) -> AsyncIterator[str]:
     """Yields the URL of a database with a table `numbers`."""
-    name = f"numbers_{uuid4().hex[:8]}"
-    async with connected(source.url) as connection:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    url = at_database(source.url, name)
-    async with connected(url) as connection:
-        await connection.execute("CREATE TABLE numbers AS SELECT n FROM generate_series(1, 1000) n")
-    return url
+    async with new_database(source.url) as url:
+        async with connected(url) as connection:
+            await connection.execute("CREATE TABLE numbers AS SELECT n FROM generate_series(1, 1000) n")
+        yield url
 
 
 @pytest.fixture

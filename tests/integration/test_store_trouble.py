@@ -18,9 +18,10 @@ from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from tests.conftest import Configure, Serve, connected, files_in, users_sha256
-from tests.exporting import PATIENCE, RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv, gated_sha256
 from tests.integration.sources import entered_as, made_role
+from tests.polling import PATIENCE, until
 from tests.proxy import proxied
 
 LEASE = timedelta(seconds=0.6)

@@ -19,8 +19,9 @@ from streamer.server import serving
 from streamer.server.tuning import Tuning
 from streamer.spool.servers import PREFIX
 from tests.conftest import Configure, Gated, Serve, files_in, users_sha256
-from tests.exporting import RemoteExport, create, read_problem, sha256, until
+from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv, gated_sha256
+from tests.polling import until
 
 ATTENTIVE = Tuning(jobs=JobTimes(renewal=timedelta(seconds=0.1)))
 """Servers renew their leases and look for orphans every 0.1 s."""

@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import aiohttp
 import pytest
 
 from tests.bench import bench_export
-from tests.conftest import at_database, connected
+from tests.conftest import new_database
 from tests.memory.cgroup import LIMIT
 from tests.memory.confined import HEADINGS, Confined, Used, confined
 from tests.programs import PSQL
@@ -89,11 +88,8 @@ def spool() -> Iterator[Path]:
 @pytest.fixture
 async def scratch(big: Big) -> AsyncIterator[str]:
     """The URL of an empty database beside that of the users."""
-    name = f"streamer_memory_{uuid4().hex[:8]}"
-    async with connected(big.url) as connection:
-        await connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
-        yield at_database(big.url, name)
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    async with new_database(big.url) as url:
+        yield url
 
 
 @dataclass(frozen=True)

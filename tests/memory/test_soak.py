@@ -7,11 +7,12 @@ import pytest
 
 from streamer.spool.servers import PREFIX
 from tests.conftest import connected
-from tests.exporting import create, until
+from tests.exporting import create
 from tests.memory.clients import compare, crowd, sha256_of
 from tests.memory.confined import MB
 from tests.memory.conftest import Report, Rig
 from tests.memory.crowd import Order
+from tests.polling import until
 
 EXPORTS = 200
 WARM = 20  # exports after which memory is looked at for the first time

@@ -1,6 +1,7 @@
 """A clock that tests move."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -9,7 +10,7 @@ class Clock:
     """The loop's time. It stands still until it is moved."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = loop.time()
+        self.now = float(math.ceil(loop.time()))  # so that seconds are added without rounding
         monkeypatch.setattr(loop, "time", lambda: self.now)
 
     async def advance(self, seconds: float) -> None:

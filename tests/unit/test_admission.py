@@ -21,7 +21,7 @@ class Pages:
     async def page(self, *_: object) -> tuple[list[Export], bool]:
         self._now += 1
         self.most = max(self.most, self._now)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         self._now -= 1
         return [], False
 

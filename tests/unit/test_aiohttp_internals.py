@@ -27,7 +27,7 @@ from streamer.http.aiohttp_internals import (
     set_read_size,
 )
 from streamer.http.net.access_log import AccessLog
-from tests.held import eventually
+from tests.polling import until
 from tests.rawhttp import Connection, End, connection, request
 
 LIMITS = RequestLimits(target=1000, field=500, fields=10, unread_body=4096)
@@ -135,6 +135,18 @@ async def empty(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+class Handler:
+    """A handler that waits until it is released, and then reads the request body and returns it."""
+
+    def __init__(self) -> None:
+        self.waiting, self.release = asyncio.Event(), asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.waiting.set()
+        await self.release.wait()
+        return web.Response(body=await request.read())
+
+
 @pytest.mark.parametrize(
     ("head", "limit"),
     [
@@ -178,18 +190,12 @@ async def test_limits_are_those_of_the_arguments_and_not_below_them() -> None:
 
 
 async def test_connection_is_idle_until_a_head_is_complete_and_after_its_response() -> None:
-    waiting, release = asyncio.Event(), asyncio.Event()
-
-    async def wait(request: web.Request) -> web.StreamResponse:
-        waiting.set()
-        await release.wait()
-        return web.Response()
-
-    async with serving(wait) as (server, client):
+    handler = Handler()
+    async with serving(handler.handle) as (server, client):
         await client.send("GET", "/")
-        await waiting.wait()
+        await handler.waiting.wait()
         assert not server.protocol.is_idle, "aiohttp's _waiter is set while a request is being answered"
-        release.set()
+        handler.release.set()
         await client.answer()
         await until(lambda: server.protocol.is_idle, "aiohttp's _waiter is not set between two requests")
         client.writer.write(GET[:10])
@@ -198,16 +204,10 @@ async def test_connection_is_idle_until_a_head_is_complete_and_after_its_respons
 
 
 async def test_requests_behind_the_one_that_is_answered_wait_in_a_queue_with_their_bodies() -> None:
-    waiting, release = asyncio.Event(), asyncio.Event()
-
-    async def wait(request: web.Request) -> web.StreamResponse:
-        waiting.set()
-        await release.wait()
-        return web.Response()
-
-    async with serving(wait) as (server, client):
+    handler = Handler()
+    async with serving(handler.handle) as (server, client):
         await client.send("GET", "/")
-        await waiting.wait()
+        await handler.waiting.wait()
         assert server.protocol.queued_requests == 0, "aiohttp's _messages has the request that is being answered"
         with pytest.raises(IndexError):
             server.protocol.newest_body  # noqa: B018
@@ -217,36 +217,30 @@ async def test_requests_behind_the_one_that_is_answered_wait_in_a_queue_with_the
         assert not body.is_eof(), "a body of which a part is missing is at its end"
         client.writer.write(b"345")
         await until(body.is_eof, "a whole body is not at its end")
-        release.set()
+        handler.release.set()
         for _ in range(3):
             assert (await client.answer()).status == 200
         assert server.protocol.queued_requests == 0
 
 
 async def test_close_lets_the_response_end_and_force_close_does_not() -> None:
-    waiting, release = asyncio.Event(), asyncio.Event()
-
-    async def wait(request: web.Request) -> web.StreamResponse:
-        waiting.set()
-        await release.wait()
-        return web.Response()
-
-    async with serving(wait) as (server, client):
+    handler = Handler()
+    async with serving(handler.handle) as (server, client):
         await client.send("GET", "/")
-        await waiting.wait()
+        await handler.waiting.wait()
         assert not server.protocol.closes_after_response
         assert not server.protocol.is_closed
         server.protocol.close()
         assert server.protocol.closes_after_response, "close() of aiohttp does not set _close"
         assert not server.protocol.is_closed
-        release.set()
+        handler.release.set()
         assert (await client.answer()).status == 200
         assert await client.ended()
         async with connection(server.site.name) as other:
-            waiting.clear()
-            release.clear()
+            handler.waiting.clear()
+            handler.release.clear()
             await other.send("GET", "/")
-            await waiting.wait()
+            await handler.waiting.wait()
             server.protocol.force_close()
             assert server.protocol.is_closed, "force_close() of aiohttp does not set _force_close"
             assert await other.rest() == b""
@@ -291,23 +285,17 @@ async def test_request_body_is_not_decompressed() -> None:
 
 
 async def test_unread_body_stays_in_the_kernel_beyond_the_limit() -> None:
-    waiting, release = asyncio.Event(), asyncio.Event()
-
-    async def wait(request: web.Request) -> web.StreamResponse:
-        waiting.set()
-        await release.wait()
-        return web.Response(body=await request.read())
-
+    handler = Handler()
     body = 200 * LIMITS.unread_body * b"x"
-    async with serving(wait) as (server, client):
+    async with serving(handler.handle) as (server, client):
         client.writer.write(request("POST", "/", {"Content-Length": str(len(body))}) + body)
-        await waiting.wait()
+        await handler.waiting.wait()
         transport = server.protocol.made
         assert transport is not None
         await until(lambda: not transport.is_reading(), "read_bufsize of aiohttp does not pause reading")
         received = sum(server.protocol.pieces)
         assert received <= 4 * LIMITS.unread_body, f"aiohttp keeps {received} bytes of an unread body"
-        release.set()
+        handler.release.set()
         same = (await client.answer()).body == body
         assert same
 
@@ -441,12 +429,3 @@ def test_no_other_module_of_the_server_uses_these_parts() -> None:
     others = set(found) - {Path(aiohttp_internals.__file__).name}
     assert not others, f"undocumented parts of aiohttp are used outside of aiohttp_internals.py, in {others}"
     assert found, "the search finds nothing"
-
-
-async def until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Waits until the condition holds. Fails with the sentence `otherwise`."""
-
-    async def holds() -> bool:
-        return condition()
-
-    await eventually(holds, otherwise)

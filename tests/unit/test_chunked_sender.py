@@ -4,24 +4,20 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 from aiohttp import web
 
 from streamer.http.download.delivery import DownloadResponse
-from streamer.http.net.body_sender import READ_AHEAD
 from streamer.http.net.chunked_sender import Chunk, ChunkedSender, Read
-from streamer.http.net.download_slots import DownloadSlots
-from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness
 from streamer.http.net.send_buffers import MAX_UNLIMITED
 from streamer.spool.follower import Extent
-from tests.exporting import PATIENCE
-from tests.rawhttp import Body, End, connection
+from tests.polling import PATIENCE
+from tests.rawhttp import Body, End
+from tests.unit.bodies import BodyServer, Source, body_server
 
 CONTENT = b"".join(b"%09d\n" % number for number in range(100_000))  # 1 MB
 TINY = 512  # bytes of a receive buffer: segments are then so short that the kernel needs more for their overhead
@@ -36,14 +32,6 @@ def test_rest_of_a_chunk_is_what_has_not_been_sent() -> None:
             part = body[left.body.offset : left.body.offset + left.body.length]
             assert left.head + part + left.tail == whole[sent + more :]
             assert left.length == len(whole) - sent - more
-
-
-@dataclass
-class Source:
-    """A file that may break."""
-
-    file: BinaryIO
-    broken: "asyncio.Future[str]"
 
 
 @dataclass
@@ -84,51 +72,32 @@ class Watched(ChunkedSender):
 
 @dataclass
 class Served:
-    url: str
+    server: BodyServer
     sent: Sent
-    source: Source
 
-    @asynccontextmanager
-    async def body(self, target: str = "/") -> AsyncIterator[Body]:
-        async with connection(self.url, receive=TINY) as client:
-            await client.send("GET", target)
-            yield (await client.begin())[1]
+    def body(self, target: str = "/") -> AbstractAsyncContextManager[Body]:
+        return self.server.body(target, receive=TINY)
 
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     """A server that sends the content once from a file and once from memory, with small send buffers."""
-    path = tmp_path / "content"
+    path, sent = tmp_path / "content", Sent()
     path.write_bytes(CONTENT)
-    sent, readiness, slots = Sent(), WriteReadiness(), DownloadSlots(10)
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as threads:
-        source = Source(file, asyncio.get_running_loop().create_future())
 
-        async def send(request: web.Request) -> web.StreamResponse:
-            response = DownloadResponse()
-            response.enable_chunked_encoding()
-            with slots.acquire(request), response.body():
-                await response.begin(request)
-                with Watched(request, source) as sender:
-                    sender.sent = sent if request.path == "/" else Sent()
-                    await sender.send(Extent(0, len(CONTENT)))
-                    await sender.write(CONTENT)
-            return response
+    async def send(request: web.Request, response: DownloadResponse, source: Source) -> None:
+        response.enable_chunked_encoding()
+        await response.begin(request)
+        with Watched(request, source) as sender:
+            sender.sent = sent if request.path == "/" else Sent()
+            await sender.send(Extent(0, len(CONTENT)))
+            await sender.write(CONTENT)
 
-        app = web.Application()
-        app[READ_AHEAD], app[WRITE_READINESS] = threads, readiness
-        app.router.add_get("/{other:.*}", send)
-        runner = web.AppRunner(app, handler_cancellation=True)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        found = Served(f"http://127.0.0.1:{runner.addresses[0][1]}", sent, source)
-        async with AsyncExitStack() as others:
-            for _ in range(MAX_UNLIMITED):
-                await others.enter_async_context(found.body("/other"))
-            yield found
-        await runner.cleanup()
-    readiness.close()
+    async with body_server(path, send) as server, AsyncExitStack() as others:
+        found = Served(server, sent)
+        for _ in range(MAX_UNLIMITED):
+            await others.enter_async_context(found.body("/other"))
+        yield found
 
 
 async def test_chunk_written_in_part_is_completed(served: Served) -> None:
@@ -142,7 +111,7 @@ async def test_chunk_written_in_part_is_completed(served: Served) -> None:
 async def test_break_waits_until_a_chunk_written_in_part_is_completed(served: Served) -> None:
     async with served.body() as body:
         await asyncio.wait_for(served.sent.waiting.wait(), PATIENCE)
-        served.source.broken.set_result("broken")
+        served.server.source.broken.set_result("broken")
         assert await body.finish() is End.CLOSED
     assert 0 < len(body.received) < len(CONTENT)
     assert CONTENT.startswith(body.received)

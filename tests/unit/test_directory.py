@@ -21,6 +21,7 @@ from streamer.spool.file import ASIDE
 from streamer.spool.identity import NAME, UNNAMED
 from streamer.spool.servers import PREFIX
 from streamer.spool.space import Shortage
+from tests.polling import until
 
 CONTENT = b"id\n1\n2\n"
 
@@ -347,10 +348,19 @@ async def test_hash_of_a_small_file_does_not_wait_for_large_ones(directory: Spoo
     assert digests == {hashlib.sha256(bytes(LARGE)).digest()}
 
 
-async def test_cancelled_hash_stops_and_its_threads_end(directory: SpoolDirectory, kept: UUID) -> None:
+async def test_cancelled_hash_stops_and_its_threads_end(
+    directory: SpoolDirectory, kept: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, preadv = threading.Event(), os.preadv
+
+    def read(*arguments: Any) -> int:
+        begun.set()
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", read)
     os.truncate(directory.file_of(kept), 1 << 40)  # a hole, which would take ten minutes
     hashing = asyncio.create_task(directory.sha256(kept))
-    await asyncio.sleep(0.05)
+    await until(begun.is_set, "the file is being hashed")
     hashing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await hashing

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from streamer.jobs.gate import SourceGate
+from tests.unit.spools import let_the_loop_run
 
 QUICK = 0.01  # seconds, the maximum pause
 WAIT = 10.0  # seconds until a test that waits has failed
@@ -94,7 +95,7 @@ async def test_next_attempt_is_made_at_once_when_a_run_frees_its_connection() ->
             entered.set()
 
     waiting = asyncio.create_task(enter())
-    await asyncio.sleep(0.05)
+    await let_the_loop_run()
     assert not entered.is_set()
     gate.released()
     async with asyncio.timeout(WAIT):

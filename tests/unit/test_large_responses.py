@@ -9,7 +9,7 @@ from aiohttp import web
 from streamer.errors import Unavailable
 from streamer.http.net.large_responses import LARGE_RESPONSES, MAX_WAITING, LargeResponses, limit_large_responses
 from streamer.http.net.readiness import MIN_QUOTA, WRITE_READINESS, WriteReadiness, queued_bytes, set_send_buffer
-from tests.held import eventually
+from tests.polling import until
 from tests.rawhttp import connection
 
 
@@ -65,11 +65,11 @@ async def test_large_body_is_queued_as_a_whole_and_small_buffers_are_back_afterw
             async def queued() -> bool:
                 return bool(sockets) and queued_bytes(sockets[0]) >= len(body) // 2
 
-            await eventually(queued, "the body is not queued")
+            await until(queued, "the body is not queued")
             assert await (await client.begin())[1].whole() == body
 
             async def small_again() -> bool:
                 return sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == MIN_QUOTA
 
-            await eventually(small_again, "the buffer stays large")
+            await until(small_again, "the buffer stays large")
         await runner.cleanup()

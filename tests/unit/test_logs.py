@@ -29,7 +29,7 @@ from streamer.http.net.access_log import AccessLog
 from streamer.logs import LOG_QUEUE, DroppingQueueHandler
 from tests.acceptance.process import killed
 from tests.conftest import connected
-from tests.exporting import until
+from tests.polling import until
 
 PATIENCE = 20.0  # seconds until something that must happen has not
 STREAMER = Path(sys.executable).with_name("streamer")

@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from streamer.errors import ExportFailure
 from streamer.spool.pagecache import SAMPLE, is_cached, load, read_if_cached
 from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume, WriteLimits
+from tests.polling import until
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
 SIZE = 4 * 1024 * 1024  # bytes
@@ -208,13 +209,6 @@ async def spool(tmp_path: Path, executor: ThreadPoolExecutor, disk: Disk) -> Asy
 async def fill(spool: Spool, size: int) -> None:
     for _ in range(size // len(PAGE)):
         await spool.append(PAGE, 1)
-
-
-async def until(met: Callable[[], bool], hope: str) -> None:
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    while not met():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {PATIENCE:g} s: {hope}"
-        await asyncio.sleep(0.001)
 
 
 async def test_written_pages_are_synced_while_the_rest_is_written(spool: Spool, disk: Disk) -> None:

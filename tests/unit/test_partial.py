@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from streamer.client.writing import SYNC_INTERVAL
 from streamer.model import State
 from streamer.protocol.ranges import Slice
 from streamer.schema import ExportProgress
+from tests.polling import until
 
 ID = UUID("b42ef8e9-f053-4b3b-ac2a-212af6ebadc3")
 ADDRESS = Address("http://127.0.0.1:8080", ID)
@@ -138,9 +138,7 @@ def test_pieces_are_hashed_up_to_the_first_gap(part: PartialFile) -> None:
     for number, hashed in ((2, 0), (0, 30), (1, 90)):
         asyncio.run(part.write_piece(number * 30, CHUNKS[number]))
         part.hash_ahead()
-        while part.length < hashed:
-            time.sleep(0.001)
-        assert part.length == hashed
+        asyncio.run(until(lambda: part.length == hashed, f"{hashed} bytes are hashed"))  # noqa: B023 - it runs at once
     assert part.sha256 == hashlib.sha256(b"".join(CHUNKS)).hexdigest()
 
 

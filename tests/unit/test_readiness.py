@@ -17,6 +17,7 @@ from streamer.http.net.readiness import (
     set_send_buffer,
     writable_bytes,
 )
+from tests.polling import until
 
 PATIENCE = 30.0  # seconds
 
@@ -65,7 +66,7 @@ async def test_wait_ends_when_the_client_has_taken_enough_and_callback_runs_firs
     fill(connection)
     seen: list[int] = []
     found = readiness.wait(connection, lambda it: seen.append(queued_bytes(it)))
-    await asyncio.sleep(0.05)
+    await rounds(20)
     assert not found.done()
     assert seen == []
     drain(client, connection)
@@ -96,7 +97,7 @@ async def test_callback_of_a_cancelled_wait_is_not_called(
     seen: list[socket.socket] = []
     readiness.wait(connection, seen.append).cancel()
     drain(client, connection)
-    await asyncio.sleep(0.05)
+    await until(lambda: not readiness._waiters, "the socket has room again")
     assert seen == []
 
 

@@ -355,15 +355,15 @@ def test_datasets_are_read_back() -> None:
     assert decode(encode(sent), DatasetDescription) == sent
 
 
-@pytest.mark.parametrize(
-    ("moment", "text"),
-    [
-        (datetime(2024, 5, 1, tzinfo=UTC), "2024-05-01T00:00:00.000Z"),
-        (datetime(2024, 5, 1, 0, 30, tzinfo=timezone(timedelta(hours=2))), "2024-04-30T22:30:00.000Z"),
-        (datetime(2024, 5, 1, 23, 59, 59, 999_999, tzinfo=UTC), "2024-05-01T23:59:59.999Z"),
-        (datetime(2024, 5, 1, 1, 2, 3, 456_789, tzinfo=timezone(-timedelta(minutes=90))), "2024-05-01T02:32:03.456Z"),
-    ],
+MOMENTS = (
+    (datetime(2024, 5, 1, tzinfo=UTC), "2024-05-01T00:00:00.000Z"),
+    (datetime(2024, 5, 1, 0, 30, tzinfo=timezone(timedelta(hours=2))), "2024-04-30T22:30:00.000Z"),
+    (datetime(2024, 5, 1, 23, 59, 59, 999_999, tzinfo=UTC), "2024-05-01T23:59:59.999Z"),
+    (datetime(2024, 5, 1, 1, 2, 3, 456_789, tzinfo=timezone(-timedelta(minutes=90))), "2024-05-01T02:32:03.456Z"),
 )
+
+
+@pytest.mark.parametrize(("moment", "text"), MOMENTS)
 def test_a_timestamp_is_in_utc_and_cut_to_milliseconds(moment: datetime, text: str) -> None:
     assert encode(Timestamp.of(moment)) == frozen_text(text)
     assert decode(frozen_text(text), Timestamp) == moment.replace(microsecond=moment.microsecond // 1000 * 1000)

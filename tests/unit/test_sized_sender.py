@@ -2,104 +2,74 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from streamer.http.download.delivery import DownloadResponse
-from streamer.http.net.body_sender import READ_AHEAD
-from streamer.http.net.download_slots import DownloadSlots
-from streamer.http.net.readiness import WRITE_READINESS, WriteReadiness
 from streamer.http.net.send_buffers import MAX_UNLIMITED
 from streamer.http.net.sized_sender import FAST, MAX_PIECE, MIN_PIECE, SLOW, CopyingSender, SendfileSender, sized_sender
 from streamer.spool.follower import Extent
-from tests.rawhttp import Body, End, connection
+from tests.rawhttp import Body, End
+from tests.unit.bodies import BodyServer, Source, body_server
 
 HEAD = b"in memory, before the file\r\n"
 CONTENT = b"".join(b"%015d\n" % number for number in range(768 * 1024))  # 12 MB
 
 
 @dataclass
-class Source:
-    """A file that may break."""
+class Served:
+    server: BodyServer
+    senders: list[type]
 
-    file: BinaryIO
-    broken: "asyncio.Future[str]"
-
-
-@dataclass
-class Server:
-    url: str
-    source: Source
-    senders: list[type] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def body(self, target: str = "/") -> AsyncIterator[Body]:
-        async with connection(self.url, receive=64 * 1024) as client:
-            await client.send("GET", target)
-            yield (await client.begin())[1]
+    def body(self) -> AbstractAsyncContextManager[Body]:
+        return self.server.body(receive=64 * 1024)
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """Sends the head from memory and the content from a file."""
-    path = tmp_path / "content"
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    """A server that sends the head from memory and the content from a file."""
+    path, senders = tmp_path / "content", list[type]()
     path.write_bytes(CONTENT)
-    readiness, slots = WriteReadiness(), DownloadSlots(10)
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as threads:
-        source = Source(file, asyncio.get_running_loop().create_future())
 
-        async def send(request: web.Request) -> web.StreamResponse:
-            response = DownloadResponse()
-            response.content_length = len(HEAD) + len(CONTENT)
-            with slots.acquire(request), response.body():
-                await response.begin(request)
-                with sized_sender(request, source) as sender:
-                    started.senders.append(type(sender))
-                    await sender.write(HEAD)
-                    await sender.send(Extent(0, len(CONTENT)))
-            return response
+    async def send(request: web.Request, response: DownloadResponse, source: Source) -> None:
+        response.content_length = len(HEAD) + len(CONTENT)
+        await response.begin(request)
+        with sized_sender(request, source) as sender:
+            senders.append(type(sender))
+            await sender.write(HEAD)
+            await sender.send(Extent(0, len(CONTENT)))
 
-        app = web.Application()
-        app[READ_AHEAD], app[WRITE_READINESS] = threads, readiness
-        app.router.add_get("/", send)
-        runner = web.AppRunner(app, handler_cancellation=True)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        started = Server(f"http://127.0.0.1:{runner.addresses[0][1]}", source)
-        yield started
-        await runner.cleanup()
-    readiness.close()
+    async with body_server(path, send) as server:
+        yield Served(server, senders)
 
 
-async def test_first_downloads_are_sent_by_sendfile_and_all_others_are_copied(server: Server) -> None:
+async def test_first_downloads_are_sent_by_sendfile_and_all_others_are_copied(served: Served) -> None:
     async with AsyncExitStack() as stack:
-        bodies = [await stack.enter_async_context(server.body()) for _ in range(MAX_UNLIMITED + 2)]
-        assert server.senders == [SendfileSender] * MAX_UNLIMITED + [CopyingSender] * 2
+        bodies = [await stack.enter_async_context(served.body()) for _ in range(MAX_UNLIMITED + 2)]
+        assert served.senders == [SendfileSender] * MAX_UNLIMITED + [CopyingSender] * 2
         for body in bodies:
             assert await body.whole() == HEAD + CONTENT
 
 
 @pytest.mark.parametrize("others", [0, MAX_UNLIMITED], ids=["sendfile", "copying"])
-async def test_break_of_the_source_resets_the_connection(server: Server, others: int) -> None:
+async def test_break_of_the_source_resets_the_connection(served: Served, others: int) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(others):
-            await stack.enter_async_context(server.body())
-        body = await stack.enter_async_context(server.body())
-        server.source.broken.set_result("broken")
-        assert await body.finish() is End.CUT
+            await stack.enter_async_context(served.body())
+        body = await stack.enter_async_context(served.body())
+        served.server.source.broken.set_result("broken")
+        assert await body.finish() is End.RESET
     assert len(body.received) < len(HEAD + CONTENT)
     assert (HEAD + CONTENT).startswith(bytes(body.received))
 
 
 async def test_sendfile_sends_small_pieces_to_a_slow_client_and_large_ones_to_a_fast_one(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
     lengths: list[int] = []
@@ -120,7 +90,7 @@ async def test_sendfile_sends_small_pieces_to_a_slow_client_and_large_ones_to_a_
 
     monkeypatch.setattr(loop, "sendfile", taking(loop.sendfile))
     monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
-    async with server.body() as body:
+    async with served.body() as body:
         assert await body.whole() == HEAD + CONTENT
     halves = [MAX_PIECE, MAX_PIECE // 2, MAX_PIECE // 4, MAX_PIECE // 8]
     assert lengths[:6] == [*halves, MAX_PIECE // 4, MAX_PIECE // 4]
