@@ -34,6 +34,7 @@ from tests.held import (
     gated_servers,
     scratch_database,
     settled,
+    until_stuck,
 )
 from tests.polling import until
 from tests.rawhttp import Answer, Connection, ask, connection, request
@@ -107,7 +108,7 @@ async def test_slot_is_kept_until_the_client_has_read_the_queued_bytes(serve: Se
         await client.send("GET", export.download, {"Range": "bytes=0-999999"})
         head, body = await client.begin()
         assert head.status == 206
-        await asyncio.sleep(0.3)  # long enough for the server to have written it
+        await until_stuck(1)  # the server has written it, and waits for the client
         assert await status_of(held, "GET", export.download) == 503
         assert await body.whole() == BULK.whole[:1_000_000]
         await is_free_again(held, export.download)
