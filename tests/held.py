@@ -1,5 +1,6 @@
 """A server with datasets whose exports stand still where a test wants them, seen by a client that sees every byte."""
 
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from streamer.config import Duration, Names, Settings
+from streamer.http.net.readiness import WriteReadiness
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from tests.conftest import connected, new_database
@@ -125,6 +127,16 @@ class HeldExport:
 
     async def cancel(self) -> None:
         assert (await ask(self.held.url, "DELETE", f"/exports/{self.id}")).status == 204
+
+
+async def until_stuck(clients: int) -> None:
+    """Waits until the sockets of so many clients are full: one of the first may hold megabytes."""
+
+    async def stuck() -> bool:
+        rooms = [found for found in gc.get_objects() if type(found) is WriteReadiness]
+        return sum(not each.turn.done() for room in rooms for each in room._waiters.values()) == clients
+
+    await until(stuck, "a client that does not read still gets more")
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.bench.bench_export import ROOT, database, peak_rss, seed, server
+from tests.ports import free_port
 
 IDENTITY_RUNS = 15
 GZIP_RUNS = 5
@@ -144,7 +145,7 @@ def ranges_per_second(url: str, length: int, script: Path) -> float:
 
 
 @contextmanager
-def nginx(spool: Path) -> Iterator[str | None]:
+def nginx(spool: Path, configured: str = NGINX) -> Iterator[str | None]:
     """Its URL; None where it is not installed."""
     if shutil.which("nginx") is None:
         yield None
@@ -154,7 +155,7 @@ def nginx(spool: Path) -> Iterator[str | None]:
         port = free_port()
         user = "user root;" if os.geteuid() == 0 else ""
         configuration = folder / "nginx.conf"
-        configuration.write_text(NGINX.format(user=user, folder=folder, port=port, spool=spool))
+        configuration.write_text(configured.format(user=user, folder=folder, port=port, spool=spool))
         process = subprocess.Popen(["nginx", "-p", folder, "-e", folder / "error.log", "-c", configuration])
         try:
             wait_for(port)
@@ -162,12 +163,6 @@ def nginx(spool: Path) -> Iterator[str | None]:
         finally:
             process.terminate()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_for(port: int) -> None:

@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 import aiohttp
 
@@ -128,7 +127,7 @@ async def main(runs: int, live: Sequence[int] | None, rows: int) -> None:
             if live is None:
                 export = await create(session, server.url, id__lte=str(ROWS))
                 await export.until("completed")
-                with patch.object(bench_download, "NGINX", NGINX), bench_download.nginx(spool) as peer:
+                with bench_download.nginx(spool, NGINX) as peer:
                     await asyncio.to_thread(compare_throughput, server, export, peer, runs)
             await compare_costs(server, session, runs, live or FOLLOWERS, rows)
             print(f"\nload after: {os.getloadavg()[0]:.2f}; {server.used().rss / 1e6:.1f} MB at the most")

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests import polling
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ROWS = int(os.environ.get("SEED_ROWS", "1000000"))  # of the seeded users
@@ -38,12 +38,6 @@ def engine_answers() -> bool:
 def until(condition: Callable[[], bool], hope: str, *, within: float = LONG) -> None:
     """The bounded poll, for tests without an event loop."""
     asyncio.run(polling.until(condition, hope, within=within))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def sha256_of(path: Path) -> str:

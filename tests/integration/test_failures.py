@@ -11,6 +11,8 @@ from streamer.config import Names
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
 from streamer.server.tuning import Tuning
+from streamer.source.cursors.block_ranges import BlockRange, ReorderBuffer
+from streamer.source.cursors.blocks import BlockReading
 from streamer.source.source import CursorChoice
 from tests.conftest import Serve
 from tests.exporting import create
@@ -139,13 +141,13 @@ async def test_a_statement_that_fails_is_one_line_of_the_log(
 
 
 async def test_an_internal_error_refers_to_the_log(
-    serve: Serve, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def break_down(*arguments: object) -> None:
-        raise RuntimeError("the reason")
+    class BreakingDown(ReorderBuffer):
+        def begin(self, block_range: BlockRange) -> None:
+            raise RuntimeError("the reason")
 
-    monkeypatch.setattr("streamer.source.source.prologue", break_down)
-    server = await serve()
+    server = await serve(tuning=Tuning(reading=BlockReading(buffer=BreakingDown)), export_method=CursorChoice.BLOCKS)
     export = await create(session, server.url)
     assert (await export.until("failed"))["error"] == "an internal error, which the server's log describes"
     assert "RuntimeError: the reason" in caplog.text

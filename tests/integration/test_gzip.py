@@ -1,7 +1,6 @@
 """gzip on the fly: the bytes after decoding, the headers, the delay of a row, and the limit on streams."""
 
 import asyncio
-import gc
 import hashlib
 import os
 import shutil
@@ -13,10 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from streamer.http.net.readiness import WriteReadiness
 from tests.exporting import SAVED_AS
 from tests.gates import Steps
-from tests.held import BULK, SMALL, Held, HeldExport, lone_gated_server
+from tests.held import BULK, SMALL, Held, HeldExport, lone_gated_server, until_stuck
 from tests.polling import until
 from tests.rawhttp import Body, Connection, End, Fields, Head, ask, connection
 
@@ -370,16 +368,6 @@ async def test_stopping_server_leaves_its_gzip_stream_unfinished(narrow: Held) -
         assert await decoder.finish() is End.CLOSED
     assert not decoder.whole
     assert decoder.decoded == SMALL.through(STEP)
-
-
-async def until_stuck(clients: int) -> None:
-    """Waits until the sockets of so many clients are full: one of the first may hold megabytes."""
-
-    async def stuck() -> bool:
-        rooms = [found for found in gc.get_objects() if type(found) is WriteReadiness]
-        return sum(not each.turn.done() for room in rooms for each in room._waiters.values()) == clients
-
-    await until(stuck, "a client that does not read still gets more")
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])

@@ -24,7 +24,6 @@ from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.send_buffers import BUDGET
 from streamer.server.tuning import Tuning
 from streamer.source.catalog.filters import MAX_VALUES
-from streamer.spool import pagecache
 from tests.held import (
     BULK,
     SMALL,
@@ -34,6 +33,7 @@ from tests.held import (
     gated_servers,
     scratch_database,
     settled,
+    until_stuck,
 )
 from tests.polling import until
 from tests.rawhttp import Answer, Connection, ask, connection, request
@@ -107,7 +107,7 @@ async def test_slot_is_kept_until_the_client_has_read_the_queued_bytes(serve: Se
         await client.send("GET", export.download, {"Range": "bytes=0-999999"})
         head, body = await client.begin()
         assert head.status == 206
-        await asyncio.sleep(0.3)  # long enough for the server to have written it
+        await until_stuck(1)  # the server has written it, and waits for the client
         assert await status_of(held, "GET", export.download) == 503
         assert await body.whole() == BULK.whole[:1_000_000]
         await is_free_again(held, export.download)
@@ -438,23 +438,25 @@ async def test_queued_exports_do_not_hold_their_requests_in_memory(serve: Serve)
 
 
 class Loads:
-    """A `load` that records its threads, and waits until the test opens it."""
+    """`os.posix_fadvise`, which records the threads that load a file, and lets them wait until the test opens it."""
 
     def __init__(self) -> None:
+        self._advise = os.posix_fadvise
         self.threads: list[str] = []
         self.open = threading.Event()
         self.open.set()
 
-    def load(self, fd: int, offset: int, length: int) -> None:
-        self.threads.append(threading.current_thread().name)
-        assert self.open.wait(20), "the test has not opened the disk"
-        pagecache.load(fd, offset, length)
+    def advise(self, fd: int, offset: int, length: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_WILLNEED:
+            self.threads.append(threading.current_thread().name)
+            assert self.open.wait(20), "the test has not opened the disk"
+        self._advise(fd, offset, length, advice)
 
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     loads = Loads()
-    monkeypatch.setattr("streamer.http.net.body_sender.load", loads.load)
+    monkeypatch.setattr(os, "posix_fadvise", loads.advise)
     yield loads
     loads.open.set()
 

@@ -101,9 +101,13 @@ class Connection(RequestProtocol):
     __slots__ = ("_body", "_follows", "_half_closed", "_heads", "_shared", "_watched")
 
     def __init__(self, shared: OpenConnections, server: web.Server) -> None:
-        limits = RequestLimits(target=MAX_TARGET, field=MAX_FIELD, fields=MAX_FIELDS, unread_body=READ_BUFFER)
-        times = shared.limits
-        super().__init__(server, limits, idle_timeout=times.idle_timeout, linger=times.linger, access_log=AccessLog)
+        super().__init__(
+            server,
+            RequestLimits(target=MAX_TARGET, field=MAX_FIELD, fields=MAX_FIELDS, unread_body=READ_BUFFER),
+            idle_timeout=shared.limits.idle_timeout,
+            linger=shared.limits.linger,
+            access_log=AccessLog,
+        )
         self._shared = shared
         self._heads = RequestHeads(shared)
         self._body: StreamReader | None = None  # the request body that is being received
