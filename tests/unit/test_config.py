@@ -25,7 +25,7 @@ DEFAULTS = {
     "max_queued_exports": 100,
     "max_downloads": 1000,
     "download_stall_timeout": 60.0,
-    "compressions": 8,
+    "compressions": 6,
     "max_row_size": 2 * 1024 * 1024,
     "abandoned_export_timeout": 60.0,
     "log_format": LogFormat.TEXT,
