@@ -69,6 +69,55 @@ async def test_wrong_setting_is_one_line_that_names_it(tmp_path: Path, name: str
     assert (await complaint_of_serve(tmp_path, **environment)).startswith(f"streamer: {name} must ")
 
 
+UNUSED = {"DATABASE_URL": "postgresql://u:secret@127.0.0.1:1/test", "DATABASE_STARTUP_TIMEOUT": "0"}
+MISTAKES = [
+    ({"API_PORT": "99999"}, "API_PORT must be 0 to 65535, not '99999'"),
+    ({"SPOOL_MAX_BYTES": "10 gigs"}, "SPOOL_MAX_BYTES must be a size such as 64kB, 4MB or 20GB, not '10 gigs'"),
+    ({"EXPORT_METHOD": "fast"}, "EXPORT_METHOD must be auto, blocks, copy or fetch, not 'fast'"),
+    ({"EXPORT_CURSOR": "fast"}, "EXPORT_CURSOR must be auto, blocks, copy or fetch, not 'fast'"),
+    (
+        {"MAX_FOLLOWERS": "1", "MAX_DOWNLOADS": "2"},
+        "MAX_FOLLOWERS is the former name of MAX_DOWNLOADS, and both are set, to different values; remove ",
+    ),
+    ({"EXPORT_STORAGE_PATH": "/proc/x"}, "EXPORT_STORAGE_PATH: cannot write to /proc/x: "),
+    ({}, "DATABASE_URL: 127.0.0.1:1 refused the connection; is PostgreSQL running there?"),
+    (
+        {"DATABASE_URL": "postgresql://u:secret@no-host.invalid/test"},
+        "DATABASE_URL: no address is known for no-host.invalid:5432; check the name of the host: ",
+    ),
+    ({"DATABASE_URL": "db.example.org"}, "DATABASE_URL must be a URL such as postgresql://user:password@host:5432/"),
+    (
+        {"DATABASE_URL": "", "DB_HOST": "127.0.0.1", "DB_PORT": "1"},
+        "DB_HOST: 127.0.0.1:1 refused the connection; is PostgreSQL running there?",
+    ),
+    (
+        {"DATABASE_URL": "", "DB_HOST": "db", "DB_PASSWORD": "secret", "DB_PASSWORD_FILE": "file"},
+        "DB_PASSWORD and DB_PASSWORD_FILE are both set; remove one of them",
+    ),
+    (
+        {"DATABASE_URL": "", "DB_HOST": "db", "DB_PASSWORD_FILE": "/proc/none"},
+        "DB_PASSWORD_FILE: /proc/none cannot be read: No such file or directory",
+    ),
+]
+
+
+@pytest.mark.parametrize(("environment", "sentence"), MISTAKES)
+async def test_a_mistake_is_one_line_that_says_what_to_do(
+    tmp_path: Path, environment: dict[str, str], sentence: str
+) -> None:
+    complaint = await complaint_of_serve(tmp_path, **UNUSED | environment)
+    assert complaint.startswith(f"streamer: {sentence}")
+    assert "secret" not in complaint
+
+
+async def test_a_host_of_another_machine_is_one_line_that_names_it(
+    tmp_path: Path, source_url: str, database: str
+) -> None:
+    settings = {"DATABASE_URL": database, "SOURCE_DATABASE_URL": source_url, "API_HOST": "192.0.2.1"}
+    complaint = await complaint_of_serve(tmp_path, **settings)
+    assert complaint == "streamer: 192.0.2.1 is no address of this machine; choose another with --host or API_HOST"
+
+
 async def test_missing_database_url_is_one_line_that_names_it(tmp_path: Path) -> None:
     complaint = await complaint_of_serve(tmp_path)
     assert complaint.startswith("streamer: DATABASE_URL: ")
