@@ -17,9 +17,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from tests.acceptance.clients import size_of
 from tests.acceptance.process import Process, killed, streamer
+from tests.conftest import connected, new_database, unlimited_session
 from tests.docs.blocks import in_language, read_blocks
 from tests.docs.generated import path_of
 from tests.exporting import RemoteExport, create, sha256
@@ -53,9 +55,10 @@ RANGES = ["bytes=0-0", "bytes=1000-5000000", "bytes=4000000-", "bytes=-1000", "b
 ENDS = {"stopped": signal.SIGTERM, "killed": signal.SIGKILL}
 SLOWLY = ("--limit-rate", "2M")
 
-pytestmark = pytest.mark.skipif(
+needs_nginx = pytest.mark.skipif(
     shutil.which("nginx") is None or shutil.which("curl") is None, reason="nginx or curl is not installed"
 )
+pytestmark = [needs_nginx, pytest.mark.asyncio(loop_scope="module")]
 
 
 def curl_can() -> str:
@@ -70,6 +73,7 @@ needs_http2 = pytest.mark.skipif("HTTP2" not in curl_can(), reason="this curl sp
 class Proxied:
     """A server, the nginx before it, and the test's hand on the gate."""
 
+    folder: Path
     process: Process
     gates: Gates
     session: aiohttp.ClientSession
@@ -109,16 +113,40 @@ class Answer:
     sha256: str
 
 
-@pytest.fixture
-async def proxied(
-    tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession
-) -> AsyncIterator[Proxied]:
-    await gates.view("gated")
-    settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_TIMEOUT": "0"}
-    async with streamer("serve", folder=tmp_path, environment=settings) as process:
-        direct = await process.url()
-        async with nginx(tmp_path / "nginx", direct.removeprefix("http://")) as ports:
-            yield Proxied(process, gates, session, direct, *(f"http://127.0.0.1:{port}" for port in ports))
+@asynccontextmanager
+async def proxied_server(postgres: str, folder: Path) -> AsyncIterator[Proxied]:
+    async with (
+        new_database(postgres) as database,
+        connected(database) as connection,
+        unlimited_session() as session,
+    ):
+        gates = Gates(connection, database)
+        await gates.view("gated")
+        settings = {"DATABASE_URL": database, "API_PORT": "0", "DATASETS": "gated", "SHUTDOWN_TIMEOUT": "0"}
+        async with streamer("serve", folder=folder, environment=settings) as process:
+            direct = await process.url()
+            async with nginx(folder / "nginx", direct.removeprefix("http://")) as ports:
+                yield Proxied(folder, process, gates, session, direct, *(f"http://127.0.0.1:{port}" for port in ports))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proxied]:
+    async with proxied_server(postgres, tmp_path_factory.mktemp("proxied")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def proxied(shared: Proxied) -> AsyncIterator[Proxied]:
+    """A server behind nginx, which lives on. Its gate is open before and after the test."""
+    yield shared
+    await shared.gates.connection.execute("SELECT pg_advisory_unlock_all()")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mortal(postgres: str, tmp_path: Path) -> AsyncIterator[Proxied]:
+    """A server behind nginx, for a test that ends it."""
+    async with proxied_server(postgres, tmp_path) as server:
+        yield server
 
 
 @asynccontextmanager
@@ -270,26 +298,44 @@ async def holds(target: Path, size: int) -> bool:
     return size_of(target) > size - CURLS_BUFFER
 
 
-@pytest.mark.parametrize("how", [(), ("--compressed",), ("-r", "1000-")], ids=str)
-@pytest.mark.parametrize("version", ["HTTP/1.1", pytest.param("HTTP/2", marks=needs_http2)])
-@pytest.mark.parametrize("end", ["cancelled", *ENDS])
-async def test_a_broken_export_is_broken_for_the_client_of_nginx(
-    tmp_path: Path, proxied: Proxied, how: tuple[str, ...], version: str, end: str
+every_way = pytest.mark.parametrize("how", [(), ("--compressed",), ("-r", "1000-")], ids=str)
+every_version = pytest.mark.parametrize("version", ["HTTP/1.1", pytest.param("HTTP/2", marks=needs_http2)])
+
+
+@every_way
+@every_version
+async def test_a_cancelled_export_is_broken_for_the_client_of_nginx(
+    tmp_path: Path, proxied: Proxied, how: tuple[str, ...], version: str
 ) -> None:
+    async with held_by_curl(proxied, tmp_path / "users.csv", how, version) as export:
+        assert await export.delete() == 204
+
+
+@every_way
+@every_version
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_the_end_of_the_server_is_a_broken_export_for_the_client_of_nginx(
+    tmp_path: Path, mortal: Proxied, how: tuple[str, ...], version: str, end: signal.Signals
+) -> None:
+    async with held_by_curl(mortal, tmp_path / "users.csv", how, version):
+        mortal.process.signal(end)
+
+
+@asynccontextmanager
+async def held_by_curl(
+    proxied: Proxied, target: Path, how: tuple[str, ...], version: str
+) -> AsyncIterator[RemoteExport]:
+    """An export that curl has all of that is there. The context breaks it, and curl must say so."""
     export, there = await proxied.held()
     option, url = {"HTTP/1.1": ("--http1.1", proxied.url), "HTTP/2": ("--http2-prior-knowledge", proxied.http2)}[
         version
     ]
-    target = tmp_path / "users.csv"
     first = 1000 if "-r" in how else 0
     async with curl(target, *how, option, url + export.path) as process:
         await until(lambda: holds(target, there - first), "curl has all that is there")
-        if end == "cancelled":
-            assert await export.delete() == 204
-        else:
-            proxied.process.signal(ENDS[end])
+        yield export
         assert await asyncio.wait_for(process.wait(), PATIENCE) in BROKEN
-    assert gated_csv()[first:].startswith(target.read_bytes())
+    assert gated_csv()[first:].startswith(await asyncio.to_thread(target.read_bytes))
 
 
 @pytest.mark.skipif(shutil.which("wget") is None, reason="wget is not installed")
@@ -315,4 +361,4 @@ async def test_nothing_is_kept_in_files_for_a_slow_client(tmp_path: Path, proxie
     async with curl(target, *SLOWLY, export.download) as process:
         assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     assert sha256(target.read_bytes()) == status["sha256"]
-    assert "temporary file" not in (tmp_path / "nginx" / "error.log").read_text()
+    assert "temporary file" not in (proxied.folder / "nginx" / "error.log").read_text()

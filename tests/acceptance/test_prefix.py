@@ -11,11 +11,13 @@ import aiohttp
 import pytest
 
 from tests.acceptance.process import streamer
-from tests.acceptance.test_nginx import BLOCK, nginx, pytestmark  # noqa: F401 - where there is no nginx, none of this
+from tests.acceptance.test_nginx import BLOCK, needs_nginx, nginx
 from tests.exporting import RemoteExport, create, sha256
 from tests.gates import Gates, gated_csv
 from tests.polling import PATIENCE
 from tests.ports import free_ports
+
+pytestmark = needs_nginx
 
 PREFIX = "/exports-api"
 STRIPPED = BLOCK.replace("location / {", f"location {PREFIX}/ {{").replace(
