@@ -7,11 +7,13 @@ chunk by chunk: a chunk is whole records, as many as the cursor has reported.
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import asyncpg
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from tests import seeds
 from tests.conftest import ROWS, connected, made_database
 from tests.integration.sources import (
     ACTING,
+    CURSORS,
     PLAIN_SESSION,
     Opened,
     Plain,
@@ -294,14 +297,33 @@ async def _has(connection: Plain, needs: int | str) -> bool:
     return True
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def opened_by_cursor(types: TypesDatabase) -> AsyncIterator[Mapping[CursorChoice, Opened]]:
+    """One source for all tests of a single type: there are hundreds."""
+    async with AsyncExitStack() as stack:
+        yield {choice: await stack.enter_async_context(opened(types.url, choice, "every")) for choice in CURSORS}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plain_types(types: TypesDatabase) -> AsyncIterator[Plain]:
+    async with plain_session(types.url) as plain:
+        yield plain
+
+
+@pytest.mark.asyncio(loop_scope="module")
 @every_cursor
 @pytest.mark.parametrize("name", TYPES)
-async def test_a_type_alone_is_written_as_copy_writes_it(types: TypesDatabase, name: str, choice: CursorChoice) -> None:
+async def test_a_type_alone_is_written_as_copy_writes_it(
+    types: TypesDatabase,
+    opened_by_cursor: Mapping[CursorChoice, Opened],
+    plain_types: Plain,
+    name: str,
+    choice: CursorChoice,
+) -> None:
     if name not in types.columns:
         pytest.skip(f"this server has no such type: {TYPES[name].needs}")
-    async with opened(types.url, choice, "every") as source, plain_session(types.url) as plain:
-        expected = await copied(plain, f'SELECT "{name}" FROM every')
-        assert_conforms(await source.export(spec("every", [name])), expected)
+    expected = await copied(plain_types, f'SELECT "{name}" FROM every')
+    assert_conforms(await opened_by_cursor[choice].export(spec("every", [name])), expected)
 
 
 @every_cursor
