@@ -16,6 +16,7 @@ from pathlib import Path
 
 import asyncpg
 import click
+from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,7 +24,7 @@ from streamer.config import Hosts, Settings
 from streamer.embedded import embedded_postgres
 from streamer.errors import StartError, cannot_write
 from streamer.postgres.failures import one_line
-from streamer.server import serve
+from streamer.server import check_addresses, serve
 
 HERE = Path(__file__).parent
 SEEDS = next(
@@ -55,15 +56,10 @@ Ctrl-C stops the server and the database.
 def run_demo(*, rows: int, hosts: Hosts, port: int, directory: Path) -> None:
     """Inserts the missing rows, serves until it is stopped, and stops the database. Raises StartError."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while PostgreSQL starts
+    settings = Settings(api_host=hosts, api_port=port, export_storage_path=directory / "spool")
+    check_addresses(settings)
     with _locked(directory), embedded_postgres(directory / "postgres") as url:
-        settings = Settings(
-            database_url=url,
-            source_database_url=url,
-            api_host=hosts,
-            api_port=port,
-            export_storage_path=directory / "spool",
-        )
-        asyncio.run(_seed_and_serve(settings, rows))
+        asyncio.run(_seed_and_serve(structs.replace(settings, database_url=url, source_database_url=url), rows))
 
 
 @contextmanager

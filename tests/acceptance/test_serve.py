@@ -623,14 +623,20 @@ async def test_demo_on_an_unknown_list_of_hosts_is_one_line(tmp_path: Path) -> N
     assert not (tmp_path / ".streamer").exists()
 
 
-async def test_demo_listens_where_the_environment_says_and_names_the_option_of_a_port_in_use() -> None:
-    with folder_for_postgres() as folder, socket.create_server(("127.0.0.1", 0)) as taken:
+async def test_demo_names_the_option_of_a_port_in_use_before_it_makes_anything(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        async with streamer("demo", "--rows", "1", folder=folder, environment={"API_PORT": port}) as process:
-            assert await process.exit_code(within=MADE) == 1
-        said = f"streamer: port {port} on 127.0.0.1 is in use; choose another with --port or API_PORT"
-        assert process.stderr[-1] == said
-        assert postgres_processes(folder / ".streamer" / "postgres") == []
+        async with streamer("demo", folder=tmp_path, environment={"API_PORT": port}) as process:
+            assert await process.exit_code() == 1
+    assert process.stderr == [f"streamer: port {port} on 127.0.0.1 is in use; choose another with --port or API_PORT"]
+    assert files_in(tmp_path) == set()
+
+
+async def test_demo_on_an_unknown_host_is_one_line(tmp_path: Path) -> None:
+    complaint = await complaint_of_demo(tmp_path, "--host", "no-host.invalid")
+    assert complaint.startswith(
+        "streamer: no address is known for the host no-host.invalid; choose another with --host"
+    )
 
 
 @pytest.mark.parametrize("option", ["--port", "--host"])
