@@ -17,19 +17,22 @@ from pathlib import Path
 import asyncpg
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from streamer.config import Hosts, Settings
 from streamer.embedded import embedded_postgres
 from streamer.errors import StartError, cannot_write
 from streamer.postgres.failures import one_line
 from streamer.server import serve
+from streamer.server.http import check_port
 
 HERE = Path(__file__).parent
 SEEDS = next(
     folder for folder in (HERE / "seeds", HERE.parent / "seeds") if folder.is_dir()
 )  # in a wheel, in a checkout
 BATCH_SIZE = 20_000  # rows
+BAR_WIDTH = 30  # columns: the line fits into 80
 IS_INDEXED = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'p')"
 
 WELCOME = """
@@ -75,7 +78,9 @@ def _locked(directory: Path) -> Iterator[None]:
             lock = stack.enter_context((directory / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StartError(f"another demo is running in {directory}; choose one with --directory") from error
+            raise StartError(
+                f"another demo is running in {directory}; choose another folder with --directory"
+            ) from error
         except OSError as error:
             raise StartError(cannot_write(directory, error, "choose another folder with --directory")) from error
         yield
@@ -83,6 +88,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 async def _seed_and_serve(settings: Settings, rows: int) -> None:
     with _terminated_between_steps():
+        await check_port(settings)  # before the table is filled, which takes much longer
         try:
             present = await _seed(settings.database_url, rows)
         except (OSError, asyncpg.PostgresError) as error:
@@ -147,7 +153,7 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", present: int, 
     try:
         with progress:
             await _insert(connection, present + 1, rows, progress)
-            progress.add_task("Indexing them", total=None)
+            progress.add_task("Creating indexes", total=None)
             await connection.execute(_seeds("03_order.sql"))
     except asyncio.CancelledError:
         click.echo(f"stopped at {progress.tasks[0].completed:,} of {rows:,} rows; the next start continues", err=True)
@@ -167,8 +173,15 @@ async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, 
 
 
 def _progress() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(BAR_WIDTH), _Rows(), TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True))
+
+
+class _Rows(ProgressColumn):
+    """The rows that are there, and of how many; nothing where rows are not counted."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:,.0f} of {task.total:,.0f}")
 
 
 def _seeds(name: str) -> str:

@@ -93,6 +93,12 @@ async def listening(app: web.Application, settings: Settings, tuning: Tuning) ->
         await runner.cleanup()
 
 
+async def check_port(settings: Settings) -> None:
+    """Raises StartError if the server could not listen; the port is free again at the end."""
+    async with listening(web.Application(), settings, Tuning()):
+        pass
+
+
 async def accept(listener: Listener, settings: Settings) -> None:
     """Raises StartError."""
     with _start_errors(settings.api_port):
