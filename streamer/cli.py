@@ -48,9 +48,11 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
 
     \b
     Exit status:
-      0  stopped
-      1  cannot start: one sentence says why
-      2  wrong usage
+      0    stopped
+      1    cannot start: one sentence says why
+      2    wrong usage
+      130  stopped at once by a second Ctrl-C
+      143  stopped at once by a second SIGTERM
     """
     given = {"API_PORT": None if port is None else str(port), "API_HOST": host}
     options = {name: text for name, text in given.items() if text is not None}
@@ -118,7 +120,8 @@ def demo(rows: int, port: int, host: str, directory: Path) -> None:
       0    stopped
       1    cannot start: one sentence says why
       2    wrong usage
-      130  interrupted before it served
+      130  Ctrl-C before it served, or a second one
+      143  SIGTERM before it served, or a second one
     """
     with _server_process():
         with _packages_of("demo"):

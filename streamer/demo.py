@@ -79,7 +79,7 @@ def _locked(directory: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StartError(
-                f"another demo is running in {directory}; choose another folder with --directory"
+                f"another demo is running in {directory}; stop it, or choose another folder with --directory"
             ) from error
         except OSError as error:
             raise StartError(cannot_write(directory, error, "choose another folder with --directory")) from error

@@ -222,7 +222,7 @@ class Runner:
                         active.spool.kept = False
         except Exception:
             log.exception(
-                "export %s: its failure could not be recorded; that is done when its lease has run out", active.id
+                "export %s: its failure could not be recorded; that is done when its lease runs out", active.id
             )
         active.spool.fail(str(failure))
 
