@@ -14,6 +14,7 @@ import click
 from streamer.commands import managing, pulling
 from streamer.commands.documentation import docs
 from streamer.commands.interrupts import INTERRUPTED
+from streamer.commands.options import Count
 from streamer.errors import StartError, shown
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="The port to listen on, instead of API_PORT; 0 is a free one."
+    "--port", type=Count(0, 65535), metavar="PORT", help="The port to listen on, instead of API_PORT; 0 is a free one."
 )
-@click.option("--host", help="The addresses to listen on, separated by commas, instead of API_HOST.")
+@click.option("--host", metavar="HOSTS", help="The addresses to listen on, separated by commas, instead of API_HOST.")
 @click.option("--budget", is_flag=True, help="Print how much memory these settings can use, and do nothing else.")
 def serve(port: int | None, host: str | None, budget: bool) -> None:
     """Run the server until SIGTERM or Ctrl-C.
@@ -47,9 +48,11 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
 
     \b
     Exit status:
-      0  stopped
-      1  cannot start: one sentence says why
-      2  wrong usage
+      0    stopped
+      1    cannot start: one sentence says why
+      2    wrong usage
+      130  stopped at once by a second Ctrl-C
+      143  stopped at once by a second SIGTERM
     """
     given = {"API_PORT": None if port is None else str(port), "API_HOST": host}
     options = {name: text for name, text in given.items() if text is not None}
@@ -74,11 +77,12 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
 
 @main.command()
 @click.option(
-    "--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="How many users the table has."
+    "--rows", type=Count(1), metavar="N", default=1_000_000, show_default=True, help="How many users the table has."
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Count(0, 65535),
+    metavar="PORT",
     default=8080,
     envvar="API_PORT",
     show_envvar=True,
@@ -87,6 +91,7 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
 )
 @click.option(
     "--host",
+    metavar="HOSTS",
     default="127.0.0.1",
     envvar="API_HOST",
     show_envvar=True,
@@ -115,7 +120,8 @@ def demo(rows: int, port: int, host: str, directory: Path) -> None:
       0    stopped
       1    cannot start: one sentence says why
       2    wrong usage
-      130  interrupted before it served
+      130  Ctrl-C before it served, or a second one
+      143  SIGTERM before it served, or a second one
     """
     with _server_process():
         with _packages_of("demo"):

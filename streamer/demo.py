@@ -18,19 +18,21 @@ import asyncpg
 import click
 from msgspec import structs
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from streamer.config import Hosts, Settings
 from streamer.embedded import embedded_postgres
 from streamer.errors import StartError, cannot_write
 from streamer.postgres.failures import one_line
-from streamer.server import check_addresses, serve
+from streamer.server import check_port, serve
 
 HERE = Path(__file__).parent
 SEEDS = next(
     folder for folder in (HERE / "seeds", HERE.parent / "seeds") if folder.is_dir()
 )  # in a wheel, in a checkout
 BATCH_SIZE = 20_000  # rows
+BAR_WIDTH = 30  # columns: the line fits into 80
 IS_INDEXED = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'p')"
 
 WELCOME = """
@@ -57,7 +59,7 @@ def run_demo(*, rows: int, hosts: Hosts, port: int, directory: Path) -> None:
     """Inserts the missing rows, serves until it is stopped, and stops the database. Raises StartError."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while PostgreSQL starts
     settings = Settings(api_host=hosts, api_port=port, export_storage_path=directory / "spool")
-    check_addresses(settings)
+    asyncio.run(check_port(settings))  # before the table is filled, which takes much longer
     with _locked(directory), embedded_postgres(directory / "postgres") as url:
         asyncio.run(_seed_and_serve(structs.replace(settings, database_url=url, source_database_url=url), rows))
 
@@ -71,7 +73,9 @@ def _locked(directory: Path) -> Iterator[None]:
             lock = stack.enter_context((directory / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StartError(f"another demo is running in {directory}; choose one with --directory") from error
+            raise StartError(
+                f"another demo is running in {directory}; stop it, or choose another folder with --directory"
+            ) from error
         except OSError as error:
             raise StartError(cannot_write(directory, error, "choose another folder with --directory")) from error
         yield
@@ -143,7 +147,7 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", present: int, 
     try:
         with progress:
             await _insert(connection, present + 1, rows, progress)
-            progress.add_task("Indexing them", total=None)
+            progress.add_task("Creating indexes", total=None)
             await connection.execute(_seeds("03_order.sql"))
     except asyncio.CancelledError:
         click.echo(f"stopped at {progress.tasks[0].completed:,} of {rows:,} rows; the next start continues", err=True)
@@ -163,8 +167,15 @@ async def _insert(connection: "asyncpg.Connection[asyncpg.Record]", first: int, 
 
 
 def _progress() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(BAR_WIDTH), _Rows(), TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True))
+
+
+class _Rows(ProgressColumn):
+    """The rows that are there, and of how many; nothing where rows are not counted."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:,.0f} of {task.total:,.0f}")
 
 
 def _seeds(name: str) -> str:

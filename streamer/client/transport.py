@@ -189,7 +189,7 @@ def _tls_failure(error: aiohttp.ClientSSLError, url: str) -> str:
         trust = "SSL_CERT_FILE names a file with the authorities to trust"
         return f"the certificate of {_host(url)} is not valid: {failure.verify_message}; {trust}"
     if isinstance(failure, ssl.SSLError) and failure.reason in NO_TLS:
-        return f"{_host(url)} speaks no TLS there; try http://{_host(url)}"
+        return f"{_host(url)} does not speak TLS; try http://{_host(url)}"
     return f"no TLS connection to {_host(url)} is possible: {failure}"
 
 

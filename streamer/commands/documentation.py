@@ -1,9 +1,11 @@
 """`streamer docs`: the documentation on the terminal, without a server and without the client."""
 
 import sys
+from typing import NoReturn
 
 import click
 
+from streamer.commands.options import exit_statuses
 from streamer.commands.output import discard_buffered, is_terminal
 from streamer.commands.running import BROKEN_PIPE
 from streamer.docs import Page, UnknownPage, pages, read_page
@@ -12,7 +14,13 @@ from streamer.errors import shown
 MAX_WIDTH = 100  # columns: longer lines are harder to read
 
 
-@click.command()
+EXIT_STATUSES = {
+    0: "the page, or the list of pages, is shown",
+    1: "there is no such page, or standard output cannot be written",
+}
+
+
+@click.command(epilog=exit_statuses(EXIT_STATUSES))
 @click.argument("name", required=False)
 def docs(name: str | None) -> None:
     """Show a page of the documentation, or the list of pages.
@@ -29,7 +37,7 @@ def docs(name: str | None) -> None:
     try:
         page = read_page(name.removesuffix(".md"))
     except UnknownPage as error:
-        raise click.ClickException(f"there is no page '{shown(name)}'; {error}") from error
+        _fail(f"there is no page '{shown(name)}'; {error}")
     if not (is_terminal(sys.stdout) and _printed_by_rich(page)):
         _print(page.text.removesuffix("\n"))
 
@@ -58,7 +66,7 @@ def _print(text: str) -> None:
     Ends the process if standard output cannot be written; quietly if its reader has left, as in `… | head`.
     """
     if sys.stdout is None:
-        raise click.ClickException("standard output is closed")
+        _fail("standard output is closed")
     try:
         click.echo(text if is_terminal(sys.stdout) else text.encode())
     except BrokenPipeError:
@@ -66,4 +74,9 @@ def _print(text: str) -> None:
         sys.exit(BROKEN_PIPE)
     except OSError as error:
         discard_buffered(sys.stdout)
-        raise click.ClickException(f"standard output: {error.strerror or error}") from error
+        _fail(f"standard output: {error.strerror or error}")
+
+
+def _fail(sentence: str) -> NoReturn:
+    click.echo(f"streamer: {sentence}", err=True)
+    sys.exit(1)

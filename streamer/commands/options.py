@@ -70,6 +70,9 @@ class RenamedOption(click.Option):
         record = super().get_help_record(ctx)
         return record and (record[0].replace(f", {self.opts[-1]}", ""), record[1])
 
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        return f"'{self.opts[0]}'"
+
 
 def server_options(command: Command) -> Command:
     """Adds `--server` and `--api-key`, whose defaults come from the environment."""

@@ -3,7 +3,7 @@
 from streamer.client import ExportStatus
 
 WAITS_FOR = {
-    "place": "its turn: the server is running other exports",
+    "place": "its turn",
     "source": "the database: unreachable, locked or being changed",
 }
 

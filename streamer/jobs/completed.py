@@ -157,7 +157,7 @@ class CompletedCache:
         except OSError as error:
             raise self._missing(export) from error
         if not intact:
-            log.error("the file of export %s has changed since it was sealed: its SHA-256 differs", export.id)
+            log.error("the file of export %s has changed since it was completed: its SHA-256 differs", export.id)
             self.drop(export.id)
             raise self._missing(export)
         self._verified[export.id] = before
@@ -246,7 +246,7 @@ class CompletedCache:
             async with asyncio.timeout(self._times.note_timeout):
                 await self._store.note_used(export_id)
         except (Unavailable, TimeoutError) as error:
-            log.warning("that export %s is used could not be noted: %r", export_id, error.__cause__ or error)
+            log.warning("the use of export %s could not be recorded: %r", export_id, error.__cause__ or error)
 
     def _keep(self, found: CompletedExport) -> CompletedExport:
         self._kept[found.export.id] = found

@@ -122,5 +122,5 @@ class Recovery:
                     return await active.finished()  # its run is about to seal the file
             ended = True
         except Exception:
-            log.exception("export %s: its end could not be written; it is settled when its lease runs out", active.id)
+            log.exception("export %s: its end could not be recorded; that is done when its lease runs out", active.id)
         return await active.stop(reason, ended=ended)

@@ -83,7 +83,7 @@ class Retention:
             await self._store.locate(self._directory.id, ids)
             garbage = await self._store.garbage(self._directory.id, ids, sizes)
             for export_id in garbage:
-                log.info("the file of export %s is removed: no client can ask for it", export_id)
+                log.info("the file of export %s is removed: no client can request it", export_id)
             await self._directory.remove(*(each for each in garbage if not self._directory.is_written(each)))
 
     async def delete_history(self) -> None:
@@ -99,13 +99,13 @@ class Retention:
                 deleted += await self._store.delete_rows(fileless)
         if deleted:
             age = written_duration(self._history_ttl)
-            log.info("rows deleted of exports whose files went more than HISTORY_TTL, %s, ago: %d", age, deleted)
+            log.info("deleted %d rows of exports whose files were removed more than HISTORY_TTL (%s) ago", deleted, age)
 
     async def name_unknown(self) -> None:
         """Logs the files that have no row. They are not removed: the table may have been restored from a backup."""
         for batch in _batches(await self._directory.spools(), BATCH):
             for export_id in await self._store.unknown(batch):
-                log.warning("the exports table knows nothing of %s", self._directory.file_of(export_id))
+                log.warning("%s is not in the exports table, and is left alone", self._directory.file_of(export_id))
 
     async def remove(self, export_id: UUID) -> None:
         """Removes the file of a finished export. A file in the folder of another server is removed there."""

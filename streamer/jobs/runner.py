@@ -170,7 +170,7 @@ class Runner:
                 return False
             await active.spool.rewind()
         except Exception:
-            log.exception("export %s: that it is to be run again could not be written", active.id)
+            log.exception("export %s: the table could not be told that it is run again", active.id)
             return False
         return True
 
@@ -222,7 +222,7 @@ class Runner:
                         active.spool.kept = False
         except Exception:
             log.exception(
-                "export %s: its failure could not be written; it is settled when its lease runs out", active.id
+                "export %s: its failure could not be recorded; that is done when its lease runs out", active.id
             )
         active.spool.fail(str(failure))
 
@@ -241,9 +241,9 @@ class Runner:
                 if not await self._store.note_progress(active.id, snapshot_at, active.meter.progress()):
                     active.abort(ENDED_ELSEWHERE)
             except Unavailable as error:
-                log.warning("export %s: its progress could not be written: %s", active.id, with_causes(error))
+                log.warning("export %s: its progress could not be recorded: %s", active.id, with_causes(error))
             except Exception:
-                log.exception("export %s: its progress could not be written", active.id)
+                log.exception("export %s: its progress could not be recorded", active.id)
             await asyncio.sleep(self._times.report_interval)
 
 

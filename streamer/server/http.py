@@ -93,30 +93,16 @@ async def listening(app: web.Application, settings: Settings, tuning: Tuning) ->
         await runner.cleanup()
 
 
+async def check_port(settings: Settings) -> None:
+    """Raises StartError if the server could not listen; the port is free again at the end."""
+    async with listening(web.Application(), settings, Tuning()):
+        pass
+
+
 async def accept(listener: Listener, settings: Settings) -> None:
     """Raises StartError."""
     with _start_errors(settings.api_port):
         await listener.accept()
-
-
-def check_addresses(settings: Settings) -> None:
-    """Listens for a moment, so that a wrong address is known before a long preparation. Raises StartError."""
-    with _start_errors(settings.api_port):
-        for host in settings.api_host:
-            try:
-                _bind(host, settings.api_port)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, host) from error
-
-
-def _bind(host: str, port: int) -> None:
-    """Binds a socket to each address of the host, for a moment. Raises OSError."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
 
 
 @contextmanager

@@ -162,6 +162,10 @@ async def test_the_older_name_of_max_tries_is_not_shown(folder: Path) -> None:
         ),
         (("export", "--where", "lifetime_value>=500"), "write lifetime_value__gte=500"),
         (("ls", "--limit", "0"), "'0' is not a whole number of at least 1"),
+        (("serve", "--port", "80x"), "'80x' is not a whole number from 0 to 65535"),
+        (("demo", "--port", "99999"), "'99999' is not a whole number from 0 to 65535"),
+        (("demo", "--rows", "many"), "'many' is not a whole number of at least 1"),
+        (("pull", "x", "--retries", "0"), "Invalid value for '--max-tries': '0' is not a whole number of at least 1"),
     ],
 )
 async def test_wrong_usage_is_one_sentence(folder: Path, arguments: Sequence[str], reason: str) -> None:
@@ -198,7 +202,7 @@ async def test_a_name_without_an_address_is_one_sentence(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("ls", "--server", "https://HOST"), "HOST speaks no TLS there; try http://HOST"),
+        (("ls", "--server", "https://HOST"), "HOST does not speak TLS; try http://HOST"),
         (("ls", "--server", ""), "'' is not the address of a server, such as http://127.0.0.1:8080"),
         (("ls", "--server", "http://[::1"), "'http://[::1' is not the address of a server"),
         (("status", "x", "--server", "HOST"), "'x' is neither the id nor the URL of an export"),

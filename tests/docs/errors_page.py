@@ -1,6 +1,8 @@
 """errors.md: from the errors of the server and of the client."""
 
 import inspect
+import re
+import signal
 
 from streamer.client import errors as client_errors
 from streamer.client.errors import StreamerError
@@ -12,11 +14,13 @@ from streamer.schema import Problem, encode
 from tests.docs.markdown import fenced, filled, table
 from tests.docs.structs import pretty
 
+EXIT_STATUS = re.compile(r" Exit status \d+\.$")  # in a docstring; in the table it is a column
 EXIT_STATUSES = {
     0: ("", "Success: for `pull` and `export`, FILE is complete and verified."),
     2: ("", "Wrong usage: an option or an argument is not allowed."),
-    INTERRUPTED: ("", "Ctrl-C. Once ends the work in order, twice at once."),
-    BROKEN_PIPE: ("", "The reader of standard output has left, as in `-o - | head`. Nothing is printed."),
+    INTERRUPTED: ("", "Ctrl-C. The first ends the command in order, a second one at once."),
+    BROKEN_PIPE: ("", "The reader has closed standard output, as in `-o - | head`. Nothing is printed."),
+    128 + signal.SIGTERM: ("", "SIGTERM. Without a terminal nothing is printed."),
 }
 
 
@@ -41,16 +45,22 @@ def _paragraphs(error: type[Exception]) -> list[str]:
 
 
 def _statuses() -> str:
-    found: dict[int, tuple[list[str], list[str]]] = {}
+    found: dict[int, dict[str, str]] = {}
     for error in _of_the_client():
-        names, meanings = found.setdefault(error.exit_status, ([], []))
-        names.append(f"`{error.__name__}`")
-        meanings += _paragraphs(error)
-    rows = {status: (", ".join(names), " ".join(meanings)) for status, (names, meanings) in found.items()}
+        meaning = " ".join(EXIT_STATUS.sub("", paragraph) for paragraph in _paragraphs(error))
+        found.setdefault(error.exit_status, {})[f"`{error.__name__}`"] = meaning
+    rows = {status: (", ".join(meanings), _joined(meanings)) for status, meanings in found.items()}
     return table(
         ("exit status", "exception in Python", "meaning"),
         [(str(status), *cells) for status, cells in sorted({**rows, **EXIT_STATUSES}.items())],
     )
+
+
+def _joined(meanings: dict[str, str]) -> str:
+    """Returns the meanings of the exceptions of one status; if there are several, each with its name."""
+    if len(meanings) == 1:
+        return next(iter(meanings.values()))
+    return " ".join(f"{name}: {meaning}" for name, meaning in meanings.items())
 
 
 def _of_the_client() -> list[type[StreamerError]]:

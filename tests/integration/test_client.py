@@ -510,7 +510,7 @@ async def test_the_error_for_an_unreachable_server_names_it(address: str) -> Non
 async def test_a_server_without_tls_is_named_with_the_url_to_try(pretender: Pretender) -> None:
     host = pretender.url.removeprefix("http://")
     async with Client(f"https://{host}", retry_policy=QUICK) as client:
-        with pytest.raises(Refused, match=f"^{host} speaks no TLS there; try http://{host}$"):
+        with pytest.raises(Refused, match=f"^{host} does not speak TLS; try http://{host}$"):
             await client.get(pretender.id).status()
 
 

@@ -471,7 +471,7 @@ async def test_sighup_reads_datasets_and_file_again_and_keeps_them_if_the_file_i
         await plain.execute("DROP TABLE sales.orders")
         file.write_text("[datasets.renamed]\nrelation = 'sales.orders'\n")
         process.signal(signal.SIGHUP)
-        await process.said("not offered any more: DATASETS_FILE: datasets.renamed: there is no table or view")
+        await process.said("no longer offered: DATASETS_FILE: datasets.renamed: there is no table or view")
 
         async def gone() -> bool:
             return await names() == ["sales.later"]

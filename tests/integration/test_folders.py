@@ -130,7 +130,7 @@ async def test_a_file_without_a_row_is_logged_and_stays(
     async with serving(settings, tuning=TUNING) as url:
         await turns(session, Server(url, settings))
         assert files_in(settings.export_storage_path) == {foreign.name}
-    assert f"knows nothing of {foreign}" in caplog.text
+    assert f"{foreign} is not in the exports table" in caplog.text
 
 
 async def test_a_folder_that_is_deleted_while_the_server_runs_is_created_again(

@@ -100,7 +100,7 @@ async def add(gates: Gates, server: Server, *export_ids: UUID) -> None:
 
 async def logged(caplog: pytest.LogCaptureFixture, number: int, age: str) -> None:
     """Waits until the log shows this number of deleted rows."""
-    said = re.compile(rf"rows deleted of exports whose files went more than HISTORY_TTL, {age}, ago: ([0-9]+)")
+    said = re.compile(rf"deleted ([0-9]+) rows of exports whose files were removed more than HISTORY_TTL \({age}\) ago")
 
     async def all_of_them() -> bool:
         return sum(int(found[1]) for line in caplog.messages if (found := said.fullmatch(line))) == number

@@ -113,7 +113,7 @@ def test_the_rate_falls_to_the_silence_when_nothing_comes(drawn: Drawn) -> None:
 @pytest.mark.parametrize(
     ("waiting_for", "note"),
     [
-        ("place", "pending, waiting for its turn: the server is running other exports"),
+        ("place", "pending, waiting for its turn"),
         ("source", "pending, waiting for the database: unreachable, locked or being changed"),
         ("moon", "pending, waiting for moon"),
     ],

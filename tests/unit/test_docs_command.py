@@ -36,7 +36,7 @@ def test_name_of_the_file_works_too() -> None:
 
 def test_unknown_name_is_one_sentence_with_the_nearest_one() -> None:
     ended = CliRunner().invoke(main, ["docs", "seting"])
-    assert (ended.exit_code, ended.output) == (1, "Error: there is no page 'seting'; did you mean 'settings'?\n")
+    assert (ended.exit_code, ended.output) == (1, "streamer: there is no page 'seting'; did you mean 'settings'?\n")
 
 
 def test_nothing_of_the_server_and_the_client_is_imported() -> None:
@@ -60,7 +60,7 @@ def test_reader_that_leaves_ends_the_command_quietly() -> None:
 def test_full_disk_is_one_sentence() -> None:
     command = f"{sys.executable} -m streamer docs settings > /dev/full"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
-    assert (ended.returncode, ended.stderr) == (1, "Error: standard output: No space left on device\n")
+    assert (ended.returncode, ended.stderr) == (1, "streamer: standard output: No space left on device\n")
 
 
 def test_pipe_gets_utf_8_whatever_the_locale_is() -> None:

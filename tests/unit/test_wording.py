@@ -65,7 +65,7 @@ def test_the_expected_size_is_that_of_the_current_run(found: ExportStatus, total
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (status("pending", 0, 0, waiting_for="place"), "pending, waiting for its turn: the server is running other"),
+        (status("pending", 0, 0, waiting_for="place"), "pending, waiting for its turn"),
         (status("pending", 0, 0, waiting_for="source"), "pending, waiting for the database: unreachable"),
         (status("processing", 5, 10), "processing, 5 of about 10 rows"),
         (status("completed", 10, 10, expires_at=Timestamp(2026, 1, 1)), "completed, 10 rows"),

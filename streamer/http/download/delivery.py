@@ -38,9 +38,9 @@ class DownloadResponse(GuardedResponse):
         try:
             yield
         except (TruncatedError, ClientError) as error:
-            log.warning("a download was broken off: %s", error)
+            log.warning("a download was aborted: %s", error)
         except ConnectionError:
-            log.info("a client left its download")
+            log.info("a client disconnected during its download")
         except TimeoutError:
             log.info("a client stopped reading its download")
         else:

@@ -28,7 +28,7 @@ async def configure(
     place = f"{SETTING}: datasets.{dataset.name}"
     offered = _offered_columns(dataset.columns, config, place)
     for name in await _still_hidden(connection, dataset, config, restrictions, offered):
-        log.warning("not offered: the column %s of %s: %s has hidden it by another name", name, dataset.name, SETTING)
+        log.warning("the column %s of %s is not offered: %s has hidden it by another name", name, dataset.name, SETTING)
         del offered[name]
     if not offered:
         raise StartError(f"{place}: no column is left")

@@ -110,7 +110,7 @@ def _read(column: Column, operator: Operator, text: str) -> str:
             return parse_bool(text)
         case Operator.CONTAINS | Operator.STARTSWITH:
             if not text:
-                raise ValueError("must not be empty: every text has that in it")
+                raise ValueError("must not be empty: that would match every text")
             return read_text(text)
         case _:
             return read_value(column, text)

@@ -157,7 +157,7 @@ class _CatalogReader:
             if name not in invalid and not self._restrictions.forbids(found["oid"], by_pattern=name not in self._names)
         }
         for name in left.keys() - unrestricted.keys():
-            log.warning("not offered: %s: %s restricts, or has restricted, it or a table above it", name, FILE)
+            log.warning("%s is not offered: %s restricts or restricted it, or a table above it", name, FILE)
         return unrestricted
 
     @asynccontextmanager
@@ -169,4 +169,4 @@ class _CatalogReader:
         except StartError as error:
             if self._strict:
                 raise
-            log.warning("not offered any more: %s", error)
+            log.warning("no longer offered: %s", error)
