@@ -205,7 +205,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         Duration,
         _about(
             Group.EXPORTS,
-            "An export that GET /exports/csv started is cancelled if it has no download for this long, such as 60s or 5m.",
+            "An export that GET /exports/csv started is cancelled if it has no download for this long, such as 60s or"
+            " 5m.",
             alias="ABANDON_AFTER",
         ),
     ] = Duration(60)
