@@ -15,6 +15,7 @@ from streamer.commands import managing, pulling
 from streamer.commands.documentation import docs
 from streamer.commands.interrupts import INTERRUPTED
 from streamer.commands.options import Count
+from streamer.commands.running import program_name
 from streamer.errors import StartError, shown
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def demo(rows: int, port: int, host: str, directory: Path) -> None:
             raise StartError(f"--host must be {error}, not '{shown(host)}'") from error
         _raise_on_interrupt()
         with logging_to_stderr(LogFormat.TEXT):
-            run_demo(rows=rows, hosts=hosts, port=port, directory=directory)
+            run_demo(rows=rows, hosts=hosts, port=port, directory=directory, command=program_name())
 
 
 @contextmanager

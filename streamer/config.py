@@ -205,8 +205,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         Duration,
         _about(
             Group.EXPORTS,
-            "An export that GET /exports/csv started and that nobody downloads for this long is cancelled, such as 60s"
-            " or 5m.",
+            "An export that GET /exports/csv started is cancelled if it has no download for this long, such as 60s or"
+            " 5m.",
             alias="ABANDON_AFTER",
         ),
     ] = Duration(60)

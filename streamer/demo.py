@@ -7,7 +7,6 @@ stopped.
 
 import asyncio
 import fcntl
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -55,13 +54,17 @@ Ctrl-C stops the server and the database.
 """
 
 
-def run_demo(*, rows: int, hosts: Hosts, port: int, directory: Path) -> None:
-    """Inserts the missing rows, serves until it is stopped, and stops the database. Raises StartError."""
+def run_demo(*, rows: int, hosts: Hosts, port: int, directory: Path, command: str) -> None:
+    """Inserts the missing rows, serves until it is stopped, and stops the database. Raises StartError.
+
+    `command` is how the user calls streamer in another shell of the same folder.
+    """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while PostgreSQL starts
     settings = Settings(api_host=hosts, api_port=port, export_storage_path=directory / "spool")
     asyncio.run(check_port(settings))  # before the table is filled, which takes much longer
     with _locked(directory), embedded_postgres(directory / "postgres") as url:
-        asyncio.run(_seed_and_serve(structs.replace(settings, database_url=url, source_database_url=url), rows))
+        settings = structs.replace(settings, database_url=url, source_database_url=url)
+        asyncio.run(_seed_and_serve(settings, rows, command))
 
 
 @contextmanager
@@ -81,7 +84,7 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-async def _seed_and_serve(settings: Settings, rows: int) -> None:
+async def _seed_and_serve(settings: Settings, rows: int, command: str) -> None:
     with _terminated_between_steps():
         try:
             present = await _seed(settings.database_url, rows)
@@ -91,17 +94,9 @@ async def _seed_and_serve(settings: Settings, rows: int) -> None:
         click.echo(f"the table has {present:,} rows already, more than --rows {rows}: all of them are served", err=True)
     await serve(
         settings,
-        announce=lambda url: click.echo(WELCOME.format(rows=present, url=url, command=_command())),
+        announce=lambda url: click.echo(WELCOME.format(rows=present, url=url, command=command)),
         hangup_rereads=False,  # closing the terminal ends the demo
     )
-
-
-def _command() -> str:
-    """Returns how this command is called in another shell of the same folder."""
-    called = Path(sys.argv[0])
-    if shutil.which("streamer") or called.name != "streamer":
-        return "streamer"
-    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class SlowBody(ClientError):
     Send the request again.
     """
 
-    code, status, title = "slow-body", 408, "The request body did not come in"
+    code, status, title = "slow-body", 408, "The request body did not arrive"
 
 
 class ExportFailed(ClientError):
@@ -185,7 +185,7 @@ class RangeNotSatisfiable(ClientError):
     code, status, title = "range-not-satisfiable", 416, "The range does not exist"
 
     def __init__(self, length: int) -> None:
-        super().__init__(f"the export has {length} bytes, and none of those asked for")
+        super().__init__(f"the export has {length} bytes, and the range has none of them")
         self.length = length
 
 

@@ -298,12 +298,14 @@ def translating_unknown_paths() -> Iterator[None]:
 
 @asynccontextmanager
 async def time_limit(seconds: float | None) -> AsyncIterator[None]:
-    """Raises GaveUp after `seconds`; None is no limit."""
+    """Raises GaveUp after `seconds`, with the failure that the client wanted to retry; None is no limit."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise GaveUp(f"not finished within {seconds:g} s") from error
+        failure = error.__cause__ and error.__cause__.__cause__
+        reason = f": {failure}" if isinstance(failure, Transient) else ""
+        raise GaveUp(f"not finished within {seconds:g} s{reason}") from error
 
 
 def check_new_target(path: Path, *, force: bool) -> None:

@@ -1,5 +1,6 @@
 """When a client retries a request, and when it gives up. Each byte that is received resets the count of attempts."""
 
+import asyncio
 from dataclasses import dataclass
 
 import tenacity
@@ -29,11 +30,18 @@ class RetryPolicy:
 
     def retrying(self, listener: ProgressListener) -> tenacity.AsyncRetrying:
         """Returns an object that calls a callable until it succeeds. It raises GaveUp after the last attempt."""
+        waiting_for: list[Transient] = []  # the last failure
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            waiting_for[:] = [_failure(state)]
+            _report(state, listener)
+
         return tenacity.AsyncRetrying(
+            sleep=lambda seconds: _sleep(seconds, waiting_for[-1]),
             retry=tenacity.retry_if_exception_type(Transient),
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=self._wait,
-            before_sleep=lambda state: _report(state, listener),
+            before_sleep=before_sleep,
             retry_error_callback=_give_up,
         )
 
@@ -41,6 +49,14 @@ class RetryPolicy:
         """Full jitter: clients that were disconnected together do not return together."""
         backoff = tenacity.wait_random_exponential(multiplier=FIRST_BACKOFF, max=self.max_backoff)(state)
         return backoff + min(_failure(state).retry_after or 0.0, MAX_RETRY_AFTER)
+
+
+async def _sleep(seconds: float, failure: Transient) -> None:
+    """If the wait is cancelled, as by a time limit, the failure that it followed is the cause."""
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError as error:
+        raise error from failure
 
 
 def _failure(state: tenacity.RetryCallState) -> Transient:

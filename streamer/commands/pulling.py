@@ -24,7 +24,7 @@ from streamer.commands.options import (
     server_options,
 )
 from streamer.commands.output import is_terminal, print_json, print_stdout, standard_output
-from streamer.commands.running import reporting_errors, run_with_client
+from streamer.commands.running import program_name, reporting_errors, run_with_client
 
 if TYPE_CHECKING:
     from streamer.client import Client, Export
@@ -257,7 +257,7 @@ class _ExportRun:
             return "the export is cancelled on the server, too"
         if self._url is None or self._saved or self._options.to_stdout:
             return None
-        command = shlex.join(["streamer", "pull", self._url, "-o", str(self.path)])
+        command = shlex.join([program_name(), "pull", self._url, "-o", str(self.path)])
         return f"the export was not cancelled; `{command}` continues the download"
 
     def _execute(self, request: dict[str, Any]) -> dict[str, Any]:

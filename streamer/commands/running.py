@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import shutil
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamer.commands.interrupts import INTERRUPTED, Terminated, interrupts
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
 BROKEN_PIPE = 141  # as shells report SIGPIPE
 
 Result = TypeVar("Result")
+
+
+def program_name() -> str:
+    """Returns how a user calls this program in a shell of the same folder: as now, unless its name is enough."""
+    called = Path(sys.argv[0])
+    if shutil.which("streamer") or called.name != "streamer":
+        return "streamer"
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
 
 
 def run_with_client(

@@ -54,7 +54,7 @@ def reading_errors() -> Iterator[None]:
         raise TransientFailure(_sentence(error)) from error
     except asyncpg.PostgresError as error:
         if is_from_guard(error):
-            raise SourceBusy("what the export reads was changed at its beginning") from error
+            raise SourceBusy("the tables of the export were changed while it began") from error
         raise ExportFailure(_sentence(error)) from error
 
 

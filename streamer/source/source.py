@@ -86,7 +86,7 @@ class Source:
             except SCHEMA_CHANGED as error:
                 await stack.aclose()
                 dataset = await self._reread(dataset, spec, error)
-        raise SourceBusy("what the export reads is being changed again and again")
+        raise SourceBusy("the tables of the export are being changed again and again")
 
     def _dataset(self, spec: ExportSpec) -> Dataset:
         dataset = self._catalog.get(spec.dataset)

@@ -239,7 +239,7 @@ class SpoolDirectory:
         with ExitStack() as stack:
             file = stack.enter_context(self.file_of(export_id).open("rb", buffering=0))
             if os.fstat(file.fileno()).st_size != length:
-                raise FileNotFoundError(f"{file.name} has not the {length} bytes it was sealed with")
+                raise FileNotFoundError(f"{file.name} does not have the {length} bytes that it was completed with")
             stack.pop_all()
         return file
 

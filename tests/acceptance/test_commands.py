@@ -251,13 +251,17 @@ async def test_only_a_download_that_can_be_resumed_is_said_to_be(held: Held, fol
     assert process.stderr == ["streamer: who are you; is the API key right?"]
 
 
-async def test_a_lost_server_is_not_said_to_run_the_export(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "program"), [("/usr/bin:/bin", str(STREAMER)), (f"{STREAMER.parent}:/usr/bin:/bin", "streamer")]
+)
+async def test_a_lost_server_is_not_said_to_run_the_export(folder: Path, path: str, program: str) -> None:
+    """The command that continues is one that this user can paste."""
     async with pretending(CONTENT) as pretender:
         pretender.downloads = [says(503)] * 3
         arguments = ("export", "--server", pretender.url, "-o", "x.csv", "--max-tries", "3")
-        process = await run(folder, *arguments, exit_status=5)
+        process = await run(folder, *arguments, exit_status=5, place={"PATH": path})
     assert sentence(process).endswith("503 Service Unavailable; gave up after 3 tries")
-    resume = f"`streamer pull {pretender.download} -o x.csv` continues the download"
+    resume = f"`{program} pull {pretender.download} -o x.csv` continues the download"
     assert process.stderr[1] == f"the export was not cancelled; {resume}"
 
 

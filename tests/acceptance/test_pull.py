@@ -243,7 +243,7 @@ async def test_max_time_includes_the_creation(folder: Path) -> None:
         pretender.statuses = [says(429, headers={"Retry-After": "3600"}, detail="100 exports are waiting already")]
         arguments = "export", "-o", "x.csv", "--max-time", "1", "--server", pretender.url
         process = await run(folder, *arguments, exit_status=5)
-    assert process.stderr == ["streamer: not finished within 1 s"]
+    assert process.stderr == ["streamer: not finished within 1 s: 100 exports are waiting already"]
     assert names(folder) == set()
 
 

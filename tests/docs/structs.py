@@ -15,7 +15,6 @@ from streamer.schema import (
     DatasetList,
     DatasetSummary,
     ExportLinks,
-    ExportPage,
     ExportProgress,
     ExportStatus,
     ServerDescription,
@@ -89,7 +88,6 @@ EXAMPLES: dict[str, object] = {
     "cancelled job": CancelledJob(job_id=ID, export_id=ID, status="cancelled"),
     "running": status(),
     "completed": completed(),
-    "list": ExportPage(exports=(completed(),), next_cursor=f"1795253400125000.{ID}"),
     "datasets": DatasetList(datasets=(SUMMARY,)),
     "dataset": DatasetDescription(
         **msgspec.structs.asdict(SUMMARY),

@@ -398,7 +398,7 @@ async def test_the_status_reports_a_row_limit(
         ("[datasets.x]\nrelation = 'pg_authid'", "datasets.x: pg_catalog.pg_authid is not in DATASETS"),
         ("[datasets.x]\nrelation = 'sales.orders'\ncolumns = ['nope']", "columns: there is no column 'nope'"),
         ("[datasets.x]\nrelation = 'sales.orders'\ncolumns = []", "no column is left"),
-        ("[datasets.x]\nrelation = 'sales.orders'\ncolumns = ['id']\nhidden = ['card']", "say one of them"),
+        ("[datasets.x]\nrelation = 'sales.orders'\ncolumns = ['id']\nhidden = ['card']", "keep one of them"),
         ("[datasets.x]\nrelation = 'sales.orders'\nhidden = ['id']\nrequired = ['id']", "required: there is no column"),
         ("[datasets.x]\nrelation = 'sales.orders'\norder_by = ['nope']", "order_by: there is no column 'nope'"),
         ("[datasets.x]\nrelation = 'sales.orders'\nfilters = {nope = 1}", "filters.nope: there is no column 'nope'"),

@@ -108,7 +108,7 @@ def test_every_open_has_a_position_of_its_own(directory: SpoolDirectory, kept: U
 
 @pytest.mark.parametrize("length", [0, len(CONTENT) - 1, len(CONTENT) + 1])
 def test_file_of_another_length_than_sealed_is_not_found(directory: SpoolDirectory, kept: UUID, length: int) -> None:
-    with pytest.raises(FileNotFoundError, match=f"has not the {length} bytes it was sealed with"):
+    with pytest.raises(FileNotFoundError, match=f"does not have the {length} bytes that it was completed with"):
         directory.open(kept, length)
 
 

@@ -109,6 +109,13 @@ def test_link_to_the_file_of_a_page_becomes_one_to_its_url(link: str, url: str) 
     assert f'href="{url}"' in to_html(f"[x]({link})")
 
 
+def test_every_file_of_the_code_that_a_page_names_exists() -> None:
+    """`jobs/store.py` is below `streamer/`, `tests/acceptance/test_nginx.py` below the root of the repository."""
+    named = {name for text in TEXTS.values() for name in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py|/))`", text)}
+    assert "jobs/runner.py" in named
+    assert {name for name in named if not any((root / name).exists() for root in (ROOT / "streamer", ROOT))} == set()
+
+
 def test_every_member_of_a_status_is_explained() -> None:
     explained = read_page("api").text.partition("| member | meaning |")[2].partition("\n\n")[0]
     members = {*ExportStatus.__struct_encode_fields__, *ExportProgress.__struct_encode_fields__}

@@ -1,8 +1,11 @@
 """Retries: full jitter, Retry-After, and the last attempt."""
 
+import asyncio
+
 import pytest
 from tenacity import RetryCallState
 
+from streamer.client.client import time_limit
 from streamer.client.errors import GaveUp, Refused, Transient
 from streamer.client.progress import ProgressListener
 from streamer.client.retries import RetryPolicy
@@ -69,3 +72,16 @@ async def test_any_other_error_is_raised_at_once() -> None:
     with pytest.raises(Refused):
         await fails(waits, Refused("no"))
     assert waits.seen == []
+
+
+async def test_a_time_limit_that_ends_a_wait_names_the_failure_before_it() -> None:
+    """The server asks to wait for longer than there is time."""
+    with pytest.raises(GaveUp, match=r"^not finished within 0\.05 s: the server is busy$"):
+        async with time_limit(0.05):
+            await fails(Waits(), Transient("the server is busy", retry_after=60.0))
+
+
+async def test_a_time_limit_without_a_failure_names_none() -> None:
+    with pytest.raises(GaveUp, match=r"^not finished within 0\.05 s$"):
+        async with time_limit(0.05):
+            await asyncio.Event().wait()

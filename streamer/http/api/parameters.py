@@ -75,7 +75,7 @@ def _spec(dataset: Dataset, conditions: Mapping[FilterKey, RawParameter], values
         dialect=dialect(values),
     )
     if (size := len(spec.to_json().encode())) > MAX_SPEC:
-        raise TooMuch(f"its columns and values take {size} bytes when they are stored; at most {MAX_SPEC} may be")
+        raise TooMuch(f"the columns and values take {size} bytes when they are stored; at most {MAX_SPEC} are allowed")
     return spec
 
 

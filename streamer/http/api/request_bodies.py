@@ -52,7 +52,7 @@ class RequestBodies:
                 async for piece in request.content.iter_any():
                     self._append(body, piece)
         except TimeoutError as error:
-            raise SlowBody(f"the request body did not come in within {self._timeout:g} s") from error
+            raise SlowBody(f"the request body did not arrive within {self._timeout:g} s") from error
 
     def _append(self, body: bytearray, piece: bytes) -> None:
         body += piece

@@ -50,7 +50,7 @@ class Downloads:
         """`GET /exports/{id}/download`."""
         export_id = requested_id(request)
         if request.can_read_body:
-            raise BadBody("a download is asked for without a request body")
+            raise BadBody("a download takes no request body")
         follow = _parse_live(request)
         download = DownloadRequest.from_request(request)
         async with self._slot(download) as coding:

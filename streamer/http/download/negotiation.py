@@ -97,7 +97,7 @@ class DownloadRequest:
         """Returns False if the response is 304. Raises PreconditionFailed."""
         verdict = evaluate(self.fields, validators, self.received_at)
         if verdict is Verdict.FAILED:
-            raise PreconditionFailed("the export is not the one that If-Match or If-Unmodified-Since asks for")
+            raise PreconditionFailed("the export does not match If-Match or If-Unmodified-Since")
         return verdict is not Verdict.NOT_MODIFIED
 
     def new_export_headers(self, export_id: UUID) -> dict[str, str]:
@@ -121,7 +121,7 @@ class DownloadRequest:
             raise NotAcceptable("Accept-Encoding allows neither gzip nor identity, and there is nothing else")
         available = [coding for coding in accepted if coding is Coding.IDENTITY or gzip_available]
         if not available:
-            raise Unavailable("too many gzip streams at once")
+            raise Unavailable("too many compressed downloads at once")
         return available[0]
 
 

@@ -65,7 +65,7 @@ class ValueCheck:
                     await check_values(snapshot.connection, dataset, uncertain)
                     await _check_null(snapshot.connection, null)
         except UNANSWERED as error:
-            raise Unavailable("the database cannot be asked at the moment") from error
+            raise Unavailable("the database cannot be queried at the moment") from error
 
 
 async def check_values(connection: Connection, dataset: Dataset, conditions: Iterable[Condition]) -> None:

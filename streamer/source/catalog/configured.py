@@ -62,7 +62,7 @@ async def _still_hidden(
 
 def _offered_columns(columns: Columns, config: DatasetConfig, place: str) -> dict[str, Column]:
     if config.columns is not None and config.hidden:
-        raise StartError(f"{place}: columns says which are offered, hidden which are not; say one of them")
+        raise StartError(f"{place}: columns and hidden are both given; keep one of them")
     _check_exist(config.columns or (), columns, f"{place}.columns")
     _check_exist(config.hidden, columns, f"{place}.hidden")
     wanted = (name for name in columns if name not in config.hidden) if config.columns is None else config.columns
