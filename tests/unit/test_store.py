@@ -70,9 +70,9 @@ async def row(store: Store, export_id: UUID) -> Any:
 async def test_a_statement_leaves_only_the_states_of_the_table_of_transitions(store: Store, name: str) -> None:
     transition = TRANSITIONS[name]
     for state in State:
-        expired = {"lease_until": NOW} if name in ORPHANS else {}
-        served = {"served": True} if name == "fail_orphans" else {}
-        export_id = await inserted(store, state=state, **expired, **served)
+        export_id = await inserted(store, state=state, served=name == "fail_orphans")
+        if name in ORPHANS:
+            await change(store, export_id, lease_until=NOW)
         changed = bool(await CALLS[name](store, export_id))
         after = State((await row(store, export_id))["state"])
         assert (changed, after) == ((True, transition.enters) if state in transition.leaves else (False, state)), state
@@ -265,7 +265,9 @@ async def test_the_shorter_of_both_times_to_live_expires_an_export(store: Store)
 
 
 async def completed(store: Store, **columns: object) -> UUID:
-    return await inserted(store, **{"state": "completed", "folder": FOLDER, "finished_at": NOW, **columns})
+    export_id = await inserted(store, state="completed", folder=FOLDER, finished_at=NOW)
+    await change(store, export_id, **columns)
+    return export_id
 
 
 async def test_the_least_recently_used_exports_come_first_and_page_by_page(store: Store) -> None:
