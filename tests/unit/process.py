@@ -8,6 +8,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 from streamer.jobs.active import ActiveExport
+from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.recovery import Recovery
@@ -31,6 +32,7 @@ from tests.exporting import until
 SPEC = ExportSpec(dataset="users", columns=("id",))
 HEADER = b"id\n"
 TIMES = JobTimes(retry_delay=timedelta(0), report_interval=0.01, cache_lifetime=0.0)
+CAPACITY = 2  # exports that may wait
 HOUR = timedelta(hours=1)
 
 
@@ -114,6 +116,13 @@ class Process:
         )
         self.recovery = Recovery(
             self.store, directory, self.actives, tasks=self.tasks, permits=self.permits, times=times
+        )
+        self.admission = Admission(
+            *(self.store, self.actives),
+            retention=self.retention,
+            tasks=self.tasks,
+            permits=self.permits,
+            capacity=CAPACITY,
         )
         self.workers = Workers(
             *(self.store, directory, self.actives),
