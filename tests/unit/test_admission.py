@@ -238,7 +238,7 @@ async def test_a_completed_export_is_shown_once_its_file_is_sealed(process: Proc
     getting = asyncio.create_task(process.admission.get(active.id))
 
     async def answered() -> bool:
-        return process.pool.get_idle_size() == process.pool.get_size()
+        return bool(process.pool.get_idle_size() == process.pool.get_size())
 
     await until(answered, "the row has been read")
     assert not getting.done()
