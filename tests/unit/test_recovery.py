@@ -16,7 +16,7 @@ from streamer.postgres.driver import Pool
 from streamer.spool.identity import NAME
 from tests.exporting import until
 from tests.unit.process import SPEC, Process, until_locked_out
-from tests.unit.spools import soon
+from tests.unit.spools import let_the_loop_run, soon
 
 PAST = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -299,14 +299,27 @@ async def test_a_deleted_folder_is_restored_with_the_next_renewal(hasty: Process
     await hasty.close()
 
 
-async def test_a_queued_export_gets_a_permit_with_each_renewal_if_there_is_none(hasty: Process) -> None:
-    await hasty.queued()
+@pytest.mark.parametrize("exports", [0, 1])
+async def test_there_is_one_permit_after_any_number_of_renewals_if_an_export_waits(
+    hasty: Process, exports: int
+) -> None:
+    """The clocks of the table and of the process may differ."""
+    identity = hasty.directory.file_of(uuid4()).parent / NAME
+    for _ in range(exports):
+        await hasty.queued()
     with await kept_leases(hasty):
-        await soon(hasty.permits.acquire())
+        for _ in range(3):
+            identity.unlink()
 
-        async def released() -> bool:
-            return not hasty.permits.locked()
+            async def restored() -> bool:
+                return identity.exists()
 
-        await until(released, "there is a permit again")
-    assert hasty.permits._value == 1
+            await until(restored, "the leases are renewed, and the folder is restored after that")
+    assert hasty.permits._value == exports
     await hasty.close()
+
+
+async def test_leases_are_first_renewed_after_the_interval(process: Process) -> None:
+    with await kept_leases(process):
+        await let_the_loop_run()
+        assert process.pool.get_idle_size() == process.pool.get_size()
