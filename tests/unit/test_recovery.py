@@ -151,9 +151,11 @@ async def test_a_run_of_this_process_is_no_orphan(process: Process) -> None:
 async def test_an_export_of_which_nothing_was_served_is_left_to_the_next_server(process: Process) -> None:
     active = await process.claimed()
     active.meter.percentage = 12.5
+    active.spool.kept = True
     await process.recovery.release_or_fail(active)
     row = await process.row(active.id)
     assert (row["state"], row["attempts"], row["percentage"]) == ("pending", 0, 12.5)
+    assert not active.spool.kept  # the next run writes another file
     assert active.spool.broken.result() == RELEASED
 
 
@@ -172,22 +174,32 @@ async def test_an_export_that_was_served_fails_when_its_server_stops(process: Pr
     assert active.spool.kept is False
 
 
-async def test_a_run_whose_row_is_completed_may_seal_its_file(process: Process, pool: Pool) -> None:
+async def test_a_run_whose_row_is_completed_may_seal_its_file(process: Process) -> None:
     active = await process.claimed()
-    process.source.go_on.clear()
-    running = asyncio.create_task(active.run(asyncio.create_task(process.runner.run(active, SPEC))))
-    await soon(process.source.reading.wait())
+    active.spool.open()
     await active.ensure_served()
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT FROM streamer.exports FOR UPDATE")
-        process.source.go_on.set()
-        await until_locked_out(pool)
-        stopping = asyncio.create_task(process.recovery.release_or_fail(active))
+    may_seal = asyncio.Event()
+
+    async def seal() -> None:
+        await may_seal.wait()
+        await active.spool.finish()
+        active.spool.seal()
+
+    running = asyncio.create_task(active.run(asyncio.create_task(seal())))
+    await process.change(active.id, state="completed")
+    stopping = asyncio.create_task(process.recovery.release_or_fail(active))
+
+    async def answered() -> bool:
+        return bool(process.pool.get_idle_size() == process.pool.get_size())
+
+    await let_the_loop_run()
+    await until(answered, "the row has been read")
+    await let_the_loop_run()
+    assert not stopping.done()
+    may_seal.set()
     await soon(stopping)
     await soon(running)
-    row = await process.row(active.id)
-    assert (active.spool.sealed, row["state"]) == (row["state"] == "completed", row["state"])
-    assert process.files() == ({active.id} if active.spool.sealed else set())
+    assert active.spool.sealed
 
 
 async def test_a_table_that_is_away_leaves_an_export_to_its_lease(
