@@ -207,6 +207,22 @@ async def test_nothing_is_evicted_while_there_is_room(small: Process) -> None:
     assert small.files() == exports
 
 
+async def test_spools_are_counted_again_before_an_export_is_evicted(
+    pool: Pool, tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    """Another server of the folder may have removed files since the last count."""
+    directory = SpoolDirectory(tmp_path, executor, max_bytes=MAX_BYTES, recount=3600.0)
+    directory.claim(uuid4())
+    process = Process(pool, directory)
+    exports = [await aged(process, HOUR) for _ in range(3)]
+    await directory.spools()
+    directory.file_of(exports[0]).unlink()
+    await process.retention.make_room()
+    assert process.files() == set(exports[1:])
+    await process.close()
+    directory.close()
+
+
 async def test_as_many_exports_are_evicted_as_their_sizes_demand(small: Process) -> None:
     exports = [await aged(small, age * HOUR) for age in range(9, 0, -1)]
     await small.retention.make_room()
