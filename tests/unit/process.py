@@ -76,17 +76,16 @@ class Script:
         return self.claimed
 
 
-async def until_locked_out(pool: Pool) -> None:
-    """Returns when a statement of this database waits for a lock."""
+async def until_locked_out(pool: Pool, statements: int = 1) -> None:
+    """Returns when at least so many statements of this database wait for a lock."""
 
-    async def waits() -> bool:
-        return bool(
-            await pool.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
+    async def wait() -> bool:
+        waiting = await pool.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
+        return bool(waiting >= statements)
 
-    await until(waits, "a statement waits for a lock")
+    await until(wait, f"{statements} statements wait for a lock")
 
 
 class Process:

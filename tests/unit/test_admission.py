@@ -1,6 +1,7 @@
 """Admission: what is taken, and what a cancellation or a removal leaves. The table is real where it matters."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ from uuid import uuid4
 import pytest
 from asyncpg import UndefinedTableError
 
-from streamer.errors import KeyReused, NotFound, QueueFull, Unavailable, WrittenByNewer
+from streamer.errors import InsufficientStorage, KeyReused, NotFound, QueueFull, Unavailable, WrittenByNewer
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import CANCELLED, Admission
 from streamer.jobs.registry import ActiveExports
@@ -95,20 +96,33 @@ async def test_exports_that_are_submitted_at_once_do_not_exceed_the_capacity(pro
     assert sum(isinstance(result, QueueFull) for result in results) == 3
 
 
-async def test_nothing_is_evicted_for_an_export_that_is_not_taken(
-    pool: Pool, tmp_path: Path, executor: ThreadPoolExecutor
-) -> None:
-    """Room is made only when there is a place in the queue."""
-    tight = Process(pool, SpoolDirectory(tmp_path, executor, max_bytes=1, recount=0.0))
-    tight.directory.claim(uuid4())
+@pytest.fixture
+async def tight(pool: Pool, tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Process]:
+    """A process whose folder has room for nothing but one byte."""
+    directory = SpoolDirectory(tmp_path, executor, max_bytes=1, recount=0.0)
+    directory.claim(uuid4())
+    process = Process(pool, directory)
+    yield process
+    await process.close()
+    directory.close()
+
+
+async def test_room_is_made_for_an_export_before_it_is_queued(tight: Process) -> None:
+    export_id = await tight.completed_export()
+    with tight.completed.reading(export_id), pytest.raises(InsufficientStorage):
+        await tight.admission.submit(REQUEST)
+    assert list(tight.actives) == []
+    await submitted(tight)
+    assert tight.files() == set()
+
+
+async def test_nothing_is_evicted_for_an_export_that_is_not_taken(tight: Process) -> None:
     export_id = await tight.completed_export()
     for _ in range(CAPACITY):
         await tight.queued()
     with pytest.raises(QueueFull):
         await tight.admission.submit(REQUEST)
     assert tight.files() == {export_id}
-    await tight.close()
-    tight.directory.close()
 
 
 async def test_a_known_key_returns_the_first_export(process: Process) -> None:
@@ -119,8 +133,12 @@ async def test_a_known_key_returns_the_first_export(process: Process) -> None:
     assert process.actives.waiting == [active.id]
 
 
-async def test_requests_with_one_key_at_once_are_one_export(process: Process) -> None:
-    results = await asyncio.gather(*(process.admission.submit(REQUEST, key="key") for _ in range(CAPACITY)))
+async def test_requests_with_one_key_at_once_are_one_export(process: Process, pool: Pool) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE streamer.exports")  # both find the key unknown
+        submitting = [asyncio.create_task(process.admission.submit(REQUEST, key="key")) for _ in range(CAPACITY)]
+        await until_locked_out(pool, CAPACITY)
+    results = await soon(asyncio.gather(*submitting))
     assert len({result.id for result in results}) == 1
     assert len(process.actives.waiting) == 1
     assert process.permits._value == 1

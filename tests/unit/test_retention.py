@@ -22,6 +22,7 @@ from tests.unit.process import HOUR, Process, until_locked_out
 from tests.unit.spools import soon
 
 CONTENT = b"id\n1\n"
+BLOCK, FREE_BLOCKS = 4096, 10  # of a disk; bytes and blocks
 MAX_BYTES = 3 * len(CONTENT)  # of a folder that is full with three exports
 
 
@@ -205,6 +206,35 @@ async def test_nothing_is_evicted_while_there_is_room(small: Process) -> None:
     await small.retention.make_room()
     await small.retention.keep_room()
     assert small.files() == exports
+
+
+async def test_room_is_made_as_often_as_the_folder_is_full(small: Process) -> None:
+    for _ in range(2):
+        for _ in range(3):
+            await aged(small, HOUR)
+        await small.retention.make_room()
+        assert len(small.files()) == 2
+
+
+async def test_a_disk_that_frees_nothing_is_waited_for_before_another_export_is_evicted(
+    pool: Pool, tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems free the space of a removed file later."""
+    directory = SpoolDirectory(tmp_path, executor, reserve=FREE_BLOCKS * BLOCK)
+    directory.claim(uuid4())
+    process = Process(pool, directory)
+    exports = [await aged(process, age * HOUR) for age in (3, 2, 1)]
+    full = os.statvfs_result((BLOCK, BLOCK, 1000, FREE_BLOCKS, FREE_BLOCKS, 1000, 1000, 1000, 0, 255))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: full)
+        for _ in range(2):
+            with pytest.raises(InsufficientStorage):
+                await process.retention.make_room()
+    assert process.files() == set(exports[1:])
+    await process.retention.make_room()
+    assert process.files() == set(exports[1:])
+    await process.close()
+    directory.close()
 
 
 async def test_spools_are_counted_again_before_an_export_is_evicted(

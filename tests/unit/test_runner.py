@@ -302,6 +302,7 @@ async def test_a_failure_that_the_table_does_not_take_leaves_the_row_to_its_leas
     assert await run(short, active) is None
     assert active.spool.broken.result() == "permission denied"
     assert "it is settled when its lease runs out" in caplog.text
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Unavailable]
     await short.close()
 
 
