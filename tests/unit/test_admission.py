@@ -22,7 +22,7 @@ from streamer.postgres.driver import Pool
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
 from tests.exporting import until
-from tests.unit.process import CAPACITY, SPEC, Process, until_locked_out
+from tests.unit.process import CAPACITY, HOUR, SPEC, Process, until_locked_out
 from tests.unit.spools import soon
 
 
@@ -148,9 +148,10 @@ async def test_requests_with_one_key_at_once_are_one_export(process: Process, po
     ("change", "sentence"),
     [
         ({"label": "another"}, "for another request"),
+        ({"ttl": HOUR}, "for another request"),
         ({"spec": "{}"}, "that this version cannot read"),
     ],
-    ids=["another", "unreadable"],
+    ids=["label", "ttl", "unreadable"],
 )
 async def test_a_key_of_another_request_is_refused(process: Process, change: dict[str, object], sentence: str) -> None:
     active = await submitted(process, key="key")

@@ -195,3 +195,30 @@ async def test_log_has_one_line_for_each_interval_while_the_source_is_away(caplo
         "the database answers again after 42 s",
         "exports wait for the database: refused again",
     ]
+
+
+async def test_run_that_began_before_the_source_went_away_does_not_end_the_attempt_of_another(clock: Clock) -> None:
+    gate = SourceGate()
+    ends = [asyncio.Event(), asyncio.Event()]
+
+    async def run(end: asyncio.Event) -> None:
+        async with gate.passage():
+            await end.wait()
+
+    earlier = asyncio.create_task(run(ends[0]))
+    await let_the_loop_run()
+    gate.went_away("refused")
+    attempting = asyncio.create_task(run(ends[1]))
+    await let_the_loop_run()
+    await clock.advance(FIRST_PAUSE)
+    ends[0].set()
+    await earlier
+    third = asyncio.create_task(pass_once(gate))
+    await let_the_loop_run()
+    await clock.advance(2 * FIRST_PAUSE)
+    assert not third.done()
+    ends[1].set()
+    await attempting
+    gate.answered()
+    async with asyncio.timeout(WAIT):
+        await third
