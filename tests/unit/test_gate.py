@@ -217,8 +217,7 @@ async def test_run_that_began_before_the_source_went_away_does_not_end_the_attem
     await let_the_loop_run()
     await clock.advance(2 * FIRST_PAUSE)
     assert not third.done()
+    gate.answered()
+    await third
     ends[1].set()
     await attempting
-    gate.answered()
-    async with asyncio.timeout(WAIT):
-        await third
