@@ -442,3 +442,31 @@ async def test_a_cancellation_is_raised_when_the_connection_breaks_at_the_same_t
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_database_that_cannot_be_written_is_a_start_error_with_a_remedy(store: Store, pool: Pool) -> None:
+    name = await pool.fetchval("SELECT current_database()")
+    await pool.execute("DROP SCHEMA streamer CASCADE")
+    await pool.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await pool.expire_connections()
+    with pytest.raises(StartError) as error:
+        await store.migrate()
+    assert str(error.value) == (
+        "DATABASE_URL: the table of exports cannot be created: cannot execute CREATE SCHEMA in a read-only transaction;"
+        " keep the table in another database, and set SOURCE_DATABASE_URL to this one"
+    )
+
+
+async def test_a_role_without_rights_is_told_what_to_grant(store: Store, pool: Pool) -> None:
+    name = await pool.fetchval("SELECT current_database()")
+    role = f"role_of_{name}"
+    await pool.execute("DROP SCHEMA streamer CASCADE")
+    await pool.execute(f"CREATE ROLE {role}")
+    try:
+        await pool.execute(f"ALTER DATABASE {name} SET role = {role}")
+        await pool.expire_connections()
+        with pytest.raises(StartError, match=f"; GRANT CREATE ON DATABASE {name} TO {role}, or keep the table in"):
+            await store.migrate()
+    finally:
+        async with pool.acquire() as connection:
+            await connection.execute(f"SET ROLE NONE; ALTER DATABASE {name} RESET role; DROP ROLE {role}")
