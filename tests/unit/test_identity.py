@@ -86,6 +86,22 @@ def test_the_file_and_its_name_are_durable(tmp_path: Path, monkeypatch: pytest.M
     assert folder == tmp_path.name
 
 
+def test_the_name_is_durable_although_another_server_removed_the_unnamed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    link = Path.hardlink_to
+
+    def link_and_remove(path: Path, target: Path) -> None:
+        link(path, target)
+        target.unlink()
+
+    monkeypatch.setattr(Path, "hardlink_to", link_and_remove)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name))
+    assert establish(tmp_path, OURS) == OURS
+    assert synced[1:] == [tmp_path.name]
+
+
 def test_the_file_is_written_before_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda fd: sizes.append(os.fstat(fd).st_size))
