@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from streamer.protocol.accept import preferred
+from streamer.protocol.accept import MAX_FIELD, preferred
 
 JSON, HTML = "application/json", "text/html"
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -60,6 +60,11 @@ def test_preferred_type_is_that_of_the_table(field: str | None, media_type: str)
 def test_order_of_the_offer_decides_between_equals() -> None:
     assert preferred("*/*", (HTML, JSON)) == HTML
     assert preferred(None, (HTML, JSON)) == HTML
+
+
+def test_field_is_read_to_its_largest_length() -> None:
+    assert preferred("text/html".rjust(MAX_FIELD), (JSON, HTML)) == HTML
+    assert preferred("text/html".rjust(MAX_FIELD + 1), (JSON, HTML)) == JSON
 
 
 WEIGHTS = st.sampled_from(["", ";q=0", ";q=0.3", ";q=0.9", ";q=1"])

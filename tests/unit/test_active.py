@@ -205,3 +205,62 @@ async def test_there_is_no_early_header_after_the_first_row_or_the_end(active: A
     assert await active.early() == b""
     active.spool.fail("cancelled")
     assert await active.early() == b""
+
+
+async def test_export_waits_for_a_place_then_for_a_snapshot_and_then_for_nothing(active: ActiveExport) -> None:
+    assert active.waiting_for == "place"
+    work = Work()
+    running = asyncio.create_task(active.run(asyncio.create_task(work.run())))
+    await work.started.wait()
+    assert active.waiting_for is None
+    active.begin(SNAPSHOT_AT, b"", int)
+    assert active.waiting_for is None
+    assert (active.snapshot_at, active.attempts) == (SNAPSHOT_AT, 0)
+    work.may_end.set()
+    await active.stop("the export was cancelled")
+    await running
+
+
+async def test_export_without_a_snapshot_waits_for_the_source_until_there_is_one(active: ActiveExport) -> None:
+    active.wait_for_source()
+    assert active.waiting_for == "source"
+    active.begin(SNAPSHOT_AT, b"", int)
+    assert active.waiting_for is None
+    assert active.snapshot_wait.runs == 0
+
+
+async def test_export_that_is_reset_waits_for_another_run(active: ActiveExport) -> None:
+    work = Work()
+    work.may_end.set()
+    running = asyncio.create_task(active.run(asyncio.create_task(work.run())))
+    await work.started.wait()
+    active.begin(SNAPSHOT_AT, b"", int)
+    active.abort("the run is over")
+    await running
+    active.reset()
+    assert (active.waiting, active.snapshot_at, active.waiting_for) == (True, None, "place")
+
+
+async def test_early_header_waits_for_the_query(active: ActiveExport) -> None:
+    early = asyncio.create_task(active.early())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not early.done()
+    active.begin(SNAPSHOT_AT, b"id\n", int)
+    async with asyncio.timeout(PATIENCE):
+        assert await early == b"id\n"
+
+
+async def test_early_header_of_an_export_that_ends_in_the_queue_is_empty(active: ActiveExport) -> None:
+    early = asyncio.create_task(active.early())
+    await asyncio.sleep(0)
+    active.spool.fail("the export was cancelled")
+    async with asyncio.timeout(PATIENCE):
+        assert await early == b""
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_whole_file_stays_only_if_its_row_decides_later(active: ActiveExport, ended: bool) -> None:
+    active.spool.kept = True
+    await active.stop("the server was stopped", ended=ended)
+    assert active.spool.kept is not ended

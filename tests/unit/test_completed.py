@@ -281,3 +281,42 @@ async def test_a_missing_file_is_gone_in_its_own_folder_and_unavailable_in_anoth
     directory.file_of(export_id).unlink()
     with pytest.raises(refusal):
         await cache.acquire(export_id)
+
+
+async def test_a_row_is_read_again_when_it_is_not_fresh(
+    cache: CompletedCache, table: Table, directory: Directory
+) -> None:
+    export_id = completed(table, directory)
+    for _ in range(2):
+        with await cache.acquire(export_id):
+            pass
+    assert table.reading.count == 2
+
+
+async def test_downloads_of_one_export_are_counted(cache: CompletedCache) -> None:
+    export_id = uuid4()
+    with cache.reading(export_id):
+        with cache.reading(export_id):
+            pass
+        assert cache.is_read(export_id)
+        assert cache.being_read == [export_id]
+    assert not cache.is_read(export_id)
+
+
+async def test_a_file_that_is_gone_already_is_not_trusted(
+    cache: CompletedCache, table: Table, directory: Directory
+) -> None:
+    export_id = completed(table, directory)
+    directory.file_of(export_id).unlink()
+    cache.mark_verified(export_id)
+    directory.file_of(export_id).write_bytes(CONTENT.upper())
+    with await cache.acquire(export_id) as found, pytest.raises(ExportGone):
+        await cache.ensure_verified(found)
+
+
+async def test_the_date_of_an_export_is_the_second_of_its_completion(
+    cache: CompletedCache, table: Table, directory: Directory
+) -> None:
+    export_id = completed(table, directory, finished_at=NOW.replace(microsecond=999_999))
+    with await cache.acquire(export_id) as found:
+        assert found.last_modified == NOW

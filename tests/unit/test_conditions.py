@@ -394,6 +394,15 @@ def test_date_in_any_form_is_parsed(text: str, moment: datetime) -> None:
     assert parse_http_date(text, NOW) == moment
 
 
+@pytest.mark.parametrize(
+    ("day", "year"), [("28-Feb-74", 2074), ("01-Mar-74", 2074), ("02-Mar-74", 1974)], ids=["before", "on", "after"]
+)
+def test_fifty_years_after_a_leap_day_end_on_the_first_of_march(day: str, year: int) -> None:
+    found = parse_http_date(f"Sunday, {day} 00:00:00 GMT", datetime(2024, 2, 29, tzinfo=UTC))
+    assert found is not None
+    assert found.year == year
+
+
 @pytest.mark.parametrize(("year", "century"), [(1950, 1900), (1999, 1900), (2000, 2000), (2049, 2000), (2050, 2000)])
 def test_year_of_two_digits_is_in_the_current_century(year: int, century: int) -> None:
     now = datetime(year, 6, 1, tzinfo=UTC)

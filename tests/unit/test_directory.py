@@ -418,3 +418,85 @@ class Closing(io.FileIO):
     def close(self) -> None:
         self.closed_by = self.closed_by or threading.current_thread()
         super().close()
+
+
+def disk(*, blocks: int = 1000, files: int = 1000, free_files: int = 1000) -> os.statvfs_result:
+    """A disk with so many free blocks of a byte, and free files of so many."""
+    return os.statvfs_result((1, 1, blocks, blocks, blocks, files, free_files, free_files, 0, 255))
+
+
+@pytest.mark.parametrize(
+    ("found", "shortage"),
+    [
+        (disk(), Shortage()),
+        (disk(free_files=0), Shortage(files=1)),
+        (disk(files=0, free_files=0), Shortage()),  # btrfs has no number of files
+        (disk(blocks=99), Shortage(disk=2)),
+        (disk(blocks=100), Shortage(disk=1)),
+        (disk(blocks=101), Shortage()),
+    ],
+    ids=["room", "no_files", "files_unknown", "less_than_reserve", "reserve", "more_than_reserve"],
+)
+async def test_shortage_is_that_of_the_disk(
+    tmp_path: Path,
+    executor: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    found: os.statvfs_result,
+    shortage: Shortage,
+) -> None:
+    directory = SpoolDirectory(tmp_path, executor, reserve=100)
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+    assert await directory.shortage() == shortage
+    spool = directory.create(uuid4(), always_room)
+    assert spool._volume.is_short() is (shortage.disk > 0)
+    directory.close()
+
+
+async def test_disk_that_cannot_be_asked_is_short(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    """Whether there is room is then decided where an error has a sentence."""
+    missing, without_reserve = (SpoolDirectory(tmp_path / "no", executor, reserve=reserve) for reserve in (1, 0))
+    assert missing.create(uuid4(), always_room)._volume.is_short()
+    assert not without_reserve.create(uuid4(), always_room)._volume.is_short()
+
+
+async def test_shortage_of_a_deleted_folder_is_that_of_a_new_one(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    path = tmp_path / "spool"
+    directory = SpoolDirectory(path, executor)
+    directory.prepare()
+    directory.claim(uuid4())
+    shutil.rmtree(path)
+    assert await directory.shortage() == Shortage()
+    assert (path / NAME).exists()
+    directory.close()
+
+
+@pytest.mark.parametrize("reserve", [0, 1 << 60])
+def test_reserve_that_refuses_every_export_is_a_warning(
+    tmp_path: Path, executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, reserve: int
+) -> None:
+    SpoolDirectory(tmp_path, executor, reserve=reserve).prepare()
+    assert ("every export is refused" in caplog.text) is bool(reserve)
+
+
+def test_prepare_of_two_servers_at_once_may_find_files_gone(
+    tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def and_remove(path: Path, content: bytes) -> int:
+        written = write(path, content)
+        path.unlink()
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", and_remove)
+    monkeypatch.setattr(Path, "glob", lambda path, _: [path / f"{ASIDE}gone"])
+    SpoolDirectory(tmp_path, executor).prepare()
+
+
+async def test_no_thread_is_left_after_the_close(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    directory = SpoolDirectory(tmp_path, executor)
+    await directory.sizes([])
+    directory.close()
+    for call in (directory.sizes([]), directory.remove(uuid4()), directory.sha256(uuid4())):
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            await call

@@ -12,8 +12,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from werkzeug.http import parse_options_header
 
-from streamer.model import Condition, ExportSpec, Operator
-from streamer.protocol.disposition import MAX_NAME, attachment, default_filename, safe_filename
+from streamer.model import Condition, Dialect, ExportSpec, Operator
+from streamer.protocol.disposition import (
+    MAX_FILTER,
+    MAX_NAME,
+    MAX_STEM,
+    ContentDescription,
+    attachment,
+    default_filename,
+    safe_filename,
+)
 
 SAFE = [
     # As they are
@@ -216,12 +224,25 @@ NIGHT = datetime(2026, 11, 22, 0, 30, tzinfo=timezone(timedelta(hours=2)))
         (spec(a=("",)), "users_2026-11-21.csv"),
         (spec(a=("Ü b",)), "users_Ü-b_2026-11-21.csv"),
         (spec('sales."Order Lines"'), "sales.-Order-Lines_2026-11-21.csv"),
+        (spec(a=("x" * MAX_FILTER,), b=("x" * (MAX_FILTER + 1),)), f"users_{'x' * MAX_FILTER}_2026-11-21.csv"),
+        (spec("a" * (MAX_STEM + 1)), f"{'a' * MAX_STEM}_2026-11-21.csv"),
+        (spec("a" + "ж" * MAX_STEM), f"a{'ж' * ((MAX_STEM - 1) // 2)}_2026-11-21.csv"),  # no half of a character
         (spec("..."), "export_2026-11-21.csv"),
         (spec("\0\n/"), "export_2026-11-21.csv"),
     ],
 )
 def test_default_name_has_the_dataset_the_filters_and_the_day(asked: ExportSpec, name: str) -> None:
     assert default_filename(asked, NIGHT) == name
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_description_has_the_name_and_tells_a_header(header: bool) -> None:
+    asked = msgspec.structs.replace(spec(), dialect=Dialect(header=header))
+    assert ContentDescription.of(asked, NIGHT) == ContentDescription("users_2026-11-21.csv", header)
+
+
+def test_description_of_a_request_that_cannot_be_read_knows_of_no_header() -> None:
+    assert ContentDescription.of(None, NIGHT) == ContentDescription("export_2026-11-21.csv", None)
 
 
 def test_default_name_has_only_filters_of_equality() -> None:

@@ -33,6 +33,8 @@ RFC_9110: list[Row] = [
     # 12.5.3: its rules
     (None, IDENTITY_FIRST),  # "any content coding is considered acceptable"
     ("identity;q=0", NOTHING),
+    ("gzip, identity;q=1", GZIP_FIRST),  # 12.4.2: a weight that is not given is 1
+    ("gzip;q=1, identity", GZIP_FIRST),
     ("*;q=0", NOTHING),
     ("*;q=0, identity;q=0.001", ONLY_IDENTITY),
     ("*;q=0, gzip;q=0.001", ONLY_GZIP),
@@ -340,3 +342,7 @@ def test_field_of_8_kilobytes_is_parsed_at_once(field: str) -> None:
     for _ in range(10):
         assert acceptable(field) == ONLY_IDENTITY
     assert thread_time() - begun < 1
+
+
+def test_codings_have_the_names_that_are_sent() -> None:
+    assert [coding.value for coding in Coding] == ["identity", "gzip"]

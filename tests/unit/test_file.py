@@ -8,10 +8,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from streamer.spool.file import ASIDE, SpoolFile
+from streamer.spool.file import ASIDE, SpoolFile, close_reader
 
 CONTENT = b"id\n1\n"
 
@@ -92,3 +93,56 @@ def test_error_of_close_is_ignored(file: SpoolFile, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "close", fail)
     file.close()
     file.close()
+
+
+class Threads(ThreadPoolExecutor):
+    """Counts what is submitted."""
+
+    submitted = 0
+
+    def submit(self, *call: Any, **named: Any) -> Any:
+        self.submitted += 1
+        return super().submit(*call, **named)
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_reader_of_a_removed_file_is_closed_in_a_thread(tmp_path: Path, removed: bool) -> None:
+    path = tmp_path / "export.csv"
+    path.write_bytes(CONTENT)
+    reader = path.open("rb", buffering=0)
+    if removed:
+        path.unlink()
+    with Threads(1) as threads:
+        close_reader(reader, threads)
+    assert reader.closed
+    assert threads.submitted == removed
+
+
+def test_reader_of_a_removed_file_is_closed_although_the_threads_have_ended(tmp_path: Path) -> None:
+    path = tmp_path / "export.csv"
+    path.write_bytes(CONTENT)
+    reader = path.open("rb", buffering=0)
+    path.unlink()
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    close_reader(reader, threads)
+    assert reader.closed
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["threads_ended", "in_a_thread"])
+async def test_file_is_closed_once(tmp_path: Path, ended: bool) -> None:
+    threads = Threads(1)
+    file = SpoolFile(tmp_path / "export.csv", threads)
+    before = open_files()
+    file.create()
+    if ended:
+        threads.shutdown()
+    await file.close_in_thread()
+    await file.close_in_thread()
+    assert threads.submitted == 1
+    assert open_files() == before
+    threads.shutdown()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,31 @@ async def test_callback_before_the_first_extent_is_awaited_once(spool: Spool) ->
             await published(spool, page)
             await soon(anext(follower))
     assert calls == [len(PAGES[0])]
+
+
+async def test_follower_has_caught_up_when_it_has_every_published_byte(spool: Spool) -> None:
+    spool.open()
+    with Follower(spool) as follower:
+        assert follower.caught_up
+        await published(spool, FIRST)
+        assert not follower.caught_up
+        await soon(anext(follower))
+        assert follower.caught_up
+
+
+async def test_follower_without_a_head_has_no_early_bytes(spool: Spool) -> None:
+    with Follower(spool) as follower:
+        assert await follower.early() == b""
+
+
+async def test_file_of_a_follower_has_no_buffer(spool: Spool) -> None:
+    """The bytes go from the page cache to the socket."""
+    spool.open()
+    with Follower(spool) as follower:
+        assert type(follower.file) is FileIO
+
+
+async def test_file_that_cannot_be_opened_truncates_a_download(spool: Spool) -> None:
+    spool.path.mkdir()
+    with Follower(spool) as follower, pytest.raises(TruncatedError, match="cannot be opened: Is a directory"):
+        follower.file  # noqa: B018

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -27,6 +28,7 @@ from tests.polling import until
 PATIENCE = 10.0  # seconds until a test that waits has failed
 SIZE = 4 * 1024 * 1024  # bytes
 BYTES = bytes(range(256)) * (SIZE // 256)
+LOADED = 64 * 1024  # bytes that every kernel reads ahead
 BACK = 64 * 1024  # bytes from one write-back to the next
 PAGE = b"x" * 8191 + b"\n"
 LIMITS = WriteLimits(write_back=BACK, max_gathered=BACK // 2, flush_interval=0.0)
@@ -43,7 +45,9 @@ def fd(tmp_path: Path) -> Iterator[int]:
     path.write_bytes(BYTES)
     number = os.open(path, os.O_RDWR)
     os.fsync(number)
-    if read_if_cached(number, 0, 1) is None:
+    try:
+        os.preadv(number, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except OSError:
         pytest.skip("this file system cannot tell what is in memory (RWF_NOWAIT)")
     yield number
     os.close(number)
@@ -96,6 +100,14 @@ def test_uncached_range_is_read_only_after_it_was_loaded(cold: int, offset: int,
     load(cold, offset, length)
     assert is_cached(cold, offset, length)
     assert os.pread(cold, length, offset) == BYTES[offset : offset + length]
+
+
+def test_whole_range_is_loaded_and_not_only_its_samples(cold: int) -> None:
+    load(cold, 0, LOADED)
+    deadline = time.monotonic() + PATIENCE
+    while not all(resident(cold)[: LOADED // mmap.PAGESIZE]):  # the kernel reads in the background
+        assert time.monotonic() < deadline, "pages between the samples are not loaded"
+    assert bytes(read_if_cached(cold, 0, LOADED) or b"") == BYTES[:LOADED]
 
 
 def test_range_with_an_uncached_part_is_found_missing_and_not_read(cold: int) -> None:

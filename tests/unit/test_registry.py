@@ -119,3 +119,10 @@ async def test_export_waits_for_the_source_while_the_gate_is_closed(actives: Act
     assert active.waiting_for == "source"
     gate.answered()
     assert active.waiting_for == "place"
+
+
+async def test_registry_of_a_server_that_does_not_stop_can_be_cleared(actives: ActiveExports) -> None:
+    assert not actives.stopping
+    actives.register(uuid4())
+    actives.clear()
+    assert list(actives) == []

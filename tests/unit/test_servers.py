@@ -1,5 +1,6 @@
 """Which servers of a folder are alive: locks that the kernel releases, however their process ends."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -54,7 +55,7 @@ def lock_of(folder: Path, server_id: UUID) -> Path:
 def test_server_is_alive_while_its_context_is_open_and_leaves_no_file(tmp_path: Path) -> None:
     server_id = uuid4()
     with alive(tmp_path, server_id):
-        assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{server_id}"]
+        assert [path.name for path in tmp_path.iterdir()] == [f".owner-{server_id}"]  # as in every version
         assert found_dead(tmp_path) == set()
         assert lock_of(tmp_path, server_id).exists()
     assert found_dead(tmp_path) == set()
@@ -148,6 +149,57 @@ def test_server_that_stops_while_its_lock_is_tried_is_not_dead(tmp_path: Path, m
 
     monkeypatch.setattr(Path, "open", too_late)
     assert found_dead(tmp_path) == set()
+
+
+def test_server_whose_lock_was_deleted_ends_without_an_error(tmp_path: Path) -> None:
+    server_id = uuid4()
+    with alive(tmp_path, server_id):
+        lock_of(tmp_path, server_id).unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_of_a_dead_server_may_be_gone_when_its_exports_are_settled(tmp_path: Path) -> None:
+    server_id = uuid4()
+    lock_of(tmp_path, server_id).touch()
+    with dead_servers(tmp_path) as found:
+        assert found == [server_id]
+        lock_of(tmp_path, server_id).unlink()
+
+
+def refuse(file: object, how: int) -> None:
+    """In the place of flock(2), on a file system without locks."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_server_that_gets_no_lock_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="No locks"), alive(tmp_path, uuid4()):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_server_whose_file_cannot_be_locked_counts_as_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = lock_of(tmp_path, uuid4())
+    lock.touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert found_dead(tmp_path) == set()
+    assert lock.exists()
+    assert f"{lock} cannot be locked" in caplog.text
+
+
+def test_file_without_a_lock_may_be_gone_when_its_age_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlocked = tmp_path / f"{PREFIX}{uuid4()}{UNLOCKED}"
+    unlocked.touch()
+
+    def too_late() -> float:
+        unlocked.unlink()
+        return 0.0
+
+    monkeypatch.setattr(time, "time", too_late)
+    assert found_dead(tmp_path) == set()
+    assert not unlocked.exists()
 
 
 def test_files_with_other_names_are_left_alone(tmp_path: Path) -> None:

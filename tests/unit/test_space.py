@@ -12,10 +12,13 @@ def test_shortage_is_reduced_by_removed_files() -> None:
     assert not Shortage(10, 11, 2).after([4, 7])
     assert Shortage(10, 11).bytes == Shortage(11, 10).bytes == 11
     assert Shortage(files=1)
+    assert Shortage(disk=1)
     assert not Shortage()
 
 
-@pytest.mark.parametrize(("limit", "used", "excess"), [(None, 10**15, 0), (10, 9, 0), (10, 10, 1), (10, 15, 6)])
+@pytest.mark.parametrize(
+    ("limit", "used", "excess"), [(None, 10**15, 0), (10, 3, 0), (10, 9, 0), (10, 10, 1), (10, 15, 6)]
+)
 def test_excess_leaves_room_for_one_more_byte(limit: int | None, used: int, excess: int) -> None:
     space = UsedSpace(limit, HOUR)
     space.grow(used)
@@ -42,6 +45,13 @@ def test_count_excludes_files_removed_since_it_began() -> None:
     space.grow(-30)
     space.set_counted(100, removed_before=before)
     assert space.bytes == 70
+
+
+def test_count_of_files_that_are_removed_by_now_is_no_negative_sum() -> None:
+    space = UsedSpace(None, HOUR)
+    space.grow(-30)
+    space.set_counted(10, removed_before=0)
+    assert space.bytes == 0
 
 
 def test_count_is_stale_before_the_first_one_and_after_the_interval() -> None:

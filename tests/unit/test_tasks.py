@@ -66,3 +66,14 @@ async def test_tasks_go_on_when_the_wait_for_them_is_cancelled() -> None:
 
 async def test_no_tasks_have_ended_at_once() -> None:
     await all_ended([])
+
+
+async def test_task_is_kept_until_it_has_ended() -> None:
+    """The event loop has only a weak reference to it."""
+    tasks, release = Tasks(), asyncio.Event()
+    task = tasks.spawn(release.wait(), "work")
+    assert task in gc.get_referents(tasks._tasks)
+    release.set()
+    await all_ended([task])
+    await asyncio.sleep(0)
+    assert tasks._tasks == set()

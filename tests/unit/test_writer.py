@@ -1,6 +1,8 @@
 """The group-commit writer alone: batches, a disk that is short, and its end."""
 
 import asyncio
+import errno
+import os
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ import pytest
 from streamer.errors import ExportFailure
 from streamer.spool.file import Page, SpoolFile
 from streamer.spool.writer import GroupCommitWriter, Volume, WriteLimits
+from tests.exporting import until
 from tests.unit.spools import PATIENCE, let_the_loop_run, soon
 
 HOUR = 3600.0  # seconds
@@ -18,13 +21,25 @@ PAGE = b"0123456789abcde\n"
 
 
 class HeldFile(SpoolFile):
-    """Records its batches, and holds them while the test says so."""
+    """Records its batches and syncs, and holds them while the test says so."""
 
     def __init__(self, path: Path, removing: ThreadPoolExecutor) -> None:
         super().__init__(path, removing)
         self.batches: list[int] = []
         self.free = threading.Event()
         self.free.set()
+        self.syncing = 0
+        self.most_syncing = 0
+        self.sync_begun, self.may_sync = threading.Event(), threading.Event()
+        self.may_sync.set()
+
+    def sync(self) -> None:
+        self.syncing += 1
+        self.most_syncing = max(self.most_syncing, self.syncing)
+        self.sync_begun.set()
+        assert self.may_sync.wait(PATIENCE), "the test never released the disk"
+        super().sync()
+        self.syncing -= 1
 
     def write(self, pages: list[Page]) -> int:
         assert self.free.wait(PATIENCE), "the test never released the file"
@@ -169,3 +184,52 @@ async def test_cancelled_finish_does_not_cancel_the_writing(writer: GroupCommitW
     file.free.set()
     await soon(writer.stop())
     assert file.path.read_bytes() == PAGE
+
+
+async def begun(event: threading.Event) -> None:
+    async def is_set() -> bool:
+        return event.is_set()
+
+    await until(is_set, "the sync has begun")
+
+
+@pytest.mark.parametrize("limits", [WriteLimits(write_back=1, flush_interval=0.0)])
+async def test_writer_ends_when_its_write_back_has_ended(writer: GroupCommitWriter, file: HeldFile) -> None:
+    """Until then a thread uses the file."""
+    file.may_sync.clear()
+    await writer.append(PAGE, 1)
+    await begun(file.sync_begun)
+    stopping = asyncio.create_task(writer.stop())
+    await let_the_loop_run()
+    assert not stopping.done()
+    file.may_sync.set()
+    await soon(stopping)
+    assert file.syncing == 0
+
+
+@pytest.mark.parametrize("limits", [WriteLimits(write_back=1, flush_interval=0.0)])
+async def test_write_back_begins_when_the_one_before_has_ended(
+    writer: GroupCommitWriter, file: HeldFile, published: Published
+) -> None:
+    file.may_sync.clear()
+    for number in (1, 2):
+        await writer.append(PAGE, 1)
+        await published.wait(number)
+    await begun(file.sync_begun)
+    await let_the_loop_run()
+    file.may_sync.set()
+    await soon(writer.finish())
+    assert file.most_syncing == 1
+
+
+@pytest.mark.parametrize("limits", [WriteLimits(write_back=1, flush_interval=0.0)])
+async def test_failed_write_back_stops_the_writer_with_the_reason(
+    writer: GroupCommitWriter, file: HeldFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    await writer.append(PAGE, 1)
+    with pytest.raises(ExportFailure, match="Input/output error"):
+        await soon(writer.stop())

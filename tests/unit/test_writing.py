@@ -1,6 +1,7 @@
 """SyncedWriter: positions, holes, syncs, sizes."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def test_chunks_are_written_at_their_positions(path: Path, writer: SyncedWriter)
     writer.write(3, b"def").result()
     writer.write(0, b"abc").result()
     assert path.read_bytes() == b"abcdef"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allocates the blocks of a file")
+def test_the_disk_space_of_a_file_is_reserved_before_the_first_write(path: Path, writer: SyncedWriter) -> None:
+    """A disk that is too small is noticed at the start of a download, and not at its end."""
+    length = 1024 * 1024
+    writer.allocate(length).result()
+    found = path.stat()
+    assert found.st_size == length
+    assert found.st_blocks * 512 >= length
 
 
 def test_an_append_beyond_the_end_writes_nothing(path: Path, writer: SyncedWriter) -> None:

@@ -1,0 +1,206 @@
+"""Workers, with a real table: what they claim, and what they do with a run that has ended."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from streamer.errors import SourceBusy, TransientFailure
+from streamer.jobs.active import ActiveExport
+from streamer.jobs.times import JobTimes
+from streamer.jobs.workers import UNREADABLE
+from streamer.model import SPEC_VERSION
+from streamer.postgres.driver import Pool
+from tests.exporting import until
+from tests.unit.process import HEADER, Process, until_locked_out
+from tests.unit.spools import let_the_loop_run, soon
+
+
+async def ended(process: Process, active: ActiveExport) -> None:
+    async def gone() -> bool:
+        return active.id not in process.actives
+
+    await until(gone, "the worker is done with the export")
+
+
+async def test_a_permit_lets_the_oldest_export_run(process: Process) -> None:
+    first, second = await process.queued(), await process.queued()
+    process.workers.start(1)
+    process.permits.release()
+    await ended(process, first)
+    assert first.spool.sealed
+    assert process.actives.waiting == [second.id]
+
+
+async def test_nothing_runs_without_a_permit(process: Process) -> None:
+    active = await process.queued()
+    process.workers.start(2)
+    await let_the_loop_run()
+    assert process.pool.get_idle_size() == process.pool.get_size()  # no claim is under way
+    assert active.waiting
+
+
+async def test_as_many_exports_run_at_once_as_there_are_workers(process: Process) -> None:
+    for _ in range(3):
+        await process.queued()
+        process.permits.release()
+    process.source.go_on.clear()
+    assert [task.get_name() for task in process.workers.start(2)] == ["worker 0", "worker 1"]
+
+    async def two_run() -> bool:
+        return process.source.opened == 2
+
+    await until(two_run, "two exports run")
+    await let_the_loop_run()
+    assert not process.permits.locked()  # nobody has taken the third
+    assert (len(process.actives.running), len(process.actives.waiting)) == (2, 1)
+    process.source.go_on.set()
+
+    async def none_left() -> bool:
+        return not list(process.actives)
+
+    await until(none_left, "all exports have ended")
+
+
+async def test_a_permit_of_a_cancelled_export_claims_nothing(process: Process) -> None:
+    cancelled, next_one = await process.queued(), await process.queued()
+    await process.store.cancel(cancelled.id, 0.0)
+    process.actives.pop(cancelled.id)
+    process.workers.start(1)
+    process.permits.release()
+    process.permits.release()
+    await ended(process, next_one)
+    assert process.source.opened == 1
+
+
+async def test_an_export_that_ended_while_it_was_claimed_is_not_run(process: Process, pool: Pool) -> None:
+    active = await process.queued()
+    process.workers.start(1)
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM streamer.exports FOR UPDATE")
+        process.permits.release()
+        await until_locked_out(pool)
+        active.spool.fail("the export was cancelled")
+
+    async def claimed() -> bool:
+        return bool((await process.row(active.id))["state"] == "processing")
+
+    await until(claimed, "the row is claimed")
+    await let_the_loop_run()
+    assert process.source.opened == 0
+
+
+async def test_a_sealed_file_is_not_hashed_again_by_this_process(process: Process) -> None:
+    active = await process.queued()
+    process.workers.start(1)
+    process.permits.release()
+    await ended(process, active)
+    assert process.completed._verified == {active.id: process.directory.stamp(active.id)}
+
+
+async def test_the_file_of_a_failed_export_is_not_trusted(process: Process) -> None:
+    active = await process.queued()
+    process.source.claimed = 2
+    process.workers.start(1)
+    process.permits.release()
+    await ended(process, active)
+    assert process.completed._verified == {}
+
+
+async def test_an_export_that_failed_for_a_moment_runs_again_and_counts_its_attempts(process: Process) -> None:
+    active = await process.queued()
+    process.source.after.append(TransientFailure("the connection was lost"))
+    process.workers.start(1)
+    process.permits.release()
+    await ended(process, active)
+    assert (process.source.opened, active.attempts, active.spool.sealed) == (2, 2, True)
+    assert process.directory.file_of(active.id).read_bytes() == HEADER + b"1\n"
+
+
+async def test_a_run_that_is_delayed_does_not_keep_its_worker(process: Process) -> None:
+    slow = Process(process.pool, process.directory, times=JobTimes(retry_delay=timedelta(hours=1)))
+    delayed, other = await slow.queued(), await slow.queued()
+    slow.source.after.append(TransientFailure("the connection was lost"))
+    slow.workers.start(1)
+    for _ in range(2):
+        slow.permits.release()
+    await ended(slow, other)
+    assert slow.actives.waiting == [delayed.id]
+    await slow.close()
+
+
+async def test_an_export_that_waited_for_the_source_is_claimed_after_its_delay(process: Process) -> None:
+    active = await process.queued()
+    process.source.before.append(SourceBusy("a relation is locked"))
+    process.workers.start(1)
+    process.permits.release()
+    await ended(process, active)
+    assert (process.source.opened, active.attempts) == (2, 1)
+
+
+async def test_a_request_that_this_version_cannot_read_is_left_to_another_server(process: Process) -> None:
+    active = await process.queued()
+    await process.change(active.id, spec_version=SPEC_VERSION + 1)
+    process.workers.start(1)
+    process.permits.release()
+    await ended(process, active)
+    assert active.spool.broken.result() == UNREADABLE
+    assert (await process.row(active.id))["state"] == "pending"
+
+
+async def test_a_claim_is_repeated_until_the_table_answers(
+    process: Process, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    active = await process.queued()
+    await pool.execute("ALTER TABLE streamer.exports RENAME TO away")
+    process.workers.start(1)
+    process.permits.release()
+
+    async def retried() -> bool:
+        return "streamer.jobs.workers" in {record.name for record in caplog.records}
+
+    await until(retried, "the claim has failed")
+    await pool.execute("ALTER TABLE streamer.away RENAME TO exports")
+    await ended(process, active)
+    assert active.spool.sealed
+
+
+async def test_workers_begin_no_export_while_the_server_stops(process: Process) -> None:
+    active = await process.queued()
+    process.source.go_on.clear()
+    workers = process.workers.start(1)
+    for _ in range(2):
+        process.permits.release()
+    await soon(process.source.reading.wait())
+    waiting = await process.queued()
+    process.actives.stopping = True
+    process.source.go_on.set()
+    await ended(process, active)
+    await soon(asyncio.wait(workers))
+    assert process.actives.waiting == [waiting.id]
+
+
+async def test_one_export_at_a_time_tries_a_source_that_is_away(process: Process) -> None:
+    for _ in range(3):
+        await process.queued()
+        process.permits.release()
+    process.source.go_on.clear()
+    process.gate.went_away("no connection")
+    process.workers.start(3)
+    await soon(process.source.reading.wait())
+
+    async def all_run() -> bool:
+        return process.source.opened == 3
+
+    await until(all_run, "the first answer opens the gate")
+    process.source.go_on.set()
+
+
+async def test_the_row_of_another_process_is_never_claimed(process: Process) -> None:
+    neighbour = Process(process.pool, process.directory)
+    theirs, ours = await neighbour.queued(), await process.queued()
+    process.workers.start(1)
+    process.permits.release()
+    await ended(process, ours)
+    assert (await process.row(theirs.id))["state"] == "pending"
+    await neighbour.close()
