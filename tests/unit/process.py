@@ -27,7 +27,7 @@ from streamer.source.rows import Rows
 from streamer.source.session.time_limit import TimeLimit
 from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
-from tests.exporting import until
+from tests.polling import until
 
 SPEC = ExportSpec(dataset="users", columns=("id",))
 HEADER = b"id\n"

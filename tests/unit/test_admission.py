@@ -21,7 +21,7 @@ from streamer.model import Export, ExportFilter, ExportRequest, State
 from streamer.postgres.driver import Pool
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
-from tests.exporting import until
+from tests.polling import until
 from tests.unit.process import CAPACITY, HOUR, SPEC, Process, until_locked_out
 from tests.unit.spools import soon
 

@@ -13,7 +13,7 @@ from streamer.jobs.recovery import RELEASED, STOPPED
 from streamer.jobs.times import JobTimes
 from streamer.model import ExportRequest
 from streamer.postgres.driver import Pool
-from tests.exporting import until
+from tests.polling import until
 from tests.unit.process import SPEC, Process, until_locked_out
 from tests.unit.spools import let_the_loop_run, soon
 
@@ -68,7 +68,7 @@ async def test_files_without_a_use_are_gone_when_the_start_returns_and_unknown_o
     process.directory.file_of(stranger).touch()
     await jobs.start()
     assert process.files() == {stranger}
-    assert f"the exports table knows nothing of {process.directory.file_of(stranger)}" in caplog.text
+    assert f"{process.directory.file_of(stranger)} is not in the exports table" in caplog.text
 
 
 async def test_leases_are_kept_after_the_start(process: Process, jobs: Jobs) -> None:

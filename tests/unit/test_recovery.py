@@ -14,7 +14,7 @@ from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
 from streamer.postgres.driver import Pool
 from streamer.spool.identity import NAME
-from tests.exporting import until
+from tests.polling import until
 from tests.unit.process import SPEC, Process, until_locked_out
 from tests.unit.spools import let_the_loop_run, soon
 
@@ -209,7 +209,7 @@ async def test_a_table_that_is_away_leaves_an_export_to_its_lease(
     await pool.execute("ALTER TABLE streamer.exports RENAME TO away")
     active.spool.kept = True  # the file is whole
     await process.recovery.release_or_fail(active)
-    assert "it is settled when its lease runs out" in caplog.text
+    assert "that is done when its lease runs out" in caplog.text
     assert active.spool.broken.result() == RELEASED
     assert active.spool.kept
 

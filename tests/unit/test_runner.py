@@ -14,7 +14,7 @@ from streamer.jobs.runner import ENDED_ELSEWHERE, FIRST_SOURCE_PAUSE, MAX_SOURCE
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
 from streamer.postgres.driver import Pool
-from tests.exporting import until
+from tests.polling import until
 from tests.unit.process import HEADER, SPEC, Process, until_locked_out
 from tests.unit.spools import soon
 
@@ -94,7 +94,7 @@ async def test_a_report_goes_on_after_the_table_was_away(
     running = await begun(process, active)
 
     async def failed() -> bool:
-        return "its progress could not be written" in caplog.text
+        return "its progress could not be recorded" in caplog.text
 
     await until(failed, "a report has failed")
     await pool.execute("ALTER TABLE streamer.away RENAME TO exports")
@@ -301,7 +301,7 @@ async def test_a_failure_that_the_table_does_not_take_leaves_the_row_to_its_leas
     short.source.after.append(ExportFailure("permission denied"))
     assert await run(short, active) is None
     assert active.spool.broken.result() == "permission denied"
-    assert "it is settled when its lease runs out" in caplog.text
+    assert "that is done when its lease runs out" in caplog.text
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Unavailable]
     await short.close()
 

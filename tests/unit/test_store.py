@@ -452,7 +452,7 @@ async def test_a_database_that_cannot_be_written_is_a_start_error_with_a_remedy(
     with pytest.raises(StartError) as error:
         await store.migrate()
     assert str(error.value) == (
-        "DATABASE_URL: the table of exports cannot be created: cannot execute CREATE SCHEMA in a read-only transaction;"
+        "the table of exports cannot be created: cannot execute CREATE SCHEMA in a read-only transaction;"
         " keep the table in another database, and set SOURCE_DATABASE_URL to this one"
     )
 

@@ -11,7 +11,7 @@ from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import UNREADABLE
 from streamer.model import SPEC_VERSION
 from streamer.postgres.driver import Pool
-from tests.exporting import until
+from tests.polling import until
 from tests.unit.process import HEADER, Process, until_locked_out
 from tests.unit.spools import let_the_loop_run, soon
 

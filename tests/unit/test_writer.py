@@ -13,7 +13,7 @@ import pytest
 from streamer.errors import ExportFailure
 from streamer.spool.file import Page, SpoolFile
 from streamer.spool.writer import GroupCommitWriter, Volume, WriteLimits
-from tests.exporting import until
+from tests.polling import until
 from tests.unit.spools import PATIENCE, let_the_loop_run, soon
 
 HOUR = 3600.0  # seconds
