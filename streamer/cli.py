@@ -61,7 +61,7 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
         with _packages_of("server"):
             from streamer.budget import budget as memory_budget  # noqa: PLC0415 - the client does not need the server
             from streamer.budget import table  # noqa: PLC0415
-            from streamer.config import alias_remarks, read_settings  # noqa: PLC0415
+            from streamer.config import name_remarks, read_settings  # noqa: PLC0415
             from streamer.logs import logging_to_stderr  # noqa: PLC0415
             from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
 
@@ -71,7 +71,7 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
             return
         _raise_on_interrupt()
         with logging_to_stderr(settings.log_format):
-            for remark in alias_remarks(os.environ):
+            for remark in name_remarks(os.environ):
                 log.warning(remark)
             asyncio.run(serve_until_stopped(settings, announce=lambda url: None, hangup_rereads=True))
 

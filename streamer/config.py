@@ -37,11 +37,13 @@ __all__ = [
     "Settings",
     "Size",
     "Timeout",
-    "alias_remarks",
     "described_settings",
+    "name_remarks",
     "read_hosts",
     "read_settings",
 ]
+
+MIN_SIMILARITY = 0.9  # of difflib.SequenceMatcher.ratio, of a name and the setting that was probably meant
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -372,13 +374,27 @@ def _current_names() -> Mapping[str, str]:
     return {alias: setting.name for setting in described_settings() for alias in setting.aliases}
 
 
-def alias_remarks(environment: Mapping[str, str]) -> list[str]:
-    """Returns a sentence for each former name of a setting that is in use."""
-    return [
-        f"{alias} is called {name} now; the old name still works"
-        for alias, name in _current_names().items()
-        if environment.get(alias)
+def name_remarks(environment: Mapping[str, str]) -> list[str]:
+    """Returns a sentence for each former name of a setting that is in use, and for each name that looks misspelt."""
+    given = [name for name, text in environment.items() if text]
+    former = _current_names()
+    return [f"{name} is called {former[name]} now; the old name still works" for name in given if name in former] + [
+        f"{name} is not a setting; did you mean {meant}?" for name in given if (meant := _meant(name))
     ]
+
+
+def _meant(name: str) -> str | None:
+    """Returns the setting that the name differs from in a letter or two; None for a setting, and for all else.
+
+    The environment has variables of other programs, too.
+    """
+    known = {setting.name for setting in described_settings()} | _current_names().keys()
+    first_words = {each.partition("_")[0] for each in known}
+    if name in known or name.partition("_")[0] not in first_words:
+        return None
+    from difflib import get_close_matches  # noqa: PLC0415 - 200 kB, which a server without such a name does not need
+
+    return next(iter(get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)), None)
 
 
 def read_settings(environment: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:

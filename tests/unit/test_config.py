@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.config import LogFormat, Settings, alias_remarks, described_settings, read_settings
+from streamer.config import LogFormat, Settings, described_settings, name_remarks, read_settings
 from streamer.errors import StartError
 from streamer.source.source import CursorChoice
 
@@ -279,7 +279,7 @@ FORMER_NAMES = [
 @pytest.mark.parametrize(("former", "name", "text", "value"), FORMER_NAMES)
 def test_a_former_name_still_works_and_is_remarked_on(former: str, name: str, text: str, value: object) -> None:
     assert getattr(read(**{former: text}), name.lower()) == value
-    assert alias_remarks({former: text}) == [f"{former} is called {name} now; the old name still works"]
+    assert name_remarks({former: text}) == [f"{former} is called {name} now; the old name still works"]
 
 
 @pytest.mark.parametrize(("former", "name", "text", "value"), FORMER_NAMES)
@@ -302,7 +302,22 @@ def test_a_wrong_value_is_named_by_the_former_name_it_was_given_under() -> None:
 
 def test_an_empty_former_name_counts_as_unset_and_is_not_remarked_on() -> None:
     assert read(MAX_FOLLOWERS="", MAX_DOWNLOADS="9").max_downloads == 9
-    assert alias_remarks({"MAX_FOLLOWERS": "", "MAX_DOWNLOADS": "9"}) == []
+    assert name_remarks({"MAX_FOLLOWERS": "", "MAX_DOWNLOADS": "9"}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("MAX_CONCURENT_EXPORTS", "MAX_CONCURRENT_EXPORTS"), ("DATASET", "DATASETS"), ("EXPORT_TTLS", "EXPORT_TTL")],
+)
+def test_a_misspelt_name_is_remarked_on(name: str, meant: str) -> None:
+    assert name_remarks({name: "1"}) == [f"{name} is not a setting; did you mean {meant}?"]
+
+
+@pytest.mark.parametrize(
+    "name", ["EXPORT_TTL", "MAX_RETRIES", "PATH", "API_KEY", "DATABASE_NAME", "EXPORT", "DB_SSLMODE"]
+)
+def test_a_setting_and_a_variable_of_another_program_are_not_remarked_on(name: str) -> None:
+    assert name_remarks({name: "1"}) == []
 
 
 def test_former_names_are_the_described_aliases() -> None:
