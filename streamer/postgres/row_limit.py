@@ -3,7 +3,8 @@
 PostgreSQL sends a row as one message, and the driver buffers a message until it is complete, without a limit: a row of
 a gigabyte would need a gigabyte of memory. `RowSizeLimit` counts the bytes that the driver receives, and closes the
 connection if it has received too many since it last delivered rows. The driver delivers all complete rows of its buffer
-together, so up to one read of the socket of other rows may precede the row that is counted.
+together, so up to one read of the socket of other rows may precede the row that is counted. While a COPY runs, its
+`CopyFraming` sees the same bytes.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from streamer.errors import ExportFailure
+from streamer.postgres.copy_framing import CopyFraming
 
 READ_SIZE = 256 * 1024  # bytes that asyncio reads from a socket at a time
 
@@ -23,6 +25,7 @@ class RowSizeLimit(asyncio.Protocol):
         self.max_bytes = sys.maxsize  # of one row
         self.active = False  # whether rows are being received
         self.exceeded = False
+        self.framing: CopyFraming | None = None  # of the COPY that runs
         self._transport = transport
         self._protocol = protocol
         self._received = 0  # bytes since the driver last delivered rows
@@ -71,8 +74,10 @@ class RowSizeLimit(asyncio.Protocol):
         if self.active and self._received > self.max_bytes + READ_SIZE:
             self.exceeded = True
             self._transport.abort()
-        else:
-            self._protocol.data_received(data)
+            return
+        if self.framing is not None:
+            self.framing.receive(data)
+        self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()
