@@ -5,7 +5,7 @@ from time import perf_counter
 
 from streamer.model import Dialect
 from streamer.source.cursors.copy import copy
-from streamer.source.cursors.pacing import MAX_PAUSE
+from streamer.source.cursors.pacing import MAX_PAUSE, Pacing
 from tests.integration.sources import pooled
 
 ROWS = 300_000
@@ -34,7 +34,7 @@ async def test_socket_has_time_to_fill_between_two_pages(database: str) -> None:
     """
     sink = Sink()
     async with pooled(database) as pool, pool.acquire() as connection:
-        assert await copy(connection, SQL, Dialect(), sink.take) == ROWS
+        assert await copy(connection, SQL, Dialect(), sink.take, Pacing()) == ROWS
     assert len(sink.intervals) > 10
     after_quick = [interval for before, interval in pairwise(sink.intervals) if before < MAX_PAUSE]
     assert min(after_quick, default=SOCKET_FILLS) >= SOCKET_FILLS

@@ -19,15 +19,14 @@ class CopyCursor:
         self._dialect = dialect
 
     async def drain(self, sink: Sink) -> int:
-        return await copy(self._connection, self._query.sql, self._dialect, sink)
+        return await copy(self._connection, self._query.sql, self._dialect, sink, Pacing())
 
 
-async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink) -> int:
-    """Passes the records of a query to `sink`, and returns their number.
+async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink, pacing: Pacing) -> int:
+    """Passes the records of a query to `sink`, and returns their number. `pacing` is that of the connection.
 
     Raises what the sink raises, and ExportFailure if rows are missing or one is too large.
     """
-    pacing = Pacing()
     resumed = math.inf  # the start of the query says nothing about the rate of its rows
 
     async def take(chunk: bytearray, rows: int) -> None:

@@ -14,7 +14,7 @@ TARGET = 160 * 1024  # bytes of a chunk
 
 
 class Pacing:
-    """The pauses of one COPY."""
+    """The pauses of one connection, for any number of COPYs of rows of the same kind."""
 
     def __init__(self) -> None:
         self._seconds = MIN_PAUSE
