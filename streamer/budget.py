@@ -16,6 +16,7 @@ from streamer.http.net.large_responses import MAX_WAITING as MAX_WAITING_RESPONS
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
 from streamer.logs import LOG_QUEUE
+from streamer.postgres.row_limit import READ_SIZE
 from streamer.server.tuning import SPARE_CONNECTIONS
 from streamer.source.cursors.blocks import HOLD_LIMIT
 from streamer.spool.directory import HASH_BUFFER, HASHING
@@ -32,7 +33,6 @@ GZIP_STATE = 352 * KB  # of ISA-L at level 1, in use
 WAITING_EXPORT = 8 * KB
 PARSING = 3584 * KB  # beside the largest body, with the largest number of values
 SPEC = 2 * MB  # of 1,600 columns and 1000 values, while its rows are read
-CHUNK = 512 * KB  # that the driver reads from a socket at a time, and the page made of it
 LOG_RECORD = KB
 DOCUMENTATION = 2 * MB + 768 * KB  # every page as HTML, and the library that renders them
 
@@ -69,7 +69,8 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("compressions (COMPRESSIONS)", GZIP_HELD + GZIP_STATE, settings.compressions),
         Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),
-        Item("source connections: chunks (EXPORT_CONNECTIONS)", CHUNK, connections),
+        Item("all connections: the buffer that they read into", READ_SIZE),
+        Item("source connections: chunks (EXPORT_CONNECTIONS)", 2 * READ_SIZE, connections),
         Item("large rows (MAX_ROW_SIZE), one being assembled", settings.max_row_size, connections + 1),
         Item("files being hashed", HASH_BUFFER, HASHING),
         Item("documentation pages", DOCUMENTATION),

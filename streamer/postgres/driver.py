@@ -11,8 +11,9 @@ these assumptions:
   connection waits until the server has obeyed. The driver sends none if it is cancelled in the iteration of the event
   loop in which rows arrive, and fails at the next message. If the output of a COPY fails at the last rows, the driver
   waits for the end of a statement that has ended. So a COPY is ended early only between two arrivals: see `_Copy`.
-- A notice between two rows makes the driver drop the rows of its buffer. `copy_out` returns the number of rows that
-  PostgreSQL has sent, to be compared; the settings of a snapshot suppress notices.
+- When the output of a COPY is called, the driver has got no data since it made the chunk, and the chunk has every whole
+  row of its buffer: so `CopyFraming` counts rows by their messages. A message between two rows makes the driver
+  drop the rows before it. `copy_out` finds that out; the settings of a snapshot suppress notices.
 - A server that refuses TLS is a ConnectionError with a certain text.
 """
 
@@ -24,11 +25,12 @@ from typing import Any, TypeAlias, cast
 import asyncpg
 
 from streamer.model import Dialect
+from streamer.postgres.copy_framing import CopyFraming
 from streamer.postgres.row_limit import RowSizeLimit
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-Output = Callable[[bytearray], Awaitable[None]]
+Output = Callable[[bytearray, int], Awaitable[None]]
 
 TLS_REFUSED = "rejected SSL upgrade"
 
@@ -64,10 +66,10 @@ def is_tls_refusal(error: BaseException) -> bool:
 
 
 async def copy_out(connection: Connection, sql: str, dialect: Dialect, output: Output) -> int:
-    """Passes the CSV of a query to `output` in chunks of whole records. Returns the number of rows sent.
+    """Passes the CSV of a query to `output`, as chunks of whole records with their number. Returns the number of all.
 
-    Raises what `output` raises. The server does not run the statement any more when this returns, raises or is
-    cancelled.
+    Raises what `output` raises, and ExportFailure if rows are missing. The server does not run the statement any more
+    when this returns, raises or is cancelled.
     """
     copy = _Copy(output, row_size_limit(connection))
     tag = await copy.run(
@@ -80,7 +82,9 @@ async def copy_out(connection: Connection, sql: str, dialect: Dialect, output: O
             null=dialect.null,
         )
     )
-    return int(tag.removeprefix("COPY "))
+    sent = int(tag.removeprefix("COPY "))
+    copy.framing.finish(sent)
+    return sent
 
 
 class _Copy:
@@ -89,13 +93,14 @@ class _Copy:
     def __init__(self, output: Output, limit: RowSizeLimit) -> None:
         self._output = output
         self._limit = limit
+        self.framing = limit.framing = CopyFraming()
         self._failure: BaseException | None = None  # of the output
         self._task: asyncio.Task[str] | None = None
 
     async def run(self, copying: Coroutine[Any, Any, str]) -> str:
         """Returns the command tag."""
         self._task = asyncio.create_task(copying, name="COPY")
-        self._task.add_done_callback(lambda _: self._limit.release())
+        self._task.add_done_callback(lambda _: self._ended())
         try:
             tag = await asyncio.shield(self._task)
         except asyncio.CancelledError:
@@ -109,10 +114,14 @@ class _Copy:
             raise self._failure
         return tag
 
+    def _ended(self) -> None:
+        self._limit.release()
+        self._limit.framing = None
+
     async def take(self, chunk: bytearray) -> None:
         """Passes a chunk to the output."""
         try:
-            await self._output(chunk)
+            await self._output(chunk, self.framing.deliver(chunk))
         except BaseException as failure:
             self._failure = failure
             self._cancel()

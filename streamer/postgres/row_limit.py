@@ -1,9 +1,13 @@
-"""The limit on the size of one row, enforced between the transport of a connection and the protocol of the driver.
+"""Reads for the driver, between the transport of a connection and the protocol of the driver, and limits one row.
 
 PostgreSQL sends a row as one message, and the driver buffers a message until it is complete, without a limit: a row of
 a gigabyte would need a gigabyte of memory. `RowSizeLimit` counts the bytes that the driver receives, and closes the
 connection if it has received too many since it last delivered rows. The driver delivers all complete rows of its buffer
-together, so up to one read of the socket of other rows may precede the row that is counted.
+together, so up to one read of the socket of other rows may precede the row that is counted. While a COPY runs, its
+`CopyFraming` sees the same bytes.
+
+All connections read into one buffer, and the driver gets a copy of what has arrived. Without it asyncio allocates the
+largest read for every read, of which each page of memory is new to the process: see streamer/process/allocator.py.
 """
 
 import asyncio
@@ -12,17 +16,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from streamer.errors import ExportFailure
+from streamer.postgres.copy_framing import CopyFraming
 
-READ_SIZE = 256 * 1024  # bytes that asyncio reads from a socket at a time
+READ_SIZE = 192 * 1024  # bytes that are read from a socket at a time
+READ_BUFFER = memoryview(bytearray(READ_SIZE))  # of every connection: each read is copied before the next
 
 
-class RowSizeLimit(asyncio.Protocol):
+class RowSizeLimit(asyncio.BufferedProtocol):
     """Passes everything from `transport` on to `protocol`, and counts the bytes."""
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
         self.max_bytes = sys.maxsize  # of one row
         self.active = False  # whether rows are being received
         self.exceeded = False
+        self.framing: CopyFraming | None = None  # of the COPY that runs
         self._transport = transport
         self._protocol = protocol
         self._received = 0  # bytes since the driver last delivered rows
@@ -63,7 +70,14 @@ class RowSizeLimit(asyncio.Protocol):
         for data in held:
             self.data_received(data)
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(READ_BUFFER[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
+        """Takes what has arrived."""
         if self._held is not None:
             self._held.append(data)
             return
@@ -71,8 +85,10 @@ class RowSizeLimit(asyncio.Protocol):
         if self.active and self._received > self.max_bytes + READ_SIZE:
             self.exceeded = True
             self._transport.abort()
-        else:
-            self._protocol.data_received(data)
+            return
+        if self.framing is not None:
+            self.framing.receive(data)
+        self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()

@@ -1,6 +1,6 @@
 """A throttled notifier: its cost per second is bounded, whatever the number of waiters.
 
-A frontier moves up to 200 times a second, and waking one waiter costs about 100 µs. The notifier therefore pauses after
+A frontier moves up to 100 times a second, and waking one waiter costs about 100 µs. The notifier therefore pauses after
 each notification, in proportion to the number of waiters woken. It wakes them in small groups, between which the event
 loop runs everything else.
 """

@@ -21,9 +21,9 @@ from typing import TypeVar
 from streamer.errors import ExportFailure
 from streamer.spool.file import Page, SpoolFile
 
-FLUSH_INTERVAL = 0.005  # seconds between two small batches, so that the batches of a fast cursor are large
+FLUSH_INTERVAL = 0.01  # seconds between two small batches, so that the batches of a fast cursor are large
 MAX_GATHERED = 1 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
-BATCH_SIZE = MAX_GATHERED // 2  # bytes of a batch that is written without waiting for more
+BATCH_SIZE = MAX_GATHERED - 128 * 1024  # bytes of a batch that is written without waiting for more
 WRITE_BACK = 16 * 1024 * 1024  # bytes written between two fsyncs
 THREADS = 2  # that one writer uses at once: one writes, one syncs
 

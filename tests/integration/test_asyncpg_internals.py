@@ -78,17 +78,21 @@ async def test_the_reset_query_of_the_connection_class_decides_what_a_session_ke
 async def test_copy_delivers_whole_records_in_bytearrays_that_it_does_not_use_again(connection: Connection) -> None:
     chunks: list[bytearray] = []
     copies: list[bytes] = []
+    told: list[int] = []
 
-    async def keep(chunk: bytearray) -> None:
+    async def keep(chunk: bytearray, rows: int) -> None:
         chunks.append(chunk)
         copies.append(bytes(chunk))
+        told.append(rows)
 
     sql = "SELECT n, repeat(E'\"\\n,', n % 3000) AS words FROM generate_series(1, 6000) n"
     sent = await copy_out(connection, sql, Dialect(), keep)
     assert len(chunks) > 1
     assert all(type(chunk) is bytearray for chunk in chunks), "asyncpg delivers another type than bytearray"
     assert all(chunk.endswith(b"\n") for chunk in chunks), "asyncpg delivers a part of a CopyData message"
-    assert sum(count_records(chunk, QUOTE) for chunk in chunks) == sent == 6000, "a chunk of asyncpg cuts a record"
+    records = [count_records(chunk, QUOTE) for chunk in chunks]
+    assert sum(records) == sent == 6000, "a chunk of asyncpg cuts a record"
+    assert told == records, "asyncpg delivers other rows than all that have arrived whole"
     assert [bytes(chunk) for chunk in chunks] == copies, "asyncpg uses the buffer of a COPY again"
 
 
@@ -113,11 +117,11 @@ async def test_a_copy_cancelled_while_it_waits_for_rows_ends_in_the_server(
 async def test_copy_out_that_is_cancelled_or_whose_output_fails_leaves_a_usable_connection(
     connection: Connection, plain: Plain
 ) -> None:
-    async def fail(chunk: bytearray) -> None:
+    async def fail(chunk: bytearray, rows: int) -> None:
         await eventually(plain, SLEEPING)
         raise OSError("no space left")
 
-    async def ignore(chunk: bytearray) -> None:
+    async def ignore(chunk: bytearray, rows: int) -> None:
         pass
 
     with pytest.raises(OSError, match="no space left"):

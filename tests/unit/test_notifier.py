@@ -22,7 +22,7 @@ from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume
 
 PATIENCE = 20.0  # seconds until a test that waits has failed
-INTERVAL = 0.005  # seconds between two moves of a frontier, as the spool has it
+INTERVAL = 0.005  # seconds between two moves of a frontier, half of the spool's
 MOVES = 200  # a second of them
 FIRST = b"id\n1\n"
 PAGES = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]

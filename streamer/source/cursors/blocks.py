@@ -25,6 +25,7 @@ from streamer.postgres.failures import CONNECTION_LOST
 from streamer.source.cursors.block_ranges import FIRST_BLOCKS, BlockRange, RangeSplitter, ReorderBuffer
 from streamer.source.cursors.copy import copy
 from streamer.source.cursors.cursor import Sink
+from streamer.source.cursors.pacing import Pacing
 from streamer.source.query.plan import Heap, explain
 from streamer.source.query.query import Query
 from streamer.source.session.connections import Connections
@@ -111,8 +112,9 @@ class BlockCursor:
 
     async def _lead(self, reader: "_RangeReader") -> None:
         await self._leader.execute(SCAN_BLOCKS)
+        pacing = Pacing()
         while block_range := self._ranges.take():
-            await reader.read(self._leader, block_range)
+            await reader.read(self._leader, block_range, pacing)
         for worker in self._idle:
             worker.cancel()  # no range is left
 
@@ -145,7 +147,7 @@ class _RangeReader:
         self._buffer = buffer
         self._dialect = dialect
 
-    async def read(self, connection: Connection, block_range: BlockRange) -> None:
+    async def read(self, connection: Connection, block_range: BlockRange, pacing: Pacing) -> None:
         """Reads a range, without the bytes of it that have been received before. Raises ExportFailure."""
         quote = self._dialect.quote.encode()
         self._buffer.begin(block_range)
@@ -161,7 +163,7 @@ class _RangeReader:
                 rows = count_records(chunk, quote)
             await self._buffer.put(block_range, chunk, rows)
 
-        rows = await copy(connection, block_range.sql, self._dialect, take)
+        rows = await copy(connection, block_range.sql, self._dialect, take, pacing)
         if rows != block_range.rows:
             raise ExportFailure(f"a range of the table has {rows} rows, and {block_range.rows} records were received")
         self._ranges.adapt(block_range)
@@ -215,9 +217,10 @@ class _Worker:
     async def _read_ranges(self) -> None:
         async with self._connections.open_snapshot(self._exported) as snapshot:
             await self._lock(snapshot.connection)
+            pacing = Pacing()
             while block_range := self._range or self._take():
                 self._range = block_range
-                await self._reader.read(snapshot.connection, block_range)
+                await self._reader.read(snapshot.connection, block_range, pacing)
                 self._range, self._losses, self._first_loss = None, 0, None
 
     async def _lock(self, connection: Connection) -> None:

@@ -1,22 +1,14 @@
-"""CopyCursor: one COPY statement, for every query.
+"""CopyCursor: one COPY statement, for every query."""
 
-The driver delivers all records of its buffer as one chunk. Without a pause the chunks have some 9 KB, each with an
-iteration of the event loop of its own. A pause after each chunk lets the socket fill: chunks of 100-200 KB, fewer than
-half of the CPU seconds, the same speed. A thread sleeps for the pause: the timers of the event loop have a resolution
-of a millisecond, in which the socket fills up and the server stops.
-"""
-
-import asyncio
+import math
 import time
 
-from streamer.errors import ExportFailure
-from streamer.formats.records import count_records
 from streamer.model import Dialect
 from streamer.postgres.driver import Connection, copy_out, row_size_limit
+from streamer.process.short_sleep import short_sleep
 from streamer.source.cursors.cursor import Sink
+from streamer.source.cursors.pacing import Pacing
 from streamer.source.query.query import Query
-
-PAUSE = 0.00025  # seconds
 
 
 class CopyCursor:
@@ -27,27 +19,25 @@ class CopyCursor:
         self._dialect = dialect
 
     async def drain(self, sink: Sink) -> int:
-        return await copy(self._connection, self._query.sql, self._dialect, sink)
+        return await copy(self._connection, self._query.sql, self._dialect, sink, Pacing())
 
 
-async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink) -> int:
-    """Passes the records of a query to `sink`, and returns their number.
+async def copy(connection: Connection, sql: str, dialect: Dialect, sink: Sink, pacing: Pacing) -> int:
+    """Passes the records of a query to `sink`, and returns their number. `pacing` is that of the connection.
 
     Raises what the sink raises, and ExportFailure if rows are missing or one is too large.
     """
-    quote = dialect.quote.encode()
-    received = 0
+    resumed = math.inf  # the start of the query says nothing about the rate of its rows
 
-    async def take(chunk: bytearray) -> None:
-        nonlocal received
+    async def take(chunk: bytearray, rows: int) -> None:
+        nonlocal resumed
+        arrived = time.monotonic()
         row_size.rows_delivered()
-        rows = count_records(chunk, quote)
-        received += rows
         await sink(chunk, rows)
-        await asyncio.get_running_loop().run_in_executor(None, time.sleep, PAUSE)
+        pause = pacing.pause(len(chunk), arrived - resumed) - (time.monotonic() - arrived)
+        if pause > 0:
+            await sleeper.sleep(pause)
+        resumed = time.monotonic()
 
-    with row_size_limit(connection).enforced("a row is larger") as row_size:
-        sent = await copy_out(connection, sql, dialect, take)
-    if received != sent:
-        raise ExportFailure(f"PostgreSQL sent {sent} rows, of which {received} arrived")
-    return sent
+    with row_size_limit(connection).enforced("a row is larger") as row_size, short_sleep() as sleeper:
+        return await copy_out(connection, sql, dialect, take)
