@@ -6,20 +6,23 @@ connection if it has received too many since it last delivered rows. The driver 
 together, so up to one read of the socket of other rows may precede the row that is counted. While a COPY runs, its
 `CopyFraming` sees the same bytes.
 
-All connections read into one buffer, and the driver gets a copy of what has arrived. Without it asyncio allocates the
-largest read for every read, of which each page of memory is new to the process: see streamer/process/allocator.py.
+All connections of an event loop read into one buffer, and the driver gets a copy of what has arrived. Without it
+asyncio allocates the largest read for every read, of which each page of memory is new to the process: see
+streamer/process/allocator.py.
 """
 
 import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from streamer.errors import ExportFailure
 from streamer.postgres.copy_framing import CopyFraming
 
 READ_SIZE = 192 * 1024  # bytes that are read from a socket at a time
-READ_BUFFER = memoryview(bytearray(READ_SIZE))  # of every connection: each read is copied before the next
+READ_BUFFERS: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+"""One for all connections of an event loop: each read is copied before the next."""
 
 
 class RowSizeLimit(asyncio.BufferedProtocol):
@@ -71,10 +74,10 @@ class RowSizeLimit(asyncio.BufferedProtocol):
             self.data_received(data)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return READ_BUFFER
+        return _read_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(READ_BUFFER[:nbytes]))
+        self.data_received(bytes(_read_buffer()[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Takes what has arrived."""
@@ -102,3 +105,11 @@ class RowSizeLimit(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._protocol.resume_writing()
+
+
+def _read_buffer() -> memoryview:
+    """Returns that of the running event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in READ_BUFFERS:
+        READ_BUFFERS[loop] = memoryview(bytearray(READ_SIZE))
+    return READ_BUFFERS[loop]

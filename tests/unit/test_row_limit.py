@@ -143,3 +143,14 @@ def exceed(limit: RowSizeLimit) -> None:
     """Fails as the driver does when its connection is lost."""
     limit.data_received(bytes(2048 + READ_SIZE + 1))
     raise ConnectionError("lost")
+
+
+def test_connections_of_one_event_loop_share_a_buffer_and_those_of_another_do_not() -> None:
+    async def buffers() -> tuple[memoryview, memoryview]:
+        one, other = Limited(10), Limited(10)
+        return one.limit.get_buffer(-1), other.limit.get_buffer(-1)
+
+    (first, second), (third, _) = asyncio.run(buffers()), asyncio.run(buffers())
+    assert first.obj is second.obj
+    assert first.obj is not third.obj
+    assert len(first) == READ_SIZE
