@@ -67,7 +67,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("exports: their requests", SPEC, exports),
         Item("small bodies, copied", MAX_COPIED),
         Item("compressions (COMPRESSIONS)", GZIP_HELD + GZIP_STATE, settings.compressions),
-        Item("exports: early pages (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
+        Item("exports: early chunks (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),
         Item("all connections: the buffer that they read into", READ_SIZE),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", 2 * READ_SIZE, connections),

@@ -107,17 +107,17 @@ class Runner:
         log.info("export %s completed: %d rows, %d bytes", active.id, sealed.rows, sealed.length)
 
     def _limited(self, sink: Sink) -> Sink:
-        """Returns a sink that raises ExportFailure for the first page that would make the file too large."""
+        """Returns a sink that raises ExportFailure for the first chunk that would make the file too large."""
         if self._max_bytes is None:
             return sink
         limit, taken = self._max_bytes, 0
 
-        async def take(page: bytes | bytearray, rows: int) -> None:
+        async def take(chunk: bytes | bytearray, rows: int) -> None:
             nonlocal taken
-            taken += len(page)
+            taken += len(chunk)
             if taken > limit:
                 raise ExportFailure(f"the file would be larger than EXPORT_MAX_BYTES allows, {limit:,} bytes")
-            await sink(page, rows)
+            await sink(chunk, rows)
 
         return take
 

@@ -21,7 +21,7 @@ from streamer.spool.identity import sync_folder
 
 ASIDE = ".discarded-"  # the prefix of the name of a file that is being removed
 
-Page = bytes | bytearray
+Chunk = bytes | bytearray
 
 
 class SpoolFile:
@@ -38,15 +38,15 @@ class SpoolFile:
         self._remove_stale()
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
 
-    def write(self, pages: list[Page]) -> int:
-        """Appends and hashes the pages, and returns their bytes. Blocks; belongs in a thread."""
+    def write(self, chunks: list[Chunk]) -> int:
+        """Appends and hashes the chunks, and returns their bytes. Blocks; belongs in a thread."""
         assert self._fd is not None
-        for page in pages:
-            rest = memoryview(page)
+        for chunk in chunks:
+            rest = memoryview(chunk)
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
-            self._sha256.update(page)
-        return sum(map(len, pages))
+            self._sha256.update(chunk)
+        return sum(map(len, chunks))
 
     def sha256(self) -> bytes:
         """The digest of all bytes written."""

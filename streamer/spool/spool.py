@@ -1,7 +1,7 @@
 """A spool: an append-only file with a published frontier, and one end.
 
 The frontier is the number of bytes that may be read. It only grows, and bytes below it never change. Everything
-published is whole records. A `GroupCommitWriter` writes the pages in the background; after each batch the frontier
+published is whole records. A `GroupCommitWriter` writes the chunks in the background; after each batch the frontier
 moves, and the followers wake.
 
 A spool ends once. After `seal` the frontier is the length, and all bytes are on disk; after `fail` no more bytes come,
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from streamer.spool.file import Page, SpoolFile, close_reader
+from streamer.spool.file import Chunk, SpoolFile, close_reader
 from streamer.spool.notifier import Notifier
 from streamer.spool.writer import GroupCommitWriter, Volume, cannot_write
 
@@ -60,13 +60,13 @@ class Spool:
             raise cannot_write(error) from error
         self._writer.start()
 
-    async def append(self, page: Page, rows: int) -> None:
-        """Adds whole records, `rows` of them data; the page belongs to the spool from here on.
+    async def append(self, chunk: Chunk, rows: int) -> None:
+        """Adds whole records, `rows` of them data; the chunk belongs to the spool from here on.
 
-        A page without rows, the header, waits for the next page: an export that fails before its first row publishes
+        A chunk without rows, the header, waits for the next chunk: an export that fails before its first row publishes
         nothing. Raises ExportFailure if the file could not be written.
         """
-        await self._writer.append(page, rows)
+        await self._writer.append(chunk, rows)
 
     async def finish(self) -> Sealed:
         """Writes the rest and makes the file durable. The frontier is then the length. Raises ExportFailure."""

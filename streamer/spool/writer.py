@@ -1,10 +1,10 @@
-"""Group commit: writes the pages of a spool behind their producer.
+"""Group commit: writes the chunks of a spool behind their producer.
 
     append → gathered → written and hashed in a thread → published
 
-The first page is written at once, so that a download starts at once. During that write, and for `flush_interval` after
-it, later pages gather and are written as one batch. `append` returns at once unless more than `max_gathered` bytes wait
-for the disk: only the disk slows an export down, a follower never.
+The first chunk is written at once, so that a download starts at once. During that write, and for `flush_interval` after
+it, later chunks gather and are written as one batch. `append` returns at once unless more than `max_gathered` bytes
+wait for the disk: only the disk slows an export down, a follower never.
 
 After every `write_back` bytes an fsync runs beside the writing, so that dirty pages never fill the memory of a small
 container and the last fsync is short.
@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from streamer.errors import ExportFailure
-from streamer.spool.file import Page, SpoolFile
+from streamer.spool.file import Chunk, SpoolFile
 
 FLUSH_INTERVAL = 0.01  # seconds between two small batches, so that the batches of a fast cursor are large
 MAX_GATHERED = 1 * 1024 * 1024  # bytes waiting for the disk before `append` waits too
@@ -80,30 +80,30 @@ class GroupCommitWriter:
         self._task = asyncio.create_task(self._run(), name=f"spool {self._file.path.name}")
         self._task.add_done_callback(lambda _: self._gathered.release())
 
-    async def append(self, page: Page, rows: int) -> None:
-        """Adds whole records, `rows` of them data; the page belongs to the writer from here on.
+    async def append(self, chunk: Chunk, rows: int) -> None:
+        """Adds whole records, `rows` of them data; the chunk belongs to the writer from here on.
 
-        A page without rows, the header, waits for the next page. Raises the ExportFailure that has stopped the writer.
+        A chunk without rows, the header, waits for the next one. Raises the ExportFailure that has stopped the writer.
         """
-        self._gathered.add(page, rows)
+        self._gathered.add(chunk, rows)
         while self._gathered.exceeds_limit and not self._has_stopped():
             await self._gathered.wait_released()
         if self._has_stopped():
             await self.stop()
 
     async def finish(self) -> None:
-        """Writes the gathered pages and makes the file durable. Raises ExportFailure."""
+        """Writes the gathered chunks and makes the file durable. Raises ExportFailure."""
         self._durable = True
         await self.stop()
 
     async def abandon(self) -> None:
-        """Drops the gathered pages, and returns when no thread uses the file."""
+        """Drops the gathered chunks, and returns when no thread uses the file."""
         self._gathered.drop()
         with suppress(Exception):  # the export has failed already by the error that stopped the writer
             await self.stop()
 
     async def stop(self) -> None:
-        """Writes the gathered pages. Raises ExportFailure. A cancelled caller does not cancel the writer."""
+        """Writes the gathered chunks. Raises ExportFailure. A cancelled caller does not cancel the writer."""
         self._gathered.close()
         if self._task is not None:
             await asyncio.shield(self._task)
@@ -115,9 +115,9 @@ class GroupCommitWriter:
         """Makes every call that may wait for the disk, one write at a time."""
         try:
             while not self._gathered.is_drained:
-                pages, rows = await self._gathered.take()
-                if pages:
-                    await self._write(pages, rows)
+                chunks, rows = await self._gathered.take()
+                if chunks:
+                    await self._write(chunks, rows)
                 if self._unsynced >= self._volume.limits.write_back:
                     await self._begin_write_back()
                 await self._gathered.wait_batch()
@@ -127,17 +127,17 @@ class GroupCommitWriter:
             await self._in_thread(self._file.sync)
             await self._in_thread(self._file.sync_name)
 
-    async def _write(self, pages: list[Page], rows: int) -> None:
-        written = await self._in_thread(partial(self._write_if_room, pages))
+    async def _write(self, chunks: list[Chunk], rows: int) -> None:
+        written = await self._in_thread(partial(self._write_if_room, chunks))
         if written is None:
             await self._volume.ensure_room()
-            written = await self._in_thread(partial(self._file.write, pages))
+            written = await self._in_thread(partial(self._file.write, chunks))
         self._unsynced += written
         self._publish(written, rows)
 
-    def _write_if_room(self, pages: list[Page]) -> int | None:
+    def _write_if_room(self, chunks: list[Chunk]) -> int | None:
         """In a thread; None if the disk is short."""
-        return None if self._volume.is_short() else self._file.write(pages)
+        return None if self._volume.is_short() else self._file.write(chunks)
 
     async def _begin_write_back(self) -> None:
         """Begins an fsync beside the writing, once the one before has ended."""
@@ -159,11 +159,11 @@ class GroupCommitWriter:
 
 
 class _GatheredPages:
-    """Pages that wait to be written as one batch."""
+    """Chunks that wait to be written as one batch."""
 
     def __init__(self, limits: WriteLimits) -> None:
         self._limits = limits
-        self._pages: list[Page] = []
+        self._chunks: list[Chunk] = []
         self._bytes = 0
         self._rows = 0
         self._closed = False
@@ -177,11 +177,11 @@ class _GatheredPages:
 
     @property
     def is_drained(self) -> bool:
-        return self._closed and not self._pages
+        return self._closed and not self._chunks
 
-    def add(self, page: Page, rows: int) -> None:
-        self._pages.append(page)
-        self._bytes += len(page)
+    def add(self, chunk: Chunk, rows: int) -> None:
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
         self._rows += rows
         if self._rows or self.exceeds_limit:
             self._ready.set()
@@ -189,7 +189,7 @@ class _GatheredPages:
             self._batch_full.set()
 
     def drop(self) -> None:
-        self._pages.clear()
+        self._chunks.clear()
 
     def close(self) -> None:
         """Lets the writer take the rest at once."""
@@ -197,16 +197,16 @@ class _GatheredPages:
         self._ready.set()
         self._batch_full.set()
 
-    async def take(self) -> tuple[list[Page], int]:
-        """Waits for a batch, and returns its pages and rows; after the end there may be no pages."""
+    async def take(self) -> tuple[list[Chunk], int]:
+        """Waits for a batch, and returns its chunks and rows; after the end there may be no chunks."""
         await self._ready.wait()
         self._ready.clear()
-        pages, rows = self._pages, self._rows
-        self._pages, self._rows, self._bytes = [], 0, 0
+        chunks, rows = self._chunks, self._rows
+        self._chunks, self._rows, self._bytes = [], 0, 0
         self.release()
         if not self._closed:
             self._batch_full.clear()
-        return pages, rows
+        return chunks, rows
 
     def release(self) -> None:
         """Wakes the calls that wait in `wait_released`."""

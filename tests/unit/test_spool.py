@@ -20,7 +20,7 @@ from streamer.errors import ExportFailure
 from streamer.spool.follower import Extent, Follower, TruncatedError
 from streamer.spool.spool import Sealed, Spool
 from streamer.spool.writer import MAX_GATHERED, Volume, WriteLimits
-from tests.unit.spools import FIRST, HEADER, PAGES, PATIENCE, let_the_loop_run, published, read_all, soon, write_all
+from tests.unit.spools import FIRST, HEADER, CHUNKS, PATIENCE, let_the_loop_run, published, read_all, soon, write_all
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def exists(fd: int) -> bool:
 
 
 @rare_flushes
-async def test_first_page_is_published_at_once(spool: Spool) -> None:
+async def test_first_chunk_is_published_at_once(spool: Spool) -> None:
     spool.open()
     await spool.append(FIRST, 1)
     await soon(spool.moved_beyond(0))
@@ -118,9 +118,9 @@ async def test_header_waits_for_the_first_row(spool: Spool, disk: Disk) -> None:
     await spool.append(HEADER, 0)
     await let_the_loop_run()
     assert disk.pieces == []
-    await published(spool, PAGES[0])
-    assert (spool.frontier, spool.rows) == (len(HEADER + PAGES[0]), 1)
-    assert spool.path.read_bytes() == HEADER + PAGES[0]
+    await published(spool, CHUNKS[0])
+    assert (spool.frontier, spool.rows) == (len(HEADER + CHUNKS[0]), 1)
+    assert spool.path.read_bytes() == HEADER + CHUNKS[0]
 
 
 async def test_header_of_an_export_without_rows_is_published_by_finish(spool: Spool) -> None:
@@ -141,14 +141,14 @@ async def test_export_that_fails_before_its_first_row_publishes_nothing(spool: S
 
 
 @rare_flushes
-async def test_first_page_of_a_slow_query_is_published_at_once(spool: Spool) -> None:
+async def test_first_chunk_of_a_slow_query_is_published_at_once(spool: Spool) -> None:
     spool.open()
     await let_the_loop_run()
     await published(spool, FIRST)
 
 
 @rare_flushes
-async def test_page_after_the_flush_interval_is_published_at_once(
+async def test_chunk_after_the_flush_interval_is_published_at_once(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.open()
@@ -158,63 +158,63 @@ async def test_page_after_the_flush_interval_is_published_at_once(
     clock = loop.time
     monkeypatch.setattr(loop, "time", lambda: clock() + HOUR)
     await let_the_loop_run()
-    await published(spool, PAGES[0])
+    await published(spool, CHUNKS[0])
 
 
 @rare_flushes
-async def test_pages_within_the_flush_interval_gather(spool: Spool, disk: Disk) -> None:
+async def test_chunks_within_the_flush_interval_gather(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
-    for page in PAGES:
-        await spool.append(page, 1)
+    for chunk in CHUNKS:
+        await spool.append(chunk, 1)
     await let_the_loop_run()
     assert (spool.frontier, spool.rows) == (len(FIRST), 1)
     assert disk.pieces == [FIRST]
 
 
-async def test_pages_after_the_flush_interval_are_published_without_an_end(spool: Spool) -> None:
+async def test_chunks_after_the_flush_interval_are_published_without_an_end(spool: Spool) -> None:
     spool.open()
     written = b""
-    for page in PAGES[:10]:
-        await published(spool, page)
-        written += page
+    for chunk in CHUNKS[:10]:
+        await published(spool, chunk)
+        written += chunk
         assert spool.path.read_bytes() == written
     assert not spool.ended
 
 
-async def test_pages_gathered_during_a_write_are_written_as_one_batch(spool: Spool, disk: Disk) -> None:
+async def test_chunks_gathered_during_a_write_are_written_as_one_batch(spool: Spool, disk: Disk) -> None:
     spool.open()
     disk.hold()
-    await spool.append(PAGES[0], 1)
+    await spool.append(CHUNKS[0], 1)
     await disk.held()
-    for page in PAGES[1:]:
-        await spool.append(page, 1)
+    for chunk in CHUNKS[1:]:
+        await spool.append(chunk, 1)
     frontiers = asyncio.create_task(watch(spool))
     await let_the_loop_run()
     assert spool.frontier == 0
     disk.release()
     await soon(spool.finish())
     spool.seal()
-    first, last = (len(PAGES[0]), 1), (sum(map(len, PAGES)), len(PAGES))
+    first, last = (len(CHUNKS[0]), 1), (sum(map(len, CHUNKS)), len(CHUNKS))
     assert await soon(frontiers) in ([first, last], [last])  # a waiter may miss the first of two batches
 
 
 async def test_frontier_only_grows_and_is_whole_records(spool: Spool) -> None:
     spool.open()
     frontiers = asyncio.create_task(watch(spool))
-    for number, page in enumerate(PAGES):
-        await spool.append(page, 1)
+    for number, chunk in enumerate(CHUNKS):
+        await spool.append(chunk, 1)
         if number % 60 == 0:
             await soon(spool.moved_beyond(spool.frontier))
     await soon(spool.finish())
     spool.seal()
     seen = await soon(frontiers)
     ends = [0]
-    for page in PAGES:
-        ends.append(ends[-1] + len(page))
+    for chunk in CHUNKS:
+        ends.append(ends[-1] + len(chunk))
     assert seen == sorted(set(seen))
     assert all(frontier == ends[rows] for frontier, rows in seen)
-    assert seen[-1] == (ends[-1], len(PAGES))
+    assert seen[-1] == (ends[-1], len(CHUNKS))
     assert len(seen) >= 5
 
 
@@ -229,7 +229,7 @@ async def watch(spool: Spool) -> list[tuple[int, int]]:
     return seen
 
 
-async def test_page_may_be_bytes_or_bytearray(spool: Spool) -> None:
+async def test_chunk_may_be_bytes_or_bytearray(spool: Spool) -> None:
     spool.open()
     sealed = await write_all(spool, [bytearray(b"1\n"), b"", b"2\n", bytearray()])  # type: ignore[list-item]
     assert spool.path.read_bytes() == b"1\n2\n"
@@ -284,11 +284,11 @@ async def test_every_append_beyond_the_limit_continues(spool: Spool, disk: Disk)
 async def test_finish_returns_length_rows_and_sha256_of_the_file(spool: Spool) -> None:
     spool.open()
     await spool.append(HEADER, 0)
-    sealed = await write_all(spool, PAGES)
-    content = HEADER + b"".join(PAGES)
+    sealed = await write_all(spool, CHUNKS)
+    content = HEADER + b"".join(CHUNKS)
     assert spool.path.read_bytes() == content
-    assert sealed == Sealed(len(content), len(PAGES), hashlib.sha256(content).digest())
-    assert (spool.frontier, spool.rows) == (len(content), len(PAGES))
+    assert sealed == Sealed(len(content), len(CHUNKS), hashlib.sha256(content).digest())
+    assert (spool.frontier, spool.rows) == (len(content), len(CHUNKS))
 
 
 async def test_finish_of_an_empty_spool_is_an_empty_file(spool: Spool) -> None:
@@ -301,9 +301,9 @@ async def test_finish_of_an_empty_spool_is_an_empty_file(spool: Spool) -> None:
 async def test_finish_does_not_wait_for_the_flush_interval(spool: Spool) -> None:
     spool.open()
     await published(spool, FIRST)
-    for page in PAGES:
-        await spool.append(page, 1)
-    assert (await soon(spool.finish())).length == len(FIRST) + sum(map(len, PAGES))
+    for chunk in CHUNKS:
+        await spool.append(chunk, 1)
+    assert (await soon(spool.finish())).length == len(FIRST) + sum(map(len, CHUNKS))
 
 
 async def test_finish_returns_after_an_fsync_of_everything_and_then_of_the_name(
@@ -318,8 +318,8 @@ async def test_finish_returns_after_an_fsync_of_everything_and_then_of_the_name(
 
     monkeypatch.setattr(os, "fsync", note)
     spool.open()
-    for page in PAGES:
-        await spool.append(page, 1)
+    for chunk in CHUNKS:
+        await spool.append(chunk, 1)
     sealed = await soon(spool.finish())
     assert synced == [sealed.length, "folder"]
 
@@ -367,8 +367,8 @@ async def test_followers_end_at_the_seal_and_not_before(spool: Spool) -> None:
 async def test_short_writes_are_continued(spool: Spool, disk: Disk) -> None:
     disk.most = 3
     spool.open()
-    sealed = await write_all(spool, [FIRST, *PAGES])
-    content = FIRST + b"".join(PAGES)
+    sealed = await write_all(spool, [FIRST, *CHUNKS])
+    content = FIRST + b"".join(CHUNKS)
     assert spool.path.read_bytes() == content
     assert (sealed.length, sealed.sha256) == (len(content), hashlib.sha256(content).digest())
     assert max(map(len, disk.pieces)) == 3
@@ -456,13 +456,13 @@ async def test_seal_after_a_failure_changes_nothing(spool: Spool) -> None:
 
 async def test_failure_after_the_seal_changes_nothing(spool: Spool) -> None:
     spool.open()
-    await write_all(spool, PAGES)
+    await write_all(spool, CHUNKS)
     spool.fail("too late")
     assert spool.sealed
     assert not spool.broken.done()
     read: list[bytes] = []
     await soon(read_all(spool, read.append))
-    assert b"".join(read) == b"".join(PAGES)
+    assert b"".join(read) == b"".join(CHUNKS)
 
 
 async def test_discard_removes_and_closes_the_file(spool: Spool, disk: Disk) -> None:
@@ -486,11 +486,11 @@ async def test_discard_waits_for_no_fsync(spool: Spool, monkeypatch: pytest.Monk
 
 
 @rare_flushes
-async def test_discard_does_not_write_gathered_pages(spool: Spool, disk: Disk) -> None:
+async def test_discard_does_not_write_gathered_chunks(spool: Spool, disk: Disk) -> None:
     spool.open()
     await published(spool, FIRST)
-    for page in PAGES:
-        await spool.append(page, 1)
+    for chunk in CHUNKS:
+        await spool.append(chunk, 1)
     spool.fail("cancelled")
     await soon(spool.discard())
     assert disk.pieces == [FIRST]
@@ -502,7 +502,7 @@ async def test_discard_waits_for_the_write_in_its_thread(spool: Spool, disk: Dis
     disk.hold()
     await spool.append(FIRST, 1)
     await disk.held()
-    await spool.append(PAGES[0], 1)
+    await spool.append(CHUNKS[0], 1)
     spool.fail("cancelled")
     discarding = asyncio.create_task(spool.discard())
     await let_the_loop_run()
@@ -594,7 +594,7 @@ async def test_discarded_file_stays_readable_for_an_open_reader(spool: Spool) ->
 
 async def appended_until_it_fails(spool: Spool) -> None:
     for _ in range(100_000):
-        await soon(spool.append(PAGES[1], 1))
+        await soon(spool.append(CHUNKS[1], 1))
         await asyncio.sleep(0)
 
 
@@ -639,11 +639,11 @@ async def test_half_written_batch_is_never_published(spool: Spool, disk: Disk) -
     spool.open()
     await published(spool, FIRST)
     disk.most, disk.left = 3, 10
-    page = b"1,the disk is full in the middle of this\n"
-    await spool.append(page, 1)
+    chunk = b"1,the disk is full in the middle of this\n"
+    await spool.append(chunk, 1)
     with pytest.raises(ExportFailure, match="No space left on device"):
         await soon(spool.finish())
-    assert spool.path.read_bytes() == FIRST + page[:10]
+    assert spool.path.read_bytes() == FIRST + chunk[:10]
     assert (spool.frontier, spool.rows) == (len(FIRST), 1)
     with Follower(spool) as follower:
         assert await soon(anext(follower)) == Extent(0, len(FIRST))

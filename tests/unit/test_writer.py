@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import ExportFailure
-from streamer.spool.file import Page, SpoolFile
+from streamer.spool.file import Chunk, SpoolFile
 from streamer.spool.writer import GroupCommitWriter, Volume, WriteLimits
 from tests.polling import until
 from tests.unit.spools import PATIENCE, let_the_loop_run, soon
@@ -41,10 +41,10 @@ class HeldFile(SpoolFile):
         super().sync()
         self.syncing -= 1
 
-    def write(self, pages: list[Page]) -> int:
+    def write(self, chunks: list[Chunk]) -> int:
         assert self.free.wait(PATIENCE), "the test never released the file"
-        self.batches.append(len(pages))
-        return super().write(pages)
+        self.batches.append(len(chunks))
+        return super().write(chunks)
 
 
 class Folder:
