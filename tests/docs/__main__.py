@@ -1,10 +1,10 @@
 """Writes the generated pages: `python -m tests.docs`."""
 
-from tests.docs.generated import PAGES, path_of
+from tests.docs.generated import CHUNKS, path_of
 
 
 def main() -> None:
-    for name, written in PAGES.items():
+    for name, written in CHUNKS.items():
         path_of(name).write_text(written(), encoding="utf-8")
 
 

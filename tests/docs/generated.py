@@ -10,7 +10,7 @@ from tests.docs.settings_page import settings_page
 
 COMMAND = "python -m tests.docs"
 FOLDER = Path(__file__).parents[2] / "streamer" / "docs"
-PAGES: dict[str, Callable[[], str]] = {
+CHUNKS: dict[str, Callable[[], str]] = {
     "api": api_page,
     "cli": cli_page,
     "errors": errors_page,

@@ -11,7 +11,7 @@ from streamer.spool.spool import Sealed, Spool
 PATIENCE = 10.0  # seconds until a test that waits has failed
 HEADER = b"id,name\n"
 FIRST = HEADER + b"0,Ann\n"  # the first piece that is published: the header and a row
-PAGES = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
+CHUNKS = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
 
 T = TypeVar("T")
 

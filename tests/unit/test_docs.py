@@ -13,7 +13,7 @@ from streamer.docs import NAMES, UnknownPage, pages, read_page
 from streamer.http.pages.markdown import anchor, to_html
 from streamer.schema import ExportProgress, ExportStatus
 from tests.docs.blocks import without_blocks
-from tests.docs.generated import COMMAND, FOLDER, PAGES, path_of
+from tests.docs.generated import CHUNKS, COMMAND, FOLDER, path_of
 
 ROOT = Path(__file__).parents[2]
 MAX_LINE = 80  # columns of a terminal
@@ -22,9 +22,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 LINKS = [(path, link) for path, text in TEXTS.items() for link in LINK.findall(without_blocks(text))]
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", CHUNKS)
 def test_generated_page_is_that_of_the_code(name: str) -> None:
-    assert path_of(name).read_text(encoding="utf-8") == PAGES[name](), f"run `{COMMAND}` to renew the page"
+    assert path_of(name).read_text(encoding="utf-8") == CHUNKS[name](), f"run `{COMMAND}` to renew the page"
 
 
 def test_the_order_has_every_file_and_the_package_has_every_page() -> None:

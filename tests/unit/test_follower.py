@@ -13,7 +13,7 @@ import pytest
 from streamer.spool.follower import WINDOW, Extent, Follower, TruncatedError
 from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume
-from tests.unit.spools import FIRST, PAGES, let_the_loop_run, published, read_all, soon, write_all
+from tests.unit.spools import CHUNKS, FIRST, let_the_loop_run, published, read_all, soon, write_all
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ async def test_slow_follower_gets_all_bytes_since_in_one_extent(spool: Spool) ->
     with Follower(spool) as follower:
         await published(spool, FIRST)
         assert await soon(anext(follower)) == Extent(0, len(FIRST))
-        for page in PAGES[:5]:
+        for page in CHUNKS[:5]:
             await published(spool, page)
-        assert await soon(anext(follower)) == Extent(len(FIRST), sum(map(len, PAGES[:5])))
+        assert await soon(anext(follower)) == Extent(len(FIRST), sum(map(len, CHUNKS[:5])))
 
 
 async def test_follower_of_an_empty_export_stops_without_an_extent(spool: Spool) -> None:
@@ -63,9 +63,9 @@ async def test_followers_that_start_at_any_time_read_the_same_bytes(spool: Spool
     spool.open()
     digests = [hashlib.sha256() for _ in range(4)]
     reading = [asyncio.create_task(read_all(spool, digest.update)) for digest in digests[:2]]
-    for number, page in enumerate(PAGES):
+    for number, page in enumerate(CHUNKS):
         await spool.append(page * 100, 1)
-        if number == len(PAGES) // 2:
+        if number == len(CHUNKS) // 2:
             await soon(spool.moved_beyond(0))
             reading.append(asyncio.create_task(read_all(spool, digests[2].update)))
     sealed = await soon(spool.finish())
@@ -73,7 +73,7 @@ async def test_followers_that_start_at_any_time_read_the_same_bytes(spool: Spool
     reading.append(asyncio.create_task(read_all(spool, digests[3].update)))
     await soon(asyncio.gather(*reading))
     assert {digest.digest() for digest in digests} == {sealed.sha256}
-    assert sealed.sha256 == hashlib.sha256(b"".join(page * 100 for page in PAGES)).digest()
+    assert sealed.sha256 == hashlib.sha256(b"".join(page * 100 for page in CHUNKS)).digest()
 
 
 async def test_every_follower_has_a_file_of_its_own_and_closes_it(spool: Spool) -> None:
@@ -159,10 +159,10 @@ async def test_callback_before_the_first_extent_is_awaited_once(spool: Spool) ->
 
     spool.open()
     with Follower(spool, before_first=before_first) as follower:
-        for page in PAGES[:2]:
+        for page in CHUNKS[:2]:
             await published(spool, page)
             await soon(anext(follower))
-    assert calls == [len(PAGES[0])]
+    assert calls == [len(CHUNKS[0])]
 
 
 async def test_follower_has_caught_up_when_it_has_every_published_byte(spool: Spool) -> None:

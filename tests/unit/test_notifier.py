@@ -25,7 +25,7 @@ PATIENCE = 20.0  # seconds until a test that waits has failed
 INTERVAL = 0.005  # seconds between two moves of a frontier, half of the spool's
 MOVES = 200  # a second of them
 FIRST = b"id\n1\n"
-PAGES = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
+CHUNKS = [b"%d,%s\n" % (number, b"x" * (number % 97)) for number in range(300)]
 
 T = TypeVar("T")
 
@@ -332,12 +332,12 @@ async def spool(tmp_path: Path, executor: ThreadPoolExecutor, pause_per_waiter: 
 @pytest.mark.usefixtures("room_for_files")
 async def test_thousand_followers_read_the_same_bytes(spool: Spool) -> None:
     followers = [asyncio.create_task(read_to_the_end(spool)) for _ in range(1000)]
-    for page in PAGES:
+    for page in CHUNKS:
         await spool.append(page, 1)
         await asyncio.sleep(0.001)
     await spool.finish()
     spool.seal()
-    assert set(await soon(asyncio.gather(*followers))) == {b"".join(PAGES)}
+    assert set(await soon(asyncio.gather(*followers))) == {b"".join(CHUNKS)}
 
 
 endless_pause = pytest.mark.parametrize("pause_per_waiter", [3600.0])

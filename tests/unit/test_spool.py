@@ -20,7 +20,7 @@ from streamer.errors import ExportFailure
 from streamer.spool.follower import Extent, Follower, TruncatedError
 from streamer.spool.spool import Sealed, Spool
 from streamer.spool.writer import MAX_GATHERED, Volume, WriteLimits
-from tests.unit.spools import FIRST, HEADER, CHUNKS, PATIENCE, let_the_loop_run, published, read_all, soon, write_all
+from tests.unit.spools import CHUNKS, FIRST, HEADER, PATIENCE, let_the_loop_run, published, read_all, soon, write_all
 
 
 @pytest.fixture
