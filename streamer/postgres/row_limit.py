@@ -6,9 +6,8 @@ connection if it has received too many since it last delivered rows. The driver 
 together, so up to one read of the socket of other rows may precede the row that is counted. While a COPY runs, its
 `CopyFraming` sees the same bytes.
 
-All connections of an event loop read into one buffer, and the driver gets a copy of what has arrived. Without it
-asyncio allocates the largest read for every read, of which each page of memory is new to the process: see
-streamer/process/allocator.py.
+All connections of an event loop read into one buffer, and the driver gets a copy of what has arrived: otherwise
+asyncio allocates 256 kB for each read, and cuts off what was not needed.
 """
 
 import asyncio

@@ -8,20 +8,16 @@ With the default parameters the heap of a server grows for hours, although it fr
   freed, the threshold for a large buffer rises to its size, up to 32 MB. From then on buffers are allocated in the
   heap, between small objects that stay. The threshold is therefore fixed, below the 256 kB that asyncio allocates for
   each read of a socket: those buffers fragment the heap.
-
-Each page of a new mapping costs a page fault. The chunks of an export, up to 192 kB, are therefore allocated in the
-heap, and its unused end is returned only when it is larger than what the next chunks need again.
 """
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
-LARGE = 224 * 1024  # bytes
-MAX_UNUSED = 1024 * 1024  # bytes at the end of the heap
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of <malloc.h>
+LARGE = 128 * 1024  # bytes; where glibc begins
 
 
 def keep_the_heap_small() -> None:
-    """Sets one arena and fixed thresholds; without effect on another C library.
+    """Sets one arena and a fixed threshold; without effect on another C library.
 
     To be called before there are threads: a thread keeps its arena.
     """
@@ -29,4 +25,3 @@ def keep_the_heap_small() -> None:
     if hasattr(glibc, "gnu_get_libc_version"):
         glibc.mallopt(M_ARENA_MAX, 1)
         glibc.mallopt(M_MMAP_THRESHOLD, LARGE)
-        glibc.mallopt(M_TRIM_THRESHOLD, MAX_UNUSED)
