@@ -6,6 +6,7 @@ asyncpg drops rows without an error if a message of another type comes between t
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from streamer.errors import ExportFailure
 from streamer.source.source import CursorChoice
 from tests.integration.sources import Plain, Received, assert_conforms, numbers, opened, spec
+from tests.integration.tlsfront import make_certificate, tls_front
 
 ROWS = 40_000
 NUMBERS = spec("numbers", ["n"])
@@ -148,3 +150,16 @@ async def test_a_message_before_or_after_all_rows_loses_none(
         return besides + message if message[:1] in b"HcCZ" else message
 
     assert_conforms(await export(database, choice, tamper), numbers(ROWS))
+
+
+@by_copy
+async def test_rows_that_arrive_by_tls_are_counted(
+    database: str, plain: Plain, choice: CursorChoice, tmp_path: Path
+) -> None:
+    await plain.execute(MADE_NUMBERS)
+    parts = urlsplit(database)
+    user = parts.netloc.rpartition("@")[0] or "postgres"
+    async with tls_front(database, make_certificate(tmp_path, "server")) as port:
+        by_tls = parts._replace(netloc=f"{user}@localhost:{port}", query="sslmode=require").geturl()
+        async with opened(by_tls, choice, "numbers") as source:
+            assert_conforms(await source.export(NUMBERS), numbers(ROWS))
