@@ -24,7 +24,7 @@ GATES = range(100_000, ROWS, 100_000)
 FIRST = 9_000_000  # bytes that are there before the first gate, and a few more
 STAY = 4.0  # seconds that the export stands at each gate, so that it is live for long
 PROCESSES = 2  # of clients
-COMPRESSIONS = 8  # by default
+COMPRESSIONS = 6  # by default
 KB = 1024
 
 pytestmark = [pytest.mark.memory, pytest.mark.timeout(900)]

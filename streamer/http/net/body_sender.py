@@ -100,6 +100,10 @@ class BodySender:
                 raise TruncatedError(FILE_IS_SHORTER)
         return piece
 
+    def _within_quota(self, piece: memoryview) -> memoryview:
+        """Cuts a piece to what the quota allows now: others may have used the budget while it was loaded."""
+        return piece[: max(self._quota.writable(self._socket), MIN_PIECE)] if self._quota else piece
+
     def _write(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Writes the pieces to the socket in one system call. Returns how many bytes the socket took."""
         try:

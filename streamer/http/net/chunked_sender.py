@@ -67,8 +67,10 @@ class ChunkedSender(BodySender):
 
     async def _send_chunk(self, extent: Extent, read: Read) -> int:
         """Sends some of its first bytes as one chunk, or none. Returns their number."""
-        chunk = Chunk.of(extent.first(await self._wait_writable()))
-        sent = self._write([chunk.head, await read(extent, chunk.body.length), chunk.tail])
+        length = extent.first(await self._wait_writable()).length
+        piece = self._within_quota(await read(extent, length))
+        chunk = Chunk.of(extent.first(len(piece)))
+        sent = self._write([chunk.head, piece, chunk.tail])
         if 0 < sent < chunk.length:
             await self._finish(chunk.after(sent), read)
         await self._pace(sent)

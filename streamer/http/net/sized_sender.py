@@ -94,7 +94,7 @@ class CopyingSender(SizedSender):
 
     async def _send_some(self, extent: Extent) -> int:
         length = min(extent.length, await self._wait_writable())
-        sent = self._write([await self._read(extent, length)])
+        sent = self._write([self._within_quota(await self._read(extent, length))])
         await self._pace(sent)
         return sent
 
