@@ -29,6 +29,8 @@ class Source:
 class BodyServer:
     url: str
     source: Source
+    slots: DownloadSlots
+    threads: ThreadPoolExecutor  # in which the file is loaded
 
     @asynccontextmanager
     async def body(self, target: str = "/", *, receive: int) -> AsyncIterator[Body]:
@@ -45,7 +47,7 @@ Send = Callable[[web.Request, DownloadResponse, Source], Awaitable[None]]
 @asynccontextmanager
 async def body_server(content: Path, send: Send) -> AsyncIterator[BodyServer]:
     """A server whose responses `send` writes, each in a slot of its own."""
-    slots = DownloadSlots(10)
+    slots = DownloadSlots(100)
 
     async def respond(request: web.Request) -> web.StreamResponse:
         response = DownloadResponse()
@@ -66,6 +68,6 @@ async def body_server(content: Path, send: Send) -> AsyncIterator[BodyServer]:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:
-            yield BodyServer(f"http://127.0.0.1:{runner.addresses[0][1]}", source)
+            yield BodyServer(f"http://127.0.0.1:{runner.addresses[0][1]}", source, slots, threads)
         finally:
             await runner.cleanup()
