@@ -378,17 +378,17 @@ def name_remarks(environment: Mapping[str, str]) -> list[str]:
     """Returns a sentence for each former name of a setting that is in use, and for each name that looks misspelt."""
     given = [name for name, text in environment.items() if text]
     former = _current_names()
+    known = {field.encode_name for field in msgspec.structs.fields(Settings)} | former.keys()
     return [f"{name} is called {former[name]} now; the old name still works" for name in given if name in former] + [
-        f"{name} is not a setting; did you mean {meant}?" for name in given if (meant := _meant(name))
+        f"{name} is not a setting; did you mean {meant}?" for name in given if (meant := _meant(name, known))
     ]
 
 
-def _meant(name: str) -> str | None:
+def _meant(name: str, known: set[str]) -> str | None:
     """Returns the setting that the name differs from in a letter or two; None for a setting, and for all else.
 
     The environment has variables of other programs, too.
     """
-    known = {setting.name for setting in described_settings()} | _current_names().keys()
     first_words = {each.partition("_")[0] for each in known}
     if name in known or name.partition("_")[0] not in first_words:
         return None
