@@ -6,17 +6,14 @@ import pty
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 
 from tests.acceptance.process import STREAMER, streamer
-from tests.acceptance.test_pull import VERBS, content_of, environment, names, run, sentence
+from tests.acceptance.test_pull import VERBS, content_of, environment, names, run, sentence, serving_slowly
 from tests.held import LARGE, Held
 from tests.integration.pretender import pretending, says
 
@@ -295,22 +292,6 @@ def test_sigterm_restores_the_terminal_and_is_one_sentence(folder: Path, argumen
     assert code == 143
     assert said.count("streamer: terminated") == 1
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")
-
-
-@contextmanager
-def serving_slowly(folder: Path) -> Iterator[str]:
-    """Yields the URL of a test server, in another process, whose export runs until it is cancelled."""
-    script = (
-        "import asyncio\nfrom tests.acceptance.test_pull import pretend_to_be_slow\nasyncio.run(pretend_to_be_slow())"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], env=environment(folder), stdout=subprocess.PIPE, text=True
-    ) as pretender:
-        assert pretender.stdout
-        try:
-            yield pretender.stdout.readline().strip()
-        finally:
-            pretender.terminate()
 
 
 def in_terminal(folder: Path, arguments: Sequence[str], awaited: bytes, number: signal.Signals) -> tuple[int, str]:

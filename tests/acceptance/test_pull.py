@@ -11,8 +11,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -452,8 +452,9 @@ async def test_an_export_with_label_and_ttl_is_found_by_its_label(held: Held, fo
     assert not (folder / "z.csv").exists()
 
 
-def test_a_terminal_of_80_columns_shows_a_bar_and_a_question_after_ctrl_c(folder: Path) -> None:
-    """The question is answered with yes on a pseudo-terminal; a test server runs in another process."""
+@contextmanager
+def serving_slowly(folder: Path) -> Iterator[str]:
+    """Yields the URL of a test server, in another process, whose export runs until it is cancelled."""
     script = (
         "import asyncio\nfrom tests.acceptance.test_pull import pretend_to_be_slow\nasyncio.run(pretend_to_be_slow())"
     )
@@ -462,9 +463,15 @@ def test_a_terminal_of_80_columns_shows_a_bar_and_a_question_after_ctrl_c(folder
     ) as pretender:
         assert pretender.stdout
         try:
-            said = in_a_terminal(folder, pretender.stdout.readline().strip())
+            yield pretender.stdout.readline().strip()
         finally:
             pretender.terminate()
+
+
+def test_a_terminal_of_80_columns_shows_a_bar_and_a_question_after_ctrl_c(folder: Path) -> None:
+    """The question is answered with yes on a pseudo-terminal; a test server runs in another process."""
+    with serving_slowly(folder) as url:
+        said = in_a_terminal(folder, url)
     screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
     assert "x.csv" in screen
     assert "processing, 1 of about 2 rows" in screen
