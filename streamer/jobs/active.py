@@ -14,6 +14,8 @@ from streamer.jobs.snapshot_wait import SnapshotWait
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.spool import Spool
 
+ENDED_ELSEWHERE = "the export was ended by another server"
+
 
 class ActiveExport:
     """Exists from before its row is inserted until its followers know of its last byte or its failure.
@@ -39,6 +41,7 @@ class ActiveExport:
         self.content: ContentDescription | None = None  # None until the row is inserted
         self.attempts = 0  # runs that have begun, including the current one
         self.snapshot_at: datetime | None = None
+        self._ending: str | None = None  # the reason for which this process is changing the row
         self._note_served = note_served
         self._source_away = source_away
         self._reading = reading
@@ -167,6 +170,24 @@ class ActiveExport:
         self.abandonment.stop_timer()
         if self._task is not None and not self._task.cancelling():
             self._task.cancel()
+
+    @contextmanager
+    def ending(self, reason: str) -> Iterator[None]:
+        """Must be open while this process changes the row to end the run.
+
+        The run may find the change before the caller gets the database's answer, and must break its followers with the
+        caller's `reason`.
+        """
+        before, self._ending = self._ending, reason
+        try:
+            yield
+        finally:
+            self._ending = before
+
+    @property
+    def why_ended(self) -> str:
+        """The reason if the row says that the run has ended."""
+        return self._ending or ENDED_ELSEWHERE
 
     @contextmanager
     def followed(self) -> Iterator[None]:

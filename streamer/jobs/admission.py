@@ -1,6 +1,7 @@
 """The calls of the API: submit, read, list, cancel and remove exports."""
 
 import asyncio
+from contextlib import nullcontext
 from uuid import UUID, uuid4
 
 from streamer.errors import KeyReused, QueueFull, Unavailable
@@ -117,7 +118,8 @@ class Admission:
 
     async def _cancel_unfinished(self, export_id: UUID) -> Export | None:
         active = self._actives.get(export_id)
-        cancelled = await self._store.cancel(export_id, active.meter.percentage if active else 0.0)
+        with active.ending(CANCELLED) if active else nullcontext():
+            cancelled = await self._store.cancel(export_id, active.meter.percentage if active else 0.0)
         if cancelled is not None and (active := self._actives.pop(export_id)):
             await active.stop(CANCELLED)
         return cancelled

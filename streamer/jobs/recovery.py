@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from streamer.errors import Unavailable
-from streamer.jobs.active import ActiveExport
+from streamer.jobs.active import ENDED_ELSEWHERE, ActiveExport
 from streamer.jobs.registry import ActiveExports
-from streamer.jobs.runner import ENDED_ELSEWHERE
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
@@ -115,12 +114,17 @@ class Recovery:
         """Settles an export of this server by the rule for dead servers. Its followers break with `reason`."""
         ended = False
         try:
-            if active.served or not await self._store.release(active.id, active.meter.percentage):
+            if active.served or not await self._released(active, reason):
                 reason = STOPPED
-                failed = await self._store.fail(active.id, STOPPED, active.meter.percentage)
+                with active.ending(STOPPED):
+                    failed = await self._store.fail(active.id, STOPPED, active.meter.percentage)
                 if not failed and (await self._store.get(active.id)).state is State.COMPLETED:
                     return await active.finished()  # its run is about to seal the file
             ended = True
         except Exception:
             log.exception("export %s: its end could not be recorded; that is done when its lease runs out", active.id)
         return await active.stop(reason, ended=ended)
+
+    async def _released(self, active: ActiveExport, reason: str) -> bool:
+        with active.ending(reason):
+            return await self._store.release(active.id, active.meter.percentage)

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 FIRST_SOURCE_PAUSE = 0.1  # seconds before the next run if a relation is locked; doubles with each run
 MAX_SOURCE_PAUSE = 5.0  # seconds
-ENDED_ELSEWHERE = "the export was ended by another server"
 
 
 class Runner:
@@ -102,7 +101,7 @@ class Runner:
         active.spool.kept = True
         if not await self._complete(active, sealed, rows):
             active.spool.kept = False
-            raise ExportFailure(ENDED_ELSEWHERE)
+            raise ExportFailure(active.why_ended)
         active.spool.seal()
         log.info("export %s completed: %d rows, %d bytes", active.id, sealed.rows, sealed.length)
 
@@ -239,7 +238,7 @@ class Runner:
         while True:
             try:
                 if not await self._store.note_progress(active.id, snapshot_at, active.meter.progress()):
-                    active.abort(ENDED_ELSEWHERE)
+                    active.abort(active.why_ended)
             except Unavailable as error:
                 log.warning("export %s: its progress could not be recorded: %s", active.id, with_causes(error))
             except Exception:

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from streamer.jobs.active import ENDED_ELSEWHERE
 from streamer.jobs.recovery import EXHAUSTED, RELEASED, SERVED, STOPPED
-from streamer.jobs.runner import ENDED_ELSEWHERE
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
 from streamer.postgres.driver import Pool

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streamer.errors import ExportFailure, SourceAway, SourceBusy, TransientFailure, Unavailable
-from streamer.jobs.active import ActiveExport
-from streamer.jobs.runner import ENDED_ELSEWHERE, FIRST_SOURCE_PAUSE, MAX_SOURCE_PAUSE, _pause
+from streamer.jobs.active import ENDED_ELSEWHERE, ActiveExport
+from streamer.jobs.runner import FIRST_SOURCE_PAUSE, MAX_SOURCE_PAUSE, _pause
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
 from streamer.postgres.driver import Pool
@@ -115,6 +115,29 @@ async def test_a_run_is_stopped_by_its_report_when_the_row_has_ended(process: Pr
     assert task.cancelled()
     assert active.spool.broken.result() == ENDED_ELSEWHERE
     assert process.files() == set()
+
+
+async def test_a_run_that_finds_a_change_of_this_process_first_breaks_its_followers_with_the_reason_of_that_change(
+    process: Process,
+) -> None:
+    active = await process.claimed()
+    process.source.go_on.clear()
+    running = asyncio.create_task(active.run(asyncio.create_task(process.runner.run(active, SPEC))))
+    await soon(process.source.reading.wait())
+    with active.ending("the reason"):
+        await process.store.cancel(active.id, 0.0)
+        await soon(running)  # the answer of the statement is still on its way
+    assert active.spool.broken.result() == "the reason"
+
+
+async def test_a_run_that_completes_beside_a_change_of_this_process_fails_with_the_reason_of_that_change(
+    process: Process,
+) -> None:
+    active = await process.claimed()
+    with active.ending("the reason"):
+        await process.store.cancel(active.id, 0.0)
+        await run(process, active)
+    assert active.spool.broken.result() == "the reason"
 
 
 async def test_an_export_that_was_cancelled_at_its_last_row_fails(process: Process) -> None:
