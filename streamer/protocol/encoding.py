@@ -1,18 +1,14 @@
 """Content negotiation by coding: RFC 9110, 12.5.3, between identity and gzip."""
 
 import re
-from enum import StrEnum
+
+from streamer.coding import Coding
 
 # RFC 9110, 12.4.2: a weight is 0 to 1 with at most three digits. A member that is not of this form is ignored.
 MEMBER = re.compile(
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?", re.IGNORECASE
 )
 ALIASES = {"x-gzip": "gzip"}  # RFC 9110, 8.4.1.3
-
-
-class Coding(StrEnum):
-    IDENTITY = "identity"
-    GZIP = "gzip"
 
 
 def acceptable(accept_encoding: str | None) -> tuple[Coding, ...]:

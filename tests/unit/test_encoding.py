@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header
 
-from streamer.protocol.encoding import Coding, acceptable
+from streamer.coding import Coding
+from streamer.protocol.encoding import acceptable
 
 Codings = tuple[Coding, ...]
 Row = tuple[str | None, Codings]

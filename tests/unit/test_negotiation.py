@@ -9,6 +9,7 @@ from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
+from streamer.coding import Coding
 from streamer.errors import BadParameter, NotAcceptable, PreconditionFailed, Unavailable
 from streamer.http.download.negotiation import (
     DownloadRequest,
@@ -18,7 +19,6 @@ from streamer.http.download.negotiation import (
 )
 from streamer.http.links import LINKS, Links
 from streamer.protocol.disposition import ContentDescription
-from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import Positions, Slice, Slices, Whole
 
 ID = UUID("0f2ab9b4-0000-4000-8000-000000000000")

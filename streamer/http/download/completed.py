@@ -6,6 +6,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from streamer.coding import Coding
 from streamer.errors import RangeNotSatisfiable
 from streamer.http.download.compression import GzipStreams
 from streamer.http.download.delivery import DownloadResponse, Part, length_of, send_parts
@@ -18,7 +19,6 @@ from streamer.http.download.negotiation import (
 )
 from streamer.jobs.completed import CompletedCache, CompletedExport
 from streamer.protocol.digest import repr_digest
-from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import Slice, Slices, Unsatisfiable, Whole, content_range
 
 MAX_COPIED_BODY = 256 * 1024  # bytes of a body that is read into memory and written at once

@@ -15,11 +15,11 @@ from typing import BinaryIO, cast
 from aiohttp import web
 from isal import isal_zlib
 
+from streamer.coding import Coding
 from streamer.http.download.delivery import DownloadResponse
 from streamer.http.download.negotiation import DownloadRequest
 from streamer.http.net.body_sender import FILE_IS_SHORTER, Readable, in_thread
 from streamer.http.net.chunked_sender import ChunkedSender
-from streamer.protocol.encoding import Coding
 from streamer.spool.follower import Extent, Follower, TruncatedError
 
 WINDOW = 32 * 1024  # bytes of the export that one stream holds at a time

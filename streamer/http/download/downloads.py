@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from streamer.coding import Coding
 from streamer.errors import BadBody, BadParameter, TooEarly
 from streamer.http.api.exports import Exports, requested_id
 from streamer.http.download.completed import CompletedDownloads
@@ -22,7 +23,6 @@ from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
 from streamer.model import ExportRequest
-from streamer.protocol.encoding import Coding
 
 
 class Downloads:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from streamer.coding import Coding
 from streamer.errors import Unavailable
 from streamer.http.download.completed import CompletedDownloads
 from streamer.http.download.compression import GzipStreams
@@ -25,7 +26,6 @@ from streamer.http.net.connection import close_at_eof
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
 from streamer.jobs.completed import refusal
-from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import Positions, Slice, live_content_range
 from streamer.spool.follower import Follower
 

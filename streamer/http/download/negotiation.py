@@ -11,13 +11,14 @@ from uuid import UUID
 
 from aiohttp import HttpVersion11, web
 
+from streamer.coding import Coding
 from streamer.errors import BadParameter, NotAcceptable, PreconditionFailed, Unavailable
 from streamer.http.api.status import entity_tag
 from streamer.http.links import LINKS, download_path
 from streamer.http.target import read_query, values_of
 from streamer.protocol.conditions import Validators, Verdict, evaluate, http_date, range_applies
 from streamer.protocol.disposition import ContentDescription, attachment, safe_filename
-from streamer.protocol.encoding import Coding, acceptable
+from streamer.protocol.encoding import acceptable
 from streamer.protocol.ranges import Positions, Slices, Unsatisfiable, Whole, select, select_live
 
 FIELDS = (
