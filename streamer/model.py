@@ -9,6 +9,7 @@ request is read strictly, because an export without one of its fields would cont
 read is None, and an unknown state stays a text; no rule about either is guessed.
 """
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from typing import Any, Self
 from uuid import UUID
 
 import msgspec
+
+from streamer.coding import Coding
 
 
 class State(StrEnum):
@@ -195,6 +198,41 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Representation:
+    """A compressed form of an export: one row of the representations table.
+
+    The same coder, flushed at the same offsets, makes the same bytes. A generation is the bytes that clients may have
+    downloaded a part of; there is a next one only if they cannot be made again.
+    """
+
+    export_id: UUID
+    coding: Coding
+    generation: int
+    state: str
+    coder: str  # library, version and level
+    length: int = 0  # bytes
+    sha256: bytes | None = None  # of the first `length` bytes; None if nothing is known about them
+    flushes: bytes | None = None  # packed offsets
+    finished_at: datetime | None = None  # the first time
+    removed_at: datetime | None = None  # the file
+    is_new: bool = False  # no byte of it has been served
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        return cls(
+            coding=Coding(row["coding"]),
+            length=row["bytes"],
+            **{name: row[name] for name in REPRESENTATION_COLUMNS},
+            is_new=bool(row.get("is_new")),
+        )
+
+    @property
+    def name(self) -> str:
+        """Distinguishes its bytes from those of all other representations of the export; for an entity tag."""
+        return f"{self.coding}-{NAME_BREAKS.sub('-', self.coder.lower())}-{self.generation}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """One row of the exports table."""
 
@@ -216,6 +254,7 @@ class Export:
     folder: UUID | None  # of the file; None before the first run, and in rows of older versions
     label: str | None
     ttl: timedelta | None  # None: the server's EXPORT_TTL
+    representations: tuple[Representation, ...] = ()  # those that have a file, if the statement has asked for them
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -224,6 +263,7 @@ class Export:
             state=_read_state(row["state"]),
             spec=read_spec(row),
             progress=Progress(**{name: row[name] for name in PROGRESS_COLUMNS}),
+            representations=_read_representations(row["id"], row.get("representations")),
             **{name: row[name] for name in PLAIN_COLUMNS},
         )
 
@@ -231,6 +271,20 @@ class Export:
     def final(self) -> bool:
         """Returns False for an unknown state, because it may not be final."""
         return isinstance(self.state, State) and self.state.final
+
+
+def _read_representations(export_id: UUID, text: str | None) -> tuple[Representation, ...]:
+    """Reads the JSON that the statements build. A coding of a newer version is left out."""
+    return tuple(
+        Representation(
+            export_id=export_id,
+            coding=Coding(found.pop("coding")),
+            sha256=bytes.fromhex(found.pop("sha256") or "") or None,
+            **found,
+        )
+        for found in msgspec.json.decode(text or "[]")
+        if found["coding"] in set(Coding)
+    )
 
 
 def read_spec(row: Mapping[str, Any]) -> ExportSpec | None:
@@ -250,6 +304,7 @@ def _read_state(text: str) -> State | str:
         return text
 
 
+NAME_BREAKS = re.compile(r"[^a-z0-9.]+")
 Place = tuple[datetime, UUID]  # in the list of exports: the time of creation of one, and its id
 PROGRESS_COLUMNS = ("total_rows", "estimated", "processed_rows", "bytes", "percentage", "rows_per_second")
 PLAIN_COLUMNS = (
@@ -267,4 +322,14 @@ PLAIN_COLUMNS = (
     "folder",
     "label",
     "ttl",
+)
+REPRESENTATION_COLUMNS = (
+    "export_id",
+    "generation",
+    "state",
+    "coder",
+    "sha256",
+    "flushes",
+    "finished_at",
+    "removed_at",
 )

@@ -64,6 +64,15 @@ class ExportLinks(msgspec.Struct, frozen=True, kw_only=True):
     download: str | Unset = UNSET
 
 
+class RepresentationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A compressed form of an export. The length in bytes and `sha256` (hexadecimal) are known once it is completed."""
+
+    state: str
+    etag: str
+    bytes: int
+    sha256: str | None = None
+
+
 class ExportStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An export at one moment. `sha256` (hexadecimal) and the exact length in bytes are known once it is completed.
 
@@ -92,6 +101,7 @@ class ExportStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     truncated: bool = False  # a limit has cut rows
     sha256: str | None = None
     etag: str
+    representations: dict[str, RepresentationStatus] | Unset = UNSET  # by coding: gzip, zstd
     links: ExportLinks | Unset = UNSET
 
 

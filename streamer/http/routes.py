@@ -12,7 +12,7 @@ from streamer.http.api.datasets import Datasets
 from streamer.http.api.exports import Exports, json_response
 from streamer.http.api.request_bodies import RequestBodies
 from streamer.http.download.completed import CompletedDownloads
-from streamer.http.download.compression import GzipStreams
+from streamer.http.download.compressed import CompressedDownloads
 from streamer.http.download.downloads import Downloads
 from streamer.http.download.live import DownloadTimes, LiveDownloads
 from streamer.http.links import LINKS, Links
@@ -25,6 +25,7 @@ from streamer.http.pages.home import Home
 from streamer.http.problems import problems
 from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache
+from streamer.jobs.representations import Representations
 from streamer.schema import Health
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck
@@ -36,6 +37,7 @@ class ExportServices:
 
     admission: Admission
     completed: CompletedCache
+    representations: Representations
     catalog: Catalog
     values: ValueCheck
     bodies: RequestBodies
@@ -48,7 +50,6 @@ class DownloadServices:
     """What sends bodies, within limits."""
 
     slots: DownloadSlots
-    gzip: GzipStreams
     readiness: WriteReadiness
     read_ahead: Executor
     times: DownloadTimes
@@ -75,15 +76,18 @@ def application(services: ExportServices, sending: DownloadServices, links: Link
 
 
 def _downloads(exports: Exports, services: ExportServices, sending: DownloadServices) -> Downloads:
-    completed = CompletedDownloads(services.completed, sending.gzip)
-    live = LiveDownloads(services.admission, completed, sending.gzip, sending.times)
+    completed = CompletedDownloads(services.completed)
+    live = LiveDownloads(services.admission, completed, sending.times)
+    compressed = CompressedDownloads(
+        services.representations, services.completed, live=live, completed=completed, times=sending.times
+    )
     return Downloads(
         services.admission,
         exports,
         live=live,
         completed=completed,
+        compressed=compressed,
         slots=sending.slots,
-        gzip=sending.gzip,
         abandon_after=services.abandon_after,
     )
 
@@ -165,6 +169,18 @@ ROUTES = (
     Route("GET", "/exports/{id}", "The same as `GET /exports/{id}/status`.", lambda to: to.exports.status),
     Route("GET", "/exports/{id}/status", "Status, progress, times, length and SHA-256.", lambda to: to.exports.status),
     Route("GET", "/exports/{id}/download", "The CSV, also while it grows.", lambda to: to.downloads.download),
+    Route(
+        "GET",
+        "/exports/{id}/download.csv.gz",
+        "The CSV as a gzip file, also while it grows; it is resumed like any other file.",
+        lambda to: to.downloads.gzip_file,
+    ),
+    Route(
+        "GET",
+        "/exports/{id}/download.csv.zst",
+        "The same as a Zstandard file.",
+        lambda to: to.downloads.zstd_file,
+    ),
     Route(
         "DELETE",
         "/exports/{id}",

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from streamer.coding import Coding
 from streamer.errors import ExportFailure, Unavailable
 from streamer.jobs.abandonment import Abandonment
 from streamer.jobs.progress import ProgressMeter
@@ -23,6 +24,9 @@ class ActiveExport:
     `note_served` writes to the table that a byte is about to be sent, and returns whether that is still allowed.
     `source_away` returns whether the source takes no connections. `reading` keeps the file from being removed.
     """
+
+    coding = Coding.IDENTITY
+    row: None = None  # of a compressed representation
 
     def __init__(
         self,

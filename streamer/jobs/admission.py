@@ -8,6 +8,7 @@ from streamer.errors import KeyReused, QueueFull, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import unknown_state
 from streamer.jobs.registry import ActiveExports
+from streamer.jobs.representations import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
@@ -26,6 +27,7 @@ class Admission:
         actives: ActiveExports,
         *,
         retention: Retention,
+        representations: Representations,
         tasks: Tasks,
         permits: asyncio.Semaphore,
         capacity: int,
@@ -33,6 +35,7 @@ class Admission:
         self._store = store
         self._actives = actives
         self._retention = retention
+        self._representations = representations
         self._tasks = tasks
         self._permits = permits
         self._capacity = capacity
@@ -129,6 +132,7 @@ class Admission:
             return cancelled
         export = await self._finished(export_id)
         await self._retention.remove(export_id)
+        await self._representations.stop(export_id)
         return export
 
     async def _finished(self, export_id: UUID) -> Export:

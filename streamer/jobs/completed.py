@@ -1,4 +1,4 @@
-"""A cache of completed exports with open files.
+"""A cache of completed exports with open files, those of compressed representations included.
 
 A statement to the database and an `open` cost more than a range of a few kilobytes. So the rows and files of the
 MAX_CACHED exports that were read last stay in the cache, and a row is used for `cache_lifetime` seconds without reading
@@ -19,12 +19,15 @@ from time import monotonic
 from typing import BinaryIO, Self
 from uuid import UUID
 
+from streamer.coding import Coding
 from streamer.errors import ClientError, ExportFailed, ExportGone, Unavailable, WrittenByNewer
+from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, State
+from streamer.model import Export, Representation, State
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory, Stamp
+from streamer.spool.names import SpoolName
 from streamer.spool.pagecache import read_if_cached
 
 log = logging.getLogger(__name__)
@@ -34,35 +37,48 @@ GONE = "the file of this export is gone, or damaged; start a new one"
 ELSEWHERE = "the file of this export is in the folder of another server"
 
 
+class NotMadeError(Exception):
+    """The representation does not exist, or its file does not. `is_lost` if the row says that there is a file."""
+
+    def __init__(self, *, is_lost: bool) -> None:
+        super().__init__("the compressed form of this export has no file")
+        self.is_lost = is_lost
+
+
 class CompletedExport:
-    """A completed export and its open file, with a count of references. `with` releases one."""
+    """A completed export in one coding and its open file, with a count of references. `with` releases one."""
 
     broken: "asyncio.Future[str] | None" = None  # a completed export cannot fail
 
     def __init__(
         self,
         export: Export,
+        representation: Representation | None,
         file: BinaryIO,
         readers: Counter[UUID],
         close: Callable[[BinaryIO], object],
         *,
         lifetime: float,
     ) -> None:
-        """The row is used for `lifetime` seconds."""
+        """`representation` is None for the CSV itself. The rows are used for `lifetime` seconds."""
         self.export = export
+        self.representation = representation
         self.content = ContentDescription.of(export.spec, export.created_at)
         self.file = file
         self._readers = readers
         self._close = close
-        self.length = export.progress.bytes
+        self.length, self.sha256, self._finished_at = _outcome(export, representation)
         self._fresh_until = monotonic() + lifetime
         self._references = 1  # of the cache
 
     @property
+    def name(self) -> SpoolName:
+        return SpoolName(self.export.id, self.representation.coding if self.representation else Coding.IDENTITY)
+
+    @property
     def last_modified(self) -> datetime:
         """In whole seconds, as in HTTP."""
-        assert self.export.finished_at is not None
-        return self.export.finished_at.replace(microsecond=0)
+        return self._finished_at.replace(microsecond=0)
 
     @property
     def fresh(self) -> bool:
@@ -95,6 +111,17 @@ class CompletedExport:
         self.release()
 
 
+def _outcome(export: Export, representation: Representation | None) -> tuple[int, bytes, datetime]:
+    """Returns the length in bytes, the SHA-256 and the time of completion."""
+    if representation is None:
+        length, sha256, finished_at = export.progress.bytes, export.sha256, export.finished_at
+    else:
+        length, sha256, finished_at = representation.length, representation.sha256, representation.finished_at
+    assert sha256 is not None, "it is completed"
+    assert finished_at is not None, "it is completed"
+    return length, sha256, finished_at
+
+
 def _count_down(readers: Counter[UUID], export_id: UUID) -> None:
     readers[export_id] -= 1
     if not readers[export_id]:
@@ -104,66 +131,80 @@ def _count_down(readers: Counter[UUID], export_id: UUID) -> None:
 class CompletedCache:
     """Looks exports up, verifies their files, and counts the downloads of each."""
 
-    def __init__(self, store: Store, directory: SpoolDirectory, times: JobTimes) -> None:
+    def __init__(
+        self, store: Store, representations: RepresentationStore, directory: SpoolDirectory, times: JobTimes
+    ) -> None:
         self._store = store
+        self._representations = representations
         self._directory = directory
         self._times = times
-        self._kept: OrderedDict[UUID, CompletedExport] = OrderedDict()
+        self._kept: OrderedDict[SpoolName, CompletedExport] = OrderedDict()
         self._readers: Counter[UUID] = Counter()
-        self._verified: dict[UUID, Stamp] = {}
-        self._verifying: dict[UUID, asyncio.Task[None]] = {}
-        self._looking_up: dict[UUID, asyncio.Task[CompletedExport]] = {}
+        self._verified: dict[SpoolName, Stamp] = {}
+        self._verifying: dict[SpoolName, asyncio.Task[None]] = {}
+        self._looking_up: dict[SpoolName, asyncio.Task[CompletedExport]] = {}
 
-    async def acquire(self, export_id: UUID) -> CompletedExport:
-        """Returns a completed export, which the caller must release. Raises NotFound, and `refusal` of any other."""
+    async def acquire(self, export_id: UUID, coding: Coding = Coding.IDENTITY) -> CompletedExport:
+        """Returns a completed export, which the caller must release.
+
+        Raises NotFound, and `refusal` of any other; for a coding of a completed export that has no file, NotMadeError.
+        """
+        name = SpoolName(export_id, coding)
         while True:
-            kept = self._kept.get(export_id)
+            kept = self._kept.get(name)
             if kept is None or not kept.fresh:
-                kept = await self._look_up_once(export_id)
+                kept = await self._look_up_once(name)
             if kept.open:  # it may have been evicted meanwhile
                 return kept.retain()
 
-    def mark_verified(self, export_id: UUID) -> None:
+    def is_kept(self, name: SpoolName) -> bool:
+        """Whether the cache has the open file."""
+        return name in self._kept
+
+    def mark_verified(self, export_id: UUID, coding: Coding = Coding.IDENTITY) -> None:
         """Trusts the file without hashing, because this process has sealed it."""
         with suppress(OSError):  # then it is hashed when it is served
-            self._verified[export_id] = self._directory.stamp(export_id)
+            self._verified[SpoolName(export_id, coding)] = self._directory.stamp(export_id, coding)
 
     async def ensure_verified(self, sealed: CompletedExport) -> None:
-        """Must be awaited before the first byte is sent. Raises ExportGone and Unavailable."""
+        """Must be awaited before the first byte is sent. Raises ExportGone, Unavailable and NotMadeError."""
         if self._is_verified(sealed):
             return
         await self._verify_once(sealed)
         if not self._is_verified(sealed):  # another file than the open one was hashed
-            self.evict(sealed.export.id)
+            self.evict(sealed.name)
             raise Unavailable("the file of this export was replaced a moment ago")
 
     def _is_verified(self, sealed: CompletedExport) -> bool:
-        return self._verified.get(sealed.export.id) == Stamp.of(os.fstat(sealed.file.fileno()))
+        return self._verified.get(sealed.name) == Stamp.of(os.fstat(sealed.file.fileno()))
 
     async def _verify_once(self, sealed: CompletedExport) -> None:
         """Shares one verification between concurrent callers."""
-        verifying = self._verifying.get(sealed.export.id)
+        name = sealed.name
+        verifying = self._verifying.get(name)
         if verifying is None:
-            verifying = self._verifying[sealed.export.id] = asyncio.create_task(self._verify(sealed.export))
-            verifying.add_done_callback(lambda _: self._verifying.pop(sealed.export.id))
+            verifying = self._verifying[name] = asyncio.create_task(self._verify(sealed.export, name, sealed.sha256))
+            verifying.add_done_callback(lambda _: self._verifying.pop(name))
         await asyncio.shield(verifying)
 
-    async def _verify(self, export: Export) -> None:
-        """Raises ExportGone and Unavailable."""
+    async def _verify(self, export: Export, name: SpoolName, sha256: bytes) -> None:
+        """Raises ExportGone, Unavailable and NotMadeError."""
         try:
-            before = self._directory.stamp(export.id)
-            intact = await self._directory.sha256(export.id) == export.sha256
-            intact &= self._directory.stamp(export.id) == before
+            before = self._directory.stamp(*name)
+            intact = await self._directory.sha256(*name) == sha256
+            intact &= self._directory.stamp(*name) == before
         except OSError as error:
-            raise self._missing(export) from error
+            raise self._missing(export, name.coding) from error
         if not intact:
-            log.error("the file of export %s has changed since it was completed: its SHA-256 differs", export.id)
-            self.drop(export.id)
-            raise self._missing(export)
-        self._verified[export.id] = before
+            log.error("%s has changed since it was completed: its SHA-256 differs", self._directory.file_of(*name))
+            self.drop_file(name)
+            raise self._missing(export, name.coding)
+        self._verified[name] = before
 
-    def _missing(self, export: Export) -> ClientError:
+    def _missing(self, export: Export, coding: Coding) -> Exception:
         """Returns the error for a completed export without an intact file in this folder."""
+        if coding is not Coding.IDENTITY:
+            return NotMadeError(is_lost=True)
         here = export.folder is None or export.folder == self._directory.id
         return ExportGone(GONE) if here else Unavailable(ELSEWHERE)
 
@@ -185,16 +226,21 @@ class CompletedCache:
         """The exports of which this process has a download."""
         return list(self._readers)
 
-    def evict(self, export_id: UUID) -> None:
+    def evict(self, name: SpoolName) -> None:
         """Removes it from the cache; the next caller looks it up again."""
-        if kept := self._kept.pop(export_id, None):
+        if kept := self._kept.pop(name, None):
             kept.release()
 
     def drop(self, export_id: UUID) -> None:
-        """Forgets it, because its file is removed. A concurrent look-up does not enter the cache."""
-        self.evict(export_id)
-        self._looking_up.pop(export_id, None)
-        self._verified.pop(export_id, None)
+        """Forgets all its files, because they are removed. A concurrent look-up does not enter the cache."""
+        for coding in Coding:
+            self.drop_file(SpoolName(export_id, coding))
+
+    def drop_file(self, name: SpoolName) -> None:
+        """Forgets one file, as `drop`."""
+        self.evict(name)
+        self._looking_up.pop(name, None)
+        self._verified.pop(name, None)
 
     def close(self) -> None:
         for task in (*self._verifying.values(), *self._looking_up.values()):
@@ -202,54 +248,71 @@ class CompletedCache:
         for export_id in list(self._kept):
             self.evict(export_id)
 
-    async def _look_up_once(self, export_id: UUID) -> CompletedExport:
+    async def _look_up_once(self, name: SpoolName) -> CompletedExport:
         """Shares one look-up between concurrent callers. The export may have been dropped since, and is closed then."""
-        looking_up = self._looking_up.get(export_id)
+        looking_up = self._looking_up.get(name)
         if looking_up is None:
-            looking_up = self._looking_up[export_id] = asyncio.create_task(self._look_up_and_keep(export_id))
+            looking_up = self._looking_up[name] = asyncio.create_task(self._look_up_and_keep(name))
         return await asyncio.shield(looking_up)
 
-    async def _look_up_and_keep(self, export_id: UUID) -> CompletedExport:
-        self.evict(export_id)
+    async def _look_up_and_keep(self, name: SpoolName) -> CompletedExport:
+        self.evict(name)
         try:
-            found = await self._look_up(export_id)
+            found = await self._look_up(name)
         finally:
-            wanted = self._looking_up.get(export_id) is asyncio.current_task()
+            wanted = self._looking_up.get(name) is asyncio.current_task()
             if wanted:
-                del self._looking_up[export_id]
+                del self._looking_up[name]
         if not wanted:
             found.release()
             return found
         return self._keep(found)
 
-    async def _look_up(self, export_id: UUID) -> CompletedExport:
-        export = await self._store.get(export_id)
+    async def _look_up(self, name: SpoolName) -> CompletedExport:
+        export = await self._store.get(name.export_id)
         if export.state is not State.COMPLETED or export.removed_at is not None:
             raise refusal(export)
+        representation = None if name.coding is Coding.IDENTITY else await self._made(name)
+        found = self._open(export, representation)
         try:
-            file = self._directory.open(export_id, export.progress.bytes)
-        except FileNotFoundError as error:
-            raise self._missing(export) from error
-        found = CompletedExport(
-            *(export, file, self._readers, self._directory.close_reader), lifetime=self._times.cache_lifetime
-        )
-        try:
-            await self._note_used(export_id)
+            await self._note_used(found.name)
         except BaseException:
             found.release()
             raise
         return found
 
-    async def _note_used(self, export_id: UUID) -> None:
+    async def _made(self, name: SpoolName) -> Representation:
+        """Raises NotMadeError."""
+        found = await self._representations.get(name)
+        if found is None or found.state != State.COMPLETED or found.removed_at is not None:
+            raise NotMadeError(is_lost=False)
+        return found
+
+    def _open(self, export: Export, representation: Representation | None) -> CompletedExport:
+        """Opens the file. Raises ExportGone, Unavailable and NotMadeError."""
+        coding = representation.coding if representation else Coding.IDENTITY
+        length = representation.length if representation else export.progress.bytes
+        try:
+            file = self._directory.open(export.id, length, coding)
+        except FileNotFoundError as error:
+            raise self._missing(export, coding) from error
+        return CompletedExport(
+            *(export, representation, file, self._readers, self._directory.close_reader),
+            lifetime=self._times.cache_lifetime,
+        )
+
+    async def _note_used(self, name: SpoolName) -> None:
         """Notes the use. A table that cannot be written must not prevent the download."""
         try:
             async with asyncio.timeout(self._times.note_timeout):
-                await self._store.note_used(export_id)
+                await self._store.note_used(name.export_id)
+                if name.coding is not Coding.IDENTITY:
+                    await self._representations.note_used(name)
         except (Unavailable, TimeoutError) as error:
-            log.warning("the use of export %s could not be recorded: %r", export_id, error.__cause__ or error)
+            log.warning("the use of export %s could not be recorded: %r", name.export_id, error.__cause__ or error)
 
     def _keep(self, found: CompletedExport) -> CompletedExport:
-        self._kept[found.export.id] = found
+        self._kept[found.name] = found
         while len(self._kept) > MAX_CACHED:
             self.evict(next(iter(self._kept)))
         return found

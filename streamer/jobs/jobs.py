@@ -9,6 +9,7 @@ from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.recovery import Recovery
 from streamer.jobs.registry import ActiveExports
+from streamer.jobs.representations import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
@@ -29,20 +30,31 @@ class Jobs:
         completed: CompletedCache,
         retention: Retention,
         *,
+        representations: Representations,
         gate: SourceGate,
         concurrency: int,
         capacity: int,
         times: JobTimes,
     ) -> None:
         self._retention = retention
+        self._representations = representations
         self._concurrency = concurrency
         self._stop_timeout = times.stop_timeout
         self._services: list[asyncio.Task[Any]] = []
         self._tasks = tasks = Tasks()
         permits = asyncio.Semaphore(0)
         self._actives = actives = ActiveExports(store, directory, completed=completed, retention=retention, gate=gate)
-        self.admission = Admission(store, actives, retention=retention, tasks=tasks, permits=permits, capacity=capacity)
-        self.recovery = Recovery(store, directory, actives, tasks=tasks, permits=permits, times=times)
+        self.admission = Admission(
+            *(store, actives),
+            retention=retention,
+            representations=representations,
+            tasks=tasks,
+            permits=permits,
+            capacity=capacity,
+        )
+        self.recovery = Recovery(
+            *(store, directory, actives), representations=representations, tasks=tasks, permits=permits, times=times
+        )
         self.workers = Workers(
             *(store, directory, actives),
             runner=runner,
@@ -81,5 +93,6 @@ class Jobs:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._stop_timeout):
                 await all_ended(services)
+                await self._representations.stop_all()
                 await self.recovery.release_all()
         self.recovery.abort_all()

@@ -14,6 +14,7 @@ from uuid import UUID
 from streamer.errors import Unavailable
 from streamer.jobs.active import ENDED_ELSEWHERE, ActiveExport
 from streamer.jobs.registry import ActiveExports
+from streamer.jobs.representations import Representations
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
@@ -39,6 +40,7 @@ class Recovery:
         directory: SpoolDirectory,
         actives: ActiveExports,
         *,
+        representations: Representations,
         tasks: Tasks,
         permits: asyncio.Semaphore,
         times: JobTimes,
@@ -46,6 +48,7 @@ class Recovery:
         self._store = store
         self._directory = directory
         self._actives = actives
+        self._representations = representations
         self._tasks = tasks
         self._permits = permits
         self._times = times
@@ -83,6 +86,7 @@ class Recovery:
         """Settles the exports of dead servers: queues them here, or fails them. Raises Unavailable and OSError."""
         with self._directory.dead_servers() as dead:
             await self._fail_orphans(dead)
+            await self._representations.release_of(dead)
             reclaimed = await self._store.reclaim(dead, self._actives.running)
         for export in reclaimed:
             self._queue_again(export)

@@ -12,15 +12,14 @@ The table may hold rows of a newer version, written by a server that runs beside
 SQL, and a request that this version cannot read is never taken over.
 """
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import asyncpg
-import tenacity
 
-from streamer.errors import NotFound, StartError, Unavailable
+from streamer.errors import NotFound, StartError
+from streamer.jobs.statements import Statements
 from streamer.jobs.times import JobTimes
 from streamer.model import (
     SPEC_VERSION,
@@ -49,20 +48,6 @@ MIGRATION_LOCK = 0x73747265616D  # "stream": a fixed number that no other progra
 MAX_PAGE_SPECS = 32 * 1024  # bytes of the requests in one page of the list; the last one may exceed it
 MAX_ATTEMPTS = 3  # to run an export of which no byte has been served
 
-MAX_CONFLICTS = 10  # times that one statement is tried
-CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-TEMPORARY_ERRORS = (
-    *CONFLICTS,
-    asyncpg.ReadOnlySQLTransactionError,  # a standby, or a disk that is nearly full
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,  # by a statement_timeout of the role
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.PostgresSystemError,
-)
-"""Errors that are no fault of the statement, and may pass."""
-
 ELSEWHERE = "keep the table in another database, and set SOURCE_DATABASE_URL to this one"
 
 UsedAt = tuple[datetime, UUID]
@@ -77,6 +62,7 @@ class Store:
 
     def __init__(self, pool: Pool, server_id: UUID, times: JobTimes) -> None:
         self._pool = pool
+        self._statements = Statements(pool, times.statement_timeout)
         self._times = times
         self._server_id = server_id
 
@@ -280,44 +266,7 @@ class Store:
         return bool(await self._rows(statement, *arguments))
 
     async def _rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """Executes a statement. Raises Unavailable if the database does not answer, or cannot execute it now.
-
-        asyncpg may swallow a cancellation if the connection breaks at the same time; it is raised again here.
-        """
-        task = asyncio.current_task()
-        assert task is not None
-        cancellations = task.cancelling()
-        try:
-            async for attempt in _retrying_conflicts():
-                with attempt:
-                    return await self._fetch(STATEMENTS[statement], arguments)
-            raise AssertionError("tenacity either returns an attempt or raises")
-        except CONNECTION_LOST as error:
-            raise Unavailable("the database does not answer") from error
-        except TEMPORARY_ERRORS as error:
-            raise Unavailable("the exports table cannot be used at the moment") from error
-        finally:
-            if task.cancelling() > cancellations:
-                raise asyncio.CancelledError
-
-    async def _fetch(self, sql: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
-        timeout = self._times.statement_timeout
-        async with self._pool.acquire(timeout=timeout) as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=timeout)
-            return rows
-
-
-def _retrying_conflicts() -> tenacity.AsyncRetrying:
-    """Retries a statement that was rolled back because of a concurrent one.
-
-    Each statement is a transaction of its own, so it works at every default isolation level of the role.
-    """
-    return tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(CONFLICTS),
-        stop=tenacity.stop_after_attempt(MAX_CONFLICTS),
-        wait=tenacity.wait_random(0, 0.1),
-        reraise=True,
-    )
+        return await self._statements.rows(STATEMENTS[statement], *arguments)
 
 
 async def _migrate(connection: Connection) -> None:

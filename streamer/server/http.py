@@ -14,13 +14,11 @@ from aiohttp import web
 from streamer.config import Settings
 from streamer.errors import StartError
 from streamer.http.api.request_bodies import RequestBodies
-from streamer.http.download.compression import GzipStreams
 from streamer.http.links import Links
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.listener import Listener
 from streamer.http.net.readiness import WriteReadiness
 from streamer.http.routes import DownloadServices, ExportServices, application
-from streamer.process.cores import cores
 from streamer.server.database import Pools
 from streamer.server.jobs import JobParts
 from streamer.server.tuning import Tuning
@@ -46,13 +44,13 @@ def http_application(
 ) -> Iterator[Http]:
     """Builds the application and its threads; at the end the threads are joined."""
     with (
-        ThreadPoolExecutor(cores(), "gzip") as compressing,
         ThreadPoolExecutor(READ_AHEAD_THREADS, "read ahead") as read_ahead,
         closing(WriteReadiness()) as readiness,
     ):
         exports = ExportServices(
             admission=parts.jobs.admission,
             completed=parts.completed,
+            representations=parts.representations,
             catalog=catalog,
             values=ValueCheck(pools.side, settings.dataset_role, timeout=tuning.check_timeout),
             bodies=RequestBodies(tuning.body_timeout),
@@ -61,7 +59,6 @@ def http_application(
         )
         sending = DownloadServices(
             slots=DownloadSlots(settings.max_downloads),
-            gzip=GzipStreams(compressing, settings.compressions),
             readiness=readiness,
             read_ahead=read_ahead,
             times=tuning.downloads,

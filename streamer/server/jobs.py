@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 
@@ -9,10 +10,13 @@ from streamer.config import Settings
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.representation_store import RepresentationStore
+from streamer.jobs.representations import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
+from streamer.process.cores import cores
 from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
 
@@ -22,16 +26,35 @@ class JobParts:
     jobs: Jobs
     completed: CompletedCache
     retention: Retention
+    representations: Representations
 
 
 @contextmanager
 def export_jobs(
-    settings: Settings, store: Store, directory: SpoolDirectory, source: Source, times: JobTimes
+    settings: Settings,
+    store: Store,
+    directory: SpoolDirectory,
+    source: Source,
+    *,
+    compressed: RepresentationStore,
+    times: JobTimes,
 ) -> Iterator[JobParts]:
     """Builds the parts; nothing runs yet. At the end the files of the cache are closed."""
-    with closing(CompletedCache(store, directory, times)) as completed:
+    with (
+        ThreadPoolExecutor(min(cores(), settings.compressions), "compress") as compressing,
+        closing(CompletedCache(store, compressed, directory, times)) as completed,
+    ):
         retention = Retention(
-            *(store, directory, completed), ttl=settings.export_ttl, history_ttl=settings.history_ttl, times=times
+            *(store, compressed, directory, completed),
+            ttl=settings.export_ttl,
+            history_ttl=settings.history_ttl,
+            times=times,
+        )
+        representations = Representations(
+            *(compressed, directory, completed, retention),
+            executor=compressing,
+            capacity=settings.compressions,
+            times=times,
         )
         gate = SourceGate()
         runner = Runner(
@@ -43,12 +66,13 @@ def export_jobs(
             directory,
             completed,
             retention,
+            representations=representations,
             gate=gate,
             concurrency=settings.max_concurrent_exports,
             capacity=settings.max_queued_exports,
             times=times,
         )
-        yield JobParts(jobs, completed, retention)
+        yield JobParts(jobs, completed, retention, representations)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from streamer.spool.writer import THREADS
 @contextmanager
 def spool_directory(settings: Settings, tuning: Tuning) -> Iterator[SpoolDirectory]:
     """Raises StartError if no spool can be written there."""
-    with ThreadPoolExecutor(THREADS * settings.max_concurrent_exports, "spool") as writing:
+    with ThreadPoolExecutor(THREADS * (settings.max_concurrent_exports + settings.compressions), "spool") as writing:
         directory = SpoolDirectory(
             settings.export_storage_path,
             writing,

@@ -1,5 +1,7 @@
 """The folder of spools: its identity and locks, free space, opening files for reading, removing them.
 
+An export has one file in each coding. The files of one export have its id as their name, and differ in their suffix.
+
 The folder belongs to one exports table, which its file `.identity` names. The bytes of all spools are counted from time
 to time, and updated by the bytes that this process writes and removes: a folder may hold many files.
 
@@ -12,7 +14,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,17 +24,18 @@ from typing import BinaryIO, TypeVar
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
+from streamer.coding import Coding
 from streamer.errors import StartError, cannot_write
 from streamer.spool import servers
 from streamer.spool.file import ASIDE, close_reader
 from streamer.spool.identity import NAME, UNNAMED, Identity, establish
+from streamer.spool.names import SUFFIXES, SpoolName
 from streamer.spool.space import RECOUNT, Shortage, UsedSpace
 from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume, WriteLimits
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".csv"
 PROBE = ".probe"
 
 SCANNING, REMOVING, HASHING = 2, 2, 2  # threads
@@ -95,9 +98,9 @@ class SpoolDirectory:
         self._limits = limits or WriteLimits()
         self._identity: Identity | None = None
         self._relock: Callable[[], None] | None = None
-        self._spools: WeakValueDictionary[UUID, Spool] = WeakValueDictionary()
+        self._spools: WeakValueDictionary[SpoolName, Spool] = WeakValueDictionary()
         self._space = UsedSpace(max_bytes, recount)
-        self.undeletable: set[UUID] = set()
+        self.undeletable: set[SpoolName] = set()
 
     def close(self) -> None:
         """Returns when its threads have ended their work. Hashing must have been cancelled."""
@@ -179,10 +182,18 @@ class SpoolDirectory:
         if self._relock is not None:
             self._relock()
 
-    def create(self, export_id: UUID, ensure_room: Callable[[], Awaitable[None]]) -> Spool:
+    def create(
+        self,
+        export_id: UUID,
+        ensure_room: Callable[[], Awaitable[None]],
+        coding: Coding = Coding.IDENTITY,
+        *,
+        limits: WriteLimits | None = None,
+    ) -> Spool:
         """Returns a spool that is not open yet: it can be followed, and has no file.
 
-        `ensure_room` is awaited while the spool grows, and raises ExportFailure if there is no room.
+        `ensure_room` is awaited while the spool grows, and raises ExportFailure if there is no room. `limits` are those
+        of its writer, by default those of the folder.
         """
         volume = Volume(
             self._threads.writing,
@@ -190,10 +201,10 @@ class SpoolDirectory:
             ensure_room,
             is_short=self._disk_is_short,
             grow=self._space.grow,
-            limits=self._limits,
+            limits=limits or self._limits,
         )
-        spool = Spool(self.file_of(export_id), volume)
-        self._spools[export_id] = spool
+        spool = Spool(self.file_of(export_id, coding), volume)
+        self._spools[SpoolName(export_id, coding)] = spool
         return spool
 
     async def shortage(self, *, recount: bool = False) -> Shortage:
@@ -217,27 +228,25 @@ class SpoolDirectory:
         """The bytes that this process has written to spools since it started."""
         return self._space.written
 
-    async def spools(self) -> dict[UUID, int]:
-        """Counts all spools, and returns their sizes in bytes by export. Raises OSError."""
+    async def spools(self) -> dict[SpoolName, int]:
+        """Counts all spools, and returns their sizes in bytes. Raises OSError."""
         removed = self._space.removed
         used, spools = await _in_thread(self._threads.scanning, self._scan)
         self._space.set_counted(used, removed_before=removed)
         self.undeletable.intersection_update(spools)  # others may have removed them
         return spools
 
-    async def sizes(self, export_ids: Collection[UUID]) -> list[int | None]:
-        """Returns the sizes of their files in bytes, None where there is no file."""
-        return await _in_thread(
-            self._threads.scanning, lambda: [_size(self.file_of(export_id)) for export_id in export_ids]
-        )
+    async def sizes(self, names: Collection[SpoolName]) -> list[int | None]:
+        """Returns the sizes of these files in bytes, None where there is none."""
+        return await _in_thread(self._threads.scanning, lambda: [_size(self._path / name.file_name) for name in names])
 
-    def open(self, export_id: UUID, length: int) -> BinaryIO:
+    def open(self, export_id: UUID, length: int, coding: Coding = Coding.IDENTITY) -> BinaryIO:
         """Opens a sealed spool of `length` bytes.
 
         Raises FileNotFoundError if it was removed, or has another length.
         """
         with ExitStack() as stack:
-            file = stack.enter_context(self.file_of(export_id).open("rb", buffering=0))
+            file = stack.enter_context(self.file_of(export_id, coding).open("rb", buffering=0))
             if os.fstat(file.fileno()).st_size != length:
                 raise FileNotFoundError(f"{file.name} does not have the {length} bytes that it was completed with")
             stack.pop_all()
@@ -247,53 +256,55 @@ class SpoolDirectory:
         """Closes a file object that `open` returned."""
         close_reader(file, self._threads.removing)
 
-    def stamp(self, export_id: UUID) -> Stamp:
+    def stamp(self, export_id: UUID, coding: Coding = Coding.IDENTITY) -> Stamp:
         """Returns the present version of the file. Raises OSError."""
-        return Stamp.of(self.file_of(export_id).stat())
+        return Stamp.of(self.file_of(export_id, coding).stat())
 
-    async def sha256(self, export_id: UUID) -> bytes:
+    async def sha256(self, export_id: UUID, coding: Coding = Coding.IDENTITY) -> bytes:
         """Returns the digest of the file's present bytes. Raises OSError.
 
         Files that are hashed at the same time are hashed in pieces by turns; a cancelled call stops after its piece.
         """
-        digest, offset, file = hashlib.sha256(), 0, self.file_of(export_id)
+        digest, offset, file = hashlib.sha256(), 0, self.file_of(export_id, coding)
         while read := await _in_thread(self._threads.hashing, partial(_hash_piece, file, offset, digest)):
             offset += read
         return digest.digest()
 
     async def remove(self, *export_ids: UUID) -> list[int]:
-        """Removes their files, and returns the sizes of the removed ones; open readers still read to the end.
+        """Removes all files of these exports; otherwise as `remove_files`."""
+        return await self.remove_files([SpoolName(export_id, coding) for export_id in export_ids for coding in Coding])
+
+    async def remove_files(self, names: Sequence[SpoolName]) -> list[int]:
+        """Removes files, and returns the sizes of the removed ones; open readers still read to the end.
 
         A file that cannot be removed is logged, and is in `undeletable`.
         """
-        removed = await _in_thread(
-            self._threads.removing, lambda: [self._remove(export_id) for export_id in export_ids]
-        )
+        removed = await _in_thread(self._threads.removing, lambda: [self._remove(name) for name in names])
         sizes = [size for size in removed if size is not None]
         self._space.grow(-sum(sizes))
         return sizes
 
-    def is_written(self, export_id: UUID) -> bool:
-        """Whether this process writes the export, or is about to."""
-        spool = self._spools.get(export_id)
+    def is_written(self, name: SpoolName) -> bool:
+        """Whether this process writes the file, or is about to."""
+        spool = self._spools.get(name)
         return spool is not None and not spool.ended
 
-    def file_of(self, export_id: UUID) -> Path:
-        return self._path / f"{export_id}{SUFFIX}"
+    def file_of(self, export_id: UUID, coding: Coding = Coding.IDENTITY) -> Path:
+        return self._path / SpoolName(export_id, coding).file_name
 
-    def _remove(self, export_id: UUID) -> int | None:
-        file = self.file_of(export_id)
+    def _remove(self, name: SpoolName) -> int | None:
+        file = self._path / name.file_name
         try:
             size = file.stat().st_size
             file.unlink()
         except FileNotFoundError:
             size = None
         except OSError as error:
-            if export_id not in self.undeletable:
-                log.warning("the file of export %s cannot be removed: %s", export_id, error)
-            self.undeletable.add(export_id)
+            if name not in self.undeletable:
+                log.warning("%s cannot be removed: %s", file, error)
+            self.undeletable.add(name)
             return None
-        self.undeletable.discard(export_id)
+        self.undeletable.discard(name)
         return size
 
     def _disk_is_short(self) -> bool:
@@ -311,15 +322,15 @@ class SpoolDirectory:
             self.restore()
             return os.statvfs(self._path)
 
-    def _scan(self) -> tuple[int, dict[UUID, int]]:
+    def _scan(self) -> tuple[int, dict[SpoolName, int]]:
         """The bytes of all files with the suffix of spools, those of others included, and the sizes of the spools."""
         used, spools = 0, {}
         with suppress(FileNotFoundError), os.scandir(self._path) as entries:
             for entry in entries:
-                if entry.name.endswith(SUFFIX) and (size := _size(entry)) is not None:
+                if entry.name.endswith(SUFFIXES) and (size := _size(entry)) is not None:
                     used += size
-                    if (export_id := _export_id(entry.name.removesuffix(SUFFIX))) is not None:
-                        spools[export_id] = size
+                    if name := SpoolName.parse(entry.name):
+                        spools[name] = size
         return used, spools
 
 
@@ -353,12 +364,3 @@ def _size(file: Path | os.DirEntry[str]) -> int | None:
     except FileNotFoundError:
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _export_id(stem: str) -> UUID | None:
-    """None for a file that is no spool: such a file is never changed."""
-    try:
-        export_id = UUID(stem)
-    except ValueError:
-        return None
-    return export_id if str(export_id) == stem else None

@@ -30,6 +30,7 @@ class SpoolFile:
     def __init__(self, path: Path, removing: Executor) -> None:
         self.path = path
         self._removing = removing
+        self.length = 0  # bytes that were written and hashed
         self._fd: int | None = None
         self._sha256 = hashlib.sha256()
 
@@ -46,6 +47,7 @@ class SpoolFile:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
             self._sha256.update(chunk)
+            self.length += len(chunk)
         return sum(map(len, chunks))
 
     def sha256(self) -> bytes:

@@ -1,8 +1,8 @@
 """A spool: an append-only file with a published frontier, and one end.
 
-The frontier is the number of bytes that may be read. It only grows, and bytes below it never change. Everything
-published is whole records. A `GroupCommitWriter` writes the chunks in the background; after each batch the frontier
-moves, and the followers wake.
+The frontier is the number of bytes that may be read. It only grows, and bytes below it never change. Of a CSV,
+everything published is whole records. A `GroupCommitWriter` writes the chunks in the background; after each batch the
+frontier moves, and the followers wake.
 
 A spool ends once. After `seal` the frontier is the length, and all bytes are on disk; after `fail` no more bytes come,
 and the bytes published so far must not be taken for the whole. The database row is written between `finish` (on disk)
@@ -68,6 +68,10 @@ class Spool:
         """
         await self._writer.append(chunk, rows)
 
+    async def publish(self, chunk: Chunk) -> None:
+        """Adds bytes that may be read at once, although they are no records; otherwise as `append`."""
+        await self._writer.append(chunk, 0, publish=True)
+
     async def finish(self) -> Sealed:
         """Writes the rest and makes the file durable. The frontier is then the length. Raises ExportFailure."""
         await self._writer.finish()
@@ -87,9 +91,18 @@ class Spool:
             self.broken.set_result(reason)
             self._notifier.wake()
 
+    async def stop_writing(self) -> None:
+        """Returns when no thread writes to the file. What was appended may not be in it."""
+        await self._writer.abandon()
+
+    @property
+    def written(self) -> tuple[int, bytes]:
+        """The number of bytes in the file, which may be beyond the frontier, and their SHA-256."""
+        return self._file.length, self._file.sha256()
+
     async def discard(self) -> None:
         """Removes the file of a failed spool, once no thread writes to it."""
-        await self._writer.abandon()
+        await self.stop_writing()
         with suppress(OSError):
             if not self.kept and self._file.remove():
                 self._volume.grow(-self.frontier)

@@ -80,12 +80,13 @@ class GroupCommitWriter:
         self._task = asyncio.create_task(self._run(), name=f"spool {self._file.path.name}")
         self._task.add_done_callback(lambda _: self._gathered.release())
 
-    async def append(self, chunk: Chunk, rows: int) -> None:
+    async def append(self, chunk: Chunk, rows: int, *, publish: bool = False) -> None:
         """Adds whole records, `rows` of them data; the chunk belongs to the writer from here on.
 
-        A chunk without rows, the header, waits for the next one. Raises the ExportFailure that has stopped the writer.
+        A chunk without rows, the header, waits for the next one unless `publish` is set. Raises the ExportFailure that
+        has stopped the writer.
         """
-        self._gathered.add(chunk, rows)
+        self._gathered.add(chunk, rows, publish=publish or rows > 0)
         while self._gathered.exceeds_limit and not self._has_stopped():
             await self._gathered.wait_released()
         if self._has_stopped():
@@ -179,11 +180,11 @@ class _GatheredPages:
     def is_drained(self) -> bool:
         return self._closed and not self._chunks
 
-    def add(self, chunk: Chunk, rows: int) -> None:
+    def add(self, chunk: Chunk, rows: int, *, publish: bool) -> None:
         self._chunks.append(chunk)
         self._bytes += len(chunk)
         self._rows += rows
-        if self._rows or self.exceeds_limit:
+        if publish or self.exceeds_limit:
             self._ready.set()
         if self._bytes >= self._limits.batch_size:
             self._batch_full.set()

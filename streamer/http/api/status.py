@@ -8,11 +8,12 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET
 
+from streamer.coding import COMPRESSED, Coding
 from streamer.http.api.general import GENERAL
 from streamer.http.links import Links
 from streamer.jobs.active import ActiveExport
-from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, State
-from streamer.schema import ExportLinks, ExportProgress, ExportStatus, Timestamp
+from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Progress, Representation, State
+from streamer.schema import ExportLinks, ExportProgress, ExportStatus, RepresentationStatus, Timestamp, Unset
 from streamer.source.catalog.filters import written_order
 
 UNREADABLE = (
@@ -44,13 +45,39 @@ def export_status(export: Export, live: ActiveExport | None, *, ttl: timedelta, 
         truncated=export.truncated,
         sha256=export.sha256.hex() if export.sha256 else None,
         etag=entity_tag(export.id),
+        representations=_representations(export),
         links=_links(export, links),
     )
 
 
-def entity_tag(export_id: UUID) -> str:
-    """Strong (RFC 9110, 8.8.3): the bytes of one export id never change once one of them has been served."""
-    return f'"{export_id}"'
+def entity_tag(export_id: UUID, representation: Representation | None = None) -> str:
+    """Strong (RFC 9110, 8.8.3): the bytes of one name never change once one of them has been served.
+
+    None is the CSV itself. The tag of a compressed representation names what made it.
+    """
+    return f'"{export_id}"' if representation is None else f'"{export_id}-{representation.name}"'
+
+
+def coding_of_tag(tag: str, export_id: UUID) -> Coding | None:
+    """Returns the coding of a representation of the export that has, or had, this entity tag."""
+    if tag == entity_tag(export_id):
+        return Coding.IDENTITY
+    return next((coding for coding in COMPRESSED if tag.startswith(f'"{export_id}-{coding}-')), None)
+
+
+def _representations(export: Export) -> dict[str, RepresentationStatus] | Unset:
+    """Those of a removed export are removed, too."""
+    if not export.representations or export.removed_at is not None:
+        return UNSET
+    return {
+        each.coding: RepresentationStatus(
+            state=each.state,
+            etag=entity_tag(export.id, each),
+            bytes=each.length,
+            sha256=each.sha256.hex() if each.sha256 and each.state == State.COMPLETED else None,
+        )
+        for each in export.representations
+    }
 
 
 def parameter_of(condition: Condition) -> str:

@@ -8,11 +8,11 @@ from aiohttp import web
 
 from streamer.coding import Coding
 from streamer.errors import RangeNotSatisfiable
-from streamer.http.download.compression import GzipStreams
 from streamer.http.download.delivery import DownloadResponse, Part, length_of, send_parts
 from streamer.http.download.multipart import byteranges
 from streamer.http.download.negotiation import (
     DownloadRequest,
+    ensure_same_bytes,
     not_modified_headers,
     representation_headers,
     validators,
@@ -28,35 +28,26 @@ MAX_COPIED = 1 * 1024 * 1024  # bytes of all such bodies together
 class CompletedDownloads:
     """Sends completed exports. Bodies of a few bytes are copied, without a thread, a task or sendfile."""
 
-    def __init__(self, cache: CompletedCache, gzip: GzipStreams) -> None:
+    def __init__(self, cache: CompletedCache) -> None:
         self._cache = cache
-        self._gzip = gzip
         self._copied = 0  # bytes of all bodies in memory
 
     async def send(self, download: DownloadRequest, coding: Coding, export_id: UUID) -> web.StreamResponse:
         """Sends the export, or as much of it as the request selects.
 
-        Raises RangeNotSatisfiable and PreconditionFailed, and as `CompletedCache.acquire` if there is no such file.
+        Raises RangeNotSatisfiable, PreconditionFailed and ExportGone, and as `CompletedCache.acquire` if there is no
+        such file.
         """
-        with await self._cache.acquire(export_id) as export:
-            tags = validators(export_id, coding, export.last_modified)
+        with await self._cache.acquire(export_id, coding) as export:
+            ensure_same_bytes(download, export.representation)
+            tags = validators(download, export_id, export.representation, export.last_modified)
             headers = representation_headers(download, export_id, export.content, coding, tags)
             if not download.is_modified(tags):
                 return web.Response(status=304, headers=not_modified_headers(headers))
             if not download.is_head:
                 await self._cache.ensure_verified(export)
-            if coding is Coding.GZIP:
-                return await self._send_gzip(download, headers, export)
-            assert export.export.sha256 is not None
-            headers["Repr-Digest"] = repr_digest(export.export.sha256)
+            headers["Repr-Digest"] = repr_digest(export.sha256)
             return await self._send_selected(download, headers, export, download.select(export.length, tags))
-
-    async def _send_gzip(
-        self, download: DownloadRequest, headers: dict[str, str], export: CompletedExport
-    ) -> web.StreamResponse:
-        response = DownloadResponse(headers=headers)
-        await self._gzip.send_whole(download.request, response, export, export.length)
-        return response
 
     async def _send_selected(
         self,

@@ -1,28 +1,32 @@
 """The handlers of downloads. Everything is decided before the first byte, in the order of RFC 9110.
 
 A live export is followed. A completed one has a length, validators and ranges. In any other state the response is an
-error.
+error. A compressed representation has the same two states, on its own.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from uuid import UUID
 
 from aiohttp import web
 
 from streamer.coding import Coding
-from streamer.errors import BadBody, BadParameter, TooEarly
+from streamer.errors import BadBody, BadParameter, InsufficientStorage, TooEarly, Unavailable
 from streamer.http.api.exports import Exports, requested_id
 from streamer.http.download.completed import CompletedDownloads
-from streamer.http.download.compression import GzipStreams
+from streamer.http.download.compressed import CompressedDownloads
 from streamer.http.download.delivery import DownloadResponse
 from streamer.http.download.live import LiveDownloads
 from streamer.http.download.negotiation import DownloadRequest, content_headers
+from streamer.http.net.connection import close_at_eof
 from streamer.http.net.download_slots import DownloadSlots
 from streamer.http.net.readiness import wait_drained
 from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
 from streamer.model import ExportRequest
+from streamer.spool.names import SpoolName
 
 
 class Downloads:
@@ -33,8 +37,8 @@ class Downloads:
         *,
         live: LiveDownloads,
         completed: CompletedDownloads,
+        compressed: CompressedDownloads,
         slots: DownloadSlots,
-        gzip: GzipStreams,
         abandon_after: float,
     ) -> None:
         """`abandon_after`: seconds after which a streamed export without a client is cancelled."""
@@ -42,42 +46,88 @@ class Downloads:
         self._exports = exports
         self._live = live
         self._completed = completed
+        self._compressed = compressed
         self._slots = slots
-        self._gzip = gzip
         self._abandon_after = abandon_after
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/{id}/download`."""
-        export_id = requested_id(request)
-        if request.can_read_body:
-            raise BadBody("a download takes no request body")
-        follow = _parse_live(request)
-        download = DownloadRequest.from_request(request)
-        async with self._slot(download) as coding:
-            live = self._admission.active(export_id)
-            if live is None:
-                return await self._completed.send(download, coding, export_id)
-            if not follow:
-                raise TooEarly("the export is not finished yet, and live=false")
-            return await self._live.send(download, coding, live)
+        return await self._respond(request)
+
+    async def gzip_file(self, request: web.Request) -> web.StreamResponse:
+        """`GET /exports/{id}/download.csv.gz`."""
+        return await self._respond(request, Coding.GZIP)
+
+    async def zstd_file(self, request: web.Request) -> web.StreamResponse:
+        """`GET /exports/{id}/download.csv.zst`."""
+        return await self._respond(request, Coding.ZSTD)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """`GET /exports/csv`: creates an export and streams it in the same response. HEAD creates none."""
         export_request = await self._exports.read_request(request, ignored="filename")
         download = DownloadRequest.for_new_export(request)
-        async with self._slot(download) as coding:
+        async with self._slot(download):
             if download.is_head:
                 return await _send_headers(request, export_request)
             live = await self._admission.submit(export_request, abandon_after=self._abandon_after)
             assert isinstance(live, ActiveExport)  # without a key, it is always a new one
-            return await self._live.send(download, coding, live)
+            return await self._send_live(download, live)
+
+    async def _respond(self, request: web.Request, file: Coding | None = None) -> web.StreamResponse:
+        export_id = requested_id(request)
+        if request.can_read_body:
+            raise BadBody("a download takes no request body")
+        follow = _parse_live(request)
+        download = DownloadRequest.from_request(request, file)
+        async with self._slot(download):
+            live = self._admission.active(export_id)
+            if live is None:
+                return await self._send(download, export_id, follow=follow)
+            if not follow:
+                raise TooEarly("the export is not finished yet, and live=false")
+            return await self._send_live(download, live)
+
+    async def _send_live(self, download: DownloadRequest, live: ActiveExport) -> web.StreamResponse:
+        close_at_eof(download.request)
+        with live.followed():
+            await self._live.wait_first_rows(download, live)
+            return await self._send(download, live.id, live)
+
+    async def _send(
+        self, download: DownloadRequest, export_id: UUID, live: ActiveExport | None = None, *, follow: bool = True
+    ) -> web.StreamResponse:
+        """Sends the file that the URL names, or the best of the codings that can be had now."""
+        if download.file:
+            return await self._compressed.send(download, SpoolName(export_id, download.file), live, follow=follow)
+        codings = download.codings(export_id, partial(self._compressed.at_hand, export_id))
+        for place, coding in enumerate(codings, 1):
+            try:
+                return await self._send_in(coding, download, export_id, live, is_choice=place < len(codings))
+            except (Unavailable, InsufficientStorage):
+                if coding is Coding.IDENTITY or place == len(codings):
+                    raise
+        raise AssertionError("one of the codings is sent, or raises an error")
+
+    async def _send_in(
+        self,
+        coding: Coding,
+        download: DownloadRequest,
+        export_id: UUID,
+        live: ActiveExport | None,
+        *,
+        is_choice: bool,
+    ) -> web.StreamResponse:
+        if coding is not Coding.IDENTITY:
+            return await self._compressed.send(download, SpoolName(export_id, coding), live, is_choice=is_choice)
+        if live is not None:
+            return await self._live.follow(download, live)
+        return await self._completed.send(download, coding, export_id)
 
     @asynccontextmanager
-    async def _slot(self, download: DownloadRequest) -> AsyncIterator[Coding]:
-        """Takes a slot, and chooses the coding. The slot is released once the client has read what was sent."""
+    async def _slot(self, download: DownloadRequest) -> AsyncIterator[None]:
+        """Takes a slot, which is released once the client has read what was sent."""
         with self._slots.acquire(download.request):
-            with self._gzip.coding_for(download) as coding:
-                yield coding
+            yield
             await wait_drained(download.request)
 
 

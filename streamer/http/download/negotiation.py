@@ -1,10 +1,12 @@
 """Reads download requests, and selects the representation for the response.
 
-An export has two representations: its bytes (identity), and their gzip, which is compressed again for every download
-and so has no length, no ranges, and an entity tag of its own. A request with a Range always gets identity.
+A compressed representation is asked for in two ways. As a content coding of the CSV, by Accept-Encoding: a client
+decodes it while it downloads, and resumes with the number of decoded bytes, so a Range selects from the CSV itself,
+unless If-Range names the compressed representation. Or as a file of its own, by its URL: then it is a resource like any
+other, and a Range selects from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -12,13 +14,14 @@ from uuid import UUID
 from aiohttp import HttpVersion11, web
 
 from streamer.coding import Coding
-from streamer.errors import BadParameter, NotAcceptable, PreconditionFailed, Unavailable
-from streamer.http.api.status import entity_tag
+from streamer.errors import BadParameter, ExportGone, NotAcceptable, PreconditionFailed
+from streamer.http.api.status import coding_of_tag, entity_tag
 from streamer.http.links import LINKS, download_path
 from streamer.http.target import read_query, values_of
+from streamer.model import Representation
 from streamer.protocol.conditions import Validators, Verdict, evaluate, http_date, range_applies
 from streamer.protocol.disposition import ContentDescription, attachment, safe_filename
-from streamer.protocol.encoding import acceptable
+from streamer.protocol.encoding import preferences
 from streamer.protocol.ranges import Positions, Slices, Unsatisfiable, Whole, select, select_live
 
 FIELDS = (
@@ -30,6 +33,7 @@ FIELDS = (
     "if-unmodified-since",
     "range",
 )
+RANK = {Coding.GZIP: 0, Coding.ZSTD: 1, Coding.IDENTITY: 2}  # CPU of the compressed ones; the network of identity
 REPRESENTATION = {
     "Vary": "Accept-Encoding",
     "Cache-Control": "private, no-transform",
@@ -47,11 +51,12 @@ class DownloadRequest:
     received_at: datetime
     is_new: bool  # whether this request creates the export
     allows_chunked: bool  # without chunks the end of the connection ends the body, which cannot show a failure
+    file: Coding | None = None  # the compressed file as a resource of its own; None: the CSV, in any content coding
 
     @classmethod
-    def from_request(cls, request: web.Request) -> "DownloadRequest":
+    def from_request(cls, request: web.Request, file: Coding | None = None) -> "DownloadRequest":
         """Reads the request for an export that exists. Raises BadParameter and BadTarget."""
-        return cls._of(request, _fields(request), is_new=False)
+        return cls._of(request, _fields(request), is_new=False, file=file)
 
     @classmethod
     def for_new_export(cls, request: web.Request) -> "DownloadRequest":
@@ -68,7 +73,9 @@ class DownloadRequest:
         return cls._of(request, kept, is_new=True)
 
     @classmethod
-    def _of(cls, request: web.Request, fields: Mapping[str, str], *, is_new: bool) -> "DownloadRequest":
+    def _of(
+        cls, request: web.Request, fields: Mapping[str, str], *, is_new: bool, file: Coding | None = None
+    ) -> "DownloadRequest":
         return cls(
             request=request,
             fields=fields,
@@ -76,6 +83,7 @@ class DownloadRequest:
             received_at=datetime.now(UTC),
             is_new=is_new,
             allows_chunked=request.version >= HttpVersion11,
+            file=file,
         )
 
     @property
@@ -109,21 +117,30 @@ class DownloadRequest:
         location = links.reference(path, request_path=self.request.path)
         return {"X-Export-Id": str(export_id), "Content-Location": location}
 
-    def coding(self, *, gzip_available: bool) -> Coding:
-        """Returns the coding of the response.
+    def codings(self, export_id: UUID, at_hand: Callable[[Coding], bool]) -> tuple[Coding, ...]:
+        """Returns the codings that the response may have, the best first. Raises NotAcceptable.
 
-        Raises NotAcceptable, and Unavailable if only gzip is acceptable and not available.
+        Of those that the client likes equally, the first are the ones `at_hand`, which exist already.
         """
+        groups = preferences(self.fields.get("accept-encoding"))
+        codings = [coding for group in groups for coding in sorted(group, key=lambda each: _cost(each, at_hand))]
         if "range" in self.fields:
-            return Coding.IDENTITY
-        codings = acceptable(self.fields.get("accept-encoding"))
-        accepted = [coding for coding in codings if coding is Coding.IDENTITY or self.allows_chunked]
-        if not accepted:
-            raise NotAcceptable("Accept-Encoding allows neither gzip nor identity, and there is nothing else")
-        available = [coding for coding in accepted if coding is Coding.IDENTITY or gzip_available]
-        if not available:
-            raise Unavailable("too many compressed downloads at once")
-        return available[0]
+            return self._named_by_if_range(export_id, codings)
+        if not codings:
+            raise NotAcceptable("Accept-Encoding allows no coding that there is: identity, gzip and zstd")
+        return tuple(codings)
+
+    def _named_by_if_range(self, export_id: UUID, codings: Sequence[Coding]) -> tuple[Coding, ...]:
+        """Returns the coding from which a Range selects: identity, unless If-Range names another that is acceptable."""
+        named = coding_of_tag(self.fields.get("if-range", ""), export_id)
+        if named is None or named not in codings or named is Coding.IDENTITY:
+            return (Coding.IDENTITY,)
+        return (named, Coding.IDENTITY)
+
+
+def _cost(coding: Coding, at_hand: Callable[[Coding], bool]) -> tuple[bool, bool, int]:
+    """For the choice between codings that the client likes equally: a compressed one, if it exists, is the cheapest."""
+    return coding is Coding.IDENTITY, not at_hand(coding), RANK[coding]
 
 
 def _fields(request: web.Request) -> dict[str, str]:
@@ -141,10 +158,27 @@ def _filename(request: web.Request) -> str | None:
     return safe
 
 
-def validators(export_id: UUID, coding: Coding, last_modified: datetime | None = None) -> Validators:
-    """Returns the validators of a representation. Identity and gzip have different tags (RFC 9110, 8.8.3.3)."""
-    tag = entity_tag(export_id)
-    return Validators(f'{tag[:-1]}-gzip"' if coding is Coding.GZIP else tag, last_modified)
+def validators(
+    download: DownloadRequest,
+    export_id: UUID,
+    representation: Representation | None = None,
+    last_modified: datetime | None = None,
+) -> Validators:
+    """Returns the validators of a representation, None for the CSV itself. All have different tags (RFC 9110, 8.8.3.3).
+
+    A date that two codings of one resource share would be a weak validator (RFC 9110, 8.8.1).
+    """
+    shares_date = representation is not None and download.file is None
+    return Validators(entity_tag(export_id, representation), None if shares_date else last_modified)
+
+
+def ensure_same_bytes(download: DownloadRequest, representation: Representation | None) -> None:
+    """A client that resumes a file without a validator must not get other bytes. Raises ExportGone."""
+    if download.file is not None and representation is not None and representation.generation > 1:
+        raise ExportGone(
+            "this compressed file could not be made again with the same bytes; get it by Accept-Encoding, or start"
+            " a new export"
+        )
 
 
 def content_headers(*, header: bool | None) -> dict[str, str]:
@@ -158,19 +192,28 @@ def representation_headers(
 ) -> dict[str, str]:
     headers = {
         **content_headers(header=content.header),
-        "Content-Disposition": attachment(download.filename or content.filename),
+        "Content-Disposition": attachment(_attachment_name(download, content)),
         "ETag": validators.etag,
+        "Accept-Ranges": "bytes",
         **download.new_export_headers(export_id),
     }
     if validators.last_modified is not None:
         headers["Last-Modified"] = http_date(validators.last_modified)
-    if coding is Coding.GZIP:
+    if download.file is not None:
+        del headers["Vary"]
+        headers["Content-Type"] = download.file.media_type
+    elif coding is not Coding.IDENTITY:
         headers["Content-Encoding"] = coding
-    else:
-        headers["Accept-Ranges"] = "bytes"
     return headers
+
+
+def _attachment_name(download: DownloadRequest, content: ContentDescription) -> str:
+    """The client's own name is taken as it is; the name of the CSV gets the suffix of the file."""
+    if download.filename or download.file is None:
+        return download.filename or content.filename
+    return content.filename.removesuffix(Coding.IDENTITY.suffix) + download.file.suffix
 
 
 def not_modified_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Returns the header fields of a 304: those of a 200 that a cache needs (RFC 9110, 15.4.5)."""
-    return {name: headers[name] for name in ("Cache-Control", "ETag", "Vary")}
+    return {name: headers[name] for name in ("Cache-Control", "ETag", "Vary") if name in headers}

@@ -7,7 +7,7 @@ which bytes are copied, loading what is not in the page cache in a thread, and s
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, BinaryIO, Protocol, Self, TypeVar
@@ -18,6 +18,7 @@ from streamer.http.aiohttp_internals import response_writer
 from streamer.http.net.readiness import MIN_QUOTA, WRITE_READINESS, ReadyCallback, writable_bytes
 from streamer.http.net.resets import reset
 from streamer.http.net.send_buffers import MAX_QUOTA, SEND_BUFFER_QUOTA, SendBufferQuota
+from streamer.process.threads import in_thread
 from streamer.spool.follower import Extent, TruncatedError
 from streamer.spool.pagecache import load, read_into_if_cached
 
@@ -163,14 +164,3 @@ class BodySender:
         if self._connection is None or self._connection.is_closing():
             raise ConnectionResetError("the client has gone")
         return self._connection
-
-
-async def in_thread(executor: Executor, act: Callable[[], T]) -> T:
-    """Runs `act` in a thread. Returns or raises only when the thread has finished with the objects it works on."""
-    work = asyncio.get_running_loop().run_in_executor(executor, act)
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        work.cancel()
-        await asyncio.wait({work})
-        raise

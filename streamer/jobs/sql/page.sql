@@ -2,7 +2,12 @@
 -- ($6) in their label, and of a given dataset ($7), in the form that it has in the JSON of the request.
 -- $4 limits the exports, and $5 the bytes of their requests, because a page is built in memory. `found` counts one beyond
 -- the page.
-SELECT * FROM (
+SELECT *, (
+    SELECT json_agg(json_build_object('coding', coding, 'generation', generation, 'state', state, 'coder', coder,
+                                      'length', bytes, 'sha256', encode(sha256, 'hex')) ORDER BY coding)
+    FROM streamer.representations WHERE export_id = page.id AND removed_at IS NULL AND state <> 'failed'
+) AS representations
+FROM (
     SELECT *, count(*) OVER () AS found, row_number() OVER newest AS place,
         sum(length(spec)) OVER newest - length(spec) AS ahead
     FROM (

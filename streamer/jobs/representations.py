@@ -1,0 +1,315 @@
+"""The compressed representations that this process makes: begun by the first request, followed by all.
+
+A representation is an append-only file like an export, and has the same rules: once a byte of it was served, its bytes
+never change, and its row is written before its followers see the end. It is made by one process at a time, which holds
+a lease on the row.
+
+It can be made again: after its file was evicted, after a failure, and after the death of its server. `sha256` in the
+row, or what a dead server has left of the file, proves that the bytes are the same, before any of them is sent. If they
+are not, because another version of the coder makes others, a new generation begins, which has another entity tag.
+
+A representation fails alone: the export goes on, and so do its other representations.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+from streamer.errors import ClientError, ExportFailure, Unavailable
+from streamer.formats.coders import coder, coder_name
+from streamer.formats.compression import Compression, pack_offsets, unpack_offsets
+from streamer.jobs.active import ActiveExport
+from streamer.jobs.active_representation import NOTHING, ActiveRepresentation, ServedBytes
+from streamer.jobs.completed import CompletedCache, CompletedExport
+from streamer.jobs.compressor import CompletedIdentity, Compressor, Identity, OtherBytesError, Proof
+from streamer.jobs.representation_store import RepresentationStore
+from streamer.jobs.retention import Retention
+from streamer.jobs.tasks import Tasks, all_ended
+from streamer.jobs.times import JobTimes
+from streamer.postgres.failures import with_causes
+from streamer.protocol.disposition import ContentDescription
+from streamer.spool.directory import SpoolDirectory
+from streamer.spool.follower import Follower, TruncatedError
+from streamer.spool.names import SpoolName
+from streamer.spool.writer import WriteLimits
+
+log = logging.getLogger(__name__)
+
+WRITE_LIMITS = WriteLimits(max_gathered=512 * 1024, batch_size=256 * 1024)
+STOPPED = "the server was stopped before the compressed file was finished"
+REMOVED = "the export was removed"
+MADE_ELSEWHERE = "the compressed file is being made by another server"
+TOO_MANY = "too many compressed files are being made"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The export that is compressed. `open` begins to read it."""
+
+    content: ContentDescription
+    open: Callable[[], AbstractContextManager[Identity]]
+
+
+class Representations:
+    """At most `capacity` are made at once, each in one thread of `executor`."""
+
+    def __init__(
+        self,
+        store: RepresentationStore,
+        directory: SpoolDirectory,
+        completed: CompletedCache,
+        retention: Retention,
+        *,
+        executor: Executor,
+        capacity: int,
+        times: JobTimes,
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._completed = completed
+        self._retention = retention
+        self._executor = executor
+        self._renewal = times.renewal.total_seconds()
+        self._places = capacity
+        self._changed = asyncio.Condition()  # a place is free, or one has begun
+        self._tasks = Tasks()
+        self._beginning: dict[SpoolName, asyncio.Task[ActiveRepresentation]] = {}
+        self._active: dict[SpoolName, ActiveRepresentation] = {}
+        self._making: dict[SpoolName, asyncio.Task[None]] = {}
+
+    def active(self, name: SpoolName) -> ActiveRepresentation | None:
+        """Returns the representation if this process makes it."""
+        found = self._active.get(name)
+        return None if found is None or found.spool.ended else found
+
+    async def begin(
+        self, name: SpoolName, live: ActiveExport | None, *, patience: float = 0.0, is_lost: bool = False
+    ) -> ActiveRepresentation:
+        """Returns the representation that this process makes, from now on if it did not yet.
+
+        `live` is the export if it is unfinished. `is_lost` says that the file is not there, whatever its row says.
+        Raises Unavailable if too many are made for `patience` seconds, or if another server makes it, and
+        InsufficientStorage. Raises as `CompletedCache.acquire` if the export has no file.
+        """
+        while not self._may_begin(name):
+            await self._wait_change(name, patience)
+        if found := self.active(name):
+            return found
+        if name not in self._beginning:
+            self._places -= 1
+            work = self._begin(name, live, is_lost=is_lost)
+            self._beginning[name] = self._tasks.spawn(work, f"{name.coding} of {name.export_id}")
+        return await asyncio.shield(self._beginning[name])
+
+    async def release_of(self, dead: Sequence[UUID]) -> None:
+        """Lets any server make again what these dead servers were making. Raises Unavailable."""
+        await self._store.expire_leases(dead)
+
+    async def stop(self, export_id: UUID) -> None:
+        """Breaks the followers of the export's representations, and returns when none is made any more."""
+        await self._stop([name for name in self._making if name.export_id == export_id], REMOVED)
+
+    async def stop_all(self) -> None:
+        """As `stop`, when the server stops: another process can make the same bytes again."""
+        await self._stop(list(self._making), STOPPED)
+
+    async def _stop(self, names: Sequence[SpoolName], reason: str) -> None:
+        making = [self._making[name] for name in names]
+        for name, task in zip(names, making, strict=True):
+            self._active[name].spool.fail(reason)
+            task.cancel()
+        await all_ended(making)
+
+    def _may_begin(self, name: SpoolName) -> bool:
+        return self._places > 0 or name in self._beginning or self.active(name) is not None
+
+    async def _wait_change(self, name: SpoolName, patience: float) -> None:
+        """Raises Unavailable."""
+        try:
+            async with asyncio.timeout(patience), self._changed:
+                await self._changed.wait_for(lambda: self._may_begin(name))
+        except TimeoutError as error:
+            raise Unavailable(TOO_MANY) from error
+
+    async def _begin(self, name: SpoolName, live: ActiveExport | None, *, is_lost: bool) -> ActiveRepresentation:
+        """Has a place, which the making gives back."""
+        try:
+            with ExitStack() as stack:
+                await self._retention.make_room_for_representation()
+                source = await self._source(name.export_id, live, stack)
+                active = await self._claim(name, live, source, is_lost=is_lost)
+                self._start(active, source, stack.pop_all())
+        except BaseException:
+            await self._give_back_place()
+            raise
+        else:
+            return active
+        finally:
+            del self._beginning[name]
+
+    async def _claim(
+        self, name: SpoolName, live: ActiveExport | None, source: _Source, *, is_lost: bool
+    ) -> ActiveRepresentation:
+        """Takes the row. Raises Unavailable if another server has it."""
+        row = await self._store.begin(name, coder_name(name.coding), self._directory.id, is_lost=is_lost)
+        if row is None:
+            raise Unavailable(MADE_ELSEWHERE)
+        spool = self._directory.create(
+            name.export_id, self._retention.keep_room_for_representation, name.coding, limits=WRITE_LIMITS
+        )
+        reading = partial(self._completed.reading, name.export_id)
+        active = ActiveRepresentation(row, spool, source.content, live=live, reading=reading)
+        if row.is_new:
+            active.proven.set()
+        return active
+
+    async def _source(self, export_id: UUID, live: ActiveExport | None, stack: ExitStack) -> _Source:
+        """Returns the export, whose file stays until the stack is closed."""
+        if live is not None:
+            assert live.content is not None, "a client knows its id, so there is a row"
+            stack.enter_context(self._completed.reading(export_id))
+            return _Source(live.content, partial(_follow, live))
+        export = stack.enter_context(await self._completed.acquire(export_id))
+        await self._completed.ensure_verified(export)
+        return _Source(export.content, partial(_read, export))
+
+    def _start(self, active: ActiveRepresentation, source: _Source, resources: ExitStack) -> None:
+        name = active.name
+        making = self._tasks.spawn(self._make(active, source), f"{name.coding} of {name.export_id}")
+        self._active[name], self._making[name] = active, making
+        making.add_done_callback(lambda _: self._tasks.spawn(self._made(name, resources), "end of a representation"))
+
+    async def _made(self, name: SpoolName, resources: ExitStack) -> None:
+        resources.close()
+        del self._active[name], self._making[name]
+        await self._give_back_place()
+
+    async def _give_back_place(self) -> None:
+        self._places += 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _make(self, active: ActiveRepresentation, source: _Source) -> None:
+        """Makes the representation, or fails it."""
+        try:
+            async with self._leased(active):
+                await self._fill(active, source)
+                await self._complete(active)
+        except asyncio.CancelledError:
+            await self._fail(active, STOPPED)
+            raise
+        except (ExportFailure, TruncatedError, ClientError) as error:
+            log.warning("the %s of export %s failed: %s", active.coding, active.id, with_causes(error))
+            await self._fail(active, str(error))
+        except Exception:
+            log.exception("the %s of export %s failed", active.coding, active.id)
+            await self._fail(active, "an internal error, which the server's log describes")
+
+    async def _fill(self, active: ActiveRepresentation, source: _Source) -> None:
+        """Writes the file: the bytes that were served before if there are such, or else the next generation."""
+        served = await self._served_before(active)
+        if served is not None:
+            try:
+                return await self._compress(active, source, served)
+            except (OtherBytesError, ValueError):  # a ValueError: the flushes do not fit the export
+                await active.spool.rewind()
+        log.warning("the %s of export %s has other bytes than before: a new generation", active.coding, active.id)
+        row = await self._store.restart(active.name, coder_name(active.coding))
+        if row is None:
+            raise ExportFailure(MADE_ELSEWHERE)
+        active.row = row
+        return await self._compress(active, source, NOTHING)
+
+    async def _served_before(self, active: ActiveRepresentation) -> ServedBytes | None:
+        """Returns what is known of the bytes that clients may have; None if they cannot be made again."""
+        row = active.row
+        if row.is_new:
+            return NOTHING
+        if row.coder != coder_name(active.coding):
+            return None
+        if row.sha256 is not None:
+            return ServedBytes(row.length, row.sha256, unpack_offsets(row.flushes or b""))
+        return await self._left_by_dead_server(active)
+
+    async def _left_by_dead_server(self, active: ActiveRepresentation) -> ServedBytes | None:
+        """Returns what is in the file of a run that could not write to the table."""
+        (size,) = await self._directory.sizes([active.name])
+        if size is None:
+            return None
+        return ServedBytes(size, await self._directory.sha256(*active.name), ())
+
+    async def _compress(self, active: ActiveRepresentation, source: _Source, served: ServedBytes) -> None:
+        active.served_before = served
+        active.compression = Compression(coder(active.coding), served.flushes)
+        active.spool.open()
+        compressor = Compressor(
+            active.compression, active.spool, self._executor, proof=Proof(served), on_proven=active.proven.set
+        )
+        with source.open() as identity:
+            await compressor.run(identity)
+
+    async def _complete(self, active: ActiveRepresentation) -> None:
+        """All bytes on disk, then the row, then the followers. Without an answer the row decides about the file."""
+        sealed = await active.spool.finish()
+        active.spool.kept = True
+        row = await self._store.complete(active.row, sealed.length, sealed.sha256, active.flushes)
+        if row is None:
+            active.spool.kept = False
+            raise ExportFailure(MADE_ELSEWHERE)
+        active.row = row
+        self._completed.mark_verified(*active.name)
+        active.spool.seal()
+        log.info("the %s of export %s is complete: %d bytes", active.coding, active.id, sealed.length)
+
+    async def _fail(self, active: ActiveRepresentation, reason: str) -> None:
+        """Breaks the followers. If what was served could not be noted, the file stays: it shows what it was."""
+        await active.spool.stop_writing()
+        if not await self._noted(active, reason):
+            active.spool.kept = True
+        active.spool.fail(reason)
+        await active.spool.discard()
+
+    async def _noted(self, active: ActiveRepresentation, reason: str) -> bool:
+        """Notes in the table what was served, so that it can be made again. Returns False if it was not changed."""
+        if active.compression is None:
+            return False
+        served = active.served
+        try:
+            return await self._store.fail(
+                active.row, served.length, served.sha256, pack_offsets(served.flushes), reason
+            )
+        except Unavailable as error:
+            log.warning("the failure of a representation could not be recorded: %s", with_causes(error))
+            return False
+
+    @asynccontextmanager
+    async def _leased(self, active: ActiveRepresentation) -> AsyncIterator[None]:
+        """Renews the lease while the context is open."""
+        renewing = asyncio.create_task(self._renew(active), name=f"lease of the {active.coding} of {active.id}")
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait({renewing})
+
+    async def _renew(self, active: ActiveRepresentation) -> None:
+        while True:
+            await asyncio.sleep(self._renewal)
+            try:
+                await self._store.renew_lease(active.row)
+            except Unavailable as error:
+                log.warning("the lease of a representation could not be renewed: %s", with_causes(error))
+
+
+def _follow(live: ActiveExport) -> Follower:
+    """The export is marked as served before its first row is compressed."""
+    return Follower(live.spool, before_first=live.ensure_served, head=live.early)
+
+
+def _read(export: CompletedExport) -> AbstractContextManager[Identity]:
+    return nullcontext(CompletedIdentity(export))

@@ -1,0 +1,25 @@
+-- The compressed forms of an export: one row for each coding that a client has asked for. `coder` names the library, its
+-- version and level, because others give other bytes. With it and the offsets of its flushes (packed differences) the
+-- same bytes can be made again, and `sha256` of the first `bytes` bytes proves that they are the same.
+CREATE TABLE streamer.representations (
+    export_id    uuid NOT NULL REFERENCES streamer.exports ON DELETE CASCADE,
+    coding       text NOT NULL,
+    generation   integer NOT NULL DEFAULT 1,      -- raised if the same bytes cannot be made again
+    state        text NOT NULL CHECK (state IN ('processing', 'completed', 'failed')),
+    coder        text NOT NULL,
+    server_id    uuid NOT NULL,                   -- the process that makes it, or made it
+    lease_until  timestamptz NOT NULL,
+    folder       uuid NOT NULL,                   -- of its file
+    bytes        bigint NOT NULL DEFAULT 0,
+    sha256       bytea,                           -- null: nothing is known about bytes that were served
+    flushes      bytea,
+    error        text,
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at  timestamptz,                     -- when it was completed for the first time
+    used_at      timestamptz,                     -- the last download, to the minute
+    removed_at   timestamptz,                     -- its file; it can be made again
+    PRIMARY KEY (export_id, coding)
+);
+
+CREATE INDEX representations_least_used ON streamer.representations
+    (folder, greatest(finished_at, used_at), export_id, coding) WHERE state = 'completed' AND removed_at IS NULL;
