@@ -14,6 +14,7 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from typing import BinaryIO, Self
@@ -45,6 +46,24 @@ class NotMadeError(Exception):
         self.is_lost = is_lost
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    length: int  # bytes
+    sha256: bytes
+    finished_at: datetime
+
+
+def _outcome(export: Export, representation: Representation | None) -> _Outcome:
+    """Returns what the row says that has the file."""
+    if representation is None:
+        length, sha256, finished_at = export.progress.bytes, export.sha256, export.finished_at
+    else:
+        length, sha256, finished_at = representation.length, representation.sha256, representation.finished_at
+    assert sha256 is not None, "it is completed"
+    assert finished_at is not None, "it is completed"
+    return _Outcome(length, sha256, finished_at)
+
+
 class CompletedExport:
     """A completed export in one coding and its open file, with a count of references. `with` releases one."""
 
@@ -54,10 +73,11 @@ class CompletedExport:
         self,
         export: Export,
         representation: Representation | None,
+        outcome: _Outcome,
         file: BinaryIO,
+        *,
         readers: Counter[UUID],
         close: Callable[[BinaryIO], object],
-        *,
         lifetime: float,
     ) -> None:
         """`representation` is None for the CSV itself. The rows are used for `lifetime` seconds."""
@@ -67,18 +87,15 @@ class CompletedExport:
         self.file = file
         self._readers = readers
         self._close = close
-        self.length, self.sha256, self._finished_at = _outcome(export, representation)
+        self.length = outcome.length
+        self.sha256 = outcome.sha256
+        self.last_modified = outcome.finished_at.replace(microsecond=0)  # in whole seconds, as in HTTP
         self._fresh_until = monotonic() + lifetime
         self._references = 1  # of the cache
 
     @property
     def name(self) -> SpoolName:
         return SpoolName(self.export.id, self.representation.coding if self.representation else Coding.IDENTITY)
-
-    @property
-    def last_modified(self) -> datetime:
-        """In whole seconds, as in HTTP."""
-        return self._finished_at.replace(microsecond=0)
 
     @property
     def fresh(self) -> bool:
@@ -109,17 +126,6 @@ class CompletedExport:
     def __exit__(self, *exc_info: object) -> None:
         _count_down(self._readers, self.export.id)
         self.release()
-
-
-def _outcome(export: Export, representation: Representation | None) -> tuple[int, bytes, datetime]:
-    """Returns the length in bytes, the SHA-256 and the time of completion."""
-    if representation is None:
-        length, sha256, finished_at = export.progress.bytes, export.sha256, export.finished_at
-    else:
-        length, sha256, finished_at = representation.length, representation.sha256, representation.finished_at
-    assert sha256 is not None, "it is completed"
-    assert finished_at is not None, "it is completed"
-    return length, sha256, finished_at
 
 
 def _count_down(readers: Counter[UUID], export_id: UUID) -> None:
@@ -291,13 +297,15 @@ class CompletedCache:
     def _open(self, export: Export, representation: Representation | None) -> CompletedExport:
         """Opens the file. Raises ExportGone, Unavailable and NotMadeError."""
         coding = representation.coding if representation else Coding.IDENTITY
-        length = representation.length if representation else export.progress.bytes
+        outcome = _outcome(export, representation)
         try:
-            file = self._directory.open(export.id, length, coding)
+            file = self._directory.open(export.id, outcome.length, coding)
         except FileNotFoundError as error:
             raise self._missing(export, coding) from error
         return CompletedExport(
-            *(export, representation, file, self._readers, self._directory.close_reader),
+            *(export, representation, outcome, file),
+            readers=self._readers,
+            close=self._directory.close_reader,
             lifetime=self._times.cache_lifetime,
         )
 

@@ -160,7 +160,7 @@ class Compressor:
             piece += self._compression.take(window, cut)
         return self._prove(piece)
 
-    def _end(self) -> Piece:
+    def _end(self) -> bytes:
         return self._prove(self._compression.end())
 
     def _prove(self, piece: Piece) -> Piece:
@@ -168,7 +168,7 @@ class Compressor:
         self._proof.add(piece)
         return piece
 
-    async def _append(self, piece: Piece) -> None:
+    async def _append(self, piece: bytes | bytearray) -> None:
         if piece:
             await self._spool.publish(piece)
         if self._proof.done:

@@ -30,11 +30,6 @@ def preferences(accept_encoding: str | None) -> tuple[tuple[Coding, ...], ...]:
     return tuple(tuple(groups[rank]) for rank in sorted(groups, reverse=True))
 
 
-def acceptable(accept_encoding: str | None) -> tuple[Coding, ...]:
-    """Returns identity and gzip, as far as the client accepts them, the preferred one first."""
-    return tuple(coding for group in preferences(accept_encoding) for coding in group if coding is not Coding.ZSTD)
-
-
 def _weights(field: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for text in field.split(","):

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from streamer.config import Settings
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.store import Store
 from streamer.server.database import claim, database_pools, export_source, start_errors
 from streamer.server.http import Http, accept, http_application, listening
@@ -39,10 +40,13 @@ async def serving(
             stack.enter_context(reread_on_hangup(catalog))
         server_id = uuid4()
         store = Store(pools.store, server_id, tuning.jobs)
+        compressed = RepresentationStore(pools.store, server_id, tuning.jobs)
         setting = settings.database().setting
         await claim(directory, store, setting)
         source = export_source(settings, tuning, pools, catalog)
-        parts = stack.enter_context(export_jobs(settings, store, directory, source, tuning.jobs))
+        parts = stack.enter_context(
+            export_jobs(settings, store, directory, source, compressed=compressed, times=tuning.jobs)
+        )
         http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))
         stack.enter_context(directory.alive(server_id))
         stack.push_async_callback(parts.jobs.stop)

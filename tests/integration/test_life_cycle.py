@@ -35,6 +35,8 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.representation_store import RepresentationStore
+from streamer.jobs.representations import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import MAX_ATTEMPTS, Store
@@ -157,8 +159,14 @@ class Server:
         self.store = MortalStore(pool, self.server_id, TIMES)
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
-        self.sealed = CompletedCache(self.store, self.directory, TIMES)
-        self.retention = Retention(self.store, self.directory, self.sealed, ttl=0, history_ttl=3600, times=TIMES)
+        compressed = RepresentationStore(pool, self.server_id, TIMES)
+        self.sealed = CompletedCache(self.store, compressed, self.directory, TIMES)
+        self.retention = Retention(
+            self.store, compressed, self.directory, self.sealed, ttl=0, history_ttl=3600, times=TIMES
+        )
+        representations = Representations(
+            *(compressed, self.directory, self.sealed, self.retention), executor=executor, capacity=1, times=TIMES
+        )
         gate = SourceGate()
         self.jobs = Jobs(
             self.store,
@@ -166,6 +174,7 @@ class Server:
             self.directory,
             self.sealed,
             self.retention,
+            representations=representations,
             gate=gate,
             concurrency=CONCURRENCY,
             capacity=CAPACITY,

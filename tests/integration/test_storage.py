@@ -17,13 +17,13 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
+from streamer.coding import Coding
 from streamer.config import Size
 from streamer.jobs.completed import GONE
 from streamer.jobs.retention import FULL
 from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
-from streamer.spool.directory import SUFFIX
 from streamer.spool.writer import WriteLimits
 from tests.conftest import Configure, Gated, Serve, Server, files_in
 from tests.exporting import RemoteExport, create, read_problem, sha256
@@ -167,7 +167,7 @@ class FailingDisk:
         return self._write(fd, piece)
 
     def fsync(self, fd: int) -> None:
-        self.syncs += Path(f"/proc/self/fd/{fd}").readlink().suffix == SUFFIX
+        self.syncs += Path(f"/proc/self/fd/{fd}").readlink().suffix == Coding.IDENTITY.suffix
         if self.sync_error is not None:
             raise OSError(self.sync_error, os.strerror(self.sync_error))
         self._fsync(fd)
@@ -427,7 +427,7 @@ async def test_a_disk_with_room_or_without_a_reserve_is_not_logged(
 ) -> None:
     for reserve in (0, 32 * 1024 * 1024):
         await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(reserve))
-    (disk_of_64_megabytes / f"{uuid4()}{SUFFIX}").write_bytes(bytes(40 * 1024 * 1024))  # can be evicted
+    (disk_of_64_megabytes / f"{uuid4()}{Coding.IDENTITY.suffix}").write_bytes(bytes(40 * 1024 * 1024))  # can be evicted
     await serve(export_storage_path=disk_of_64_megabytes, spool_disk_reserve=Size(32 * 1024 * 1024))
     assert not [record for record in caplog.records if "SPOOL_DISK_RESERVE" in record.getMessage()]
 

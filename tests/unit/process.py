@@ -1,7 +1,9 @@
 """The parts of one server process below HTTP, with a real table and a real folder. Its rows are those of the test."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -13,6 +15,8 @@ from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.recovery import Recovery
 from streamer.jobs.registry import ActiveExports
+from streamer.jobs.representation_store import RepresentationStore
+from streamer.jobs.representations import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
@@ -32,6 +36,7 @@ from tests.polling import until
 SPEC = ExportSpec(dataset="users", columns=("id",))
 HEADER = b"id\n"
 TIMES = JobTimes(retry_delay=timedelta(0), report_interval=0.01, cache_lifetime=0.0)
+COMPRESSIONS = 2  # at once
 CAPACITY = 2  # exports that may wait
 HOUR = timedelta(hours=1)
 
@@ -100,8 +105,21 @@ class Process:
         self.tasks = Tasks()
         self.gate = SourceGate(max_pause=0.01)
         self.store = Store(pool, self.server_id, times)
-        self.completed = CompletedCache(self.store, directory, times)
-        self.retention = Retention(self.store, directory, self.completed, ttl=3600, history_ttl=2 * 3600, times=times)
+        self.representation_store = RepresentationStore(pool, self.server_id, times)
+        self.completed = CompletedCache(self.store, self.representation_store, directory, times)
+        self.retention = Retention(
+            *(self.store, self.representation_store, directory, self.completed),
+            ttl=3600,
+            history_ttl=2 * 3600,
+            times=times,
+        )
+        self.compressing = ThreadPoolExecutor(2, "compress")
+        self.representations = Representations(
+            *(self.representation_store, directory, self.completed, self.retention),
+            executor=self.compressing,
+            capacity=COMPRESSIONS,
+            times=times,
+        )
         self.actives = ActiveExports(
             self.store, directory, completed=self.completed, retention=self.retention, gate=self.gate
         )
@@ -114,11 +132,16 @@ class Process:
             max_bytes=options.get("max_bytes"),
         )
         self.recovery = Recovery(
-            self.store, directory, self.actives, tasks=self.tasks, permits=self.permits, times=times
+            *(self.store, directory, self.actives),
+            representations=self.representations,
+            tasks=self.tasks,
+            permits=self.permits,
+            times=times,
         )
         self.admission = Admission(
             *(self.store, self.actives),
             retention=self.retention,
+            representations=self.representations,
             tasks=self.tasks,
             permits=self.permits,
             capacity=CAPACITY,
@@ -170,6 +193,7 @@ class Process:
                 "finished_at": datetime.now(UTC),
                 "folder": self.directory.id,
                 "bytes": len(content),
+                "sha256": hashlib.sha256(content).digest(),
                 **columns,
             },
         )
@@ -191,4 +215,6 @@ class Process:
             active.abort("the test is over")
             await active.finished()
             await active.spool.discard()
+        await self.representations.stop_all()
+        self.compressing.shutdown()
         self.completed.close()

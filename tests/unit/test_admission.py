@@ -14,6 +14,7 @@ from streamer.errors import InsufficientStorage, KeyReused, NotFound, QueueFull,
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import CANCELLED, Admission
 from streamer.jobs.registry import ActiveExports
+from streamer.jobs.representations import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
@@ -48,6 +49,7 @@ async def test_pages_of_the_list_are_read_one_at_a_time() -> None:
         cast("Store", pages),
         cast("ActiveExports", None),
         retention=cast("Retention", None),
+        representations=cast("Representations", None),
         tasks=Tasks(),
         permits=asyncio.Semaphore(0),
         capacity=1,

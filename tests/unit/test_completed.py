@@ -12,8 +12,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from streamer.coding import Coding
 from streamer.errors import ExportFailed, ExportGone, NotFound, Unavailable, WrittenByNewer
 from streamer.jobs.completed import MAX_CACHED, CompletedCache, CompletedExport
+from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
 from streamer.model import Export, ExportSpec, Progress, State
@@ -65,9 +67,9 @@ class Directory(SpoolDirectory):
         super().__init__(path, threads)
         self.hashing = Step()
 
-    async def sha256(self, export_id: UUID) -> bytes:
+    async def sha256(self, export_id: UUID, coding: Coding = Coding.IDENTITY) -> bytes:
         await self.hashing.take()
-        return await super().sha256(export_id)
+        return await super().sha256(export_id, coding)
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def cache(table: Table, directory: Directory) -> Iterator[CompletedCache]:
 
 
 def cache_of(table: Table, directory: Directory, times: JobTimes) -> "closing[CompletedCache]":
-    return closing(CompletedCache(cast("Store", table), directory, times))
+    return closing(CompletedCache(cast("Store", table), cast("RepresentationStore", None), directory, times))
 
 
 LASTING = JobTimes(cache_lifetime=3600.0)

@@ -15,10 +15,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from streamer.coding import COMPRESSED, Coding
 from streamer.errors import StartError
 from streamer.spool.directory import HASH_BUFFER, HASH_PIECE, HASHING, SpoolDirectory
 from streamer.spool.file import ASIDE
 from streamer.spool.identity import NAME, UNNAMED
+from streamer.spool.names import SpoolName
 from streamer.spool.servers import PREFIX
 from streamer.spool.space import Shortage
 from tests.polling import until
@@ -91,7 +93,7 @@ async def test_created_spool_has_its_name_and_no_file_until_it_is_opened(directo
     assert not spool.path.exists()
     assert await directory.spools() == {}
     spool.open()
-    assert await directory.spools() == {export_id: 0}
+    assert await directory.spools() == {SpoolName(export_id): 0}
     await spool.append(CONTENT, 2)
     sealed = await spool.finish()
     spool.seal()
@@ -128,7 +130,7 @@ async def test_removed_file_is_read_to_its_end_by_an_open_reader(directory: Spoo
 
 async def test_remove_touches_only_its_own_export_and_may_be_repeated(directory: SpoolDirectory, kept: UUID) -> None:
     assert await directory.remove(uuid4()) == []
-    assert set(await directory.spools()) == {kept}
+    assert set(await directory.spools()) == {SpoolName(kept)}
     assert await directory.remove(kept) == [len(CONTENT)]
     assert await directory.remove(kept) == []
     assert await directory.spools() == {}
@@ -138,7 +140,7 @@ async def test_file_that_cannot_be_removed_is_remembered_until_it_is(directory: 
     other = uuid4()
     directory.file_of(other).mkdir()  # unlink refuses it, also for root
     assert await directory.remove(other, kept) == [len(CONTENT)]
-    assert directory.undeletable == {other}
+    assert directory.undeletable == {SpoolName(other)}
     directory.file_of(other).rmdir()
     assert await directory.remove(other) == []
     assert directory.undeletable == set()
@@ -165,13 +167,37 @@ async def test_spools_are_files_with_the_exact_form_of_name(
         f"{strange.hex}.csv",
         f"{{{strange}}}.csv",
         f"urn:uuid:{strange}.csv",
+        f"{strange}.gz",
+        f"{strange}.csv.bz2",
+        f"{strange}.csv.gz.zst",
         "report.csv",
         ".csv",
         ".gitkeep",
         ".probe-1",
     ):
         (tmp_path / name).write_bytes(b"")
-    assert await directory.spools() == {kept: len(CONTENT)}
+    assert await directory.spools() == {SpoolName(kept): len(CONTENT)}
+
+
+@pytest.mark.parametrize("coding", COMPRESSED)
+async def test_files_of_one_export_are_spools_of_their_own_and_are_removed_together(
+    directory: SpoolDirectory, kept: UUID, coding: Coding
+) -> None:
+    directory.file_of(kept, coding).write_bytes(b"compressed")
+    assert await directory.spools() == {SpoolName(kept): len(CONTENT), SpoolName(kept, coding): 10}
+    assert directory.used == len(CONTENT) + 10
+    with directory.open(kept, 10, coding) as file:
+        assert file.read() == b"compressed"
+    assert await directory.sha256(kept, coding) == hashlib.sha256(b"compressed").digest()
+    assert await directory.sizes([SpoolName(kept, coding), SpoolName(uuid4(), coding)]) == [10, None]
+    assert sorted(await directory.remove(kept)) == sorted([len(CONTENT), 10])
+    assert await directory.spools() == {}
+
+
+async def test_one_file_of_an_export_is_removed_alone(directory: SpoolDirectory, kept: UUID) -> None:
+    directory.file_of(kept, Coding.GZIP).write_bytes(b"compressed")
+    assert await directory.remove_files([SpoolName(kept, Coding.GZIP)]) == [10]
+    assert await directory.spools() == {SpoolName(kept): len(CONTENT)}
 
 
 async def test_missing_folder_has_no_spools(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
@@ -297,7 +323,7 @@ async def test_files_removed_during_a_count_are_not_counted(tmp_path: Path) -> N
     counted, removed = threading.Event(), threading.Event()
 
     class CountedSlowly(SpoolDirectory):
-        def _scan(self) -> tuple[int, dict[UUID, int]]:
+        def _scan(self) -> tuple[int, dict[SpoolName, int]]:
             found = super()._scan()
             counted.set()
             assert removed.wait(10)

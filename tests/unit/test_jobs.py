@@ -26,6 +26,7 @@ async def jobs(process: Process) -> AsyncIterator[Jobs]:
     """Those of the process, not started; two exports run at once, and one may wait."""
     jobs = Jobs(
         *(process.store, process.runner, process.directory, process.completed, process.retention),
+        representations=process.representations,
         gate=process.gate,
         concurrency=2,
         capacity=1,

@@ -13,10 +13,13 @@ import pytest
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.registry import ActiveExports
+from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
 from streamer.spool.directory import SpoolDirectory
+
+NO_REPRESENTATIONS = cast("RepresentationStore", None)
 
 
 class FakeStore:
@@ -42,7 +45,7 @@ def gate() -> SourceGate:
 
 @pytest.fixture
 def completed(store: FakeStore, directory: SpoolDirectory) -> CompletedCache:
-    return CompletedCache(cast("Store", store), directory, JobTimes())
+    return CompletedCache(cast("Store", store), NO_REPRESENTATIONS, directory, JobTimes())
 
 
 @pytest.fixture
@@ -55,7 +58,9 @@ def directory(tmp_path: Path, executor: ThreadPoolExecutor) -> Iterator[SpoolDir
 
 @pytest.fixture
 def actives(store: FakeStore, directory: SpoolDirectory, completed: CompletedCache, gate: SourceGate) -> ActiveExports:
-    retention = Retention(cast("Store", store), directory, completed, ttl=60, history_ttl=60, times=JobTimes())
+    retention = Retention(
+        cast("Store", store), NO_REPRESENTATIONS, directory, completed, ttl=60, history_ttl=60, times=JobTimes()
+    )
     return ActiveExports(cast("Store", store), directory, completed=completed, retention=retention, gate=gate)
 
 

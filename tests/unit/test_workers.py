@@ -11,6 +11,7 @@ from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import UNREADABLE
 from streamer.model import SPEC_VERSION
 from streamer.postgres.driver import Pool
+from streamer.spool.names import SpoolName
 from tests.polling import until
 from tests.unit.process import HEADER, Process, until_locked_out
 from tests.unit.spools import let_the_loop_run, soon
@@ -95,7 +96,7 @@ async def test_a_sealed_file_is_not_hashed_again_by_this_process(process: Proces
     process.workers.start(1)
     process.permits.release()
     await ended(process, active)
-    assert process.completed._verified == {active.id: process.directory.stamp(active.id)}
+    assert process.completed._verified == {SpoolName(active.id): process.directory.stamp(active.id)}
 
 
 async def test_the_file_of_a_failed_export_is_not_trusted(process: Process) -> None:
