@@ -52,6 +52,7 @@ class ActiveRepresentation:
         self.spool = spool
         self.content = content
         self.live = live
+        self.removed = False  # the export's files were removed meanwhile
         self.proven = asyncio.Event()
         self.served_before = NOTHING  # in an earlier run
         self.compression: Compression | None = None  # of the current run

@@ -132,7 +132,7 @@ class Admission:
             return cancelled
         export = await self._finished(export_id)
         await self._retention.remove(export_id)
-        await self._representations.stop(export_id)
+        self._representations.forget(export_id)
         return export
 
     async def _finished(self, export_id: UUID) -> Export:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
+from streamer.coding import COMPRESSED
 from streamer.errors import ClientError, ExportFailure, Unavailable
 from streamer.formats.coders import coder, coder_name
 from streamer.formats.compression import Compression, pack_offsets, unpack_offsets
@@ -42,7 +43,6 @@ log = logging.getLogger(__name__)
 
 WRITE_LIMITS = WriteLimits(max_gathered=512 * 1024, batch_size=256 * 1024)
 STOPPED = "the server was stopped before the compressed file was finished"
-REMOVED = "the export was removed"
 MADE_ELSEWHERE = "the compressed file is being made by another server"
 TOO_MANY = "too many compressed files are being made"
 
@@ -80,7 +80,12 @@ class Representations:
         self._tasks = Tasks()
         self._beginning: dict[SpoolName, asyncio.Task[ActiveRepresentation]] = {}
         self._active: dict[SpoolName, ActiveRepresentation] = {}
-        self._making: dict[SpoolName, asyncio.Task[None]] = {}
+        self._making: set[asyncio.Task[None]] = set()
+
+    @property
+    def has_place(self) -> bool:
+        """Whether another one can be made now."""
+        return self._places > 0
 
     def active(self, name: SpoolName) -> ActiveRepresentation | None:
         """Returns the representation if this process makes it."""
@@ -110,18 +115,16 @@ class Representations:
         """Lets any server make again what these dead servers were making. Raises Unavailable."""
         await self._store.expire_leases(dead)
 
-    async def stop(self, export_id: UUID) -> None:
-        """Breaks the followers of the export's representations, and returns when none is made any more."""
-        await self._stop([name for name in self._making if name.export_id == export_id], REMOVED)
+    def forget(self, export_id: UUID) -> None:
+        """The files of the export were removed: downloads that have begun go on to the end, and no others begin."""
+        for coding in COMPRESSED:
+            if active := self._active.pop(SpoolName(export_id, coding), None):
+                active.removed = True
 
-    async def stop_all(self) -> None:
-        """As `stop`, when the server stops: another process can make the same bytes again."""
-        await self._stop(list(self._making), STOPPED)
-
-    async def _stop(self, names: Sequence[SpoolName], reason: str) -> None:
-        making = [self._making[name] for name in names]
-        for name, task in zip(names, making, strict=True):
-            self._active[name].spool.fail(reason)
+    async def stop(self) -> None:
+        """Breaks all followers, and returns when nothing is made any more: another process can go on."""
+        making = list(self._making)
+        for task in making:
             task.cancel()
         await all_ended(making)
 
@@ -179,14 +182,16 @@ class Representations:
         return _Source(export.content, partial(_read, export))
 
     def _start(self, active: ActiveRepresentation, source: _Source, resources: ExitStack) -> None:
-        name = active.name
-        making = self._tasks.spawn(self._make(active, source), f"{name.coding} of {name.export_id}")
-        self._active[name], self._making[name] = active, making
-        making.add_done_callback(lambda _: self._tasks.spawn(self._made(name, resources), "end of a representation"))
+        self._active[active.name] = active
+        making = asyncio.create_task(self._make(active, source), name=f"{active.coding} of {active.id}")
+        self._making.add(making)
+        making.add_done_callback(lambda _: self._tasks.spawn(self._made(active, making, resources), "end of a making"))
 
-    async def _made(self, name: SpoolName, resources: ExitStack) -> None:
+    async def _made(self, active: ActiveRepresentation, making: "asyncio.Task[None]", resources: ExitStack) -> None:
         resources.close()
-        del self._active[name], self._making[name]
+        self._making.discard(making)
+        if self._active.get(active.name) is active:
+            del self._active[active.name]
         await self._give_back_place()
 
     async def _give_back_place(self) -> None:
@@ -255,7 +260,9 @@ class Representations:
 
     async def _complete(self, active: ActiveRepresentation) -> None:
         """All bytes on disk, then the row, then the followers. Without an answer the row decides about the file."""
-        sealed = await active.spool.finish()
+        sealed = await active.spool.finish(durable=not active.removed)
+        if active.removed:
+            return active.spool.seal()
         active.spool.kept = True
         row = await self._store.complete(active.row, sealed.length, sealed.sha256, active.flushes)
         if row is None:
@@ -264,7 +271,7 @@ class Representations:
         active.row = row
         self._completed.mark_verified(*active.name)
         active.spool.seal()
-        log.info("the %s of export %s is complete: %d bytes", active.coding, active.id, sealed.length)
+        return log.info("the %s of export %s is complete: %d bytes", active.coding, active.id, sealed.length)
 
     async def _fail(self, active: ActiveRepresentation, reason: str) -> None:
         """Breaks the followers. If what was served could not be noted, the file stays: it shows what it was."""

@@ -72,9 +72,12 @@ class Spool:
         """Adds bytes that may be read at once, although they are no records; otherwise as `append`."""
         await self._writer.append(chunk, 0, publish=True)
 
-    async def finish(self) -> Sealed:
-        """Writes the rest and makes the file durable. The frontier is then the length. Raises ExportFailure."""
-        await self._writer.finish()
+    async def finish(self, *, durable: bool = True) -> Sealed:
+        """Writes the rest and makes the file durable. The frontier is then the length. Raises ExportFailure.
+
+        A file that was removed is not `durable`.
+        """
+        await (self._writer.finish() if durable else self._writer.stop())
         return Sealed(self.frontier, self.rows, self._file.sha256())
 
     def seal(self) -> None:

@@ -215,6 +215,6 @@ class Process:
             active.abort("the test is over")
             await active.finished()
             await active.spool.discard()
-        await self.representations.stop_all()
+        await self.representations.stop()
         self.compressing.shutdown()
         self.completed.close()

@@ -51,7 +51,7 @@ def codings(accepted: str | None, *at_hand: Coding, **fields: str) -> tuple[Codi
     if accepted is not None:
         fields["Accept-Encoding"] = accepted
     download = DownloadRequest.from_request(get({name.replace("_", "-"): value for name, value in fields.items()}))
-    return download.codings(ID, lambda coding: coding in at_hand)
+    return download.codings_of(ID, lambda coding: coding in at_hand)
 
 
 def test_codings_are_those_of_accept_encoding_in_its_order() -> None:

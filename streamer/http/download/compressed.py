@@ -38,6 +38,11 @@ class CompressedDownloads:
         self._completed = completed
         self._times = times
 
+    @property
+    def has_place(self) -> bool:
+        """Whether another representation can be made now."""
+        return self._representations.has_place
+
     def at_hand(self, export_id: UUID, coding: Coding) -> bool:
         """Whether a download needs no compression that would not be made without it."""
         name = SpoolName(export_id, coding)

@@ -25,6 +25,7 @@ from streamer.http.net.readiness import wait_drained
 from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
+from streamer.jobs.representations import TOO_MANY
 from streamer.model import ExportRequest
 from streamer.spool.names import SpoolName
 
@@ -67,11 +68,18 @@ class Downloads:
         export_request = await self._exports.read_request(request, ignored="filename")
         download = DownloadRequest.for_new_export(request)
         async with self._slot(download):
+            self._ensure_possible(download)
             if download.is_head:
                 return await _send_headers(request, export_request)
             live = await self._admission.submit(export_request, abandon_after=self._abandon_after)
             assert isinstance(live, ActiveExport)  # without a key, it is always a new one
             return await self._send_live(download, live)
+
+    def _ensure_possible(self, download: DownloadRequest) -> None:
+        """No export is created whose download would be refused at once. Raises NotAcceptable and Unavailable."""
+        acceptable = download.codings()
+        if Coding.IDENTITY not in acceptable and not self._compressed.has_place:
+            raise Unavailable(TOO_MANY)
 
     async def _respond(self, request: web.Request, file: Coding | None = None) -> web.StreamResponse:
         export_id = requested_id(request)
@@ -99,7 +107,7 @@ class Downloads:
         """Sends the file that the URL names, or the best of the codings that can be had now."""
         if download.file:
             return await self._compressed.send(download, SpoolName(export_id, download.file), live, follow=follow)
-        codings = download.codings(export_id, partial(self._compressed.at_hand, export_id))
+        codings = download.codings_of(export_id, partial(self._compressed.at_hand, export_id))
         for place, coding in enumerate(codings, 1):
             try:
                 return await self._send_in(coding, download, export_id, live, is_choice=place < len(codings))

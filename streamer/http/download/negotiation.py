@@ -6,7 +6,7 @@ unless If-Range names the compressed representation. Or as a file of its own, by
 other, and a Range selects from it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -116,24 +116,25 @@ class DownloadRequest:
         location = links.reference(path, request_path=self.request.path)
         return {"X-Export-Id": str(export_id), "Content-Location": location}
 
-    def codings(self, export_id: UUID, at_hand: Callable[[Coding], bool]) -> tuple[Coding, ...]:
-        """Returns the codings that the response may have, the best first. Raises NotAcceptable.
+    def codings(self, at_hand: Callable[[Coding], bool] = lambda coding: False) -> tuple[Coding, ...]:
+        """Returns the codings that Accept-Encoding allows, the best first. Raises NotAcceptable.
 
         Of those that the client likes equally, the first are the ones `at_hand`, which exist already; then gzip, which
         costs less CPU than zstd.
         """
         groups = preferences(self.fields.get("accept-encoding"))
-        codings = [coding for group in groups for coding in sorted(group, key=at_hand, reverse=True)]
-        if "range" in self.fields:
-            return self._named_by_if_range(export_id, codings)
+        codings = tuple(coding for group in groups for coding in sorted(group, key=at_hand, reverse=True))
         if not codings:
-            raise NotAcceptable("Accept-Encoding allows no coding that there is: identity, gzip and zstd")
-        return tuple(codings)
+            raise NotAcceptable("Accept-Encoding allows none of the codings that there are: gzip, zstd and identity")
+        return codings
 
-    def _named_by_if_range(self, export_id: UUID, codings: Sequence[Coding]) -> tuple[Coding, ...]:
-        """Returns the coding from which a Range selects: identity, unless If-Range names another that is acceptable."""
+    def codings_of(self, export_id: UUID, at_hand: Callable[[Coding], bool]) -> tuple[Coding, ...]:
+        """Returns the codings that the response may have, as `codings`; of a range, those that it may select from."""
+        if "range" not in self.fields:
+            return self.codings(at_hand)
         named = coding_of_tag(self.fields.get("if-range", ""), export_id)
-        if named is None or named not in codings or named is Coding.IDENTITY:
+        acceptable = {coding for group in preferences(self.fields.get("accept-encoding")) for coding in group}
+        if named is None or named is Coding.IDENTITY or named not in acceptable:
             return (Coding.IDENTITY,)
         return (named, Coding.IDENTITY)
 
