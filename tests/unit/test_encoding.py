@@ -14,7 +14,7 @@ from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header
 
 from streamer.coding import COMPRESSED, Coding
-from streamer.protocol.encoding import acceptable, preferences
+from streamer.protocol.encoding import preferences
 
 Groups = tuple[tuple[Coding, ...], ...]
 Row = tuple[str | None, Groups]
@@ -379,8 +379,3 @@ def test_field_of_8_kilobytes_is_parsed_at_once(field: str) -> None:
 
 def test_codings_have_the_names_that_are_sent() -> None:
     assert [coding.value for coding in Coding] == ["identity", "gzip", "zstd"]
-
-
-def test_acceptable_codings_are_those_of_the_preferences_without_zstd() -> None:
-    assert acceptable("zstd, gzip;q=0.1, *;q=0.2") == (Coding.IDENTITY, Coding.GZIP)
-    assert acceptable("zstd, *;q=0") == ()
