@@ -15,6 +15,7 @@ from streamer.http.net.connection import HEADS_LIMIT
 from streamer.http.net.large_responses import MAX_WAITING as MAX_WAITING_RESPONSES
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
+from streamer.jobs.compressor import MAX_PIECE
 from streamer.jobs.representations import WRITE_LIMITS
 from streamer.logs import LOG_QUEUE
 from streamer.postgres.row_limit import READ_SIZE
@@ -30,12 +31,12 @@ BASE = 51 * MB  # an idle server after an hour of load: anonymous memory and the
 FOLLOWER = 26 * KB  # its connection, request, response and open file, also in the kernel
 CONNECTION = 10 * KB  # without a download, also in the kernel
 SOCKET = 4 * MB  # of an unlimited download: the largest send buffer of the kernel (net.ipv4.tcp_wmem)
-CODER = 1 * MB  # of Zstandard, in use; ISA-L has 352 kB
+CODER = 384 * KB  # of ISA-L, in use; Zstandard has 326 kB
 WAITING_EXPORT = 8 * KB
 PARSING = 3584 * KB  # beside the largest body, with the largest number of values
 SPEC = 2 * MB  # of 1,600 columns and 1000 values, while its rows are read
 LOG_RECORD = KB
-DOCUMENTATION = 2 * MB + 768 * KB  # every page as HTML, and the library that renders them
+DOCUMENTATION = 2 * MB + 256 * KB  # every page as HTML, and the library that renders them
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("waiting exports (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
         Item("exports: their requests", SPEC, exports),
         Item("small bodies, copied", MAX_COPIED),
-        Item("compressions (COMPRESSIONS): coders", CUT + CODER, settings.compressions),
+        Item("compressions (COMPRESSIONS)", CODER + CUT + MAX_PIECE, settings.compressions),
         Item("compressions: gathered and being written", 2 * WRITE_LIMITS.max_gathered, settings.compressions),
         Item("exports: early chunks (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
         Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),

@@ -248,10 +248,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         AtLeastOne,
         _about(
             Group.DOWNLOADS,
-            "The most downloads that are compressed at once, at least 1; further ones are sent uncompressed.",
+            "The most compressed files that are made at once, at least 1; each serves any number of downloads. Further"
+            " ones wait, or are sent uncompressed.",
             alias="GZIP_STREAMS",
         ),
-    ] = 6
+    ] = 4
     export_storage_path: Annotated[
         Path, _about(Group.STORAGE, "The storage folder: the files of all exports are kept in it.", essential=True)
     ] = Path("spool")

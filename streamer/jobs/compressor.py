@@ -28,7 +28,8 @@ from streamer.spool.spool import Spool
 Piece = TypeVar("Piece", bytes, bytearray)
 
 FLUSH_INTERVAL = 0.02  # seconds between two flushes, so that the flushes of a fast export cost little
-PIECE = 256 * 1024  # compressed bytes that are collected before they are appended
+MIN_PIECE = 64 * 1024  # compressed bytes that are collected before they are appended
+MAX_PIECE = MIN_PIECE + CUT  # if the last cut cannot be compressed
 FILE_IS_SHORTER = "the file of the export is shorter than it was"
 
 
@@ -153,7 +154,7 @@ class Compressor:
     def _compress_some(self, file: BinaryIO, next_cut: Callable[[], Cut | None]) -> bytearray:
         """In a thread: takes cuts until they give a piece that is worth appending."""
         piece = bytearray()
-        while len(piece) < PIECE and (cut := next_cut()):
+        while len(piece) < MIN_PIECE and (cut := next_cut()):
             window = self._buffer[: cut.stop - self._compression.position]
             if os.preadv(file.fileno(), [window], self._compression.position) < len(window):
                 raise TruncatedError(FILE_IS_SHORTER)

@@ -41,7 +41,7 @@ from streamer.spool.writer import WriteLimits
 
 log = logging.getLogger(__name__)
 
-WRITE_LIMITS = WriteLimits(max_gathered=512 * 1024, batch_size=256 * 1024)
+WRITE_LIMITS = WriteLimits(max_gathered=128 * 1024, batch_size=64 * 1024)
 STOPPED = "the server was stopped before the compressed file was finished"
 MADE_ELSEWHERE = "the compressed file is being made by another server"
 TOO_MANY = "too many compressed files are being made"

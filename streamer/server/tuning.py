@@ -11,7 +11,7 @@ from streamer.source.cursors.blocks import BlockReading
 from streamer.spool.space import RECOUNT
 from streamer.spool.writer import WriteLimits
 
-SPARE_CONNECTIONS = 140  # of clients that do not download, beside MAX_DOWNLOADS
+SPARE_CONNECTIONS = 116  # of clients that do not download, beside MAX_DOWNLOADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
