@@ -27,6 +27,7 @@ ACCEPTED = {
 }
 STREAM = f"/exports/csv?dataset={SMALL.name}"
 GZIP_ONLY = {"Accept-Encoding": "gzip, identity;q=0"}
+ZSTD_ONLY = {"Accept-Encoding": "zstd, identity;q=0"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ async def stage(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         assert (await ask(busy.url, "POST", STREAM)).status == 202  # it waits
         follower = await stack.enter_async_context(connection(busy.url))
         await follower.send("GET", exports["running"].download, GZIP_ONLY)
-        assert (await follower.begin())[0].status == 200  # it has the only gzip stream
+        assert (await follower.begin())[0].status == 200  # the only compressed file that may be made
         yield Stage(quiet, busy, flowing, exports)
 
 
@@ -140,10 +141,10 @@ KINDS = (
     *kinds(400, "quiet", "/exports?limit=0"),
     *kinds(405, "quiet", "{live}/download", methods=["POST", "PUT", "DELETE"]),
     *kinds(405, "quiet", "/health", methods=["POST"]),
-    # No slot.
+    # No place in the queue, or for another compressed file.
     *kinds(429, "busy", STREAM, methods=["POST"]),
     *kinds(429, "busy", STREAM, methods=["GET"]),
-    *kinds(503, "busy", "{running}/download", GZIP_ONLY),
+    *kinds(503, "busy", "{running}/download", ZSTD_ONLY),
     # The exports themselves.
     *kinds(200, "quiet", "/health"),
     *kinds(200, "flowing", "/exports?limit=2&status=completed"),

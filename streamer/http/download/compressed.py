@@ -14,7 +14,6 @@ from streamer.errors import TooEarly, Unavailable
 from streamer.http.download.completed import CompletedDownloads
 from streamer.http.download.live import DownloadTimes, LiveDownloads
 from streamer.http.download.negotiation import DownloadRequest, ensure_same_bytes
-from streamer.http.net.connection import close_at_eof
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.active_representation import ActiveRepresentation
 from streamer.jobs.completed import CompletedCache, NotMadeError
@@ -73,7 +72,6 @@ class CompressedDownloads:
                 active = await self._begin(download, name, None, is_lost=error.is_lost)
         if not follow:
             raise TooEarly("the compressed file is not finished yet, and live=false")
-        close_at_eof(download.request)
         with active.followed():
             await self._wait_proven(active, self._times.first_rows if is_choice else self._times.compressed)
             return await self._follow(download, active)
