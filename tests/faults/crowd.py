@@ -5,8 +5,10 @@ ever made anew after somebody had some of them, the old beginning and the new re
 """
 
 import asyncio
+import gzip
 import hashlib
 import random
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,6 +18,12 @@ from uuid import UUID
 
 import asyncpg
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+from streamer.coding import Coding
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.spool.identity import NAME as IDENTITY
 from streamer.spool.servers import PREFIX, UNLOCKED
@@ -60,6 +68,11 @@ def is_an_export_of(dataset: str, content: bytes) -> bool:
     return lines == ["id,taken,filler", *(f"{n},{taken},{'x' * width}" for n in range(1, rows + 1))]
 
 
+def decoded(coding: Coding, file: bytes) -> bytes:
+    """Raises an error for a file that is not whole."""
+    return gzip.decompress(file) if coding is Coding.GZIP else zstd.decompress(file)
+
+
 @dataclass
 class Known:
     """An export, as its clients know it."""
@@ -67,6 +80,7 @@ class Known:
     id: str
     dataset: str
     content: bytes = b""  # from its first byte on, as far as anybody has got
+    files: dict[Coding, bytes] = field(default_factory=dict)  # the same of its compressed files
     ended_well: bool = False
     removed: bool = False  # somebody was told so
 
@@ -80,11 +94,14 @@ class Crowd:
     exports: dict[str, Known] = field(default_factory=dict)
     flaws: list[str] = field(default_factory=list)
     bodies: int = 0
+    gone: int = 0  # compressed files that could not be made again
 
     def actors(self) -> list[Coroutine[Any, Any, None]]:
         return [
             self._follow(),
-            self._follow(gzip=True),
+            self._follow(compressed=True),
+            self._resume_file(Coding.GZIP),
+            self._resume_file(Coding.ZSTD),
             self._resume(),
             self._resume(),
             self._stream(),
@@ -124,13 +141,37 @@ class Crowd:
         export.content += content[len(export.content) - answer.start :] if both < len(content) else b""
         export.ended_well |= answer.whole and answer.status == 200
 
+    async def download_file(self, export: Known, coding: Coding, **fields: str) -> Answer:
+        answer = Answer()
+        try:
+            path = f"/exports/{export.id}/download{coding.suffix}"
+            await self.client.ask_into(answer, "GET", path, fields)
+        finally:
+            self._note_file(export, coding, answer)
+        if answer.end is NoEnd.NO_HEAD:
+            await asyncio.sleep(PAUSE)
+        return answer
+
+    def _note_file(self, export: Known, coding: Coding, answer: Answer) -> None:
+        """As `note`: a client that resumes has no other proof that the bytes are the same."""
+        self.bodies += 1
+        if answer.end is NoEnd.HUNG:
+            self.flaws.append(f"a download of the {coding} of {export.id} ({export.dataset}) hung")
+        known, received = export.files.get(coding, b""), bytes(answer.received)
+        if answer.status not in (200, 206) or answer.start > len(known):
+            return
+        both = min(len(known) - answer.start, len(received))
+        if known[answer.start : answer.start + both] != received[:both]:
+            self.flaws.append(f"the bytes of the {coding} of {export.id} ({export.dataset}) have changed")
+        export.files[coding] = known + received[both:] if both < len(received) else known
+
     def _know(self, export_id: str, dataset: str) -> Known:
         return self.exports.setdefault(export_id, Known(export_id, dataset))
 
-    async def _follow(self, *, gzip: bool = False) -> None:
+    async def _follow(self, *, compressed: bool = False) -> None:
         while True:
             if export := await self.create(self.chance.choice(DATASETS)):
-                await self.download(export, **({"Accept-Encoding": "gzip"} if gzip else {}))
+                await self.download(export, **({"Accept-Encoding": "gzip"} if compressed else {}))
 
     async def _resume(self) -> None:
         """Leaves in the middle, and comes back for the rest."""
@@ -138,12 +179,24 @@ class Crowd:
             export = await self.create(self.chance.choice(DATASETS))
             for _ in range(5 if export else 0):
                 assert export
-                rest = asyncio.create_task(self.download(export, Range=f"bytes={len(export.content)}-"))
-                try:
-                    await asyncio.wait({rest}, timeout=self.chance.random() / 10)
-                finally:
-                    rest.cancel()
-                    await asyncio.wait({rest})
+                await self._leave_early(self.download(export, Range=f"bytes={len(export.content)}-"))
+
+    async def _resume_file(self, coding: Coding) -> None:
+        """The same with a compressed file, also of an export that somebody else has begun to read."""
+        while True:
+            export = self._any() or await self.create(self.chance.choice(DATASETS))
+            for _ in range(5 if export else 0):
+                assert export
+                known = export.files.get(coding, b"")
+                await self._leave_early(self.download_file(export, coding, Range=f"bytes={len(known)}-"))
+
+    async def _leave_early(self, download: Coroutine[Any, Any, Answer]) -> None:
+        rest = asyncio.create_task(download)
+        try:
+            await asyncio.wait({rest}, timeout=self.chance.random() / 10)
+        finally:
+            rest.cancel()
+            await asyncio.wait({rest})
 
     async def _stream(self) -> None:
         while True:
@@ -249,13 +302,16 @@ class Judge:
                 else:
                     flaws.append(f"{export.id} was accepted, and has no row")
             wanted = {
-                f"{found}.csv" for found, row in rows.items() if row["state"] == "completed" and not row["removed_at"]
+                f"{found}{coding.suffix}"
+                for found, row in rows.items()
+                if row["state"] == "completed" and not row["removed_at"]
+                for coding in Coding
             }
         if orphans := await self._orphans(wanted):
             flaws.append(f"nobody wants {sorted(orphans)}")
         flaws += await self._next_works(crowd)
-        for name in self._files():
-            await crowd.client.ask("DELETE", f"/exports/{name.removesuffix('.csv')}")
+        for export_id in {name.partition(".")[0] for name in self._files()}:
+            await crowd.client.ask("DELETE", f"/exports/{export_id}")
         if left := self._files():
             flaws.append(f"could not be deleted: {sorted(left)}")
         return flaws
@@ -304,7 +360,24 @@ class Judge:
             flaws.append(f"a resume at byte {len(had)} of {row['bytes']} is {rest.status}")
         if had and rest.status == 206 and hashlib.sha256(had + rest.received).digest() != row["sha256"]:
             flaws.append(f"resumed at byte {len(had)} it is another file")
-        return flaws
+        return flaws + await self._of_files(crowd, export, bytes(whole.received))
+
+    async def _of_files(self, crowd: Crowd, export: Known, whole: bytes) -> list[str]:
+        return [flaw for coding in export.files for flaw in await self._of_file(crowd, export, coding, whole)]
+
+    async def _of_file(self, crowd: Crowd, export: Known, coding: Coding, whole: bytes) -> list[str]:
+        """A compressed file that cannot be made again is gone, visibly."""
+        had = export.files[coding]
+        rest = await crowd.download_file(export, coding, Range=f"bytes={len(had)}-")
+        file = await crowd.download_file(export, coding)
+        if rest.status == file.status == 410:
+            crowd.gone += 1
+            return []
+        if not file.whole or file.status != 200 or decoded(coding, bytes(file.received)) != whole:
+            return [f"its {coding} is {file.status} with {len(file.received)} bytes: {file.end}"]
+        if rest.status not in (206, 416) or (rest.status == 206 and had + bytes(rest.received) != bytes(file.received)):
+            return [f"its {coding}, resumed at byte {len(had)}, is {rest.status} and another file"]
+        return []
 
     async def _next_works(self, crowd: Crowd) -> list[str]:
         export = await crowd.create("ticks")

@@ -37,6 +37,7 @@ class Crashing:
         self.crashes = 0
         self.exports = 0
         self.bodies = 0
+        self.gone = 0
 
     async def crash(self, times: int) -> list[str]:
         """What should not have been."""
@@ -50,6 +51,7 @@ class Crashing:
                     flaws += [f"crash {self.crashes}: {flaw}" for flaw in await self._judge.judge(crowd)]
                     self.exports += len(crowd.exports)
                     self.bodies += crowd.bodies
+                    self.gone += crowd.gone
                 crowd = Crowd(client, self._chance)
                 async with changing(self._database, self._chance), busy(crowd):
                     await asyncio.sleep(self._chance.random() * LATEST)
@@ -92,5 +94,8 @@ async def test_after_a_crash_nothing_lies_hangs_or_is_left_over(
         await connection.execute(SOURCE)
     crashing = Crashing(database, tmp_path, seed)
     flaws = await crashing.crash(crashes)
-    print(f"{crashing.crashes} crashes, {crashing.exports} exports, {crashing.bodies} bodies, {len(flaws)} violations")
+    print(
+        f"{crashing.crashes} crashes, {crashing.exports} exports, {crashing.bodies} bodies,"
+        f" {crashing.gone} compressed files gone, {len(flaws)} violations"
+    )
     assert not flaws, "\n".join(flaws)
