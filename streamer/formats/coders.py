@@ -4,9 +4,8 @@ A coder makes one gzip member or one zstd frame. What it makes depends on its in
 it is flushed and on what its name says, so that the same bytes can be made again, in another process as well: no time
 in the header, no threads, no dictionary.
 
-Both levels take the least CPU time for a byte that is sent, as measured with the rows of the seeds. There, levels of
-zstd below 1 make more bytes than ISA-L and are slower than it; those from 2 on take 20 % more time and twice the memory
-for 2 % less.
+Both levels were measured with the rows of the seeds. There, levels of zstd below 1 make more bytes than ISA-L and are
+slower than it; those from 2 on take 20 % more time and twice the memory for 2 % less.
 """
 
 import sys

@@ -46,6 +46,11 @@ class Compression:
         return self._coder.name
 
     @property
+    def is_repeating(self) -> bool:
+        """Whether flushes of an earlier making are still to be repeated."""
+        return self._flushed < len(self._flushes)
+
+    @property
     def position(self) -> int:
         """The number of bytes of identity that were compressed."""
         return self._position
@@ -62,7 +67,7 @@ class Compression:
         needs no flush. Raises ValueError if identity ended before a flush that is to be repeated.
         """
         boundary = self._position - self._position % CUT + CUT
-        if self._flushed < len(self._flushes):
+        if self.is_repeating:
             return self._repeated(boundary, frontier, ended=ended)
         if boundary < frontier:
             return Cut(boundary, flush=False)

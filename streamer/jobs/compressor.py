@@ -4,7 +4,7 @@
 
 Of an export that is being written, everything is flushed as soon as the compressor has caught up, so that a client can
 decompress a row soon after it was published. The offsets of the flushes are the only part of the result that the export
-does not determine.
+does not determine, so each is noted before its bytes can be read.
 
 Bytes that clients may have downloaded before must come out again. A `Proof` knows the digest of such bytes, and the
 representation may be followed when they have been made and compared.
@@ -13,7 +13,7 @@ representation may be followed when they have been made and compared.
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import BinaryIO, Protocol, TypeVar
@@ -104,7 +104,10 @@ class Proof:
 
 
 class Compressor:
-    """Fills one spool. `on_proven` is called as soon as the representation may be followed."""
+    """Fills one spool. `on_proven` is called as soon as the representation may be followed.
+
+    `note_flush` is awaited before a flush, with its offset in the export, and returns whether it may be made.
+    """
 
     def __init__(
         self,
@@ -114,12 +117,14 @@ class Compressor:
         *,
         proof: Proof,
         on_proven: Callable[[], None],
+        note_flush: Callable[[int], Awaitable[bool]],
     ) -> None:
         self._compression = compression
         self._spool = spool
         self._executor = executor
         self._proof = proof
         self._on_proven = on_proven
+        self._note_flush = note_flush
         self._buffer = memoryview(bytearray(CUT))
 
     async def run(self, identity: Identity) -> None:
@@ -130,7 +135,7 @@ class Compressor:
         end = self._compression.position
         async for extent in identity:
             end = extent.offset + extent.length
-            flush = identity.caught_up
+            flush = identity.caught_up and await self._may_flush(end)
             await self._compress(identity.file, end, flush=flush)
             if flush:
                 await asyncio.sleep(FLUSH_INTERVAL)
@@ -139,9 +144,14 @@ class Compressor:
         await self._append(await in_thread(self._executor, self._end))
         self._proof.finish()
 
+    async def _may_flush(self, position: int) -> bool:
+        """There is no new flush between those that are repeated."""
+        return not self._compression.is_repeating and await self._note_flush(position)
+
     async def _take_early(self, early: bytes) -> None:
         """These bytes are few, and not in the file yet."""
-        cut = self._compression.next_cut(len(early), ended=False, flush=True)
+        flush = bool(early) and await self._may_flush(len(early))
+        cut = self._compression.next_cut(len(early), ended=False, flush=flush)
         if cut is not None:
             await self._append(self._prove(self._compression.take(early[: cut.stop], cut)))
 

@@ -50,6 +50,15 @@ class RepresentationStore:
         """Begins the next generation. Returns None if another server has taken over."""
         return await self._find("restart", *name, self._server_id, coder)
 
+    async def note_flush(self, made: Representation, position: int) -> bool:
+        """Notes that it is about to be flushed there. Returns False as `complete` None."""
+        return bool(await self._rows("note_flush", *self._run(made), position))
+
+    async def flushes(self, made: Representation) -> tuple[int, ...]:
+        """Returns the positions that were noted for a representation that is not finished."""
+        rows = await self._rows("flushes", made.export_id, made.coding, made.generation)
+        return tuple(row["position"] for row in rows)
+
     async def complete(self, made: Representation, length: int, sha256: bytes, flushes: bytes) -> Representation | None:
         """processing → completed. Returns None if another server has taken over."""
         return await self._find("complete", *self._run(made), length, sha256, flushes)

@@ -246,17 +246,30 @@ class Representations:
         (size,) = await self._directory.sizes([active.name])
         if size is None:
             return None
-        return ServedBytes(size, await self._directory.sha256(*active.name), ())
+        return ServedBytes(size, await self._directory.sha256(*active.name), await self._store.flushes(active.row))
 
     async def _compress(self, active: ActiveRepresentation, source: _Source, served: ServedBytes) -> None:
         active.served_before = served
         active.compression = Compression(coder(active.coding), served.flushes)
         active.spool.open()
         compressor = Compressor(
-            active.compression, active.spool, self._executor, proof=Proof(served), on_proven=active.proven.set
+            active.compression,
+            active.spool,
+            self._executor,
+            proof=Proof(served),
+            on_proven=active.proven.set,
+            note_flush=partial(self._note_flush, active),
         )
         with source.open() as identity:
             await compressor.run(identity)
+
+    async def _note_flush(self, active: ActiveRepresentation, position: int) -> bool:
+        """Returns whether it was noted: rows that cannot be flushed wait for those that follow."""
+        try:
+            return await self._store.note_flush(active.row, position)
+        except Unavailable as error:
+            log.warning("a flush of the %s of export %s could not be noted: %s", active.coding, active.id, error)
+            return False
 
     async def _complete(self, active: ActiveRepresentation) -> None:
         """All bytes on disk, then the row, then the followers. Without an answer the row decides about the file."""

@@ -271,7 +271,7 @@ class LifeCycle(RuleBasedStateMachine):
     def begin(self) -> None:
         async def prepared() -> Pool:
             pool = await connect(self._database, name="DATABASE_URL", size=6, wait=PATIENCE)
-            await pool.execute("TRUNCATE streamer.exports, streamer.representations, journal")
+            await pool.execute("TRUNCATE streamer.exports, streamer.representations, streamer.flushes, journal")
             return pool
 
         self._pool = self.do(prepared())

@@ -21,5 +21,16 @@ CREATE TABLE streamer.representations (
     PRIMARY KEY (export_id, coding)
 );
 
+-- Where a representation that is being made has been flushed: noted before the bytes are sent, so that they can be made again
+-- if the server dies. Once it is completed, its row has them.
+CREATE TABLE streamer.flushes (
+    export_id    uuid NOT NULL,
+    coding       text NOT NULL,
+    generation   integer NOT NULL,
+    position     bigint NOT NULL,                 -- in the CSV
+    PRIMARY KEY (export_id, coding, generation, position),
+    FOREIGN KEY (export_id, coding) REFERENCES streamer.representations ON DELETE CASCADE
+);
+
 CREATE INDEX representations_least_used ON streamer.representations
     (folder, greatest(finished_at, used_at), export_id, coding) WHERE state = 'completed' AND removed_at IS NULL;
