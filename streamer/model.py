@@ -213,6 +213,7 @@ class Representation:
     length: int = 0  # bytes
     sha256: bytes | None = None  # of the first `length` bytes; None if nothing is known about them
     flushes: bytes | None = None  # packed offsets
+    folder: UUID | None = None  # of the file
     finished_at: datetime | None = None  # the first time
     removed_at: datetime | None = None  # the file
     is_new: bool = False  # no byte of it has been served
@@ -330,6 +331,7 @@ REPRESENTATION_COLUMNS = (
     "coder",
     "sha256",
     "flushes",
+    "folder",
     "finished_at",
     "removed_at",
 )

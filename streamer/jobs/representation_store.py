@@ -54,6 +54,10 @@ class RepresentationStore:
         """Notes that it is about to be flushed there. Returns False as `complete` None."""
         return bool(await self._rows("note_flush", *self._run(made), position))
 
+    async def note_served(self, made: Representation, length: int, sha256: bytes, flushes: bytes) -> bool:
+        """Notes what clients may have of a file that is about to be made again. Returns False as `complete` None."""
+        return bool(await self._rows("note_served", *self._run(made), length, sha256, flushes))
+
     async def flushes(self, made: Representation) -> tuple[int, ...]:
         """Returns the positions that were noted for a representation that is not finished."""
         rows = await self._rows("flushes", made.export_id, made.coding, made.generation)

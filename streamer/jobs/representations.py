@@ -32,6 +32,7 @@ from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.retention import Retention
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
+from streamer.model import State
 from streamer.postgres.failures import with_causes
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
@@ -45,6 +46,10 @@ WRITE_LIMITS = WriteLimits(max_gathered=128 * 1024, batch_size=64 * 1024)
 STOPPED = "the server was stopped before the compressed file was finished"
 MADE_ELSEWHERE = "the compressed file is being made by another server"
 TOO_MANY = "too many compressed files are being made"
+
+
+class AlreadyMadeError(Exception):
+    """The representation is complete, and its file is in this folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,8 @@ class Representations:
         """Returns the representation that this process makes, from now on if it did not yet.
 
         `live` is the export if it is unfinished. `is_lost` says that the file is not there, whatever its row says.
-        Raises Unavailable if too many are made for `patience` seconds, or if another server makes it, and
-        InsufficientStorage. Raises as `CompletedCache.acquire` if the export has no file.
+        Raises Unavailable if too many are made for `patience` seconds, or if another server makes it;
+        InsufficientStorage; AlreadyMadeError; and as `CompletedCache.acquire` if the export has no file.
         """
         while not self._may_begin(name):
             await self._wait_change(name, patience)
@@ -161,7 +166,7 @@ class Representations:
         """Takes the row. Raises Unavailable if another server has it."""
         row = await self._store.begin(name, coder_name(name.coding), self._directory.id, is_lost=is_lost)
         if row is None:
-            raise Unavailable(MADE_ELSEWHERE)
+            raise await self._refusal(name)
         spool = self._directory.create(
             name.export_id, self._retention.keep_room_for_representation, name.coding, limits=WRITE_LIMITS
         )
@@ -170,6 +175,12 @@ class Representations:
         if row.is_new:
             active.proven.set()
         return active
+
+    async def _refusal(self, name: SpoolName) -> Exception:
+        found = await self._store.get(name)
+        if found and found.state == State.COMPLETED and found.folder == self._directory.id and not found.removed_at:
+            return AlreadyMadeError(f"the {name.coding} of export {name.export_id} is complete")
+        return Unavailable(MADE_ELSEWHERE)
 
     async def _source(self, export_id: UUID, live: ActiveExport | None, stack: ExitStack) -> _Source:
         """Returns the export, whose file stays until the stack is closed."""
@@ -242,11 +253,15 @@ class Representations:
         return await self._left_by_dead_server(active)
 
     async def _left_by_dead_server(self, active: ActiveRepresentation) -> ServedBytes | None:
-        """Returns what is in the file of a run that could not write to the table."""
+        """Returns what is in the file of a run that could not write to the table, and notes it there."""
         (size,) = await self._directory.sizes([active.name])
         if size is None:
             return None
-        return ServedBytes(size, await self._directory.sha256(*active.name), await self._store.flushes(active.row))
+        flushes = await self._store.flushes(active.row)
+        left = ServedBytes(size, await self._directory.sha256(*active.name), flushes)
+        if not await self._store.note_served(active.row, left.length, left.sha256, pack_offsets(flushes)):
+            raise ExportFailure(MADE_ELSEWHERE)
+        return left
 
     async def _compress(self, active: ActiveRepresentation, source: _Source, served: ServedBytes) -> None:
         active.served_before = served

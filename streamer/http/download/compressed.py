@@ -5,6 +5,7 @@ request waits for one that must be compared with what was served before.
 """
 
 import asyncio
+from contextlib import suppress
 from uuid import UUID
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from streamer.http.download.negotiation import DownloadRequest, ensure_same_byte
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.active_representation import ActiveRepresentation
 from streamer.jobs.completed import CompletedCache, NotMadeError
-from streamer.jobs.representations import Representations
+from streamer.jobs.representations import AlreadyMadeError, Representations
 from streamer.spool.names import SpoolName
 
 
@@ -65,11 +66,12 @@ class CompressedDownloads:
         active = self._representations.active(name)
         if active is None and live is not None:
             active = await self._begin(download, name, live)
-        if active is None:
+        while active is None:
             try:
                 return await self._completed.send(download, name.coding, name.export_id)
             except NotMadeError as error:
-                active = await self._begin(download, name, None, is_lost=error.is_lost)
+                with suppress(AlreadyMadeError):  # since it was looked up
+                    active = await self._begin(download, name, None, is_lost=error.is_lost)
         if not follow:
             raise TooEarly("the compressed file is not finished yet, and live=false")
         with active.followed():
