@@ -33,6 +33,7 @@ import aiohttp
 import asyncpg
 
 from streamer.embedded import embedded_postgres
+from tests.bench.cpu import NAMED_THREADS, process_cpu
 from tests.ports import free_port
 from tests.programs import PSQL
 
@@ -46,7 +47,6 @@ FILTERS = {
 SMALL = "users_small"
 VIEW = "users_view"
 SOCKET, TCP = "socket", "TCP"
-STREAMER = Path(sys.executable).with_name("streamer")
 
 
 @dataclass
@@ -137,8 +137,10 @@ async def seed(url: str, rows: int) -> None:
 
 
 @asynccontextmanager
-async def server(database_url: str, folder: Path, cursor: str = "auto") -> AsyncIterator[tuple[str, int]]:
-    """The real process: its URL and its process id."""
+async def server(
+    database_url: str, folder: Path, cursor: str = "auto", **settings: str
+) -> AsyncIterator[tuple[str, int]]:
+    """The real process, with names for its threads: its URL and its process id."""
     environment = {
         **os.environ,
         "DATABASE_URL": database_url,
@@ -146,9 +148,10 @@ async def server(database_url: str, folder: Path, cursor: str = "auto") -> Async
         "DATASETS": f"users,{VIEW},{SMALL}",
         "EXPORT_STORAGE_PATH": str(folder),
         "EXPORT_METHOD": cursor,
+        **settings,
     }
     process = await asyncio.create_subprocess_exec(
-        STREAMER, "serve", env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20
+        *NAMED_THREADS, "serve", env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20
     )
     assert process.stderr is not None
     async for line in process.stderr:
@@ -233,11 +236,6 @@ def peak_rss(pid: int) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
-def cpu_seconds(pid: int) -> float:
-    user, system = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
-    return (user + system) / os.sysconf("SC_CLK_TCK")
-
-
 @dataclass(frozen=True)
 class Server:
     """A server, and the same database for psql."""
@@ -253,10 +251,10 @@ async def cpu_figures(session: aiohttp.ClientSession, server: Server, scratch: P
     elapsed, cpu = await asyncio.to_thread(psql_copy, server.database_url, scratch / "peer")
     figures = [(peer(server.way), elapsed), (peer_cpu(server.way), cpu)]
     for name, query in EXPORTS.items():
-        before = cpu_seconds(server.pid)
+        before = process_cpu(server.pid)
         elapsed = await export_to_spool(session, server.url, query)
         figures.append((f"export of {name}, {server.way}", elapsed))
-        figures.append((f"  CPU of the server for {name}, {server.way}", cpu_seconds(server.pid) - before))
+        figures.append((f"  CPU of the server for {name}, {server.way}", process_cpu(server.pid) - before))
     return figures
 
 
