@@ -7,6 +7,7 @@ threads of the spools hash in user mode, and write in the kernel. What little Py
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,11 +51,18 @@ def process_cpu(pid: int) -> float:
 def family_cpu(pid: int) -> float:
     """CPU seconds of a process and its children, also of those that have ended: of PostgreSQL, by its postmaster."""
     found = psutil.Process(pid)
-    seconds: float = sum(found.cpu_times()[:4])  # its own, and those of children that have ended
-    for child in found.children():
+    while True:
+        ended: float = sum(found.cpu_times()[2:4])
+        living = list(_living(found))
+        own, of_ended = found.cpu_times()[:2], found.cpu_times()[2:4]
+        if sum(of_ended) == ended:  # no child has ended in the meantime
+            return sum(own) + ended + sum(living)
+
+
+def _living(parent: psutil.Process) -> Iterator[float]:
+    for child in parent.children():
         with suppress(psutil.NoSuchProcess):
-            seconds += sum(child.cpu_times()[:2])
-    return seconds
+            yield sum(child.cpu_times()[:2])
 
 
 def _times(folder: Path) -> tuple[float, float]:
