@@ -56,7 +56,7 @@ def family_cpu(pid: int) -> float:
         living = list(_living(found))
         own, of_ended = found.cpu_times()[:2], found.cpu_times()[2:4]
         if sum(of_ended) == ended:  # no child has ended in the meantime
-            return sum(own) + ended + sum(living)
+            return float(sum(own) + ended + sum(living))
 
 
 def _living(parent: psutil.Process) -> Iterator[float]:
