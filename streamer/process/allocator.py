@@ -6,14 +6,15 @@ With the default parameters the heap of a server grows for hours, although it fr
   seldom returned to the system. With a single arena, memory freed by one thread is used by the next.
 * A large buffer has a mapping of its own, which is returned to the system when it is freed. But when the first one is
   freed, the threshold for a large buffer rises to its size, up to 32 MB. From then on buffers are allocated in the
-  heap, between small objects that stay. The threshold is therefore fixed. It is above the size of a chunk of rows:
-  the kernel clears each page of a new mapping, which took a fifth of the CPU of an export, two mappings a chunk.
+  heap, between small objects that stay. The threshold is therefore fixed, below the 256 kB that asyncio allocates for
+  each read of a socket: those buffers fragment the heap. So do chunks of rows: with a threshold of 256 kB the kernel
+  has fewer pages to clear, up to a fifth of the CPU of an export, and the heap grows by half a megabyte a minute.
 """
 
 import ctypes
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of <malloc.h>
-LARGE = 256 * 1024  # bytes; more than one read of a connection (READ_SIZE in postgres/row_limit.py)
+LARGE = 128 * 1024  # bytes; where glibc begins
 
 
 def keep_the_heap_small() -> None:
