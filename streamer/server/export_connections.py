@@ -20,7 +20,7 @@ from streamer.process.memory import memory
 log = logging.getLogger(__name__)
 
 BASE_CONNECTIONS = 2
-MAX_CONNECTIONS = 8  # one event loop receives no more than so many connections deliver
+MAX_CONNECTIONS = 8  # beyond, one event loop is the limit: tests/bench/bench_event_loop.py
 HEALTH_CHECK = 4 * 1024 * 1024  # bytes of the process that checks the container, beside the server
 
 
