@@ -7,19 +7,19 @@ them again. This module allocates nothing: its sum shows whether the settings fi
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamer.config import Settings
+from streamer.config import AUTO, Settings
 from streamer.formats.compression import CUT
 from streamer.http.api.request_bodies import BODIES_LIMIT
 from streamer.http.download.completed import MAX_COPIED
 from streamer.http.net.connection import HEADS_LIMIT
 from streamer.http.net.large_responses import MAX_WAITING as MAX_WAITING_RESPONSES
+from streamer.http.net.listener import SPARE_CONNECTIONS
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
 from streamer.jobs.compressor import MAX_PIECE
 from streamer.jobs.representations import WRITE_LIMITS
 from streamer.logs import LOG_QUEUE
 from streamer.postgres.row_limit import READ_SIZE
-from streamer.server.tuning import SPARE_CONNECTIONS
 from streamer.source.cursors.blocks import HOLD_LIMIT
 from streamer.spool.directory import HASH_BUFFER, HASHING
 from streamer.spool.writer import MAX_GATHERED
@@ -31,7 +31,8 @@ BASE = 51 * MB  # an idle server after an hour of load: anonymous memory and the
 FOLLOWER = 26 * KB  # its connection, request, response and open file, also in the kernel
 CONNECTION = 10 * KB  # without a download, also in the kernel
 SOCKET = 4 * MB  # of an unlimited download: the largest send buffer of the kernel (net.ipv4.tcp_wmem)
-CODER = 384 * KB  # of ISA-L, in use; Zstandard has 326 kB
+CODER = 640 * KB  # of Zstandard, in use; ISA-L has 352 kB
+ZSTD = 448 * KB  # its library, which the base does not include
 WAITING_EXPORT = 8 * KB
 PARSING = 3584 * KB  # beside the largest body, with the largest number of values
 SPEC = 2 * MB  # of 1,600 columns and 1000 values, while its rows are read
@@ -53,7 +54,11 @@ class Item:
 
 
 def budget(settings: Settings) -> Sequence[Item]:
-    """Returns the most memory that a server with these settings uses for each purpose, in bytes."""
+    """Returns the most memory that a server with these settings uses for each purpose, in bytes.
+
+    EXPORT_CONNECTIONS must be a number: see server/export_connections.py for that of `auto`.
+    """
+    assert settings.export_connections != AUTO
     exports = settings.max_concurrent_exports
     connections = exports * settings.export_connections
     return (
@@ -66,14 +71,15 @@ def budget(settings: Settings) -> Sequence[Item]:
         Item("a large request, while it is parsed", PARSING),
         Item("large answers", MAX_WAITING_RESPONSES),
         Item("waiting exports (MAX_QUEUED_EXPORTS)", WAITING_EXPORT, settings.max_queued_exports),
-        Item("exports: their requests", SPEC, exports),
+        Item("exports: their requests (MAX_CONCURRENT_EXPORTS)", SPEC, exports),
         Item("small bodies, copied", MAX_COPIED),
         Item("compressions (COMPRESSIONS)", CODER + CUT + MAX_PIECE, settings.compressions),
         Item("compressions: gathered and being written", 2 * WRITE_LIMITS.max_gathered, settings.compressions),
-        Item("exports: early chunks (MAX_CONCURRENT_EXPORTS)", HOLD_LIMIT, exports),
+        Item("the library of Zstandard", ZSTD),
         Item("exports: gathered and being written", 2 * MAX_GATHERED, exports),
         Item("all connections: the buffer that they read into", READ_SIZE),
         Item("source connections: chunks (EXPORT_CONNECTIONS)", 2 * READ_SIZE, connections),
+        Item("source connections beyond the first: early chunks", HOLD_LIMIT, connections - exports),
         Item("large rows (MAX_ROW_SIZE), one being assembled", settings.max_row_size, connections + 1),
         Item("files being hashed", HASH_BUFFER, HASHING),
         Item("documentation pages", DOCUMENTATION),

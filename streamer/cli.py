@@ -64,10 +64,11 @@ def serve(port: int | None, host: str | None, budget: bool) -> None:
             from streamer.config import name_remarks, read_settings  # noqa: PLC0415
             from streamer.logs import logging_to_stderr  # noqa: PLC0415
             from streamer.server import serve as serve_until_stopped  # noqa: PLC0415
+            from streamer.server.export_connections import chosen_by_machine  # noqa: PLC0415
 
         settings = read_settings(os.environ, options)
         if budget:
-            click.echo(table(memory_budget(settings)))
+            click.echo(table(memory_budget(chosen_by_machine(settings))))
             return
         _raise_on_interrupt()
         with logging_to_stderr(settings.log_format):

@@ -11,7 +11,9 @@ import msgspec
 from streamer.errors import StartError, one_of, shown
 from streamer.postgres.conninfo import ConnectionParameters, from_parts, from_url
 from streamer.setting_types import (
+    AUTO,
     READERS,
+    ConnectionCount,
     Duration,
     Hosts,
     Names,
@@ -25,6 +27,8 @@ from streamer.setting_types import (
 from streamer.source.source import CursorChoice
 
 __all__ = [
+    "AUTO",
+    "ConnectionCount",
     "Duration",
     "Group",
     "Hosts",
@@ -186,12 +190,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         ),
     ] = CursorChoice.AUTO
     export_connections: Annotated[
-        AtLeastOne,
+        ConnectionCount,
         _about(
             Group.EXPORTS,
-            "The most database connections per export, at least 1; more than one is used if it is faster.",
+            "The most database connections per export, at least 1; more than one is used if it is faster. auto chooses"
+            " at the start, by the cores, the memory and the connections that the database allows.",
         ),
-    ] = 2
+    ] = AUTO
     max_concurrent_exports: Annotated[
         AtLeastOne, _about(Group.EXPORTS, "The most exports that run at once, at least 1; others wait.", essential=True)
     ] = 3
@@ -355,6 +360,8 @@ def _written(default: Any) -> str:
         return ""
     if isinstance(default, tuple):
         return ",".join(default)
+    if isinstance(default, ConnectionCount) and default == AUTO:
+        return "auto"
     if isinstance(default, Size):
         return _in_units(int(default), {"GB": 1024**3, "MB": 1024**2, "kB": 1024, "B": 1})
     if isinstance(default, Duration):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from streamer.durations import read_duration
 
 SIZE = re.compile(r"([0-9]{1,15}) ?([kmgt]?b)?", re.ASCII | re.IGNORECASE)
+COUNT = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 NAME = re.compile(r'(?:[^",]|"(?:[^"]|"")*")*')  # a comma between quotes belongs to the name
 URL = re.compile(
     r"https?://[^/?#@\s\\]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?", re.ASCII | re.IGNORECASE
@@ -50,6 +51,15 @@ class RowSize(Size):
     """At least `MIN_ROW_SIZE` bytes."""
 
 
+class ConnectionCount(int):
+    """At least 1, or `AUTO`; written as 3 or auto."""
+
+    __slots__ = ()
+
+
+AUTO = ConnectionCount(0)  # decided at the start: see server/export_connections.py
+
+
 class PublicUrl(str):
     """The base URL in the form that clients use, without a trailing slash."""
 
@@ -79,6 +89,14 @@ def _row_size(text: str) -> RowSize:
     if size < MIN_ROW_SIZE:
         raise ValueError("a size such as 64kB, 4MB or 20GB, and no less than 64kB")
     return size
+
+
+def _connection_count(text: str) -> ConnectionCount:
+    if text == "auto":
+        return AUTO
+    if not COUNT.fullmatch(text):
+        raise ValueError("auto, or a number of at least 1")
+    return ConnectionCount(text)
 
 
 def _names(text: str) -> Names:
@@ -128,6 +146,7 @@ READERS: Mapping[type, Callable[[str], Any]] = {
     Timeout: _timeout,
     Size: _size,
     RowSize: _row_size,
+    ConnectionCount: _connection_count,
     Names: _names,
     Hosts: read_hosts,
     RoleName: _role,

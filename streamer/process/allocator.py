@@ -7,7 +7,8 @@ With the default parameters the heap of a server grows for hours, although it fr
 * A large buffer has a mapping of its own, which is returned to the system when it is freed. But when the first one is
   freed, the threshold for a large buffer rises to its size, up to 32 MB. From then on buffers are allocated in the
   heap, between small objects that stay. The threshold is therefore fixed, below the 256 kB that asyncio allocates for
-  each read of a socket: those buffers fragment the heap.
+  each read of a socket: those buffers fragment the heap. So do chunks of rows: with a threshold of 256 kB the kernel
+  has fewer pages to clear, up to a fifth of the CPU of an export, and the heap grows by half a megabyte a minute.
 """
 
 import ctypes

@@ -14,6 +14,7 @@ from streamer.postgres.conninfo import ConnectionParameters
 from streamer.postgres.driver import Pool
 from streamer.postgres.failures import one_line, with_causes
 from streamer.postgres.pool import connect
+from streamer.server.export_connections import choose
 from streamer.server.tuning import Tuning
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.session.connections import Connections
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 STORE_CONNECTIONS = 4
 SIDE_CONNECTIONS = 2  # to the source: reading the catalog, checking values
+OTHER_CONNECTIONS = STORE_CONNECTIONS + SIDE_CONNECTIONS - 2  # which open later; each pool has opened one
 CLOSE_TIMEOUT = 0.5  # seconds for the connections of one pool to close
 
 
@@ -34,6 +36,7 @@ class Pools:
     store: Pool
     source: Pool
     side: Pool
+    export_connections: int  # of one export
 
 
 @asynccontextmanager
@@ -51,12 +54,11 @@ async def database_pools(settings: Settings) -> AsyncIterator[Pools]:
             stack.push_async_callback(_close, connected)
             return connected
 
-        exporting = settings.max_concurrent_exports * settings.export_connections
-        yield Pools(
-            store=await pool(store, STORE_CONNECTIONS, resets=False),
-            source=await pool(source, exporting, max_row_size=settings.max_row_size),
-            side=await pool(source, SIDE_CONNECTIONS, resets=False),
-        )
+        for_store = await pool(store, STORE_CONNECTIONS, resets=False)
+        side = await pool(source, SIDE_CONNECTIONS, resets=False)
+        each = await choose(settings, side, reserved=OTHER_CONNECTIONS)
+        exporting = await pool(source, settings.max_concurrent_exports * each, max_row_size=settings.max_row_size)
+        yield Pools(for_store, exporting, side, each)
 
 
 async def claim(directory: SpoolDirectory, store: Store, setting: str) -> None:
@@ -76,7 +78,7 @@ def export_source(settings: Settings, tuning: Tuning, pools: Pools, catalog: Cat
     connections = Connections(
         pools.source,
         leaders=settings.max_concurrent_exports,
-        workers=settings.export_connections - 1,
+        workers=pools.export_connections - 1,
         role=settings.dataset_role,
         beside=pools.side,
     )

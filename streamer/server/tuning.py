@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from streamer.http.api.request_bodies import BODY_TIMEOUT
 from streamer.http.download.live import DownloadTimes
 from streamer.http.net.connection import ConnectionLimits
+from streamer.http.net.listener import SPARE_CONNECTIONS
 from streamer.jobs.times import JobTimes
 from streamer.source.catalog.checking import CHECK_TIMEOUT
 from streamer.source.cursors.blocks import BlockReading
 from streamer.spool.space import RECOUNT
 from streamer.spool.writer import WriteLimits
-
-SPARE_CONNECTIONS = 116  # of clients that do not download, beside MAX_DOWNLOADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

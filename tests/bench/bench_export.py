@@ -5,9 +5,9 @@
 Each run takes the peer and ours in turn, so that a machine whose speed drifts drifts for both; what is printed are
 medians and the ratio of the medians. The servers are real processes: one as it comes, one with EXPORT_METHOD=copy, and
 one that reaches the database by TCP. A table is read by ranges of its blocks, a view by one COPY. CPU seconds are those
-of the server's process and of psql's, not those of PostgreSQL; they depend less on the load of the machine than the
-time on the clock does. With `--busy` so many processes that only compute run beside, and with `--only-cpu` the
-downloads and the filters are left out.
+of the server's process and of psql's; they depend less on the load of the machine than the time on the clock does. What
+one GB costs comes by step, with PostgreSQL if it runs on this machine. With `--busy` so many processes that only
+compute run beside, and with `--only-cpu` the downloads and the filters are left out.
 
 The database is the embedded one, kept in .streamer/bench for the next time, or that of DATABASE_URL, where the tables
 are made once; that is measured as it is reached.
@@ -33,6 +33,8 @@ import aiohttp
 import asyncpg
 
 from streamer.embedded import embedded_postgres
+from tests.bench.costs import PSQL_CLIENT, Costs, find_postmaster
+from tests.bench.cpu import NAMED_THREADS, process_cpu, server_steps
 from tests.ports import free_port
 from tests.programs import PSQL
 
@@ -46,7 +48,6 @@ FILTERS = {
 SMALL = "users_small"
 VIEW = "users_view"
 SOCKET, TCP = "socket", "TCP"
-STREAMER = Path(sys.executable).with_name("streamer")
 
 
 @dataclass
@@ -137,8 +138,10 @@ async def seed(url: str, rows: int) -> None:
 
 
 @asynccontextmanager
-async def server(database_url: str, folder: Path, cursor: str = "auto") -> AsyncIterator[tuple[str, int]]:
-    """The real process: its URL and its process id."""
+async def server(
+    database_url: str, folder: Path, cursor: str = "auto", **settings: str
+) -> AsyncIterator[tuple[str, int]]:
+    """The real process, with names for its threads: its URL and its process id."""
     environment = {
         **os.environ,
         "DATABASE_URL": database_url,
@@ -146,9 +149,10 @@ async def server(database_url: str, folder: Path, cursor: str = "auto") -> Async
         "DATASETS": f"users,{VIEW},{SMALL}",
         "EXPORT_STORAGE_PATH": str(folder),
         "EXPORT_METHOD": cursor,
+        **settings,
     }
     process = await asyncio.create_subprocess_exec(
-        STREAMER, "serve", env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20
+        *NAMED_THREADS, "serve", env=environment, stderr=asyncio.subprocess.PIPE, limit=1 << 20
     )
     assert process.stderr is not None
     async for line in process.stderr:
@@ -233,11 +237,6 @@ def peak_rss(pid: int) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
-def cpu_seconds(pid: int) -> float:
-    user, system = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
-    return (user + system) / os.sysconf("SC_CLK_TCK")
-
-
 @dataclass(frozen=True)
 class Server:
     """A server, and the same database for psql."""
@@ -248,15 +247,21 @@ class Server:
     pid: int
 
 
-async def cpu_figures(session: aiohttp.ClientSession, server: Server, scratch: Path) -> list[tuple[str, float]]:
+async def cpu_figures(
+    session: aiohttp.ClientSession, server: Server, scratch: Path, costs: Costs
+) -> list[tuple[str, float]]:
     """An export of the table and one of the view, each with the CPU of the server, beside psql."""
-    elapsed, cpu = await asyncio.to_thread(psql_copy, server.database_url, scratch / "peer")
+    file = scratch / "peer"
+    size = file.stat().st_size if file.exists() else 1  # the first run warms up
+    with costs.measuring(peer(server.way), size, lambda: {PSQL_CLIENT: children_cpu()}):
+        elapsed, cpu = await asyncio.to_thread(psql_copy, server.database_url, file)
     figures = [(peer(server.way), elapsed), (peer_cpu(server.way), cpu)]
     for name, query in EXPORTS.items():
-        before = cpu_seconds(server.pid)
-        elapsed = await export_to_spool(session, server.url, query)
+        before = process_cpu(server.pid)
+        with costs.measuring(f"export of {name}, {server.way}", size, lambda: server_steps(server.pid)):
+            elapsed = await export_to_spool(session, server.url, query)
         figures.append((f"export of {name}, {server.way}", elapsed))
-        figures.append((f"  CPU of the server for {name}, {server.way}", cpu_seconds(server.pid) - before))
+        figures.append((f"  CPU of the server for {name}, {server.way}", process_cpu(server.pid) - before))
     return figures
 
 
@@ -280,6 +285,7 @@ async def main(arguments: argparse.Namespace) -> None:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT / "spool")))
         first, *_ = urls.values()
         await seed(first, arguments.rows)
+        costs = Costs(await find_postmaster(first))
         servers = [
             Server(way, url, *await stack.enter_async_context(server(url, scratch / way))) for way, url in urls.items()
         ]
@@ -287,15 +293,18 @@ async def main(arguments: argparse.Namespace) -> None:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         stack.enter_context(busy_loops(arguments.busy))
         for run in range(arguments.runs + 1):
-            measured = [pair for each in servers for pair in await cpu_figures(session, each, scratch)]
+            measured = [pair for each in servers for pair in await cpu_figures(session, each, scratch, costs)]
             if not arguments.only_cpu:
                 measured += await other_figures(session, servers[0].url, copy_url)
-            if run:  # the first one warms up
-                for name, seconds in measured:
-                    figures.add(name, seconds)
+            if run == 0:  # it warms up
+                costs.drop()
+                continue
+            for name, seconds in measured:
+                figures.add(name, seconds)
         print(f"{arguments.rows} rows, medians of {arguments.runs} runs, beside {arguments.busy} busy loops")
         for name in figures.seconds:
             print(figures.line(name, peers(servers).get(name)))
+        print(costs)
         print(f"peak RSS of the server: {peak_rss(servers[0].pid):.1f} MB")
 
 

@@ -27,8 +27,9 @@ from threading import Thread
 
 import aiohttp
 
+from tests.acceptance.process import STREAMER
 from tests.bench.bench_download import Sealed, export, in_turn
-from tests.bench.bench_export import ROOT, STREAMER, database, peak_rss, seed, server
+from tests.bench.bench_export import ROOT, database, peak_rss, seed, server
 
 CURL = "curl -o"
 CAREFUL = "curl -o, sha256sum, sync"

@@ -134,7 +134,7 @@ async def role(plain: Plain) -> AsyncIterator[str]:
 SMALL_RANGES = BlockReading(min_blocks=1, first_blocks=4, range_target=16 * KB, hold_limit=64 * KB)
 """A small table counts as large, and has many ranges."""
 
-WIDE_RANGES = BlockReading(min_blocks=1, first_blocks=64, range_target=WIDE_RANGE, hold_limit=256 * KB)
+WIDE_RANGES = BlockReading(min_blocks=1, first_blocks=64, range_target=WIDE_RANGE, hold_limit=128 * KB)
 """Ranges that three connections read at once, of which two soon reach the hold limit."""
 
 
@@ -1054,7 +1054,7 @@ class Stage:
     bytes: int
     condition: str = "true"
     held: int = 0  # bytes of ranges out of order
-    hold_limit: int = 256 * KB
+    hold_limit: int = 128 * KB
 
 
 STAGES = {
@@ -1229,7 +1229,7 @@ async def test_any_ranges_any_hold_limit_and_any_workers_produce_the_same_bytes(
             received.total = await rows.drain(take)
             assert rows.expected == received.total
     assert_conforms(received, await copied(plain, "SELECT n, words FROM kept.mixed"))
-    assert most_held <= trial.hold
+    assert most_held <= trial.workers * trial.hold
 
 
 # Progress

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 
 from streamer.budget import FOLLOWER, MB, SOCKET, Item, budget, table, total
 from streamer.cli import main
-from streamer.config import Settings, read_settings
+from streamer.config import AUTO, Settings, read_settings
 from streamer.http.net.send_buffers import max_queued_bytes
+from streamer.server.export_connections import chosen_by_machine
 
 CONTAINER = 150 * 1024 * 1024  # bytes
 UNUSED_URL = "postgresql://127.0.0.1:1/unused"
@@ -28,6 +29,9 @@ COUNTS: dict[str, Callable[[Settings], int]] = {
     "compressions": lambda settings: settings.compressions,
     "waiting exports": lambda settings: settings.max_queued_exports,
     "exports: ": lambda settings: settings.max_concurrent_exports,
+    "source connections beyond the first": lambda settings: (
+        settings.max_concurrent_exports * (settings.export_connections - 1)
+    ),
     "source connections: ": lambda settings: settings.max_concurrent_exports * settings.export_connections,
     "large rows": lambda settings: settings.max_concurrent_exports * settings.export_connections + 1,
 }
@@ -45,7 +49,7 @@ FREE = {
     "shutdown_timeout": 30.0,
 }
 
-DEFAULTS = read_settings({"DATABASE_URL": UNUSED_URL})
+DEFAULTS = read_settings({"DATABASE_URL": UNUSED_URL, "EXPORT_CONNECTIONS": "2"})
 
 
 def changed(**settings: object) -> Settings:
@@ -131,7 +135,8 @@ def test_serve_with_budget_prints_it_and_starts_nothing(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout == table(budget(changed(compressions=48))) + "\n"
+    chosen = chosen_by_machine(changed(compressions=48, export_connections=AUTO))
+    assert ended.stdout == table(budget(chosen)) + "\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.config import LogFormat, Settings, described_settings, name_remarks, read_settings
+from streamer.config import AUTO, LogFormat, Settings, described_settings, name_remarks, read_settings
 from streamer.errors import StartError
 from streamer.source.source import CursorChoice
 
@@ -20,12 +20,12 @@ DEFAULTS = {
     "datasets": ("users",),
     "export_storage_path": Path("spool"),
     "export_method": CursorChoice.AUTO,
-    "export_connections": 2,
+    "export_connections": AUTO,
     "max_concurrent_exports": 3,
     "max_queued_exports": 100,
     "max_downloads": 1000,
     "download_stall_timeout": 60.0,
-    "compressions": 6,
+    "compressions": 4,
     "max_row_size": 2 * 1024 * 1024,
     "abandoned_export_timeout": 60.0,
     "log_format": LogFormat.TEXT,
@@ -67,6 +67,8 @@ def test_source_is_the_same_database_unless_it_is_set() -> None:
         ("MAX_QUEUED_EXPORTS", "5000", 5000),
         ("EXPORT_METHOD", "blocks", CursorChoice.BLOCKS),
         ("EXPORT_CONNECTIONS", "1", 1),
+        ("EXPORT_CONNECTIONS", "16", 16),
+        ("EXPORT_CONNECTIONS", "auto", AUTO),
         ("COMPRESSIONS", "64", 64),
         ("MAX_DOWNLOADS", "1", 1),
         ("MAX_DOWNLOADS", "10000", 10_000),
@@ -146,7 +148,10 @@ def test_value_is_parsed_for_its_setting(variable: str, text: str, value: object
         ("MAX_CONCURRENT_EXPORTS", "many", "a number of at least 1"),
         ("MAX_QUEUED_EXPORTS", "0", "a number of at least 1"),
         ("MAX_QUEUED_EXPORTS", "true", "a number of at least 1"),
-        ("EXPORT_CONNECTIONS", "0", "a number of at least 1"),
+        *(
+            ("EXPORT_CONNECTIONS", text, "auto, or a number of at least 1")
+            for text in ("0", "-1", "1.5", "Auto", "many", "\u0661", "9" * 400)
+        ),
         ("COMPRESSIONS", "0", "a number of at least 1"),
         ("MAX_DOWNLOADS", "0", "a number of at least 1"),
         ("MAX_DOWNLOADS", "-1", "a number of at least 1"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamer.source.cursors.pacing import MAX_PAUSE, MIN_PAUSE, TARGET, Pacing
+from streamer.source.cursors.pacing import FULL, MAX_PAUSE, MIN_PAUSE, TARGET, Pacing
 
 AT_ONCE = 0.0001  # seconds that a chunk was waited for
 SOCKET = 200 * 1024  # bytes that a socket holds
@@ -25,11 +25,19 @@ def test_a_pause_is_never_longer_than_the_maximum_however_slow_the_rows() -> Non
     assert pause == MAX_PAUSE
 
 
-def test_a_pause_is_never_shorter_than_the_minimum_however_fast_the_rows() -> None:
+def test_a_pause_is_never_shorter_than_the_minimum_until_the_socket_is_full() -> None:
     pacing = Pacing()
+    assert [pacing.pause(FULL - 1, AT_ONCE) for _ in range(10)] == [MIN_PAUSE] * 10
+    assert pacing.pause(FULL, AT_ONCE) == 0
+
+
+def test_rows_that_fill_the_socket_while_a_chunk_is_passed_on_are_read_without_a_pause() -> None:
+    pacing, size = Pacing(), 9 * 1024.0
+    pauses = []
     for _ in range(10):
-        pause = pacing.pause(100 * TARGET, AT_ONCE)
-    assert pause == MIN_PAUSE
+        pauses.append(pacing.pause(int(size), AT_ONCE))
+        size = min(SOCKET, 2e9 * (pauses[-1] + 0.0002))
+    assert pauses[1:] == [0] * 9
 
 
 def test_there_is_no_pause_after_a_chunk_that_was_waited_for() -> None:

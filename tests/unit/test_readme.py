@@ -41,8 +41,8 @@ def test_defaults_in_the_readme_are_those_of_the_code() -> None:
         assert float(default) == defaults[name], name
 
 
-def test_the_budget_in_the_documentation_is_that_of_the_default_settings() -> None:
-    settings = read_settings({"DATABASE_URL": "postgresql://nobody"})
+def test_the_budget_in_the_documentation_is_that_of_the_default_settings_with_two_connections() -> None:
+    settings = read_settings({"DATABASE_URL": "postgresql://nobody", "EXPORT_CONNECTIONS": "2"})
     assert f"```text\n{table(budget(settings))}\n```" in read_page("operations").text
 
 

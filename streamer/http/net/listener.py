@@ -21,6 +21,7 @@ from streamer.http.net.send_timeout import SendTimeout
 
 RECEIVE_BUFFER = 8 * 1024  # bytes of a client that the kernel keeps until they are read
 EVERY_ADDRESS = {"0.0.0.0": ("0.0.0.0",), "::": ("::", "0.0.0.0")}  # noqa: S104 - by the user's choice
+SPARE_CONNECTIONS = 100  # of clients that do not download, beside MAX_DOWNLOADS
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from streamer.http.net.readiness import MIN_QUOTA, buffer_holding, buffer_writable_below, queued_bytes, set_send_buffer
 
 MAX_UNLIMITED = 2  # downloads at once whose send buffers the kernel sizes
-BUDGET = 4608 * 1024  # bytes that all other downloads may hold beyond their minimum quotas
+BUDGET = 4096 * 1024  # bytes that all other downloads may hold beyond their minimum quotas
 BUDGET_FRACTION = 22  # one of them may hold 1/22 of what the others leave free
 MAX_QUOTA = 256 * 1024  # bytes
 INITIAL_BUFFER = 768 * 1024  # bytes of a send buffer that the kernel sizes, at first

@@ -33,7 +33,7 @@ from streamer.source.session.snapshot import ExportedSnapshot, SnapshotGoneError
 
 log = logging.getLogger(__name__)
 
-HOLD_LIMIT = 2 * 1024 * 1024  # bytes of rows of later ranges, beside one chunk for each connection
+HOLD_LIMIT = 2 * 1024 * 1024  # bytes of rows of later ranges for each worker, beside one chunk for each connection
 MAX_RECONNECTS = 5  # for one range
 REPLACEABLE = (*CONNECTION_LOST, asyncpg.LockNotAvailableError)  # a worker goes on with another connection
 
@@ -47,6 +47,8 @@ SCAN_BLOCKS = f"{WITHOUT_INDEXES}; SET LOCAL enable_seqscan = off; SET LOCAL ena
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockReading:
     """How tables are split into ranges of blocks, and read by several connections.
+
+    `hold_limit` is a range for each worker: with less, workers would wait while the first range is read.
 
     A worker takes all locks it will need before it takes a range, and waits `lock_timeout` for them. A session that
     waits for the lock of the leader (ALTER TABLE, LOCK) is before the worker in the queue, and the leader would wait
@@ -91,7 +93,7 @@ class BlockCursor:
 
     async def drain(self, sink: Sink) -> int:
         exported = await export_snapshot(self._leader)
-        buffer = self._reading.buffer(sink, self._reading.hold_limit)
+        buffer = self._reading.buffer(sink, self._connections.workers * self._reading.hold_limit)
         await self._read_all(exported, _RangeReader(self._ranges, buffer, self._dialect), buffer)
         if not (self._ranges.exhausted and buffer.empty):
             raise ExportFailure("not every range of the table was read")
