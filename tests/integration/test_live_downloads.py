@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from streamer.http.download.live import DownloadTimes
 from streamer.server.tuning import Tuning
-from tests.exporting import SAVED_AS
+from tests.exporting import saved_as
 from tests.held import (
     BULK,
     SMALL,
@@ -725,7 +725,7 @@ def check_representation(head: Head, export: HeldExport) -> None:
     assert head["Cache-Control"] == "private, no-transform"
     assert head["X-Accel-Buffering"] == "no"
     assert head["Content-Type"] == "text/csv; charset=utf-8; header=present"
-    assert SAVED_AS.fullmatch(head["Content-Disposition"])
+    assert saved_as().fullmatch(head["Content-Disposition"])
     assert not head.names & {"last-modified", "repr-digest", "content-encoding"}
 
 
