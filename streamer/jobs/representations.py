@@ -237,9 +237,12 @@ class Representations:
             return NOTHING
         if row.coder != coder_name(active.coding):
             return None
-        if row.sha256 is not None:
+        if row.sha256 is None:
+            return await self._left_by_dead_server(active)
+        try:
             return ServedBytes(row.length, row.sha256, unpack_offsets(row.flushes or b""))
-        return await self._left_by_dead_server(active)
+        except ValueError:
+            return None
 
     async def _left_by_dead_server(self, active: ActiveRepresentation) -> ServedBytes | None:
         """Returns what is in the file of a run that could not write to the table."""
@@ -283,7 +286,7 @@ class Representations:
 
     async def _noted(self, active: ActiveRepresentation, reason: str) -> bool:
         """Notes in the table what was served, so that it can be made again. Returns False if it was not changed."""
-        if active.compression is None:
+        if active.compression is None and not active.row.is_new:  # the row tells already what was served
             return False
         served = active.served
         try:

@@ -21,9 +21,8 @@ from tests.rawhttp import connection
 BEGUN_BEFORE = """
     INSERT INTO streamer.representations
         (export_id, coding, state, coder, server_id, lease_until, folder, bytes, sha256, flushes)
-    VALUES ($1, $2, 'processing', $3, $4, '-infinity', $4, 0, $5, $6)
+    VALUES ($1, $2, 'processing', $3, $4, '-infinity', $4, $5, $6, $7)
 """
-NO_BYTES = hashlib.sha256().digest()
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,14 @@ def _flushes(steps: Steps) -> list[int]:
     return [len(steps.through(step)) for step in range(1, steps.last + 1)]
 
 
-async def represented(export: HeldExport, coding: Coding) -> Followed:
-    """The representation, of which nothing is made before the first download."""
+async def represented(export: HeldExport, coding: Coding, served: bytes = b"") -> Followed:
+    """The representation, of which nothing is made before the first download. Clients may have `served` of it."""
     if coding is Coding.IDENTITY:
         return Followed(export.held, export.steps, export.id, coding, export.etag)
     flushes = pack_offsets(_flushes(export.steps))
-    columns = UUID(export.id), coding, coder_name(coding), uuid4(), NO_BYTES, flushes
-    await export.held.gates.connection.execute(BEGUN_BEFORE, *columns)
+    columns = UUID(export.id), coding, coder_name(coding), uuid4()
+    proof = len(served), hashlib.sha256(served).digest(), flushes
+    await export.held.gates.connection.execute(BEGUN_BEFORE, *columns, *proof)
     etag = (await export.status())["representations"][coding]["etag"]
     return Followed(export.held, export.steps, export.id, coding, etag)
 
