@@ -286,7 +286,7 @@ class Representations:
 
     async def _noted(self, active: ActiveRepresentation, reason: str) -> bool:
         """Notes in the table what was served, so that it can be made again. Returns False if it was not changed."""
-        if active.compression is None and not active.row.is_new:  # the row tells already what was served
+        if active.compression is None:
             return False
         served = active.served
         try:
