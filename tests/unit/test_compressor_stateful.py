@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streamer.coding import COMPRESSED, Coding
 from streamer.formats.coders import coder
@@ -64,6 +64,14 @@ class Making:
     def start(self, export: Spool) -> None:
         self.spool.open()
         self._running = asyncio.create_task(self._run(export))
+
+    async def settled(self) -> None:
+        """Returns when a client may follow, as the requests of clients wait for it."""
+        proven, ended = asyncio.create_task(self.proven.wait()), asyncio.create_task(self.spool.end())
+        await asyncio.wait({proven, ended}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert proven.done() or ended.done()
+        proven.cancel()
+        ended.cancel()
 
     async def interrupt(self) -> None:
         assert self._running is not None
@@ -148,10 +156,8 @@ class CompressedAgainstBytes(RuleBasedStateMachine):
         return self.failed or self.sealed
 
     @rule(target=readers)
-    def follow(self) -> Any:
-        """A client waits until what it may follow is proven."""
-        if not self.making.proven.is_set():
-            return multiple()
+    def follow(self) -> CodedReader:
+        self.run(self.making.settled())
         self.following.append(CodedReader(self.making.spool, self.coding))
         return self.following[-1]
 
@@ -170,7 +176,6 @@ class CompressedAgainstBytes(RuleBasedStateMachine):
     def let_the_disk_catch_up(self) -> None:
         self.run(asyncio.wait_for(self.export.moved_beyond(len(self.oracle) - 1), PATIENCE))
 
-    @precondition(lambda self: not self.making.spool.ended)
     @rule(seconds=st.floats(0.001, 0.03))
     def let_the_compressor_work(self, seconds: float) -> None:
         self.run(asyncio.sleep(seconds))
@@ -179,10 +184,9 @@ class CompressedAgainstBytes(RuleBasedStateMachine):
     def read(self, reader: CodedReader, ticks: int) -> None:
         self.run(reader.reader.step(ticks))
 
-    @precondition(lambda self: not self.making.spool.ended)
     @rule()
     def interrupt(self) -> None:
-        """The file is lost, and the bytes that were served are noted."""
+        """The file is lost, and the bytes that were served are noted, unless the making has ended by itself."""
         self.run(self.making.interrupt())
         if not self.making.spool.ended:
             served = self.making.served
