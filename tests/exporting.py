@@ -9,9 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from streamer.coding import Coding
 from tests.polling import PATIENCE, until
 
-SAVED_AS = re.compile(r'attachment; filename="[a-z0-9_-]+_[0-9]{4}-[0-9]{2}-[0-9]{2}[.]csv"')  # without filename=
+
+def saved_as(coding: Coding = Coding.IDENTITY) -> re.Pattern[str]:
+    """The form of Content-Disposition without `filename=`."""
+    return re.compile(rf'attachment; filename="[a-z0-9_-]+_[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}{re.escape(coding.suffix)}"')
 
 
 def sha256(pieces: bytes | Iterable[bytes]) -> str:

@@ -248,9 +248,12 @@ class Representations:
             return NOTHING
         if row.coder != coder_name(active.coding):
             return None
-        if row.sha256 is not None:
+        if row.sha256 is None:
+            return await self._left_by_dead_server(active)
+        try:
             return ServedBytes(row.length, row.sha256, unpack_offsets(row.flushes or b""))
-        return await self._left_by_dead_server(active)
+        except ValueError:
+            return None
 
     async def _left_by_dead_server(self, active: ActiveRepresentation) -> ServedBytes | None:
         """Returns what is in the file of a run that could not write to the table, and notes it there."""

@@ -18,7 +18,7 @@ import pytest
 from streamer.source.source import CursorChoice
 from tests import seeds
 from tests.conftest import ROWS, Gated, Serve, Server
-from tests.exporting import SAVED_AS, RemoteExport, create, sha256
+from tests.exporting import RemoteExport, create, saved_as, sha256
 from tests.gates import GATED_ROWS, Gates, gated_csv
 from tests.polling import until
 from tests.rawhttp import Connection, End, connection
@@ -280,7 +280,7 @@ async def test_export_is_streamed_in_the_request_that_creates_it(serve: Serve, s
         assert "Content-Length" not in response.headers
         export = RemoteExport(session, server.url, response.headers["X-Export-Id"])
         assert response.headers["Content-Location"] == f"{export.id}/download"
-        assert SAVED_AS.fullmatch(response.headers["Content-Disposition"])
+        assert saved_as().fullmatch(response.headers["Content-Disposition"])
         expected = sha256(seeds.csv_bytes(seeds.rows(ROWS), ["id", "email"]))
         assert sha256(await response.read()) == expected
     assert sha256(await export.body()) == (await export.status())["sha256"] == expected

@@ -5,7 +5,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from streamer.spool.follower import Follower
+from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Sealed, Spool
 
 PATIENCE = 10.0  # seconds until a test that waits has failed
@@ -46,3 +46,52 @@ async def read_all(spool: Spool, take: Callable[[bytes], Any]) -> None:
     with Follower(spool) as follower:
         async for extent in follower:
             take(os.pread(follower.file.fileno(), extent.length, extent.offset))
+
+
+class Reader:
+    """A follower, the bytes it has read so far, and how it ended: None before its end."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.read = bytearray()
+        self.end: str | None = None
+        self._follower = Follower(spool)
+        self._next: asyncio.Task[None] | None = None
+
+    async def step(self, ticks: int) -> None:
+        """Reads an extent if there is one after the ticks; otherwise the next step goes on waiting for it."""
+        if self.end is None and self._next is None:
+            self._next = asyncio.create_task(self._take())
+        await tick(ticks)
+        if self._next is not None and self._next.done():
+            self._next.result()
+            self._next = None
+
+    async def drain(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while self.end is None:
+                await (self._next or self._take())
+                self._next = None
+
+    async def leave(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+        self._follower.__exit__()
+
+    async def _take(self) -> None:
+        try:
+            extent = await anext(self._follower)
+        except StopAsyncIteration:
+            self.end = "drained"
+        except TruncatedError as error:
+            self.end = str(error)
+        else:
+            assert extent.offset == len(self.read)
+            found = os.pread(self._follower.file.fileno(), extent.length, extent.offset)
+            assert len(found) == extent.length > 0
+            self.read += found
+
+
+async def tick(ticks: int) -> None:
+    for _ in range(ticks):
+        await asyncio.sleep(0)

@@ -5,7 +5,6 @@ The event loop runs only inside a rule, so followers start, read and fail at eve
 
 import asyncio
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Coroutine
@@ -17,11 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Sealed, Spool
 from streamer.spool.writer import Volume
+from tests.unit.spools import PATIENCE, Reader, tick
 
-PATIENCE = 10.0  # seconds until what waits has failed
 LARGE = 1000  # bytes
 REASON = "the database went away"
 
@@ -32,50 +30,6 @@ pages = st.one_of(
     st.builds(bytearray, st.binary(min_size=1, max_size=40)),
     st.builds(lambda piece, times: piece * times, st.binary(min_size=1, max_size=40), st.integers(1, 60_000)),
 )
-
-
-class Reader:
-    """A follower, the bytes it has read so far, and how it ended: None before its end."""
-
-    def __init__(self, spool: Spool) -> None:
-        self.read = bytearray()
-        self.end: str | None = None
-        self._follower = Follower(spool)
-        self._next: asyncio.Task[None] | None = None
-
-    async def step(self, ticks: int) -> None:
-        """Reads an extent if there is one after the ticks; otherwise the next step goes on waiting for it."""
-        if self.end is None and self._next is None:
-            self._next = asyncio.create_task(self._take())
-        await tick(ticks)
-        if self._next is not None and self._next.done():
-            self._next.result()
-            self._next = None
-
-    async def drain(self) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while self.end is None:
-                await (self._next or self._take())
-                self._next = None
-
-    async def leave(self) -> None:
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.wait({self._next})
-        self._follower.__exit__()
-
-    async def _take(self) -> None:
-        try:
-            extent = await anext(self._follower)
-        except StopAsyncIteration:
-            self.end = "drained"
-        except TruncatedError as error:
-            self.end = str(error)
-        else:
-            assert extent.offset == len(self.read)
-            found = os.pread(self._follower.file.fileno(), extent.length, extent.offset)
-            assert len(found) == extent.length > 0
-            self.read += found
 
 
 class SpoolAgainstBytes(RuleBasedStateMachine):
@@ -215,11 +169,6 @@ class SpoolAgainstBytes(RuleBasedStateMachine):
         self.runner.close()
         self.executor.shutdown()
         shutil.rmtree(self.folder)
-
-
-async def tick(ticks: int) -> None:
-    for _ in range(ticks):
-        await asyncio.sleep(0)
 
 
 TestSpoolAgainstBytes = SpoolAgainstBytes.TestCase

@@ -65,13 +65,13 @@ class CompressedDownloads:
         """
         active = self._representations.active(name)
         if active is None and live is not None:
-            active = await self._begin(download, name, live)
+            active = await self._begin(download, name, live, is_choice=is_choice)
         while active is None:
             try:
                 return await self._completed.send(download, name.coding, name.export_id)
             except NotMadeError as error:
                 with suppress(AlreadyMadeError):  # since it was looked up
-                    active = await self._begin(download, name, None, is_lost=error.is_lost)
+                    active = await self._begin(download, name, None, is_choice=is_choice, is_lost=error.is_lost)
         if not follow:
             raise TooEarly("the compressed file is not finished yet, and live=false")
         with active.followed():
@@ -79,9 +79,16 @@ class CompressedDownloads:
             return await self._follow(download, active)
 
     async def _begin(
-        self, download: DownloadRequest, name: SpoolName, live: ActiveExport | None, *, is_lost: bool = False
+        self,
+        download: DownloadRequest,
+        name: SpoolName,
+        live: ActiveExport | None,
+        *,
+        is_choice: bool,
+        is_lost: bool = False,
     ) -> ActiveRepresentation:
-        patience = self._times.compressed if download.file else 0.0
+        """An export that this request has created is not left without its only reader for want of a place."""
+        patience = self._times.compressed if download.file or (download.is_new and not is_choice) else 0.0
         return await self._representations.begin(name, live, patience=patience, is_lost=is_lost)
 
     async def _wait_proven(self, active: ActiveRepresentation, patience: float) -> None:

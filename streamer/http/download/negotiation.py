@@ -98,8 +98,15 @@ class DownloadRequest:
         return select_live(self._range_for(validators), conditional="if-range" in self.fields)
 
     def _range_for(self, validators: Validators) -> str | None:
-        applies = range_applies(self.fields.get("if-range"), validators, self.received_at)
+        strong = validators if self._date_is_strong else Validators(validators.etag, None)
+        applies = range_applies(self.fields.get("if-range"), strong, self.received_at)
         return self.fields.get("range") if applies else None
+
+    @property
+    def _date_is_strong(self) -> bool:
+        """The codings of one resource share a date, which names bytes if the client accepts one of them alone."""
+        accepted = preferences(self.fields.get("accept-encoding", Coding.IDENTITY))
+        return self.file is not None or accepted == ((Coding.IDENTITY,),)
 
     def is_modified(self, validators: Validators) -> bool:
         """Returns False if the response is 304. Raises PreconditionFailed."""
