@@ -93,6 +93,6 @@ class Jobs:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._stop_timeout):
                 await all_ended(services)
-                await self._representations.stop()
                 await self.recovery.release_all()
+                await self._representations.stop()
         self.recovery.abort_all()

@@ -85,7 +85,7 @@ class Representations:
         self._tasks = Tasks()
         self._beginning: dict[SpoolName, asyncio.Task[ActiveRepresentation]] = {}
         self._active: dict[SpoolName, ActiveRepresentation] = {}
-        self._making: set[asyncio.Task[None]] = set()
+        self._making: dict[asyncio.Task[None], ActiveRepresentation] = {}
 
     @property
     def has_place(self) -> bool:
@@ -129,8 +129,9 @@ class Representations:
     async def stop(self) -> None:
         """Breaks all followers, and returns when nothing is made any more: another process can go on."""
         making = list(self._making)
-        for task in making:
-            task.cancel()
+        for task, active in self._making.items():
+            if not active.failing:
+                task.cancel()
         await all_ended(making)
 
     def _may_begin(self, name: SpoolName) -> bool:
@@ -195,12 +196,12 @@ class Representations:
     def _start(self, active: ActiveRepresentation, source: _Source, resources: ExitStack) -> None:
         self._active[active.name] = active
         making = asyncio.create_task(self._make(active, source), name=f"{active.coding} of {active.id}")
-        self._making.add(making)
+        self._making[making] = active
         making.add_done_callback(lambda _: self._tasks.spawn(self._made(active, making, resources), "end of a making"))
 
     async def _made(self, active: ActiveRepresentation, making: "asyncio.Task[None]", resources: ExitStack) -> None:
         resources.close()
-        self._making.discard(making)
+        del self._making[making]
         if self._active.get(active.name) is active:
             del self._active[active.name]
         await self._give_back_place()
@@ -306,6 +307,7 @@ class Representations:
 
     async def _fail(self, active: ActiveRepresentation, reason: str) -> None:
         """Breaks the followers. If what was served could not be noted, the file stays: it shows what it was."""
+        active.failing = True
         await active.spool.stop_writing()
         if not await self._noted(active, reason):
             active.spool.kept = True

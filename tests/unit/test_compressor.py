@@ -33,7 +33,21 @@ class Making:
         self.spool = spool
         self.proven = asyncio.Event()
         self.compression = Compression(coder(coding), served.flushes)
-        self._compressor = Compressor(self.compression, spool, executor, proof=Proof(served), on_proven=self.proven.set)
+        self.noted: list[int] = []
+        self._compressor = Compressor(
+            self.compression,
+            spool,
+            executor,
+            proof=Proof(served),
+            on_proven=self.proven.set,
+            note_flush=self._note_flush,
+        )
+
+    async def _note_flush(self, position: int) -> bool:
+        """Comes before the flush: a process that dies in between has noted too much, which changes nothing."""
+        assert position not in self.compression.flushes
+        self.noted.append(position)
+        return True
 
     async def run(self, source: Spool) -> bytes:
         with Follower(source) as identity:

@@ -49,10 +49,20 @@ class Making:
         self.proven = asyncio.Event()
         self._served_before = served
         self._compression = Compression(coder(coding), served.flushes)
+        self._noted: set[int] = set()
         self._compressor = Compressor(
-            self._compression, spool, executor, proof=Proof(served), on_proven=self.proven.set
+            self._compression,
+            spool,
+            executor,
+            proof=Proof(served),
+            on_proven=self.proven.set,
+            note_flush=self._note_flush,
         )
         self._running: asyncio.Task[None] | None = None
+
+    async def _note_flush(self, position: int) -> bool:
+        self._noted.add(position)
+        return True
 
     @property
     def served(self) -> ServedBytes:
