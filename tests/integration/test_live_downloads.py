@@ -498,9 +498,9 @@ async def test_stopping_server_ends_its_downloads_without_a_final_chunk(
                 assert await silent(waiting, old)
                 await held.stop()
                 assert [await body.finish() for body in bodies] == [End.CLOSED, End.CLOSED]
-                # The export fails with the server; of a compressed file the client may hope that it is made again.
-                refusal = 409 if coding is Coding.IDENTITY else 503
-                assert [(await client.answer("GET")).status for client in (waiting, old)] == [refusal, refusal]
+                # A compressed file ends before its export does, whose row says one or the other meanwhile.
+                refusals = {409} if coding is Coding.IDENTITY else {409, 503}
+                assert {(await client.answer("GET")).status for client in (waiting, old)} <= refusals
             assert bodies[0].received == export.through(STEP)
             assert bodies[1].received == export.through(STEP)[5:]
         async with gated_server(database, tmp_path) as again:
