@@ -17,11 +17,13 @@ import pytest
 import pytest_asyncio
 
 from streamer.coding import COMPRESSED, Coding
+from tests.acceptance.chromium import PROGRAM, chromium
 from tests.acceptance.clients import (
     ARIA2C,
     CURL,
     CURL_GZIP,
     LIKE_HTTPIE,
+    PATIENCE,
     WGET,
     WGET_GZIP,
     Client,
@@ -182,6 +184,24 @@ async def test_client_that_decodes_while_it_downloads_resumes_the_csv(
     outcome = await task
     assert outcome.exit_status == 0, outcome
     assert sha256(path.read_bytes()) == sha256(WHOLE)
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("state", ["live", "sealed"])
+@every_coding
+async def test_chromium_saves_the_file_as_it_is(held: Held, tmp_path: Path, coding: Coding, state: str) -> None:
+    export = await held.export(LARGE, at=1)
+    if state == "sealed":
+        await held.open()
+        await export.becomes("completed")
+    async with chromium(tmp_path) as browser:
+        download = asyncio.create_task(browser.download(url_of(export, coding)))
+        await held.open()
+        async with asyncio.timeout(PATIENCE):
+            name, content = await download
+    assert name.endswith(coding.suffix)
+    assert sha256(content) == sha256(await sealed(export, coding))
+    assert sha256(decoded(coding, content)) == sha256(WHOLE)
 
 
 # Decoded and read

@@ -19,9 +19,11 @@ import asyncpg
 import psutil  # type: ignore[import-untyped] # its types are a package of their own, which nothing else needs
 import pytest
 
+from streamer.coding import COMPRESSED, Coding
 from streamer.jobs.recovery import SERVED, STOPPED
 from tests import seeds
 from tests.acceptance.process import LOG_LINE, STREAMER, Process, streamer
+from tests.codings import decoded
 from tests.conftest import ROWS, at_database, connected, files_and_locks, files_in, folder_for_postgres
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
@@ -398,6 +400,27 @@ async def test_killed_server_breaks_its_downloads_and_the_next_one_recovers_its_
         assert sha256(await again.body()) == sha256(gated_csv())
         assert files_in(tmp_path / "spool") == {unserved.file_name}
         assert sha256(await (await create(session, url, dataset="gated")).body()) == sha256(gated_csv())
+
+
+@pytest.mark.parametrize("coding", COMPRESSED)
+async def test_killed_server_makes_a_compressed_file_again_for_the_clients_that_have_a_part_of_it(
+    tmp_path: Path, database: str, gates: Gates, session: aiohttp.ClientSession, coding: Coding
+) -> None:
+    await gates.view("gated")
+    async with serving_process(tmp_path, database, DATASETS="gated") as process:
+        url = await process.url()
+        export = await create(session, url, dataset="gated")
+        await export.until("completed")
+        async with session.get(f"{export.download}{coding.suffix}") as follower:
+            tag, begun = follower.headers["ETag"], await follower.content.readany()
+            process.signal(signal.SIGKILL)
+            assert await process.exit_code() == -signal.SIGKILL
+    async with serving_process(tmp_path, database, DATASETS="gated") as process:
+        again = RemoteExport(session, await process.url(), export.id)
+        resumed = {"Range": f"bytes={len(begun)}-"}
+        async with session.get(f"{again.download}{coding.suffix}", headers=resumed) as response:
+            assert (response.status, response.headers["ETag"]) == (206, tag)
+            assert sha256(decoded(coding, begun + await response.read())) == sha256(gated_csv())
 
 
 async def test_full_disk_fails_the_export_and_the_server_continues(

@@ -119,6 +119,25 @@ def digest_of(body: bytes | bytearray) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+# Made
+
+
+async def test_head_of_a_completed_export_waits_for_the_length_of_the_file(held: Held, coding: Coding) -> None:
+    export = await held.completed(BULK)
+    head = await ask(held.url, "HEAD", resource(export.id, coding))
+    answer = await ask(held.url, "GET", resource(export.id, coding))
+    assert int(head["Content-Length"]) == len(answer.body) > 0
+    for field in ("ETag", "Repr-Digest", "Last-Modified", "Accept-Ranges"):
+        assert head[field] == answer[field]
+
+
+async def test_head_of_a_live_export_begins_the_file_and_has_no_length(held: Held, coding: Coding) -> None:
+    export = await held.export(at=STEP)
+    head = await ask(held.url, "HEAD", resource(export.id, coding))
+    assert (head.status, head["ETag"]) == (200, (await representations(export))[coding]["etag"])
+    assert not head.head.names & {"content-length", "repr-digest", "last-modified"}
+
+
 # Made again
 
 
