@@ -14,8 +14,10 @@ from streamer.client.address import Address
 from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
 from streamer.client.progress import ProgressListener
+from streamer.client.representation import Representation
 from streamer.client.status import ExportStatus
 from streamer.client.writing import SYNC_INTERVAL
+from streamer.coding import Coding
 from streamer.model import State
 from streamer.protocol.ranges import Slice
 from streamer.schema import ExportProgress
@@ -29,13 +31,14 @@ STATUS = ExportStatus(
     progress=ExportProgress(processed_rows=1, bytes=90, percentage=100.0),
     etag='"tag"',
 )
+CSV = Representation.of(STATUS, Coding.IDENTITY)
 CHUNKS = [bytes([number]) * 30 for number in range(3)]
 
 
 @contextmanager
 def begun(target: Path, *, sync_interval: int = SYNC_INTERVAL) -> Iterator[PartialFile]:
     with PartialFile(target, sync_interval=sync_interval) as part:
-        part.begin(ADDRESS, STATUS, force=False)
+        part.begin(ADDRESS, CSV, force=False)
         yield part
 
 
@@ -144,7 +147,7 @@ def test_pieces_are_hashed_up_to_the_first_gap(part: PartialFile) -> None:
 
 def test_an_empty_part_is_removed(tmp_path: Path) -> None:
     with PartialFile(tmp_path / "x.csv") as part:
-        part.begin(ADDRESS, STATUS, force=False)
+        part.begin(ADDRESS, CSV, force=False)
         assert len(list(tmp_path.iterdir())) == 3
     assert not list(tmp_path.iterdir())
 
