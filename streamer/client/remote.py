@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 import aiohttp
+from yarl import URL
 
 from streamer.client.address import Address
 from streamer.client.errors import Refused, VerificationFailed
 from streamer.client.progress import ProgressListener
+from streamer.client.redirection import shown_url
 from streamer.client.representation import Representation
 from streamer.client.responses import Body, read_response, unsatisfied_length
 from streamer.client.retries import RetryPolicy
 from streamer.client.status import ExportStatus, read_json
 from streamer.client.transport import PIECE_BUFFER, READ_BUFFER, Transport, raise_for_status
 from streamer.coding import Coding
-from streamer.errors import shown
 from streamer.protocol.ranges import Slice
 
 
@@ -93,7 +94,7 @@ class Remote:
         return response, read_response(response.status, response.headers, etag=etag, wanted=wanted, offset=offset)
 
     def _no_file(self, coding: Coding) -> str:
-        csv = shown(self.address.download)
+        csv = shown_url(URL(self.address.download))
         return f"the server has no {coding} files: it is older than this client; the CSV itself is at {csv}"
 
 

@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,18 +79,6 @@ async def pull(folder: Path, url: str, mode: Mode, *options: str, exit_status: i
     return await run(folder, "pull", url, *mode.options, "-o", mode.name, *options, exit_status=exit_status)
 
 
-async def made(export: HeldExport, coding: Coding) -> None:
-    """Has the server make the compressed file."""
-    answer = await ask(export.held.url, "GET", f"{export.download}{coding.suffix}")
-    assert answer.status == 200
-    await until(lambda: is_made(export, coding), f"the {coding} is completed")
-
-
-async def is_made(export: HeldExport, coding: Coding) -> bool:
-    found = (await export.status()).get("representations", {})
-    return bool(coding in found and found[coding]["state"] == "completed")
-
-
 @asynccontextmanager
 async def stalled(
     export: HeldExport, folder: Path, mode: Mode, *options: str
@@ -102,6 +90,36 @@ async def stalled(
         async with streamer(*command, folder=folder) as process:
             await grown(folder / mode.part, STALL // 2)
             yield process, relay
+
+
+@asynccontextmanager
+async def pulling_from_a_killed_server(
+    database: str, session: aiohttp.ClientSession, folder: Path, mode: Mode
+) -> AsyncIterator[tuple[Process, AbstractAsyncContextManager[Process]]]:
+    """A pull that has lost its server in the middle of a complete compressed file, and what starts the server again."""
+    async with connected(database) as hand:
+        await hand.execute("CREATE VIEW large AS SELECT id, md5(id::text) AS text FROM generate_series(1, 60000) AS id")
+    settings = {"DATABASE_URL": database, "DATASETS": "large", "API_PORT": str(free_port())}
+    url = f"http://127.0.0.1:{settings['API_PORT']}"
+    async with streamer("serve", folder=folder.parent, environment=settings) as server:
+        await server.url()
+        await run(folder, "export", "--dataset", "large", "-o", "first.csv", place={"STREAMER_URL": url})
+        (listed,) = await began(session, url, 1)
+        relay = StallingRelay(url, STALL)
+        async with relaying(relay) as relayed:
+            command = "pull", f"{relayed}/exports/{listed['exportId']}", *mode.options, "-o", mode.name
+            async with streamer(*command, "--timeout", "5", folder=folder) as pulls:
+                await grown(folder / mode.part, STALL // 2)
+                await until(lambda: is_made(session, url, mode.coding), "the compressed file is complete")
+                server.signal(signal.SIGKILL)
+                await server.exit_code()
+                relay.release()
+                yield pulls, streamer("serve", folder=folder.parent, environment=settings)
+
+
+async def is_made(session: aiohttp.ClientSession, url: str, coding: Coding) -> bool:
+    (export,) = await began(session, url, 1)
+    return bool(export["representations"][coding]["state"] == "completed")
 
 
 def check_complete(folder: Path, mode: Mode) -> None:
@@ -144,7 +162,7 @@ async def test_a_killed_pull_of_a_completed_export_is_resumed(
     held: Held, folder: Path, mode: Mode, connections: str
 ) -> None:
     export = await held.completed(LARGE)
-    await made(export, mode.coding)
+    await file_of(export, mode.coding)
     async with stalled(export, folder, mode, "--connections", connections) as (process, _):
         process.signal(signal.SIGKILL)
         await process.exit_code()
@@ -213,33 +231,37 @@ async def test_a_disk_without_room_for_the_decoded_file_keeps_the_compressed_byt
 
 
 @every_mode
-async def test_a_pull_survives_the_restart_of_a_killed_server_that_has_lost_the_file(
+async def test_a_pull_survives_the_restart_of_a_killed_server(
     database: str, session: aiohttp.ClientSession, folder: Path, tmp_path: Path, mode: Mode
 ) -> None:
-    """The compressed file is made again, with the same bytes."""
-    async with connected(database) as hand:
-        await hand.execute("CREATE VIEW large AS SELECT id, md5(id::text) AS text FROM generate_series(1, 60000) AS id")
-    settings = {"DATABASE_URL": database, "DATASETS": "large", "API_PORT": str(free_port())}
-    url = f"http://127.0.0.1:{settings['API_PORT']}"
-    async with streamer("serve", folder=tmp_path, environment=settings) as server:
-        await server.url()
-        await run(folder, "export", "--dataset", "large", "-o", "first.csv", place={"STREAMER_URL": url})
-        (listed,) = await began(session, url, 1)
-        relay = StallingRelay(url, STALL)
-        async with relaying(relay) as relayed:
-            large = f"{relayed}/exports/{listed['exportId']}"
-            command = "pull", large, *mode.options, "-o", mode.name, "--timeout", "5"
-            async with streamer(*command, folder=folder) as pulls:
-                await grown(folder / mode.part, STALL // 2)
-                server.signal(signal.SIGKILL)
-                await server.exit_code()
-                lose(tmp_path / "spool", mode.coding)
-                relay.release()
-                async with streamer("serve", folder=tmp_path, environment=settings) as again:
-                    await again.url()
-                    assert await pulls.exit_code(within=LATE) == 0, pulls.stderr
+    async with pulling_from_a_killed_server(database, session, folder, mode) as (pulls, restarted), restarted:
+        assert await pulls.exit_code(within=LATE) == 0, pulls.stderr
     assert mode.csv(folder) == content_of(folder / "first.csv")
     assert names(folder) == {"first.csv", mode.name}
+
+
+@every_mode
+async def test_a_compressed_file_that_a_server_has_lost_is_made_again_for_the_pull(
+    database: str, session: aiohttp.ClientSession, folder: Path, tmp_path: Path, mode: Mode
+) -> None:
+    async with pulling_from_a_killed_server(database, session, folder, mode) as (pulls, restarted):
+        lose(tmp_path / "spool", mode.coding)
+        async with restarted:
+            assert await pulls.exit_code(within=LATE) == 0, pulls.stderr
+    assert mode.csv(folder) == content_of(folder / "first.csv")
+
+
+async def test_bytes_that_can_no_longer_be_made_have_exit_status_4(
+    database: str, session: aiohttp.ClientSession, folder: Path, tmp_path: Path
+) -> None:
+    async with pulling_from_a_killed_server(database, session, folder, GZIP) as (pulls, restarted):
+        lose(tmp_path / "spool", GZIP.coding)
+        async with connected(database) as hand:
+            await hand.execute("UPDATE streamer.representations SET sha256 = sha256('other bytes')")
+        async with restarted:
+            assert await pulls.exit_code(within=LATE) == 4, pulls.stderr
+    assert "could not be made again with the same bytes" in sentence(pulls)
+    assert GZIP.part in names(folder)
 
 
 async def test_bytes_of_the_csv_are_never_continued_as_gzip_nor_the_reverse(held: Held, folder: Path) -> None:
@@ -322,23 +344,6 @@ async def test_an_export_that_ends_badly_has_its_exit_status(held: Held, folder:
             await ends(export)
             assert await process.exit_code() == status, process.stderr
         assert mode.name not in names(folder)
-
-
-async def test_bytes_that_can_no_longer_be_made_have_exit_status_4(held: Held, folder: Path) -> None:
-    export = await held.completed(LARGE)
-    await made(export, Coding.GZIP)
-    async with stalled(export, folder, GZIP) as (process, _):
-        process.signal(signal.SIGKILL)
-        await process.exit_code()
-    kept = content_of(folder / GZIP.part)
-    generation = "UPDATE streamer.representations SET generation = 2 WHERE export_id = $1"
-    await held.gates.connection.execute(generation, export.id)
-    await pull(folder, export.url, GZIP, exit_status=6)
-    assert content_of(folder / GZIP.part) == kept
-    process = await pull(folder, export.url, GZIP, "--force", exit_status=4)
-    assert "could not be made again with the same bytes" in sentence(process)
-    await run(folder, "pull", export.url, "-o", "x.csv")
-    assert content_of(folder / "x.csv") == WHOLE
 
 
 @every_mode
