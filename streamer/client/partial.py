@@ -180,6 +180,7 @@ class PartialFile:
         """
         assert self._metadata
         with translating_os_errors(self._decoded):
+            self._decoded.unlink(missing_ok=True)  # of a run that was killed
             self._decoded.touch()
             self._copy_mode(self._decoded, OWNER)
             sha256 = await decode_file(

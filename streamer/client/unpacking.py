@@ -23,7 +23,7 @@ READ_SIZE = 256 * 1024  # compressed bytes between two chances to cancel
 async def decode_file(
     source: Path, target: Path, coding: Coding, length: int, *, sync_interval: int, on_progress: Callable[[int], None]
 ) -> str:
-    """Decodes `source` into `target`, which is synced then. Returns the SHA-256 of the decoded bytes, in hexadecimal.
+    """Decodes `source` into the empty file `target`, and syncs it. Returns the SHA-256 of the decoded bytes.
 
     Room for all of the `length` decoded bytes is reserved first. Raises VerificationFailed if there are more or fewer,
     and OSError. `on_progress` gets the number of decoded bytes.
