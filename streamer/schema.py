@@ -65,7 +65,14 @@ class ExportLinks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepresentationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A compressed form of an export. The length in bytes and `sha256` (hexadecimal) are known once it is completed."""
+    """A compressed form of an export, which the first request for it makes.
+
+    Args:
+        state: processing, completed or failed; a failed one is made again by the next request.
+        etag: The entity tag of the compressed file.
+        bytes: The length of the file, once it is completed.
+        sha256: Of the completed file, in hexadecimal.
+    """
 
     state: str
     etag: str

@@ -36,7 +36,7 @@ from streamer.client.progress import ProgressListener
 from streamer.client.retries import RetryPolicy
 from streamer.client.saving import Saved
 from streamer.client.status import ExportStatus
-from streamer.schema import ExportProgress
+from streamer.schema import ExportProgress, RepresentationStatus
 
 __all__ = [
     "Client",
@@ -50,6 +50,7 @@ __all__ = [
     "ProgressListener",
     "Refused",
     "Replaced",
+    "RepresentationStatus",
     "RetryPolicy",
     "Saved",
     "StreamerError",

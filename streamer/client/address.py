@@ -6,18 +6,26 @@ from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 from streamer.client.errors import Refused
+from streamer.coding import COMPRESSED, Coding
 from streamer.errors import shown
 
-EXPORT_PATH = re.compile(r"(?P<prefix>.*)/exports/(?P<id>[^/]+)(?:/(?:download|status|events))?/?")
+EXPORT_PATH = re.compile(
+    r"(?P<prefix>.*)/exports/(?P<id>[^/]+)(?:/(?:download(?P<suffix>\.csv\.gz|\.csv\.zst)?|status|events))?/?"
+)
+CODINGS = {coding.suffix: coding for coding in COMPRESSED}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`server` is a URL without a slash at the end; `query` is the query of the download URL."""
+    """`server` is a URL without a slash at the end; `query` is the query of the download URL.
+
+    `coding` is that of the compressed file that the URL names.
+    """
 
     server: str
     export_id: UUID
     query: str = ""
+    coding: Coding = Coding.IDENTITY
 
     @property
     def resource(self) -> str:
@@ -29,7 +37,12 @@ class Address:
 
     @property
     def download(self) -> str:
-        return f"{self.resource}/download" + (f"?{self.query}" if self.query else "")
+        return self.file(Coding.IDENTITY)
+
+    def file(self, coding: Coding) -> str:
+        """The URL of the download, or that of a compressed file."""
+        suffix = "" if coding is Coding.IDENTITY else coding.suffix
+        return f"{self.resource}/download{suffix}" + (f"?{self.query}" if self.query else "")
 
 
 def server_url(text: str) -> str:
@@ -51,7 +64,7 @@ def address_of(target: str, server: str) -> Address:
     found = EXPORT_PATH.fullmatch(parts.path) if parts else None
     if parts and found and (export_id := _id(found["id"])):
         prefix = f"{parts.scheme}://{parts.netloc}{found['prefix']}"
-        return Address(server_url(prefix), export_id, parts.query)
+        return Address(server_url(prefix), export_id, parts.query, CODINGS.get(found["suffix"], Coding.IDENTITY))
     raise Refused(
         f"{shown(target)!r} is neither the id nor the URL of an export, such as http://HOST/exports/ID/download"
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from streamer.client.address import address_of
 from streamer.client.client import Client, check_new_target, time_limit
+from streamer.client.representation import Transfer
 from streamer.client.saving import Saved
 
 Result = TypeVar("Result")
@@ -23,6 +24,8 @@ def pull(
     path: str | Path,
     *,
     api_key: str | None = None,
+    coding: str | None = None,
+    decode: bool = False,
     connections: int = 1,
     force: bool = False,
     max_time: float | None = None,
@@ -33,7 +36,9 @@ def pull(
         url: The URL of the export, such as `http://127.0.0.1:8080/exports/ID/download`.
         path: Where to save the file.
         api_key: Sent as a bearer token.
-        connections: Fetches the pieces of a completed export over this number of connections.
+        coding: "gzip" or "zstd" saves the compressed file, as for `Export.save`.
+        decode: Saves the CSV, and compresses only the transfer, as for `Export.save`.
+        connections: Fetches the pieces of a completed file over this number of connections.
         force: Replaces an existing file, and a PATH.part of another export.
         max_time: Gives up after this number of seconds. None: no limit.
 
@@ -41,13 +46,15 @@ def pull(
         What was saved: path, rows, bytes and SHA-256.
 
     Raises:
-        LocalFileError, ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused: As `Export.save`.
+        LocalFileError, ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused, ValueError: As `Export.save`.
     """
     address = address_of(url, server="")
 
     async def work() -> Saved:
         async with Client(address.server, api_key) as client:
-            return await client.get(url).save(path, connections=connections, force=force, max_time=max_time)
+            return await client.get(url).save(
+                path, coding=coding, decode=decode, connections=connections, force=force, max_time=max_time
+            )
 
     return _run(work())
 
@@ -57,6 +64,8 @@ def export_to(
     *,
     url: str,
     api_key: str | None = None,
+    coding: str | None = None,
+    decode: bool = False,
     force: bool = False,
     max_time: float | None = None,
     dataset: str | None = None,
@@ -72,6 +81,8 @@ def export_to(
         path: Where to save the file.
         url: The address of the server, such as `http://127.0.0.1:8080`.
         api_key: Sent as a bearer token.
+        coding: "gzip" or "zstd" saves the compressed file, as for `Export.save`. None: the CSV.
+        decode: Saves the CSV, and compresses only the transfer, as for `Export.save`.
         force: Replaces an existing file, and a PATH.part of another export.
         max_time: Gives up after this number of seconds, which include the creation. None: no limit.
         dataset: Its name. None: `users`, or the only dataset of the server.
@@ -85,7 +96,7 @@ def export_to(
         What was saved: path, rows, bytes and SHA-256.
 
     Raises:
-        TypeError, ValueError: A value cannot be sent, such as None in `where`.
+        TypeError, ValueError: A value cannot be sent, such as None in `where`; or there is no such `coding`.
         LocalFileError, ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused: As `Export.save`.
 
     Example:
@@ -95,13 +106,14 @@ def export_to(
         print(saved.rows, "rows,", saved.bytes, "bytes, SHA-256", saved.sha256)
     """
     check_new_target(Path(path), force=force)
+    Transfer.of(coding, decode=decode)
 
     async def work() -> Saved:
         async with Client(url, api_key) as client, time_limit(max_time):
             export = await client.export(
                 dataset=dataset, columns=columns, where=where, label=label, ttl=ttl, **parameters
             )
-            return await export.save(path, force=force)
+            return await export.save(path, coding=coding, decode=decode, force=force)
 
     return _run(work())
 

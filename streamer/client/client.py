@@ -10,14 +10,14 @@ from uuid import UUID, uuid4
 
 from streamer.client.address import Address, address_of, server_url
 from streamer.client.body import request_body
-from streamer.client.download import Download, verify
 from streamer.client.errors import ExportGone, GaveUp, Refused, Transient
-from streamer.client.hashing import new_digest
 from streamer.client.progress import ProgressListener
 from streamer.client.remote import Remote
+from streamer.client.representation import Transfer
 from streamer.client.retries import RetryPolicy
 from streamer.client.saving import Saved, SavePolicy, check_target, save
 from streamer.client.status import ExportPage, ExportStatus, read_json
+from streamer.client.streaming import stream
 from streamer.client.transport import Transport
 from streamer.schema import Created
 
@@ -214,6 +214,8 @@ class Export:
         self,
         path: str | Path,
         *,
+        coding: str | None = None,
+        decode: bool = False,
         connections: int = 1,
         force: bool = False,
         max_time: float | None = None,
@@ -226,7 +228,12 @@ class Export:
 
         Args:
             path: Where to save the file.
-            connections: Fetches the pieces of a completed export over this number of connections.
+            coding: "gzip" or "zstd" downloads the compressed file of the export, "identity" the CSV. None: what the URL
+                of the export names, which is the CSV unless it ends with .csv.gz or .csv.zst.
+            decode: Saves the CSV, and compresses only the transfer: without a `coding` as gzip. The compressed bytes
+                are in PATH.part until all have come; there must be room for both. To decode zstd before Python 3.14,
+                the package backports.zstd must be installed.
+            connections: Fetches the pieces of a completed file over this number of connections.
             force: Replaces an existing file, and a PATH.part of another export.
             max_time: Gives up after this number of seconds. None: no limit.
             policy: The sizes of pieces, and how often a file is synced.
@@ -240,32 +247,34 @@ class Export:
             ExportGone: The export was cancelled or deleted, has expired, or never existed.
             GaveUp: The server did not answer, or `max_time` is over.
             VerificationFailed: The received bytes do not match the server's length or SHA-256.
-            Refused: The server refuses the request.
+            Refused: The server refuses the request, or has no compressed files, or zstd cannot be decoded here.
+            ValueError: There is no such `coding`.
         """
         target = Path(path)
+        transfer = self._transfer(coding, decode=decode)
         check_target(target, force=force, new=False)
         async with time_limit(max_time):
-            return await save(self._remote, target, connections=connections, force=force, policy=policy)
+            return await save(self._remote, target, transfer, connections=connections, force=force, policy=policy)
 
-    async def stream(self) -> AsyncGenerator[bytes, None]:
+    async def stream(self, *, coding: str | None = None, decode: bool = False) -> AsyncGenerator[bytes, None]:
         """Yields the bytes of the file as they come. Reconnects after every break.
 
         The iteration ends without an exception only after the last byte, and only if the SHA-256 is the server's. The
         bytes before an exception must be discarded.
 
+        Args:
+            coding: As for `save`.
+            decode: Yields the CSV, and compresses only the transfer, as `save` does.
+
         Raises:
-            ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused: As `save`.
+            ExportFailed, ExportGone, GaveUp, VerificationFailed, Refused, ValueError: As `save`.
         """
-        status = await self._remote.downloadable_status()
-        download = Download(self._remote, status.etag)
-        digest, length = new_digest(), 0
-        async with aclosing(download.chunks()) as chunks:
+        async with aclosing(stream(self._remote, self._transfer(coding, decode=decode))) as chunks:
             async for chunk in chunks:
-                digest.update(chunk)
-                length += len(chunk)
                 yield chunk
-        assert download.final
-        verify(download.final, length=length, sha256=digest.hexdigest(), announced=download.announced_sha256)
+
+    def _transfer(self, coding: str | None, *, decode: bool) -> Transfer:
+        return Transfer.of(coding, decode=decode, named=self._remote.address.coding)
 
     async def cancel(self) -> ExportStatus:
         """Cancels the export unless it is finished. Returns its status after that.

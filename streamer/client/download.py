@@ -1,4 +1,4 @@
-"""The bytes of one export, from an offset to the end, over as many connections as that takes.
+"""The bytes of one representation of an export, from an offset to the end, over as many connections as that takes.
 
 Each connection requests the bytes that are missing, and its response is checked before any byte of it is passed on. If
 the connection breaks, is refused or times out, the next one continues after the back-off of `RetryPolicy`. The download
@@ -13,23 +13,31 @@ import aiohttp
 
 from streamer.client.errors import ReadTimeout, Transient, VerificationFailed
 from streamer.client.remote import Remote
-from streamer.client.status import ExportStatus
+from streamer.client.representation import Representation
 from streamer.client.transport import translating_errors
+from streamer.coding import Coding
 
 
 class Download:
-    """Follows an export from `offset` to its end, or to `stop`. `etag` is that of its bytes."""
+    """Follows a representation from `offset` to its end, or to `stop`.
 
-    def __init__(self, remote: Remote, etag: str, offset: int = 0, stop: int | None = None) -> None:
+    `etag` is that of the bytes that are there already. None: it is not known before the first response.
+    """
+
+    def __init__(
+        self, remote: Remote, coding: Coding, etag: str | None, offset: int = 0, stop: int | None = None
+    ) -> None:
         self._remote = remote
-        self._etag = etag
+        self._coding = coding
+        self.etag = etag
         self._offset = offset
         self._stop = stop
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
         self._skip = 0  # bytes that the body repeats, because the range was not honoured
         self.announced_sha256: str | None = None  # by Repr-Digest
-        self.final: ExportStatus | None = None  # of the completed export, after its last byte
+        self._export_bytes = 0  # of the CSV, in the last status
+        self.final: Representation | None = None  # the completed one, after its last byte
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Raises GaveUp, and every StreamerError that a retry cannot solve."""
@@ -79,14 +87,13 @@ class Download:
 
     async def _open(self) -> bool:
         """Returns False if there are no bytes left."""
-        status = await self._current_status()
-        opened = await self._remote.open(
-            self._stack, etag=self._etag, offset=self._offset, conditional=status.completed, stop=self._stop
-        )
+        current = await self._current()
+        opened = await self._remote.open(self._stack, current, etag=self.etag, offset=self._offset, stop=self._stop)
         if opened is None:
             await self._disconnect()
             return False
         self._response, body = opened
+        self.etag = body.etag
         self._skip = self._offset - body.start
         self._check_sha256(body.sha256)
         return True
@@ -107,20 +114,27 @@ class Download:
 
     async def _check_end(self) -> None:
         """A body that the end of its connection delimits may be cut anywhere: only the server knows its length."""
-        status = await self._current_status()
-        if not status.completed or self._offset < status.progress.bytes:
+        current = await self._current()
+        if not current.completed or self._offset < current.bytes:
             raise Transient(f"the download ended after {self._offset} bytes, but the export is longer")
-        self.final = status
+        self.final = current
 
     async def _has_no_further_bytes(self) -> bool:
-        """Returns whether the export itself has no bytes yet beyond those that were received."""
-        status = await self._current_status()
-        return not status.completed and status.progress.bytes <= self._offset
+        """Returns whether the export itself has no bytes yet beyond those that were received.
 
-    async def _current_status(self) -> ExportStatus:
+        The status does not say how long a growing compressed file is, but it grows only if the export does.
+        """
+        before = self._export_bytes
+        current = await self._current()
+        if self._coding is Coding.IDENTITY:
+            return not current.completed and current.bytes <= self._offset
+        return not current.export.completed and self._export_bytes == before
+
+    async def _current(self) -> Representation:
         status = await self._remote.status_once()
         status.raise_if_ended_badly()
-        return status
+        self._export_bytes = status.progress.bytes
+        return Representation.of(status, self._coding)
 
     def _check_sha256(self, announced: str | None) -> None:
         if announced and self.announced_sha256 and announced != self.announced_sha256:
@@ -133,18 +147,16 @@ class Download:
         await stack.aclose()
 
 
-def verify(status: ExportStatus, *, length: int, sha256: str, announced: str | None) -> None:
-    """Compares the received bytes with the completed export. Raises VerificationFailed.
+def verify(final: Representation, *, length: int, sha256: str, announced: str | None) -> None:
+    """Compares the received bytes with the completed representation. Raises VerificationFailed.
 
     `sha256` and `announced`, which is the Repr-Digest of the responses, are in hexadecimal.
     """
-    if status.sha256 is None:
+    if final.sha256 is None:
         raise VerificationFailed("the server sent no SHA-256 of the export")
-    if length != status.progress.bytes:
-        raise VerificationFailed(f"received {length} bytes, but the export has {status.progress.bytes}")
-    if announced not in (None, status.sha256):
+    if length != final.bytes:
+        raise VerificationFailed(f"received {length} bytes, but the export has {final.bytes}")
+    if announced not in (None, final.sha256):
         raise VerificationFailed("the SHA-256 in Repr-Digest does not match the one in the status of the export")
-    if sha256 != status.sha256:
-        raise VerificationFailed(
-            f"the SHA-256 does not match the server's: received {sha256}, expected {status.sha256}"
-        )
+    if sha256 != final.sha256:
+        raise VerificationFailed(f"the SHA-256 does not match the server's: received {sha256}, expected {final.sha256}")

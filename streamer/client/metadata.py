@@ -1,4 +1,4 @@
-"""FILE.part.json: the export that the bytes of FILE.part belong to.
+"""FILE.part.json: the export that the bytes of FILE.part belong to, and the coding that they have.
 
 It is written atomically, and before the first byte of the part, so a part without it is not of this client. It is not
 synced with the part: after a power failure it may list pieces that are not on the disk. The SHA-256 at the end decides.
@@ -12,18 +12,28 @@ import msgspec
 
 from streamer.client.errors import LocalFileError, Replaced
 from streamer.client.pieces import merge
+from streamer.coding import Coding
 from streamer.protocol.ranges import Slice
 
 REMEDY = "remove it, or replace it with --force"
+CONTINUED = {
+    Coding.IDENTITY: "without --gzip, --zstd and --compressed",
+    Coding.GZIP: "with --gzip or --compressed",
+    Coding.ZSTD: "with --zstd",
+}
 
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
-    """`url` is that of the download. `pieces` is None for a part that is written from its beginning on."""
+    """`url` is that of the download. `pieces` is None for a part that is written from its beginning on.
+
+    `etag` is empty before the first byte of a compressed file that the server has not begun yet.
+    """
 
     export_id: UUID
     url: str
     etag: str
     pieces: list[tuple[int, int]] | None = None
+    coding: Coding = Coding.IDENTITY  # which earlier versions do not write
 
     @property
     def slices(self) -> list[Slice] | None:
@@ -57,14 +67,22 @@ class MetadataFile:
 
 
 def mismatch(
-    part: Path, found: Metadata | None, *, export_id: UUID | None, etag: str
+    part: Path, found: Metadata | None, *, export_id: UUID | None, etag: str | None, coding: Coding
 ) -> LocalFileError | Replaced | None:
-    """Returns an error if the bytes of a part do not belong to the export; a new export has no id yet."""
+    """Returns an error if the bytes of a part do not belong to the representation.
+
+    A new export has no id yet. An `etag` of None is not known yet: that of the response will be compared.
+    """
     if found is None:
         return LocalFileError(f"{part} exists, but its export is not known; {REMEDY}")
     if found.export_id != export_id:
         return LocalFileError(f"{part} is a part of another export, {found.url}; finish that download, or {REMEDY}")
-    if found.etag != etag:
+    if found.coding is not coding:
+        return LocalFileError(
+            f"{part} has the {found.coding} bytes of this export, and those of {coding} cannot continue them; finish"
+            f" that download {CONTINUED[found.coding]}, or {REMEDY}"
+        )
+    if etag not in (None, found.etag):
         etags = f"its ETag is {etag}, and that of {part} is {found.etag}"
         return Replaced(f"the export was replaced: {etags}; {REMEDY}")
     return None

@@ -2,7 +2,8 @@
 
 Beside it lies FILE.part.json (see metadata.py), and FILE.part.lock while a process writes the part: two pulls never
 write the same one. A part that is written from its beginning on shows its progress by its size. A part that is written
-in pieces has its full size from the start, and its metadata lists the pieces.
+in pieces has its full size from the start, and its metadata lists the pieces. A compressed part can be decoded: then
+FILE.part.decoded is what is renamed, and the part stays until that is done.
 
 Only calls that Windows and macOS have, too, are used, and no file is renamed or removed while it is open.
 """
@@ -16,18 +17,23 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import msgspec
+
 from streamer.client.address import Address
-from streamer.client.errors import LocalFileError
+from streamer.client.errors import LocalFileError, Replaced
 from streamer.client.hashing import FileHasher
 from streamer.client.lock import FileLock
 from streamer.client.metadata import Metadata, MetadataFile, mismatch
 from streamer.client.pieces import merge
 from streamer.client.progress import ProgressListener
-from streamer.client.status import ExportStatus
+from streamer.client.representation import Representation
 from streamer.client.target import file_exists_error, part_path, resolved, translating_os_errors
+from streamer.client.unpacking import decode_file
 from streamer.client.writing import SYNC_INTERVAL, SyncedWriter, sync_folder
+from streamer.coding import Coding
 from streamer.protocol.ranges import Slice
 
+OWNER = stat.S_IRUSR | stat.S_IWUSR  # permissions
 MAX_PENDING = 3  # chunks that are being written and hashed while another one is received
 
 
@@ -40,6 +46,8 @@ class PartialFile:
         self.path = part_path(target)
         self.pieces: list[Slice] | None = None  # None: it is written from its beginning on
         self._sync_interval = sync_interval
+        self._decoded = self.path.with_name(f"{self.path.name}.decoded")
+        self._complete = self.path  # what becomes the target
         self._metadata_file = MetadataFile(self.path)
         self._metadata: Metadata | None = None
         self._lock = _lock_of(self.path)
@@ -61,6 +69,7 @@ class PartialFile:
         """Leaves the files that the next run can resume, and none if the part is empty."""
         self._close()
         with suppress(OSError):
+            self._decoded.unlink(missing_ok=True)
             if self.pieces is not None:
                 self._write_metadata()
             if self._is_useless():
@@ -77,31 +86,48 @@ class PartialFile:
         """Of the first `length` bytes, in hexadecimal."""
         return self._hasher.sha256
 
-    def begin(self, address: Address, status: ExportStatus, *, force: bool) -> None:
-        """Resumes the bytes of the part if they are of this export; otherwise `force` discards them.
+    @property
+    def etag(self) -> str | None:
+        """The entity tag of the bytes; None if it is not known yet."""
+        assert self._metadata
+        return self._metadata.etag or None
 
-        Raises LocalFileError and Replaced for bytes of another export.
+    def begin(self, address: Address, wanted: Representation, *, force: bool) -> None:
+        """Resumes the bytes of the part if they are of this representation; otherwise `force` discards them.
+
+        Raises LocalFileError and Replaced for other bytes.
         """
         with self._translating_os_errors():
-            size = self._writer.size
-            found = self._metadata_file.read()
-            error = mismatch(self.path, found, export_id=status.export_id, etag=status.etag) if size else None
-            if error is not None:
+            found = self._metadata_file.read() if self._writer.size else None
+            if self._writer.size and (error := self._mismatch(found, wanted)):
                 if not force:
                     raise error
                 self._writer.truncate()
-            elif size and found:
+                found = None
+            if found:
                 self.pieces = found.slices
-            self._metadata = Metadata(status.export_id, address.download, status.etag)
+            etag = found.etag if found else wanted.etag or ""
+            url = address.file(wanted.coding)
+            self._metadata = Metadata(wanted.export.export_id, url, etag, coding=wanted.coding)
             self._write_metadata()
             if force:
-                self._copy_mode(stat.S_IRUSR | stat.S_IWUSR)
+                self._copy_mode(self.path, OWNER)
+
+    def identify(self, etag: str) -> None:
+        """Notes the entity tag, if it was not known. To be called before the first byte is appended."""
+        assert self._metadata
+        if not self._metadata.etag:
+            self._metadata = msgspec.structs.replace(self._metadata, etag=etag)
+            with self._translating_os_errors():
+                self._write_metadata()
 
     def refuse_existing(self) -> None:
         """Raises LocalFileError if the part has bytes: a new export cannot resume any."""
         with self._translating_os_errors():
             if self._writer.size and (
-                error := mismatch(self.path, self._metadata_file.read(), export_id=None, etag="")
+                error := mismatch(
+                    self.path, self._metadata_file.read(), export_id=None, etag=None, coding=Coding.IDENTITY
+                )
             ):
                 raise error
 
@@ -147,23 +173,44 @@ class PartialFile:
         if self.pieces and self.pieces[0].start == 0:
             self._hasher.read_to(self.pieces[0].stop)
 
+    async def decode(self, length: int, listener: ProgressListener) -> str:
+        """Decodes the part, which is complete, into `length` bytes. Returns their SHA-256, in hexadecimal.
+
+        Raises VerificationFailed.
+        """
+        assert self._metadata
+        with translating_os_errors(self._decoded):
+            self._decoded.unlink(missing_ok=True)  # of a run that was killed
+            self._decoded.touch()
+            self._copy_mode(self._decoded, OWNER)
+            sha256 = await decode_file(
+                self.path,
+                self._decoded,
+                self._metadata.coding,
+                length,
+                sync_interval=self._sync_interval,
+                on_progress=listener.decoding,
+            )
+        self._complete = self._decoded
+        return sha256
+
     async def finish(self, *, force: bool) -> None:
-        """Syncs the part, and renames it to the target."""
+        """Renames the synced part to the target; if it was decoded, the decoded file, and then removes the part."""
         with self._translating_os_errors():
             await asyncio.wrap_future(self._writer.sync())
             if not force and self.target.exists():
                 raise file_exists_error(self.target)
             self._close()
-            self._copy_mode()
-            self.path.replace(self.target)
-            self.pieces = None
+            self._copy_mode(self._complete)
+            self._complete.replace(self.target)
             sync_folder(self.target.parent)
-            self._metadata_file.remove()
+            self.discard()
 
     def discard(self) -> None:
-        """Removes the part and its metadata. Raises OSError."""
+        """Removes the part, what was decoded of it, and its metadata. Raises OSError."""
         self._close()
         self.pieces = None
+        self._decoded.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         self._metadata_file.remove()
 
@@ -191,13 +238,16 @@ class PartialFile:
                         await asyncio.wrap_future(work)
                     work.result()
 
-    def _copy_mode(self, extra: int = 0) -> None:
-        """Gives the part the permissions of the file that it replaces, so that it is never more accessible."""
+    def _mismatch(self, found: Metadata | None, wanted: Representation) -> LocalFileError | Replaced | None:
+        return mismatch(self.path, found, export_id=wanted.export.export_id, etag=wanted.etag, coding=wanted.coding)
+
+    def _copy_mode(self, path: Path, extra: int = 0) -> None:
+        """Gives a file the permissions of the one that it replaces, so that it is never more accessible."""
         if not self.target.exists():
             return
         mode = stat.S_IMODE(self.target.stat().st_mode) | extra
-        if mode != stat.S_IMODE(self.path.stat().st_mode):
-            self.path.chmod(mode)
+        if mode != stat.S_IMODE(path.stat().st_mode):
+            path.chmod(mode)
 
     def _is_useless(self) -> bool:
         """Whether the part is empty, or a sync has failed: the file then shows bytes that the disk does not have."""
@@ -212,14 +262,18 @@ class PartialFile:
         return translating_os_errors(self.path)
 
 
-def resumable_part(target: Path, export_id: UUID) -> Path | None:
-    """Returns the path of the part if another run can resume it: it has bytes of this export, and no writer.
+def resumable_part(target: Path, export_id: UUID, coding: Coding) -> Path | None:
+    """Returns the path of the part if another run can resume it: it has bytes of this export in this coding.
+
+    No process is writing it.
 
     Raises OSError and LocalFileError.
     """
     part = part_path(target)
     found = MetadataFile(part).read()
-    if resolved(target).exists() or not part.stat().st_size or found is None or found.export_id != export_id:
+    if resolved(target).exists() or not part.stat().st_size or found is None:
+        return None
+    if (found.export_id, found.coding) != (export_id, coding):
         return None
     lock = _lock_of(part)
     if not lock.acquire():

@@ -28,10 +28,13 @@ class ProgressListener:
         """The server has sent the status of the export."""
 
     def received(self, count: int) -> None:
-        """The client has `count` bytes of the export, including those of earlier runs."""
+        """The client has `count` bytes of what is transferred, including those of earlier runs."""
 
     def waiting(self, reason: str, seconds: float) -> None:
         """An attempt has failed for this `reason`, a sentence. The next one begins in `seconds`."""
 
     def checking(self, count: int) -> None:
         """The client has hashed `count` bytes of an earlier run again."""
+
+    def decoding(self, count: int) -> None:
+        """All bytes of a compressed file have come; the client has decoded `count` bytes out of them."""

@@ -1,17 +1,25 @@
-"""The HTTP requests of one export: status, download, cancel, delete."""
+"""The HTTP requests of one export: status, download, cancel, delete.
+
+No request accepts a content coding: a proxy that compresses on the way would change the entity tag and the ranges. A
+compressed file is a resource with a URL of its own.
+"""
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 import aiohttp
+from yarl import URL
 
 from streamer.client.address import Address
-from streamer.client.errors import VerificationFailed
+from streamer.client.errors import Refused, VerificationFailed
 from streamer.client.progress import ProgressListener
+from streamer.client.redirection import shown_url
+from streamer.client.representation import Representation
 from streamer.client.responses import Body, read_response, unsatisfied_length
 from streamer.client.retries import RetryPolicy
 from streamer.client.status import ExportStatus, read_json
 from streamer.client.transport import PIECE_BUFFER, READ_BUFFER, Transport, raise_for_status
+from streamer.coding import Coding
 from streamer.protocol.ranges import Slice
 
 
@@ -59,19 +67,19 @@ class Remote:
         await self.retry_policy.retrying(self.listener)(send_once)
 
     async def open(
-        self, stack: AsyncExitStack, *, etag: str, offset: int, conditional: bool, stop: int | None = None
+        self, stack: AsyncExitStack, current: Representation, *, etag: str | None, offset: int, stop: int | None = None
     ) -> tuple[aiohttp.ClientResponse, Body] | None:
         """Requests the bytes from `offset` to `stop` or to the end; returns None if there are none.
 
-        RFC 9110, 13.1.5: `conditional` sends If-Range. It must be False while the export grows: the server answers such
-        a range with 200 (a browser could not read it), and the ETag of the response is compared in any case. Raises as
-        `raise_for_status` does, and VerificationFailed.
+        RFC 9110, 13.1.5: If-Range is sent if the representation is completed. While it grows, the server answers such a
+        range with 200 (a browser could not read it), and the ETag of the response is compared in any case; None is not
+        known yet. Raises as `raise_for_status` does, Refused if the server has no such file, and VerificationFailed.
         """
         response = await stack.enter_async_context(
             self._transport.request(
                 "GET",
-                self.address.download,
-                headers=_range_headers(offset, stop, etag if conditional else None),
+                self.address.file(current.coding),
+                headers=_range_headers(offset, stop, etag if current.completed else None),
                 read_bufsize=READ_BUFFER if stop is None else PIECE_BUFFER,
             )
         )
@@ -79,9 +87,15 @@ class Remote:
             if length != offset:
                 raise VerificationFailed(f"received {offset} bytes, but the export has {length}")
             return None
+        if response.status == 404 and current.coding is not Coding.IDENTITY:  # its status was there a moment ago
+            raise Refused(self._no_file(current.coding))
         await raise_for_status(response)
         wanted = None if stop is None else Slice(offset, stop)
         return response, read_response(response.status, response.headers, etag=etag, wanted=wanted, offset=offset)
+
+    def _no_file(self, coding: Coding) -> str:
+        csv = shown_url(URL(self.address.download))
+        return f"the server has no {coding} files: it is older than this client; the CSV itself is at {csv}"
 
 
 def _range_headers(offset: int, stop: int | None, if_range: str | None) -> Mapping[str, str]:

@@ -23,14 +23,19 @@ SHA_256 = re.compile(r"(?:^|,)[ \t]*sha-256=:([A-Za-z0-9+/]{43}=):[ \t]*(?:,|$)"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """`start` is the position of its first byte in the export; `sha256` is the Repr-Digest of the whole export."""
+    """`start` is the position of its first byte in the whole; `sha256` is the Repr-Digest of the whole."""
 
     start: int
     sha256: str | None
+    etag: str
 
 
-def read_response(status: int, fields: Mapping[str, str], *, etag: str, wanted: Slice | None, offset: int) -> Body:
+def read_response(
+    status: int, fields: Mapping[str, str], *, etag: str | None, wanted: Slice | None, offset: int
+) -> Body:
     """Returns the body of a 200 or 206. The request was for the bytes from `offset` on, or for the slice `wanted`.
+
+    An `etag` of None accepts any: there are no bytes yet that the body would continue.
 
     Raises Replaced for another representation, and Refused or VerificationFailed for a body that cannot be used.
     """
@@ -39,9 +44,11 @@ def read_response(status: int, fields: Mapping[str, str], *, etag: str, wanted: 
     found = fields.get("ETag")
     if found is None:
         raise Refused("the download has no ETag: this is not a streamer server")
-    if found != etag:
+    if etag is None and found.startswith("W/"):  # RFC 9110, 8.8.1: it does not tell the same bytes from others
+        raise Refused(f"the download has only a weak ETag, {found}: a proxy may have changed its bytes")
+    if etag not in (None, found):
         raise Replaced(f"the export was replaced: its ETag is {found}, and was {etag}")
-    return Body(_start(status, fields, wanted, offset), _sha256(fields))
+    return Body(_start(status, fields, wanted, offset), _sha256(fields), found)
 
 
 def unsatisfied_length(fields: Mapping[str, str]) -> int | None:

@@ -1,21 +1,27 @@
-"""Saves an export as a verified file: resume, download, verify, and only then rename to the target."""
+"""Saves an export as a verified file: resume, download, verify, and only then rename to the target.
+
+A compressed file that is to be decoded is first downloaded and verified like any other. Decoding while it comes would
+save the seconds at the end, but not the disk, because only the compressed bytes can be resumed; and an interrupted run
+would have filled the disk with decoded bytes of no use.
+"""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from streamer.client.download import Download, verify
-from streamer.client.errors import Replaced, VerificationFailed
+from streamer.client.errors import Replaced, Transient, VerificationFailed
 from streamer.client.hashing import sha256_of
 from streamer.client.partial import PartialFile
 from streamer.client.pieces import missing, total_length
 from streamer.client.remote import Remote
-from streamer.client.status import ExportStatus
+from streamer.client.representation import Representation, Transfer
 from streamer.client.target import check_path, file_exists_error, translating_os_errors
 from streamer.client.writing import SYNC_INTERVAL
+from streamer.coding import Coding
 from streamer.protocol.ranges import Slice
 
 MAX_PIECE = 16 * 1024 * 1024  # bytes of one request
@@ -37,10 +43,10 @@ class Saved:
     Args:
         path: The file.
         export_id: The id of the export.
-        bytes: The size of the file.
+        bytes: The size of the file, compressed or not.
         rows: The number of records, without the header.
         sha256: The SHA-256 of the file, in hexadecimal.
-        already_there: How many of the bytes were received by earlier runs.
+        already_there: How many of the transferred bytes were received by earlier runs.
     """
 
     path: Path
@@ -51,21 +57,28 @@ class Saved:
     already_there: int
 
 
-async def save(remote: Remote, target: Path, *, connections: int, force: bool, policy: SavePolicy) -> Saved:
+async def save(
+    remote: Remote, target: Path, transfer: Transfer, *, connections: int, force: bool, policy: SavePolicy
+) -> Saved:
     """Raises any StreamerError. A resumable FILE.part is kept then."""
     status = await remote.downloadable_status()
-    if not force and (saved := await _existing_file(remote, target, status)):
+    file = Representation.of(status, transfer.file_coding)
+    if not force and (saved := await _existing_file(remote, target, file)):
         return saved
     with PartialFile(target, sync_interval=policy.sync_interval) as part:
-        if not force and (saved := await _existing_file(remote, target, status)):
+        if not force and (saved := await _existing_file(remote, target, file)):
             return saved  # by another pull, which held the lock until now
-        part.begin(remote.address, status, force=force)
-        final, already_there = await _fetch_and_verify(remote, part, status, connections, policy)
-        if not force and (saved := await _existing_file(remote, target, final)):
+        wanted = Representation.of(status, transfer.coding)
+        part.begin(remote.address, wanted, force=force)
+        final, already_there = await _fetch_and_verify(remote, part, wanted, connections, policy)
+        file = Representation.of(final.export, transfer.file_coding)
+        if not force and (saved := await _existing_file(remote, target, file)):
             part.discard()
             return saved
+        if transfer.decode:
+            await _decode_and_verify(remote, part, file)
         await part.finish(force=force)
-        return _saved(target, final, already_there)
+        return _saved(target, file, already_there)
 
 
 def check_target(target: Path, *, force: bool, new: bool) -> None:
@@ -86,45 +99,45 @@ def discard_part(target: Path) -> None:
         part.discard()
 
 
-async def _existing_file(remote: Remote, target: Path, status: ExportStatus) -> Saved | None:
-    """Returns the file if it exists and is the export. Raises LocalFileError if it is anything else."""
+async def _existing_file(remote: Remote, target: Path, wanted: Representation) -> Saved | None:
+    """Returns the file if it exists and is what is wanted. Raises LocalFileError if it is anything else."""
     with translating_os_errors(target):
         size = _size(target)
         if size is None:
             return None
-        same = status.completed and size == status.progress.bytes
-        if not same or await sha256_of(target) != status.sha256:
+        same = wanted.completed and size == wanted.bytes
+        if not same or await sha256_of(target) != wanted.sha256:
             raise file_exists_error(target)
-    remote.listener.received(status.progress.bytes)
-    return _saved(target, status, status.progress.bytes)
+    remote.listener.received(wanted.bytes)
+    return _saved(target, wanted, wanted.bytes)
 
 
 def _size(target: Path) -> int | None:
     return target.stat().st_size if target.exists() else None
 
 
-def _saved(target: Path, status: ExportStatus, already_there: int) -> Saved:
-    assert status.sha256 is not None
+def _saved(target: Path, file: Representation, already_there: int) -> Saved:
+    assert file.sha256 is not None
     return Saved(
         path=target,
-        export_id=status.export_id,
-        bytes=status.progress.bytes,
-        rows=status.progress.processed_rows,
-        sha256=status.sha256,
+        export_id=file.export.export_id,
+        bytes=file.bytes,
+        rows=file.export.progress.processed_rows,
+        sha256=file.sha256,
         already_there=already_there,
     )
 
 
 async def _fetch_and_verify(
-    remote: Remote, part: PartialFile, status: ExportStatus, connections: int, policy: SavePolicy
-) -> tuple[ExportStatus, int]:
-    """Returns the status of the completed export, and the number of bytes that earlier runs received."""
-    in_pieces = part.pieces is not None or (connections > 1 and status.completed)
-    fetch = (
-        _PieceFetch(remote, part, status, connections, policy.min_piece)
-        if in_pieces
-        else _SequentialFetch(remote, part, status)
-    )
+    remote: Remote, part: PartialFile, wanted: Representation, connections: int, policy: SavePolicy
+) -> tuple[Representation, int]:
+    """Returns the completed representation, and the number of bytes that earlier runs received."""
+    fetch: _PieceFetch | _SequentialFetch
+    if part.pieces is not None or (connections > 1 and wanted.completed):
+        completed = wanted if wanted.completed else await _completed(remote, wanted.coding)
+        fetch = _PieceFetch(remote, part, completed, connections, policy.min_piece)
+    else:
+        fetch = _SequentialFetch(remote, part, wanted.coding)
     try:
         already_there = await fetch.run()
         assert fetch.final
@@ -137,15 +150,41 @@ async def _fetch_and_verify(
     return fetch.final, already_there
 
 
+async def _completed(remote: Remote, coding: Coding) -> Representation:
+    """Waits for a compressed file that is being made again, because its length was known to an earlier run."""
+
+    async def once() -> Representation:
+        status = await remote.status_once()
+        status.raise_if_ended_badly()
+        current = Representation.of(status, coding)
+        if not current.completed:
+            async with AsyncExitStack() as stack:  # the request makes it
+                await remote.open(stack, current, etag=None, offset=0, stop=1)
+            raise Transient(f"the {coding} file is being made again")
+        return current
+
+    completed: Representation = await remote.retry_policy.retrying(remote.listener)(once)
+    return completed
+
+
+async def _decode_and_verify(remote: Remote, part: PartialFile, file: Representation) -> None:
+    try:
+        sha256 = await part.decode(file.bytes, remote.listener)
+        verify(file, length=file.bytes, sha256=sha256, announced=None)
+    except VerificationFailed:
+        part.discard()  # to decode it again would fail in the same way
+        raise
+
+
 class _SequentialFetch:
     """Fetches from the first missing byte on, and hashes the bytes as they come. The export may still grow."""
 
-    def __init__(self, remote: Remote, part: PartialFile, status: ExportStatus) -> None:
+    def __init__(self, remote: Remote, part: PartialFile, coding: Coding) -> None:
         self._remote = remote
         self._part = part
-        self._status = status
+        self._coding = coding
         self.announced_sha256: str | None = None
-        self.final: ExportStatus | None = None
+        self.final: Representation | None = None
 
     async def run(self) -> int:
         """Returns the number of bytes that earlier runs received."""
@@ -153,9 +192,11 @@ class _SequentialFetch:
         await part.hash_existing(listener)
         already_there = part.length
         listener.received(part.length)
-        download = Download(self._remote, self._status.etag, part.length)
+        download = Download(self._remote, self._coding, part.etag, part.length)
         async with aclosing(download.chunks()) as chunks:
             async for chunk in chunks:
+                assert download.etag
+                part.identify(download.etag)
                 await part.append(chunk)
                 listener.received(part.length)
         await part.flush()
@@ -169,19 +210,18 @@ class _PieceFetch:
     """Fetches the missing pieces of a sealed export over several connections, and hashes up to the first gap."""
 
     def __init__(
-        self, remote: Remote, part: PartialFile, status: ExportStatus, connections: int, min_piece: int
+        self, remote: Remote, part: PartialFile, completed: Representation, connections: int, min_piece: int
     ) -> None:
         self._remote = remote
         self._part = part
-        self._status = status
         self._connections = connections
         self._min_piece = min_piece
         self.announced_sha256: str | None = None
-        self.final: ExportStatus | None = status
+        self.final = completed
 
     async def run(self) -> int:
         """Returns the number of bytes that earlier runs received."""
-        part, length = self._part, self._status.progress.bytes
+        part, length = self._part, self.final.bytes
         await part.start_pieces(length)
         assert part.pieces is not None
         already_there = total_length(part.pieces)
@@ -205,7 +245,7 @@ class _PieceFetch:
     async def _fetch(self, wanted: Iterator[Slice]) -> None:
         """Fetches the next wanted piece until there is none; the connections share the iterator."""
         for piece in wanted:
-            download = Download(self._remote, self._status.etag, piece.start, piece.stop)
+            download = Download(self._remote, self.final.coding, self._part.etag, piece.start, piece.stop)
             await self._write(download, piece.start)
             self.announced_sha256 = download.announced_sha256 or self.announced_sha256
             self._part.store_pieces()

@@ -36,7 +36,7 @@ class ExportStatus(schema.ExportStatus, frozen=True, kw_only=True, rename="camel
         truncated: Whether a limit has cut rows.
         sha256: Of the completed file, in hexadecimal.
         etag: The entity tag of the download.
-        representations: The compressed files that exist, by coding: state, entity tag, bytes and SHA-256.
+        representations: The compressed files, by coding: state, ETag, bytes and SHA-256. UNSET: none was requested.
         links: The URLs of the export.
     """
 

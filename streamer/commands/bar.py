@@ -5,6 +5,8 @@
 
 The first line shows the bytes that were received; the second line shows the status of the export, or why the download
 waits. What is not known is left out. At the end only the first line stays.
+
+The size of a compressed file cannot be estimated: it is known once the server has made the file.
 """
 
 import time
@@ -18,10 +20,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from streamer.client import ExportStatus, ProgressListener
+from streamer.client.representation import Representation, Transfer
+from streamer.coding import Coding
 from streamer.commands.rate import Rate
 from streamer.commands.wording import expected_bytes, progress_after
 
 MAX_NAME = 20  # characters
+CSV = Transfer(Coding.IDENTITY, decode=False)
 MAX_UNFINISHED = 99  # percent, while the size is an estimate
 
 
@@ -29,16 +34,22 @@ class ProgressBar(ProgressListener):
     """Draws on stderr until the context ends."""
 
     def __init__(
-        self, name: str, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        transfer: Transfer = CSV,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock` returns seconds."""
+        self._coding = transfer.coding
         self._clock = clock
         self._rate = Rate(clock)
         self._count = 0  # bytes
         self._total: float | None = None  # bytes
         self._estimated = True
         self._status: ExportStatus | None = None
-        self._checking = False
+        self._step: str | None = None  # that is not the download itself
         self._next_try: tuple[str, float] | None = None  # the reason, and the moment
         shown = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
         columns = [_Live(text) for text in (self._percentage, self._size, self._speed, self._remaining)]
@@ -61,13 +72,13 @@ class ProgressBar(ProgressListener):
 
     def status(self, status: ExportStatus) -> None:
         self._status = status
-        self._total, self._estimated = expected_bytes(status), not status.completed
+        self._total, self._estimated = self._expected(status)
         self._draw()
 
     def received(self, count: int) -> None:
         self._rate.add(count)
         self._count = count
-        self._checking = False
+        self._step = None
         self._draw()
 
     def waiting(self, reason: str, seconds: float) -> None:
@@ -75,8 +86,19 @@ class ProgressBar(ProgressListener):
 
     def checking(self, count: int) -> None:
         self._count = count
-        self._checking = True
+        self._step = "checking the bytes of earlier runs"
         self._draw()
+
+    def decoding(self, count: int) -> None:
+        self._step = f"decoding: {decimal(count)} of the CSV"
+        self._draw()
+
+    def _expected(self, status: ExportStatus) -> tuple[float | None, bool]:
+        """Returns the size in bytes, if there is an idea of it, and whether it is an estimate."""
+        found = Representation.of(status, self._coding)
+        if found.completed:
+            return found.bytes, False
+        return expected_bytes(status) if self._coding is Coding.IDENTITY else None, True
 
     def _draw(self, next_try: tuple[str, float] | None = None) -> None:
         self._next_try = next_try
@@ -91,9 +113,11 @@ class ProgressBar(ProgressListener):
         return f"next try in {ceil(seconds)} s: {reason}" if seconds > 0 else f"trying again: {reason}"
 
     def _progress(self) -> str:
-        if self._checking:
-            return "checking the bytes of earlier runs"
-        return progress_after(self._status, self._count) if self._status else "waiting for the server"
+        if self._step is not None:
+            return self._step
+        if self._status is None:
+            return "waiting for the server"
+        return progress_after(self._status, self._count if self._coding is Coding.IDENTITY else 0)
 
     def _percentage(self) -> str:
         if not self._total:

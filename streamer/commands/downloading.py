@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.coding import Coding
 from streamer.commands.interrupts import exit_in_order_on_sigterm
 from streamer.commands.output import (
     is_terminal,
@@ -27,7 +28,8 @@ from streamer.commands.output import (
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from streamer.client import Client, Export, RetryPolicy
+    from streamer.client import Client, Export, ExportStatus, RetryPolicy
+    from streamer.client.representation import Transfer
     from streamer.commands.bar import ProgressBar
 
 STDOUT = "-"
@@ -47,12 +49,28 @@ class DownloadOptions:
     timeout: float
     quiet: bool
     as_json: bool
+    gzip: bool
+    zstd: bool
+    compressed: bool
 
     @property
     def retry_policy(self) -> "RetryPolicy":
         from streamer.client import RetryPolicy  # noqa: PLC0415 - see the package
 
         return RetryPolicy(attempts=self.max_tries, read_timeout=self.timeout)
+
+    def transfer(self, named: Coding = Coding.IDENTITY) -> "Transfer":
+        """`named` is the coding of the file that the URL names. Raises Refused if it cannot be decoded here."""
+        from streamer.client.representation import Transfer  # noqa: PLC0415 - see the package
+
+        coding = Coding.ZSTD if self.zstd else Coding.GZIP if self.gzip else None
+        return Transfer.of(coding, decode=self.compressed, named=named)
+
+    @property
+    def of_transfer(self) -> list[str]:
+        """The options that say how the bytes are transferred, to repeat them."""
+        given = {"--gzip": self.gzip, "--zstd": self.zstd, "--compressed": self.compressed}
+        return [option for option, is_given in given.items() if is_given]
 
     @property
     def to_stdout(self) -> bool:
@@ -63,8 +81,9 @@ class DownloadOptions:
         """Whether stderr is a terminal that the download itself does not write to."""
         return not self.quiet and is_terminal(sys.stderr) and not (self.to_stdout and is_terminal(sys.stdout))
 
-    def target(self, default: str) -> Path:
+    def target(self, export_id: "UUID", coding: Coding) -> Path:
         """Returns the path of the file; in a folder it has the default name. Raises LocalFileError."""
+        default = f"export_{export_id}{coding.suffix}"
         path = Path(self.output or default)
         return path / default if _is_folder(path) else path
 
@@ -74,6 +93,8 @@ class DownloadOptions:
             raise click.UsageError("-o is empty; name a file, or leave it out for export_ID.csv")
         if self.to_stdout and self.as_json:
             raise click.UsageError("--json and -o - cannot be combined: both write to standard output")
+        if self.gzip and self.zstd:
+            raise click.UsageError("--gzip and --zstd exclude each other")
         if self.to_stdout and self.connections > 1:
             raise click.UsageError("--connections needs a file: standard output takes the bytes in their order")
 
@@ -96,7 +117,7 @@ def _is_folder(path: Path) -> bool:
 
 
 @contextmanager
-def progress_bar(options: DownloadOptions, path: Path) -> Iterator["ProgressBar | None"]:
+def progress_bar(options: DownloadOptions, path: Path, transfer: "Transfer") -> Iterator["ProgressBar | None"]:
     """Yields None if there is no terminal for a progress bar."""
     if not options.shows_progress:
         yield None
@@ -106,22 +127,34 @@ def progress_bar(options: DownloadOptions, path: Path) -> Iterator["ProgressBar 
     except ImportError as error:
         raise missing_rich("the progress bar", "--quiet") from error
     exit_in_order_on_sigterm()
-    with ProgressBar("standard output" if options.to_stdout else path.name) as bar:
+    with ProgressBar("standard output" if options.to_stdout else path.name, transfer) as bar:
         yield bar
 
 
 async def download(
-    client: "Client", *, target: str, path: Path, options: DownloadOptions, bar: "ProgressBar | None"
+    client: "Client",
+    *,
+    target: str,
+    path: Path,
+    options: DownloadOptions,
+    transfer: "Transfer",
+    bar: "ProgressBar | None",
 ) -> dict[str, Any]:
     """Returns the members that `--json` prints; none for a download to standard output."""
     _retain_freed_memory()
     export = client.get(target)
     begin = time.monotonic()
-    async with _polling_status(export, bar):
+    async with _polling_status(export, transfer, bar):
         if options.to_stdout:
-            await _write_to_stdout(export, bar)
+            await _write_to_stdout(export, transfer, bar)
             return {}
-        saved = await export.save(path, connections=options.connections, force=options.force)
+        saved = await export.save(
+            path,
+            coding=transfer.coding,
+            decode=transfer.decode,
+            connections=options.connections,
+            force=options.force,
+        )
     return {
         "exitStatus": 0,
         "file": str(saved.path),
@@ -141,13 +174,13 @@ def report(result: dict[str, Any], path: Path, options: DownloadOptions) -> None
         print_stderr(f"{path}: {result['rows']:,} rows, {result['bytes']:,} bytes, verified")
 
 
-def resume_hint(path: Path, export_id: "UUID") -> str | None:
-    """Returns a sentence that says how to resume the partial file of `path`, if it has bytes of this export."""
+def resume_hint(path: Path, export_id: "UUID", coding: Coding) -> str | None:
+    """Returns a sentence that says how to resume the partial file of `path`, if it has such bytes of this export."""
     from streamer.client import StreamerError  # noqa: PLC0415 - see the package
     from streamer.client.partial import resumable_part  # noqa: PLC0415
 
     with suppress(OSError, StreamerError):
-        if part := resumable_part(path, export_id):
+        if part := resumable_part(path, export_id, coding):
             return f"{part} has the bytes received so far; the same command resumes it"
     return None
 
@@ -162,9 +195,9 @@ def _retain_freed_memory() -> None:
     bytes(RETAINED_HEAP)
 
 
-async def _write_to_stdout(export: "Export", bar: "ProgressBar | None") -> None:
+async def _write_to_stdout(export: "Export", transfer: "Transfer", bar: "ProgressBar | None") -> None:
     fd, count = standard_output().fileno(), 0
-    async with aclosing(export.stream()) as chunks:
+    async with aclosing(export.stream(coding=transfer.coding, decode=transfer.decode)) as chunks:
         async for chunk in chunks:
             with translating_output_errors():
                 await _in_daemon_thread(partial(_write, fd, chunk))
@@ -208,9 +241,9 @@ def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
 
 
 @asynccontextmanager
-async def _polling_status(export: "Export", bar: "ProgressBar | None") -> AsyncIterator[None]:
+async def _polling_status(export: "Export", transfer: "Transfer", bar: "ProgressBar | None") -> AsyncIterator[None]:
     """Updates the bar with the status of the server. Errors are ignored, because the download reports them."""
-    task = asyncio.create_task(_poll_status(export)) if bar else None
+    task = asyncio.create_task(_poll_status(export, transfer)) if bar else None
     try:
         yield
     finally:
@@ -219,12 +252,19 @@ async def _polling_status(export: "Export", bar: "ProgressBar | None") -> AsyncI
             await asyncio.wait({task})
 
 
-async def _poll_status(export: "Export") -> None:
+async def _poll_status(export: "Export", transfer: "Transfer") -> None:
     """The client passes every status to its ProgressListener, which is the bar."""
     from streamer.client import StreamerError  # noqa: PLC0415 - see the package
 
     while True:
         await asyncio.sleep(POLL_INTERVAL)
         with suppress(StreamerError):
-            if (await export.status(retry=False)).final:
+            if _is_last(await export.status(retry=False), transfer.coding):
                 return
+
+
+def _is_last(status: "ExportStatus", coding: Coding) -> bool:
+    """Whether the bar can learn nothing more. A compressed file may be finished later than the export."""
+    from streamer.client.representation import Representation  # noqa: PLC0415 - see the package
+
+    return status.final and (not status.completed or Representation.of(status, coding).completed)

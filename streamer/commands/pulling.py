@@ -57,6 +57,13 @@ def with_download_options(command: Command) -> Command:
     for option in reversed(
         [
             click.option("-o", "--output", metavar="FILE", help="Where to save; `-` is standard output."),
+            click.option("--gzip", is_flag=True, help="Save the export as a gzip file, export_ID.csv.gz."),
+            click.option("--zstd", is_flag=True, help="Save the export as a Zstandard file, export_ID.csv.zst."),
+            click.option(
+                "--compressed",
+                is_flag=True,
+                help="Save the CSV, but compress the transfer, as gzip or, with --zstd, as Zstandard.",
+            ),
             click.option("--force", is_flag=True, help="Replace FILE, and a FILE.part of another export."),
             click.option(
                 "--max-time", type=Duration(), metavar="DURATION", help="Give up after this time, such as 90, 5m or 2h."
@@ -103,13 +110,14 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
 
     An export that is still running is followed to its end. Interrupted downloads resume, also in the next run. Until
     the download is complete and its SHA-256 matches the server's, the file is called FILE.part. Without -o, FILE is
-    export_ID.csv.
+    export_ID.csv. A URL that ends with .csv.gz or .csv.zst is that of the compressed file.
 
     \b
     Examples:
       streamer pull http://127.0.0.1:8080/exports/ID/download -o users.csv
       streamer pull ID --connections 4 -o users.csv
-      streamer pull ID -o - | gzip > users.csv.gz
+      streamer pull ID --gzip -o users.csv.gz
+      streamer pull ID --compressed -o - | wc -l
     """
     download_options = DownloadOptions(**options)
     download_options.check()
@@ -119,17 +127,18 @@ def pull(target: str, server: str, api_key: str | None, **options: Any) -> None:
 
         address = address_of(target, server)
         key = key_for(address.server, server, api_key)
-        path = download_options.target(f"export_{address.export_id}.csv")
+        transfer = download_options.transfer(address.coding)
+        path = download_options.target(address.export_id, transfer.file_coding)
 
     def remedy() -> str | None:
-        return None if download_options.to_stdout else resume_hint(path, address.export_id)
+        return None if download_options.to_stdout else resume_hint(path, address.export_id, transfer.coding)
 
     with reporting_errors(as_json=as_json, remedy=remedy, of_option=is_id(target)):
-        with progress_bar(download_options, path) as bar:
+        with progress_bar(download_options, path, transfer) as bar:
             result = run_with_client(
                 address.server,
                 key,
-                partial(download, target=target, path=path, options=download_options, bar=bar),
+                partial(download, target=target, path=path, options=download_options, transfer=transfer, bar=bar),
                 retry_policy=download_options.retry_policy,
                 listener=bar,
                 max_time=download_options.max_time,
@@ -186,13 +195,18 @@ def export(
     Examples:
       streamer export --where country_code=US --columns id,email -o us.csv
       streamer export --where lifetime_value__gte=500 --profile excel -o best.csv
-      streamer export --limit 1000 --order-by -signup_date -o latest.csv
+      streamer export --limit 1000 --order-by -signup_date --gzip -o latest.csv.gz
       ID=$(streamer export --no-wait)
     """
     download_options = DownloadOptions(connections=1, **options)
     download_options.check()
-    if no_wait and (download_options.output or download_options.force or cancel_on_interrupt):
-        raise click.UsageError("--no-wait downloads nothing: -o, --force and --cancel-on-interrupt do not go with it")
+    if no_wait and (
+        download_options.output or download_options.force or download_options.of_transfer or cancel_on_interrupt
+    ):
+        raise click.UsageError(
+            "--no-wait downloads nothing: -o, --gzip, --zstd, --compressed, --force and --cancel-on-interrupt do not go"
+            " with it"
+        )
     typed = {"limit": limit, "order_by": order_by, "profile": profile, "delimiter": delimiter}
     request = {
         "dataset": dataset,
@@ -207,6 +221,7 @@ def export(
         if no_wait:
             run.start(request)
             return
+        download_options.transfer()
         download_options.check_output()
         result = run.execute(request, cancel_on_interrupt=cancel_on_interrupt)
         report(result, run.path, download_options)
@@ -257,12 +272,13 @@ class _ExportRun:
             return "the export is cancelled on the server, too"
         if self._url is None or self._saved or self._options.to_stdout:
             return None
-        command = shlex.join([program_name(), "pull", self._url, "-o", str(self.path)])
+        options = self._options.of_transfer
+        command = shlex.join([program_name(), "pull", self._url, *options, "-o", str(self.path)])
         return f"the export was not cancelled; `{command}` continues the download"
 
     def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
         options = self._options
-        with progress_bar(options, Path(options.output or "export")) as bar:
+        with progress_bar(options, Path(options.output or "export"), options.transfer()) as bar:
             return run_with_client(
                 self._server,
                 self._api_key,
@@ -277,8 +293,11 @@ class _ExportRun:
     ) -> dict[str, Any]:
         export = await client.export(**request)
         self._url = export.url
-        self.path = self._options.target(f"export_{export.id}.csv")
-        result = await download(client, target=export.url, path=self.path, options=self._options, bar=bar)
+        transfer = self._options.transfer()
+        self.path = self._options.target(export.id, transfer.file_coding)
+        result = await download(
+            client, target=export.url, path=self.path, options=self._options, transfer=transfer, bar=bar
+        )
         self._saved = True
         return result
 

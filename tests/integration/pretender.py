@@ -24,6 +24,8 @@ class Pretender:
         self.url = ""
         self.content = content
         self.etag = f'"{self.id}"'
+        self.gzip: bytes | None = None  # the compressed file; an older server has none
+        self.gzip_etag = f'"{self.id}-gzip"'
         self.state = "completed"
         self.sha256: str | None = hashlib.sha256(content).hexdigest()
         self.downloads: list[Answer] = []
@@ -59,7 +61,12 @@ class Pretender:
             "etag": self.etag,
             "sha256": self.sha256,
             "error": None,
+            **({} if self.gzip is None else {"representations": {"gzip": self._gzip_status(self.gzip)}}),
         }
+
+    def _gzip_status(self, content: bytes) -> dict[str, Any]:
+        sha256 = hashlib.sha256(content).hexdigest()
+        return {"state": "completed", "etag": self.gzip_etag, "bytes": len(content), "sha256": sha256}
 
     async def answer_status(self, request: web.Request) -> web.StreamResponse:
         self.authorizations.add(request.headers.get("Authorization"))
@@ -75,6 +82,11 @@ class Pretender:
         if self.state == "processing":
             return await self._growing(request)
         return self.honest(request)
+
+    async def answer_gzip(self, request: web.Request) -> web.StreamResponse:
+        if self.gzip is None:
+            return web.json_response({"detail": "no such path"}, status=404, content_type="application/problem+json")
+        return await self.answer_download(request)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         self.keys.append(request.headers.get("Idempotency-Key"))
@@ -99,14 +111,17 @@ class Pretender:
         return response
 
     def honest(self, request: web.Request) -> web.Response:
-        headers = {"ETag": self.etag, "Repr-Digest": repr_digest(hashlib.sha256(self.content).digest())}
-        matches = request.headers.get("If-Range", self.etag) == self.etag
-        selected = select(request.headers.get("Range") if matches else None, len(self.content))
+        content, etag = self.content, self.etag
+        if request.path.endswith(".gz") and self.gzip is not None:
+            content, etag = self.gzip, self.gzip_etag
+        headers = {"ETag": etag, "Repr-Digest": repr_digest(hashlib.sha256(content).digest())}
+        matches = request.headers.get("If-Range", etag) == etag
+        selected = select(request.headers.get("Range") if matches else None, len(content))
         if not isinstance(selected, Slices):
-            return web.Response(body=self.content, headers=headers)
+            return web.Response(body=content, headers=headers)
         piece = selected.slices[0]
-        headers["Content-Range"] = content_range(piece, len(self.content))
-        return web.Response(status=206, body=self.content[piece.start : piece.stop], headers=headers)
+        headers["Content-Range"] = content_range(piece, len(content))
+        return web.Response(status=206, body=content[piece.start : piece.stop], headers=headers)
 
 
 def says(status: int, *, headers: dict[str, str] | None = None, detail: str | None = None) -> Answer:
@@ -146,6 +161,7 @@ async def pretending(content: bytes, tls: ssl.SSLContext | None = None) -> Async
         [
             web.get("/exports/{id}/status", pretender.answer_status),
             web.get("/exports/{id}/download", pretender.answer_download),
+            web.get("/exports/{id}/download.csv.gz", pretender.answer_gzip),
             web.get("/exports", pretender.list),
             web.post("/exports/csv", pretender.create),
             web.post("/exports/{id}/cancel", pretender.cancel),

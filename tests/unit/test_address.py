@@ -6,6 +6,7 @@ import pytest
 
 from streamer.client.address import address_of, server_url
 from streamer.client.errors import Refused
+from streamer.coding import Coding
 
 SERVER = "http://127.0.0.1:8080"
 TEXT = "b42ef8e9-f053-4b3b-ac2a-212af6ebadc3"
@@ -34,6 +35,17 @@ def test_the_query_of_a_url_is_kept_for_the_download() -> None:
 
 
 @pytest.mark.parametrize(
+    ("end", "coding"),
+    [("download", Coding.IDENTITY), ("download.csv.gz", Coding.GZIP), ("download.csv.zst", Coding.ZSTD)],
+)
+def test_the_url_of_each_file_names_its_coding(end: str, coding: Coding) -> None:
+    address = address_of(f"{SERVER}/exports/{TEXT}/{end}?signature=x", "")
+    assert address.coding is coding
+    assert address.file(coding) == f"{SERVER}/exports/{TEXT}/{end}?signature=x"
+    assert address.download == f"{SERVER}/exports/{TEXT}/download?signature=x"
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "",
@@ -45,6 +57,9 @@ def test_the_query_of_a_url_is_kept_for_the_download() -> None:
         SERVER,
         f"{SERVER}/exports/csv",
         f"{SERVER}/exports/{TEXT}/other",
+        f"{SERVER}/exports/{TEXT}/download.csv",
+        f"{SERVER}/exports/{TEXT}/download.csv.bz2",
+        f"{SERVER}/exports/{TEXT}/status.csv.gz",
         f"{SERVER}/{TEXT}",
         f"ftp://a.example/exports/{TEXT}",
         f"/exports/{TEXT}",

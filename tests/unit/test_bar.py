@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
+from streamer.client.representation import Transfer
 from streamer.client.status import ExportStatus
+from streamer.coding import Coding
 from streamer.commands.bar import ProgressBar
-from streamer.schema import ExportProgress, Timestamp
+from streamer.schema import ExportProgress, RepresentationStatus, Timestamp
 
 MB = 1_000_000
 
@@ -161,6 +164,31 @@ def test_the_bytes_of_earlier_runs_are_no_rate(drawn: Drawn) -> None:
     assert drawn.lines == ["users.csv 500.0 MB", "checking the bytes of earlier runs"]
     drawn.receive(600 * MB, 601 * MB)
     assert drawn.lines[0] == "users.csv 601.0 MB 500.0 kB/s"
+
+
+def made(state: str, size: int) -> RepresentationStatus:
+    return RepresentationStatus(state=state, etag='"x"', bytes=size)
+
+
+def test_the_size_of_a_compressed_file_is_drawn_once_the_server_has_made_it(drawn: Drawn) -> None:
+    """The bytes of the CSV say nothing about it."""
+    drawn.bar = ProgressBar("users.csv.gz", Transfer(Coding.GZIP, decode=False), clock=lambda: drawn.now)
+    drawn.receive(0, 2 * MB)
+    drawn.bar.status(status(rows=100, total=1000, size=10 * MB))
+    assert drawn.lines == ["users.csv.gz 2.0 MB 1.0 MB/s", "processing, 100 of about 1,000 rows"]
+    completed = status("completed", rows=1000, total=1000, size=100 * MB)
+    drawn.bar.status(replace(completed, representations={"gzip": made("processing", 0)}))
+    assert drawn.lines == ["users.csv.gz 2.0 MB 1.0 MB/s", "completed, 1,000 rows"]
+    drawn.bar.status(replace(completed, representations={"gzip": made("completed", 20 * MB)}))
+    assert drawn.lines[0] == "users.csv.gz 10 % 2.0 MB 1.0 MB/s 0:00:18"
+    drawn.receive(20 * MB)
+    assert drawn.lines[0] == "users.csv.gz 100 % 20.0 MB"
+
+
+def test_decoding_is_a_step_of_its_own(drawn: Drawn) -> None:
+    drawn.receive(0, 2 * MB)
+    drawn.bar.decoding(7 * MB)
+    assert drawn.lines[1] == "decoding: 7.0 MB of the CSV"
 
 
 def test_a_long_name_is_cut_at_its_beginning() -> None:

@@ -7,10 +7,13 @@ import pytest
 
 from streamer.client.errors import LocalFileError, Replaced
 from streamer.client.metadata import Metadata, MetadataFile, mismatch
+from streamer.coding import Coding
 from streamer.protocol.ranges import Slice
 
 ID = UUID("b42ef8e9-f053-4b3b-ac2a-212af6ebadc3")
 METADATA = Metadata(ID, f"http://127.0.0.1:8080/exports/{ID}/download", '"tag"')
+OF_EARLIER_VERSIONS = f'{{"exportId":"{ID}","url":"{METADATA.url}","etag":"\\"tag\\"","pieces":[[0,3]]}}\n'
+GZIP = Metadata(ID, f"http://127.0.0.1:8080/exports/{ID}/download.csv.gz", '"gz"', coding=Coding.GZIP)
 PART = Path("x.csv.part")
 
 
@@ -26,10 +29,16 @@ def test_metadata_is_read_back_and_leaves_no_other_file(tmp_path: Path) -> None:
 
 
 def test_the_members_of_the_file_stay_the_same(tmp_path: Path) -> None:
-    """An earlier version of the client may have written the file."""
+    """An earlier version of the client may read the file; it ignores members that it does not know."""
     MetadataFile(tmp_path / PART).write(METADATA.with_slices([Slice(0, 3)]))
-    expected = f'{{"exportId":"{ID}","url":"{METADATA.url}","etag":"\\"tag\\"","pieces":[[0,3]]}}\n'
+    expected = OF_EARLIER_VERSIONS.replace("}", ',"coding":"identity"}')
     assert (tmp_path / "x.csv.part.json").read_text() == expected
+
+
+def test_a_file_of_an_earlier_version_is_that_of_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "x.csv.part.json").write_text(OF_EARLIER_VERSIONS)
+    assert MetadataFile(tmp_path / PART).read() == METADATA.with_slices([Slice(0, 3)])
+    assert METADATA.coding is Coding.IDENTITY
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"exportId": "x"}'])
@@ -44,21 +53,33 @@ def test_slices_are_merged_and_none_for_a_sequential_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "export_id", "etag", "expected", "sentence"),
+    ("found", "export_id", "etag", "coding", "expected", "sentence"),
     [
-        (None, ID, '"tag"', LocalFileError, "its export is not known"),
-        (METADATA, UUID(int=1), '"tag"', LocalFileError, "a part of another export"),
-        (METADATA, None, "", LocalFileError, "a part of another export"),
-        (METADATA, ID, '"other"', Replaced, "the export was replaced"),
+        (None, ID, '"tag"', Coding.IDENTITY, LocalFileError, "its export is not known"),
+        (METADATA, UUID(int=1), '"tag"', Coding.IDENTITY, LocalFileError, "a part of another export"),
+        (METADATA, None, None, Coding.IDENTITY, LocalFileError, "a part of another export"),
+        (METADATA, ID, '"other"', Coding.IDENTITY, Replaced, "the export was replaced"),
+        (GZIP, ID, '"other"', Coding.GZIP, Replaced, "the export was replaced"),
+        (METADATA, ID, '"gz"', Coding.GZIP, LocalFileError, "finish that download without --gzip"),
+        (METADATA, ID, None, Coding.ZSTD, LocalFileError, "has the identity bytes"),
+        (GZIP, ID, '"tag"', Coding.IDENTITY, LocalFileError, "finish that download with --gzip or --compressed"),
+        (GZIP, ID, None, Coding.ZSTD, LocalFileError, "has the gzip bytes"),
     ],
 )
-def test_bytes_of_another_export_are_an_error(
-    found: Metadata | None, export_id: UUID | None, etag: str, expected: type[Exception], sentence: str
+def test_other_bytes_are_an_error(
+    *,
+    found: Metadata | None,
+    export_id: UUID | None,
+    etag: str | None,
+    coding: Coding,
+    expected: type[Exception],
+    sentence: str,
 ) -> None:
-    error = mismatch(PART, found, export_id=export_id, etag=etag)
+    error = mismatch(PART, found, export_id=export_id, etag=etag, coding=coding)
     assert isinstance(error, expected)
     assert sentence in str(error)
 
 
-def test_bytes_of_the_same_export_are_no_error() -> None:
-    assert mismatch(PART, METADATA, export_id=ID, etag='"tag"') is None
+@pytest.mark.parametrize(("found", "etag"), [(METADATA, '"tag"'), (GZIP, '"gz"'), (GZIP, None)])
+def test_bytes_of_the_same_representation_are_no_error(found: Metadata, etag: str | None) -> None:
+    assert mismatch(PART, found, export_id=ID, etag=etag, coding=found.coding) is None

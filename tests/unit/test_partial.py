@@ -1,8 +1,11 @@
 """FILE.part: failing disks, the metadata of pieces, the lock."""
 
 import asyncio
+import gzip
 import hashlib
+import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +14,13 @@ from uuid import UUID
 import pytest
 
 from streamer.client.address import Address
-from streamer.client.errors import LocalFileError
+from streamer.client.errors import LocalFileError, VerificationFailed
 from streamer.client.partial import PartialFile
 from streamer.client.progress import ProgressListener
+from streamer.client.representation import Representation
 from streamer.client.status import ExportStatus
 from streamer.client.writing import SYNC_INTERVAL
+from streamer.coding import Coding
 from streamer.model import State
 from streamer.protocol.ranges import Slice
 from streamer.schema import ExportProgress
@@ -29,13 +34,14 @@ STATUS = ExportStatus(
     progress=ExportProgress(processed_rows=1, bytes=90, percentage=100.0),
     etag='"tag"',
 )
+CSV = Representation.of(STATUS, Coding.IDENTITY)
 CHUNKS = [bytes([number]) * 30 for number in range(3)]
 
 
 @contextmanager
 def begun(target: Path, *, sync_interval: int = SYNC_INTERVAL) -> Iterator[PartialFile]:
     with PartialFile(target, sync_interval=sync_interval) as part:
-        part.begin(ADDRESS, STATUS, force=False)
+        part.begin(ADDRESS, CSV, force=False)
         yield part
 
 
@@ -144,7 +150,7 @@ def test_pieces_are_hashed_up_to_the_first_gap(part: PartialFile) -> None:
 
 def test_an_empty_part_is_removed(tmp_path: Path) -> None:
     with PartialFile(tmp_path / "x.csv") as part:
-        part.begin(ADDRESS, STATUS, force=False)
+        part.begin(ADDRESS, CSV, force=False)
         assert len(list(tmp_path.iterdir())) == 3
     assert not list(tmp_path.iterdir())
 
@@ -161,3 +167,73 @@ def test_part_of_pieces_reserves_its_length_on_disk(part: PartialFile) -> None:
     found = part.path.stat()
     assert found.st_size == length
     assert found.st_blocks * 512 >= length
+
+
+GZIP = Representation(export=STATUS, coding=Coding.GZIP, etag=None)
+PLAIN = b"id\n1\n" * 1000
+
+
+def test_an_etag_that_was_not_known_is_in_the_metadata_before_the_first_byte(tmp_path: Path) -> None:
+    with PartialFile(tmp_path / "x.csv") as part:
+        part.begin(ADDRESS, GZIP, force=False)
+        assert part.etag is None
+        part.identify('"gz"')
+        asyncio.run(append(part, CHUNKS[:1]))
+        part.identify('"other"')
+    with PartialFile(tmp_path / "x.csv") as part:
+        part.begin(ADDRESS, GZIP, force=False)
+        assert part.etag == '"gz"'
+    url = json.loads((tmp_path / "x.csv.part.json").read_bytes())["url"]
+    assert url == ADDRESS.file(Coding.GZIP)
+
+
+async def decode(part: PartialFile, content: bytes, length: int) -> str:
+    part.begin(ADDRESS, GZIP, force=False)
+    part.identify('"gz"')
+    await append(part, [content])
+    return await part.decode(length, ProgressListener())
+
+
+@pytest.mark.parametrize("leftover", [None, b"of a run that was killed " * 1000])
+def test_a_decoded_part_becomes_the_file_and_nothing_else_stays(tmp_path: Path, leftover: bytes | None) -> None:
+    async def save(part: PartialFile) -> str:
+        sha256 = await decode(part, gzip.compress(PLAIN), len(PLAIN))
+        await part.finish(force=False)
+        return sha256
+
+    if leftover is not None:
+        (tmp_path / "x.csv.part.decoded").write_bytes(leftover)
+    with PartialFile(tmp_path / "x.csv") as part:
+        assert asyncio.run(save(part)) == hashlib.sha256(PLAIN).hexdigest()
+    assert part.target.read_bytes() == PLAIN
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_a_leftover_of_decoding_never_becomes_the_file_of_another_run(tmp_path: Path) -> None:
+    async def save(part: PartialFile) -> None:
+        await append(part, CHUNKS)
+        await part.finish(force=False)
+
+    (tmp_path / "x.csv.part.decoded").write_bytes(b"of a run that was killed")
+    with begun(tmp_path / "x.csv") as part:
+        asyncio.run(save(part))
+    assert part.target.read_bytes() == b"".join(CHUNKS)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+@pytest.mark.parametrize("length", [len(PLAIN) - 1, len(PLAIN) + 1])
+def test_decoded_bytes_of_another_length_are_an_error_and_the_part_stays(tmp_path: Path, length: int) -> None:
+    with PartialFile(tmp_path / "x.csv") as part, pytest.raises(VerificationFailed, match="decoded"):
+        asyncio.run(decode(part, gzip.compress(PLAIN), length))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv.part", "x.csv.part.json"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_what_is_decoded_has_the_permissions_of_the_file_that_it_replaces(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "x.csv").write_bytes(b"old")
+    (tmp_path / "x.csv").chmod(mode)
+    with PartialFile(tmp_path / "x.csv") as part:
+        asyncio.run(decode(part, gzip.compress(PLAIN), len(PLAIN)))
+        assert stat.S_IMODE((tmp_path / "x.csv.part.decoded").stat().st_mode) == mode
+        asyncio.run(part.finish(force=True))
+    assert stat.S_IMODE((tmp_path / "x.csv").stat().st_mode) == mode

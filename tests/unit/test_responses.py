@@ -32,7 +32,7 @@ def judge(status: int, fields: Mapping[str, str], *, offset: int = 0, wanted: Sl
     ],
 )
 def test_a_body_up_to_the_end_is_accepted(status: int, fields: Mapping[str, str], offset: int, start: int) -> None:
-    assert judge(status, fields, offset=offset) == Body(start, None)
+    assert judge(status, fields, offset=offset) == Body(start, None, TAG)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_range_that_is_not_the_rest_is_refused(content_range: str) -> None:
 
 def test_a_piece_must_be_exactly_the_requested_range() -> None:
     wanted = Slice(7, 50)
-    assert judge(206, {"Content-Range": content_range(wanted, 100)}, offset=7, wanted=wanted) == Body(7, None)
+    assert judge(206, {"Content-Range": content_range(wanted, 100)}, offset=7, wanted=wanted) == Body(7, None, TAG)
     for other in (Slice(7, 49), Slice(7, 51), Slice(6, 50)):
         with pytest.raises(VerificationFailed):
             judge(206, {"Content-Range": content_range(other, 100)}, offset=7, wanted=wanted)
@@ -73,6 +73,12 @@ def test_a_piece_must_be_exactly_the_requested_range() -> None:
 def test_another_etag_raises_replaced(status: int, etag: str) -> None:
     with pytest.raises(Replaced, match="was replaced"):
         judge(status, {"ETag": etag, "Content-Range": "bytes 7-99/100"}, offset=7)
+
+
+def test_any_strong_etag_is_taken_before_the_first_byte() -> None:
+    assert read_response(200, {"ETag": '"new"'}, etag=None, wanted=None, offset=0) == Body(0, None, '"new"')
+    with pytest.raises(Refused, match="weak ETag"):
+        read_response(200, {"ETag": 'W/"new"'}, etag=None, wanted=None, offset=0)
 
 
 def test_a_response_without_etag_is_refused() -> None:

@@ -11,14 +11,14 @@ from streamer.client.errors import LocalFileError
 from streamer.client.partial import PartialFile
 from streamer.client.saving import check_target
 from streamer.client.target import part_path, windows_name_error
-from tests.unit.test_partial import ADDRESS, STATUS
+from tests.unit.test_partial import ADDRESS, CSV
 
 UNPRIVILEGED = 65534
 
 
 async def save(target: Path, content: bytes, *, force: bool = False) -> None:
     with PartialFile(target) as part:
-        part.begin(ADDRESS, STATUS, force=force)
+        part.begin(ADDRESS, CSV, force=force)
         await part.append(content)
         await part.flush()
         await part.finish(force=force)
@@ -78,7 +78,7 @@ def test_a_replaced_file_and_its_part_keep_the_permissions(tmp_path: Path, mode:
     target.write_bytes(b"old")
     target.chmod(mode)
     with PartialFile(target) as part:
-        part.begin(ADDRESS, STATUS, force=True)
+        part.begin(ADDRESS, CSV, force=True)
         assert mode_of(part.path) == mode | 0o600
     asyncio.run(save(target, b"new", force=True))
     assert (target.read_bytes(), mode_of(target)) == (b"new", mode)
