@@ -78,8 +78,12 @@ class Making:
     async def settled(self) -> None:
         """Returns when a client may follow, as the requests of clients wait for it."""
         proven, ended = asyncio.create_task(self.proven.wait()), asyncio.create_task(self.spool.end())
-        await asyncio.wait({proven, ended}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        assert proven.done() or ended.done()
+        assert self._running is not None
+        waited = {proven, ended, self._running}
+        done, _ = await asyncio.wait(waited, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        if self._running in done:
+            self._running.result()
         proven.cancel()
         ended.cancel()
 
