@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 WRITE_LIMITS = WriteLimits(max_gathered=128 * 1024, batch_size=64 * 1024)
 STOPPED = "the server was stopped before the compressed file was finished"
+STOPPING = "the server is stopping"
 MADE_ELSEWHERE = "the compressed file is being made by another server"
 TOO_MANY = "too many compressed files are being made"
 
@@ -81,6 +82,7 @@ class Representations:
         self._executor = executor
         self._renewal = times.renewal.total_seconds()
         self._places = capacity
+        self._stopping = False
         self._changed = asyncio.Condition()  # a place is free, or one has begun
         self._tasks = Tasks()
         self._beginning: dict[SpoolName, asyncio.Task[ActiveRepresentation]] = {}
@@ -128,11 +130,14 @@ class Representations:
 
     async def stop(self) -> None:
         """Breaks all followers, and returns when nothing is made any more: another process can go on."""
-        making = list(self._making)
-        for task, active in self._making.items():
+        self._stopping = True
+        making = dict(self._making)
+        for task, active in making.items():
             if not active.failing:
                 task.cancel()
         await all_ended(making)
+        for active in making.values():
+            active.spool.fail(STOPPED)  # a task that had not begun has not done so
 
     def _may_begin(self, name: SpoolName) -> bool:
         return self._places > 0 or name in self._beginning or self.active(name) is not None
@@ -168,6 +173,8 @@ class Representations:
         row = await self._store.begin(name, coder_name(name.coding), self._directory.id, is_lost=is_lost)
         if row is None:
             raise await self._refusal(name)
+        if self._stopping:
+            raise Unavailable(STOPPING)
         spool = self._directory.create(
             name.export_id, self._retention.keep_room_for_representation, name.coding, limits=WRITE_LIMITS
         )
@@ -256,13 +263,15 @@ class Representations:
         except ValueError:
             return None
 
-    async def _left_by_dead_server(self, active: ActiveRepresentation) -> ServedBytes | None:
-        """Returns what is in the file of a run that could not write to the table, and notes it there."""
-        (size,) = await self._directory.sizes([active.name])
-        if size is None:
-            return None
+    async def _left_by_dead_server(self, active: ActiveRepresentation) -> ServedBytes:
+        """Returns what is in the file of a run that could not write to the table, and notes it there.
+
+        Without a file nothing was served.
+        """
         flushes = await self._store.flushes(active.row)
-        left = ServedBytes(size, await self._directory.sha256(*active.name), flushes)
+        (size,) = await self._directory.sizes([active.name])
+        digest = NOTHING.sha256 if size is None else await self._directory.sha256(*active.name)
+        left = ServedBytes(size or 0, digest, flushes)
         if not await self._store.note_served(active.row, left.length, left.sha256, pack_offsets(flushes)):
             raise ExportFailure(MADE_ELSEWHERE)
         return left

@@ -139,7 +139,7 @@ async def test_file_of_a_growing_export_is_downloaded_killed_and_resumed(
     if client.resumes is Resumes.SEALED:  # it does not go on with a file of unknown length, and says so
         assert (await task).exit_status != 0
         await held.open()
-        await export.becomes("completed")
+        await sealed(export, coding)  # now its length is known, a moment after that of the export
         task = asyncio.create_task(client.fetch(url_of(export, coding), path))
     else:
         await grown(path, len(begun) + 1, task)

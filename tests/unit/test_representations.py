@@ -46,6 +46,16 @@ async def growing(process: Process) -> AsyncIterator[ActiveExport]:
         live.spool.fail("the test is over")
 
 
+@asynccontextmanager
+async def restarted(process: Process) -> AsyncIterator[Process]:
+    """The process that is started after this one, on the same table and folder."""
+    following = Process(process.pool, process.directory)
+    try:
+        yield following
+    finally:
+        await following.close()
+
+
 async def row(process: Process, name: SpoolName) -> Representation:
     found = await process.representation_store.get(name)
     assert found is not None
@@ -133,12 +143,15 @@ async def test_stopped_representation_notes_what_was_served_and_is_made_again_wi
         assert await ended(active) == STOPPED
         found = await row(process, name)
         assert (found.state, found.length, found.sha256) == ("failed", len(served), hashlib.sha256(served).digest())
-        again = await process.representations.begin(name, live)
-        await soon(again.settled())
-        assert again.proven.is_set()
-        await soon(again.spool.moved_beyond(len(served) - 1))
-        assert process.directory.file_of(*name).read_bytes().startswith(served)
-        assert again.row.generation == 1
+        with pytest.raises(Unavailable, match="stopping"):
+            await process.representations.begin(name, live)
+        async with restarted(process) as next_process:
+            again = await next_process.representations.begin(name, live)
+            await soon(again.settled())
+            assert again.proven.is_set()
+            await soon(again.spool.moved_beyond(len(served) - 1))
+            assert process.directory.file_of(*name).read_bytes().startswith(served)
+            assert again.row.generation == 1
 
 
 async def test_representation_that_failed_before_its_first_byte_is_no_other_one_when_it_is_made(
