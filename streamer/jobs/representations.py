@@ -153,6 +153,7 @@ class Representations:
     async def _begin(self, name: SpoolName, live: ActiveExport | None, *, is_lost: bool) -> ActiveRepresentation:
         """Has a place, which the making gives back."""
         try:
+            self._ensure_running()
             with ExitStack() as stack:
                 await self._retention.make_room_for_representation()
                 source = await self._source(name.export_id, live, stack)
@@ -166,6 +167,11 @@ class Representations:
         finally:
             del self._beginning[name]
 
+    def _ensure_running(self) -> None:
+        """Raises Unavailable."""
+        if self._stopping:
+            raise Unavailable(STOPPING)
+
     async def _claim(
         self, name: SpoolName, live: ActiveExport | None, source: _Source, *, is_lost: bool
     ) -> ActiveRepresentation:
@@ -173,8 +179,7 @@ class Representations:
         row = await self._store.begin(name, coder_name(name.coding), self._directory.id, is_lost=is_lost)
         if row is None:
             raise await self._refusal(name)
-        if self._stopping:
-            raise Unavailable(STOPPING)
+        self._ensure_running()  # otherwise the row is left to the next process
         spool = self._directory.create(
             name.export_id, self._retention.keep_room_for_representation, name.coding, limits=WRITE_LIMITS
         )
