@@ -5,8 +5,8 @@
 Each round takes all of them in turn; what is printed are medians, the least and the most, how many times as fast as
 curl they are, and the CPU seconds, which other work on the machine changes less. A pull is the whole process, start and
 verification included: it hashes every byte and syncs the file, which `curl -o` does not. So there is a second peer,
-which does: `curl -o`, then `sha256sum`, then `sync`. The server is the real process; the file goes to the disk on which
-this checkout is, or to --folder.
+which does: `curl -o`, then `sha256sum`, then `sync`. The compressed file is made in the first round. The server is the
+real process; the file goes to the disk on which this checkout is, or to --folder.
 
 Programs: curl, sha256sum, sync.
 """
@@ -35,6 +35,8 @@ CURL = "curl -o"
 CAREFUL = "curl -o, sha256sum, sync"
 PULL = "streamer pull"
 PIECES = "streamer pull --connections 4"
+GZIP = "streamer pull --gzip"
+COMPRESSED = "streamer pull --compressed"
 SAMPLE = 0.02  # seconds between two looks at a process's memory
 
 
@@ -96,6 +98,8 @@ def compare(sealed: Sealed, folder: Path, runs: int) -> None:
         PULL: timed(PULL, costs, target, pull),
         CAREFUL: timed(CAREFUL, costs, target, curl, ("sha256sum", target), ("sync", target)),
         PIECES: timed(PIECES, costs, target, (*pull, "--connections", "4")),
+        GZIP: timed(GZIP, costs, target, (*pull, "--gzip")),
+        COMPRESSED: timed(COMPRESSED, costs, target, (*pull, "--compressed")),
     }
     print(f"medians of {runs}, and the peak RSS")
     show(in_turn(measures, runs), costs)

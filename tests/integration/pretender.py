@@ -26,6 +26,7 @@ class Pretender:
         self.etag = f'"{self.id}"'
         self.gzip: bytes | None = None  # the compressed file; an older server has none
         self.gzip_etag = f'"{self.id}-gzip"'
+        self.gzip_state = "completed"
         self.state = "completed"
         self.sha256: str | None = hashlib.sha256(content).hexdigest()
         self.downloads: list[Answer] = []
@@ -66,6 +67,8 @@ class Pretender:
 
     def _gzip_status(self, content: bytes) -> dict[str, Any]:
         sha256 = hashlib.sha256(content).hexdigest()
+        if self.gzip_state != "completed":
+            return {"state": self.gzip_state, "etag": self.gzip_etag, "bytes": 0}
         return {"state": "completed", "etag": self.gzip_etag, "bytes": len(content), "sha256": sha256}
 
     async def answer_status(self, request: web.Request) -> web.StreamResponse:

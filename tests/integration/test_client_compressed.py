@@ -24,6 +24,7 @@ from streamer.client import (
     pull,
 )
 from streamer.client.client import Export
+from streamer.client.saving import SavePolicy
 from tests.conftest import Server
 from tests.integration.pretender import Pretender, breaks_after, pretending, says
 
@@ -91,6 +92,46 @@ async def test_every_break_is_resumed_at_the_next_compressed_byte(
     assert names(target) == {"users.csv"}
     assert pretender.ranges[0] is None
     assert len(pretender.ranges) == 3
+
+
+async def leave_pieces(pretender: Pretender, target: Path) -> None:
+    """Leaves a part of an earlier run with several connections, which gave up."""
+    pretender.downloads = [breaks_after(pretender, 20_000)] * 3 + [says(503)] * 9
+    policy = SavePolicy(min_piece=60_000)
+    async with Client(pretender.url, retry_policy=QUICK) as client:
+        with pytest.raises(GaveUp):
+            await client.get(pretender.id).save(target, coding="gzip", connections=3, policy=policy)
+    pretender.downloads.clear()
+    pretender.ranges.clear()
+    assert "[" in target.with_name("users.csv.part.json").read_text()
+
+
+async def test_pieces_are_continued_when_the_file_is_made_again(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    """Only the length of the complete file says which pieces are missing. The first request makes the file again."""
+
+    async def begins(request: web.Request) -> web.StreamResponse:
+        pretender.gzip_state = "completed"
+        return await says(503, detail="the compressed file is being made again")(request)
+
+    await leave_pieces(pretender, target)
+    pretender.gzip_state = "processing"
+    pretender.downloads = [begins]
+    saved = await client.get(pretender.id).save(target, coding="gzip")
+    assert read(target) == GZIP
+    assert saved.already_there > 0
+    assert pretender.ranges[0] == "bytes=0-0"
+
+
+async def test_pieces_wait_for_the_end_of_the_making(client: Client, pretender: Pretender, target: Path) -> None:
+    await leave_pieces(pretender, target)
+    pretender.gzip_state = "processing"
+    with pytest.raises(GaveUp, match="the gzip file is being made again; gave up after 3 tries"):
+        await client.get(pretender.id).save(target, coding="gzip")
+    pretender.gzip_state = "completed"
+    await client.get(pretender.id).save(target, coding="gzip")
+    assert read(target) == GZIP
 
 
 async def test_a_broken_stream_is_resumed_and_decoded(client: Client, pretender: Pretender) -> None:
