@@ -19,20 +19,20 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 
 import streamer
-from streamer.jobs import store
+from streamer.jobs import representation_store, store
 from streamer.spool.directory import SpoolDirectory
+from streamer.spool.names import SpoolName
 from tests.faults.troubles import Trouble, session_of
 
 STREAMER = str(Path(streamer.__file__).parent)
@@ -86,7 +86,10 @@ HELD = 1.0  # seconds until an answer is no longer waited for
 LOCKED, FORBIDDEN = "the table is locked", "the store is read-only"
 FILLED, BUSY = "the disk is full", "the file is busy"
 STARTING = ("sql migrations", "sql identity")  # before them there may be no table that could be locked
-STATEMENTS = {text: name for name, text in store.STATEMENTS.items()}
+STATEMENTS = {text: ("jobs.store:Store", name) for name, text in store.STATEMENTS.items()} | {
+    text: ("jobs.representation_store:RepresentationStore", f"{name} of a representation")
+    for name, text in representation_store.STATEMENTS.items()
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -130,7 +133,7 @@ class Faults:
     """Counts every point, and lets one of them fail.
 
     `hand` is a session for what is done to the table from outside. `shortage` tells how many bytes must go, and
-    `on_decision` is told how many did when a task of the server asked. `on_removal` is told which exports were chosen
+    `on_decision` is told how many did when a task of the server asked. `on_removal` is told which files were chosen
     to be removed, and which of them the table says are.
     """
 
@@ -149,7 +152,7 @@ class Faults:
         self.released = asyncio.Event()
         self.shortage: Callable[[], int] = lambda: 0
         self.on_decision: Callable[[int], None] = lambda shortage: None
-        self.on_removal: Callable[[Sequence[UUID], Sequence[UUID]], None] = lambda chosen, removed: None
+        self.on_removal: Callable[[Iterable[SpoolName], Sequence[SpoolName]], None] = lambda chosen, removed: None
         self._hand = hand
         self._folder = str(folder)
         self._plan = plan
@@ -187,8 +190,10 @@ class Faults:
             await self.released.wait()
 
     def observe(self, statement: str, arguments: Sequence[Any], rows: Sequence[Any]) -> None:
-        if statement == "remove":
-            self.on_removal(arguments[0], [row["id"] for row in rows])
+        if statement == "note_removed":
+            self.on_removal(map(SpoolName, arguments[0]), [SpoolName(row["id"]) for row in rows])
+        if statement == "note_removed of a representation":
+            self.on_removal(map(SpoolName, *arguments), [SpoolName(*row) for row in rows])
 
     def ours(self, target: object) -> bool:
         """Whether a path, a descriptor or a file is in the folder."""
@@ -274,10 +279,10 @@ def _guarded_statement(faults: Faults, original: Callable[..., Awaitable[Any]]) 
     async def statement(
         connection: "asyncpg.Connection[asyncpg.Record]", text: str, *arguments: Any, **named: Any
     ) -> Any:
-        name = STATEMENTS.get(text)
-        if name is None:
+        if text not in STATEMENTS:
             return await original(connection, text, *arguments, **named)
-        fault = faults.due(Point(f"sql {name}", "jobs.store:Store"))
+        place, name = STATEMENTS[text]
+        fault = faults.due(Point(f"sql {name}", place))
         if fault is not None and fault.when is When.LASTING:
             await faults.begin_in_store(fault)
             fault = None

@@ -38,6 +38,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from streamer.coding import Coding
 from streamer.config import Duration, Names, Settings, Size
 from streamer.errors import StartError
 from streamer.http.net import sized_sender as sized
@@ -46,6 +47,7 @@ from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME as IDENTITY
+from streamer.spool.names import SUFFIXES, SpoolName
 from streamer.spool.pagecache import is_cached
 from streamer.spool.writer import WriteLimits
 from tests import seeds
@@ -282,7 +284,13 @@ class Run:
             self.flaws.append(f"one idempotency key gave {export.id} and {again.id}")
         await self.stream(1500)
         await self.final(export or again)
-        for fields in ({}, {"Accept_Encoding": "gzip"}, {"Range": "bytes=5000-50000"}, {"Range": "bytes=-10"}):
+        for fields in (
+            {},
+            {"Accept_Encoding": "gzip"},
+            {"Accept_Encoding": "gzip"},
+            {"Range": "bytes=5000-50000"},
+            {"Range": "bytes=-10"},
+        ):
             await self.download(export, **fields)
         larger = await self.create()
         await self.final(larger)
@@ -381,18 +389,18 @@ class Run:
     def note_decision(self, shortage: int) -> None:
         self.to_free[asyncio.current_task()] = shortage
 
-    def note_removed(self, chosen: Sequence[UUID], removed: Sequence[UUID]) -> None:
+    def note_removed(self, chosen: Iterable[SpoolName], removed: Sequence[SpoolName]) -> None:
         """Of what is removed for room, the files being there still: was it needed, and was it enough?"""
-        evicted = [export_id for export_id in chosen if export_id in removed and str(export_id) not in self.given_up]
+        evicted = [name for name in chosen if name in removed and str(name.export_id) not in self.given_up]
         sizes = sizes_in(self.folder)
         shortage = self._shortage(sizes)
         if evicted and shortage > sum(size for name, size in sizes.items() if name not in self.foreign):
             self.flaws.append(f"{evicted} were removed, and {shortage} bytes cannot be freed")
         task = asyncio.current_task()
-        for export_id in evicted:
+        for name in evicted:
             if self.to_free.get(task, 0) <= 0:
-                self.flaws.append(f"export {export_id} was removed without need")
-            self.to_free[task] = self.to_free.get(task, 0) - sizes.get(f"{export_id}.csv", 0)
+                self.flaws.append(f"{name} was removed without need")
+            self.to_free[task] = self.to_free.get(task, 0) - sizes.get(name.file_name, 0)
 
     def _shortage(self, sizes: dict[str, int]) -> int:
         """Bytes."""
@@ -426,7 +434,7 @@ class Run:
         return {path.name for path in self.folder.iterdir()} - {
             IDENTITY,
             *self.foreign,
-            *(f"{row['id']}.csv" for row in wanted),
+            *(f"{row['id']}{coding.suffix}" for row in wanted for coding in Coding),
         }
 
     @asynccontextmanager
@@ -469,7 +477,7 @@ def empty(folder: Path) -> None:
 def sizes_in(folder: Path) -> dict[str, int]:
     """Bytes of each spool."""
     with SCANDIR(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".csv")}
+        return {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(SUFFIXES)}
 
 
 def every_second_time_cold(file: int, offset: int, length: int) -> bool:
