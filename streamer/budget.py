@@ -16,8 +16,8 @@ from streamer.http.net.large_responses import MAX_WAITING as MAX_WAITING_RESPONS
 from streamer.http.net.listener import SPARE_CONNECTIONS
 from streamer.http.net.readiness import MIN_QUOTA
 from streamer.http.net.send_buffers import max_queued_bytes
-from streamer.jobs.compressor import MAX_PIECE
-from streamer.jobs.representations import WRITE_LIMITS
+from streamer.jobs.representations.compressor import MAX_PIECE
+from streamer.jobs.representations.making import WRITE_LIMITS
 from streamer.logs import LOG_QUEUE
 from streamer.postgres.row_limit import READ_SIZE
 from streamer.source.cursors.blocks import HOLD_LIMIT

@@ -25,7 +25,7 @@ from streamer.http.pages.home import Home
 from streamer.http.problems import problems
 from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache
-from streamer.jobs.representations import Representations
+from streamer.jobs.representations.making import Representations
 from streamer.schema import Health
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck

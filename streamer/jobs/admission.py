@@ -8,7 +8,7 @@ from streamer.errors import KeyReused, QueueFull, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import unknown_state
 from streamer.jobs.registry import ActiveExports
-from streamer.jobs.representations import Representations
+from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks

@@ -14,7 +14,7 @@ from uuid import UUID
 from streamer.errors import Unavailable
 from streamer.jobs.active import ENDED_ELSEWHERE, ActiveExport
 from streamer.jobs.registry import ActiveExports
-from streamer.jobs.representations import Representations
+from streamer.jobs.representations.making import Representations
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes

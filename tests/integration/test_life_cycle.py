@@ -36,7 +36,7 @@ from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.representation_store import RepresentationStore
-from streamer.jobs.representations import Representations
+from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import MAX_ATTEMPTS, Store

@@ -16,7 +16,7 @@ from streamer.jobs.gate import SourceGate
 from streamer.jobs.recovery import Recovery
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.representation_store import RepresentationStore
-from streamer.jobs.representations import Representations
+from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store

@@ -14,7 +14,7 @@ from streamer.errors import InsufficientStorage, KeyReused, NotFound, QueueFull,
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import CANCELLED, Admission
 from streamer.jobs.registry import ActiveExports
-from streamer.jobs.representations import Representations
+from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks

@@ -12,8 +12,8 @@ import pytest
 from streamer.coding import COMPRESSED, Coding
 from streamer.formats.coders import coder
 from streamer.formats.compression import CUT, Compression
-from streamer.jobs.active_representation import NOTHING, ServedBytes
-from streamer.jobs.compressor import Compressor, OtherBytesError, Proof
+from streamer.jobs.representations.active import NOTHING, ServedBytes
+from streamer.jobs.representations.compressor import Compressor, OtherBytesError, Proof
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume

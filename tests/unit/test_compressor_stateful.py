@@ -22,8 +22,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from streamer.coding import COMPRESSED, Coding
 from streamer.formats.coders import coder
 from streamer.formats.compression import Compression
-from streamer.jobs.active_representation import NOTHING, ServedBytes
-from streamer.jobs.compressor import Compressor, Proof
+from streamer.jobs.representations.active import NOTHING, ServedBytes
+from streamer.jobs.representations.compressor import Compressor, Proof
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume

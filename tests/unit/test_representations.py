@@ -12,8 +12,8 @@ import pytest
 from streamer.coding import COMPRESSED, Coding
 from streamer.errors import ExportGone, InsufficientStorage, Unavailable
 from streamer.jobs.active import ActiveExport
-from streamer.jobs.active_representation import ActiveRepresentation
-from streamer.jobs.representations import MADE_ELSEWHERE, STOPPED
+from streamer.jobs.representations.active import ActiveRepresentation
+from streamer.jobs.representations.making import MADE_ELSEWHERE, STOPPED
 from streamer.model import Representation
 from streamer.spool.names import SpoolName
 from tests.codings import decoded

@@ -16,9 +16,9 @@ from streamer.http.download.completed import CompletedDownloads
 from streamer.http.download.live import DownloadTimes, LiveDownloads
 from streamer.http.download.negotiation import DownloadRequest, ensure_same_bytes
 from streamer.jobs.active import ActiveExport
-from streamer.jobs.active_representation import ActiveRepresentation
 from streamer.jobs.completed import CompletedCache, NotMadeError
-from streamer.jobs.representations import AlreadyMadeError, Representations
+from streamer.jobs.representations.active import ActiveRepresentation
+from streamer.jobs.representations.making import AlreadyMadeError, Representations
 from streamer.spool.names import SpoolName
 
 

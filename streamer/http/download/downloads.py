@@ -25,7 +25,7 @@ from streamer.http.net.readiness import wait_drained
 from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
-from streamer.jobs.representations import TOO_MANY
+from streamer.jobs.representations.making import TOO_MANY
 from streamer.model import ExportRequest
 from streamer.spool.names import SpoolName
 

@@ -19,8 +19,8 @@ from functools import partial
 from typing import BinaryIO, Protocol, TypeVar
 
 from streamer.formats.compression import CUT, Compression, Cut
-from streamer.jobs.active_representation import ServedBytes
 from streamer.jobs.completed import CompletedExport
+from streamer.jobs.representations.active import ServedBytes
 from streamer.process.threads import in_thread
 from streamer.spool.follower import Extent, TruncatedError
 from streamer.spool.spool import Spool

@@ -25,10 +25,10 @@ from streamer.errors import ClientError, ExportFailure, Unavailable
 from streamer.formats.coders import coder, coder_name
 from streamer.formats.compression import Compression, pack_offsets, unpack_offsets
 from streamer.jobs.active import ActiveExport
-from streamer.jobs.active_representation import NOTHING, ActiveRepresentation, ServedBytes
 from streamer.jobs.completed import CompletedCache, CompletedExport
-from streamer.jobs.compressor import CompletedIdentity, Compressor, Identity, OtherBytesError, Proof
 from streamer.jobs.representation_store import RepresentationStore
+from streamer.jobs.representations.active import NOTHING, ActiveRepresentation, ServedBytes
+from streamer.jobs.representations.compressor import CompletedIdentity, Compressor, Identity, OtherBytesError, Proof
 from streamer.jobs.retention import Retention
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes

@@ -1,0 +1,1 @@
+"""Compressed representations of exports: made once, by the first request, and followed by all."""
