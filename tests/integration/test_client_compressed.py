@@ -80,6 +80,10 @@ def read(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def names(target: Path) -> set[str]:
     return {path.name for path in target.parent.iterdir()}
 
@@ -307,6 +311,27 @@ async def test_an_interrupted_decoding_downloads_nothing_again(pretender: Preten
         saved = await client.get(pretender.id).save(target, decode=True)
     assert (read(target), saved.already_there) == (CONTENT, len(GZIP))
     assert pretender.ranges == [f"bytes={len(GZIP)}-"]
+
+
+async def test_a_part_that_was_left_beside_the_file_is_removed(pretender: Pretender, target: Path) -> None:
+    """A run was killed between the rename of the decoded file and the removal of the part."""
+    pretender.downloads = [breaks_after(pretender, HALF), *[says(503)] * 3]
+    async with Client(pretender.url, retry_policy=QUICK) as client:
+        with pytest.raises(GaveUp):
+            await client.get(pretender.id).save(target, decode=True)
+        pretender.downloads.clear()
+        write(target, CONTENT)
+        assert (await client.get(pretender.id).save(target, decode=True)).already_there == len(CONTENT)
+    assert names(target) == {"users.csv"}
+
+
+async def test_a_part_of_another_export_beside_the_file_stays(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    write(target, CONTENT)
+    write(target.with_name("users.csv.part"), b"id\n")
+    await client.get(pretender.id).save(target, decode=True)
+    assert names(target) == {"users.csv", "users.csv.part"}
 
 
 async def test_an_unknown_coding_is_a_value_error_before_any_request(pretender: Pretender, target: Path) -> None:
