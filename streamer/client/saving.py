@@ -7,19 +7,20 @@ would have filled the disk with decoded bytes of no use.
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from streamer.client.download import Download, verify
-from streamer.client.errors import Replaced, Transient, VerificationFailed
+from streamer.client.errors import LocalFileError, Replaced, Transient, VerificationFailed
 from streamer.client.hashing import sha256_of
+from streamer.client.metadata import MetadataFile
 from streamer.client.partial import PartialFile
 from streamer.client.pieces import missing, total_length
 from streamer.client.remote import Remote
 from streamer.client.representation import Representation, Transfer
-from streamer.client.target import check_path, file_exists_error, translating_os_errors
+from streamer.client.target import check_path, file_exists_error, part_path, translating_os_errors
 from streamer.client.writing import SYNC_INTERVAL
 from streamer.coding import Coding
 from streamer.protocol.ranges import Slice
@@ -64,6 +65,7 @@ async def save(
     status = await remote.downloadable_status()
     file = Representation.of(status, transfer.file_coding)
     if not force and (saved := await _existing_file(remote, target, file)):
+        _discard_leftover(target, saved.export_id)
         return saved
     with PartialFile(target, sync_interval=policy.sync_interval) as part:
         if not force and (saved := await _existing_file(remote, target, file)):
@@ -97,6 +99,15 @@ def discard_part(target: Path) -> None:
     """Removes the part of an export that was cancelled."""
     with PartialFile(target) as part:
         part.discard()
+
+
+def _discard_leftover(target: Path, export_id: UUID) -> None:
+    """Removes the part that a run has left which was killed after its last rename."""
+    with translating_os_errors(target):
+        found = MetadataFile(part_path(target)).read()
+    if found is not None and found.export_id == export_id:
+        with suppress(LocalFileError):  # another pull is writing it
+            discard_part(target)
 
 
 async def _existing_file(remote: Remote, target: Path, wanted: Representation) -> Saved | None:

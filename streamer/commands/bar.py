@@ -20,13 +20,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from streamer.client import ExportStatus, ProgressListener
-from streamer.client.representation import Representation, Transfer
+from streamer.client.representation import Representation
 from streamer.coding import Coding
 from streamer.commands.rate import Rate
 from streamer.commands.wording import expected_bytes, progress_after
 
 MAX_NAME = 20  # characters
-CSV = Transfer(Coding.IDENTITY, decode=False)
 MAX_UNFINISHED = 99  # percent, while the size is an estimate
 
 
@@ -36,13 +35,13 @@ class ProgressBar(ProgressListener):
     def __init__(
         self,
         name: str,
-        transfer: Transfer = CSV,
+        coding: Coding = Coding.IDENTITY,
         *,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` returns seconds."""
-        self._coding = transfer.coding
+        """`coding` is that of the bytes that are counted; `clock` returns seconds."""
+        self._coding = coding
         self._clock = clock
         self._rate = Rate(clock)
         self._count = 0  # bytes

@@ -127,7 +127,10 @@ def progress_bar(options: DownloadOptions, path: Path, transfer: "Transfer") -> 
     except ImportError as error:
         raise missing_rich("the progress bar", "--quiet") from error
     exit_in_order_on_sigterm()
-    with ProgressBar("standard output" if options.to_stdout else path.name, transfer) as bar:
+    name, coding = path.name, transfer.coding
+    if options.to_stdout:  # what is written there is counted
+        name, coding = "standard output", transfer.file_coding
+    with ProgressBar(name, coding) as bar:
         yield bar
 
 

@@ -58,6 +58,7 @@ def table_of(status: ExportStatus) -> Table:
         "removed": _moment(status.removed_at) if status.removed else None,
         "expires": _moment(status.expires_at),
         "sha256": status.sha256,
+        **{coding: f"{made.state}, {made.bytes:,} bytes" for coding, made in (status.representations or {}).items()},
     }
     for name, value in rows.items():
         if value:

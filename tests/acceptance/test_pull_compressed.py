@@ -94,11 +94,16 @@ async def stalled(
 
 @asynccontextmanager
 async def pulling_from_a_killed_server(
-    database: str, session: aiohttp.ClientSession, folder: Path, mode: Mode
+    database: str, session: aiohttp.ClientSession, folder: Path, mode: Mode, *, finished: bool = True
 ) -> AsyncIterator[tuple[Process, AbstractAsyncContextManager[Process]]]:
-    """A pull that has lost its server in the middle of a complete compressed file, and what starts the server again."""
+    """A pull that has lost its server in the middle of a compressed file, and what starts the server again.
+
+    If the compressed file was not `finished` by then, the server has been killed while it was made.
+    """
+    rows = 60_000 if finished else 2_000_000
+    view = f"CREATE VIEW large AS SELECT id, md5(id::text) AS text FROM generate_series(1, {rows}) AS id"
     async with connected(database) as hand:
-        await hand.execute("CREATE VIEW large AS SELECT id, md5(id::text) AS text FROM generate_series(1, 60000) AS id")
+        await hand.execute(view)
     settings = {"DATABASE_URL": database, "DATASETS": "large", "API_PORT": str(free_port())}
     url = f"http://127.0.0.1:{settings['API_PORT']}"
     async with streamer("serve", folder=folder.parent, environment=settings) as server:
@@ -110,7 +115,8 @@ async def pulling_from_a_killed_server(
             command = "pull", f"{relayed}/exports/{listed['exportId']}", *mode.options, "-o", mode.name
             async with streamer(*command, "--timeout", "5", folder=folder) as pulls:
                 await grown(folder / mode.part, STALL // 2)
-                await until(lambda: is_made(session, url, mode.coding), "the compressed file is complete")
+                if finished:
+                    await until(lambda: is_made(session, url, mode.coding), "the compressed file is complete")
                 server.signal(signal.SIGKILL)
                 await server.exit_code()
                 relay.release()
@@ -238,6 +244,15 @@ async def test_a_pull_survives_the_restart_of_a_killed_server(
         assert await pulls.exit_code(within=LATE) == 0, pulls.stderr
     assert mode.csv(folder) == content_of(folder / "first.csv")
     assert names(folder) == {"first.csv", mode.name}
+
+
+async def test_a_compressed_file_that_a_killed_server_was_making_is_made_again_for_the_pull(
+    database: str, session: aiohttp.ClientSession, folder: Path, tmp_path: Path
+) -> None:
+    killed = pulling_from_a_killed_server(database, session, folder, GZIP, finished=False)
+    async with killed as (pulls, restarted), restarted:
+        assert await pulls.exit_code(within=LATE) == 0, pulls.stderr
+    assert GZIP.csv(folder) == content_of(folder / "first.csv")
 
 
 @every_mode

@@ -4,7 +4,9 @@ import asyncio
 import gzip
 import hashlib
 import random
+from asyncio import Semaphore
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,10 @@ def read(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def names(target: Path) -> set[str]:
     return {path.name for path in target.parent.iterdir()}
 
@@ -132,6 +138,44 @@ async def test_pieces_wait_for_the_end_of_the_making(client: Client, pretender: 
     pretender.gzip_state = "completed"
     await client.get(pretender.id).save(target, coding="gzip")
     assert read(target) == GZIP
+
+
+@pytest.mark.parametrize("growth", [0, 100])
+async def test_a_silent_connection_is_a_failure_only_while_the_export_grows(
+    pretender: Pretender, target: Path, growth: int
+) -> None:
+    """The status does not say how long a growing compressed file is."""
+    sizes = count(step=growth)
+    connections = Semaphore(0)
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"ETag": pretender.gzip_etag})
+        await response.prepare(request)
+        connections.release()
+        await asyncio.Event().wait()
+        return response
+
+    async def growing(request: web.Request) -> web.StreamResponse:
+        status = pretender.status()
+        status["progress"]["bytes"] = next(sizes)
+        return web.json_response(status)
+
+    pretender.state = pretender.gzip_state = "processing"
+    pretender.downloads = [silent] * 100
+    pretender.statuses = [growing] * 200
+    async with Client(
+        pretender.url, retry_policy=RetryPolicy(attempts=2, max_backoff=0.01, read_timeout=0.05)
+    ) as client:
+        saving = asyncio.create_task(client.get(pretender.id).save(target, coding="gzip"))
+        if growth:
+            with pytest.raises(GaveUp, match="sent no data within the timeout"):
+                await saving
+        else:
+            for _ in range(6):
+                await connections.acquire()
+            saving.cancel()
+            await asyncio.wait({saving})
+            assert saving.cancelled()
 
 
 async def test_a_broken_stream_is_resumed_and_decoded(client: Client, pretender: Pretender) -> None:
@@ -250,6 +294,44 @@ async def test_decoding_is_reported_after_the_last_byte(pretender: Pretender, ta
         await client.get(pretender.id).save(target, decode=True)
     assert ("received", len(GZIP)) in seen
     assert seen[-1] == ("decoding", len(CONTENT))
+
+
+async def test_an_interrupted_decoding_downloads_nothing_again(pretender: Pretender, target: Path) -> None:
+    class Interrupting(ProgressListener):
+        def decoding(self, count: int) -> None:
+            saving.cancel()
+
+    async with Client(pretender.url, listener=Interrupting()) as client:
+        saving = asyncio.create_task(client.get(pretender.id).save(target, decode=True))
+        await asyncio.wait({saving})
+    assert saving.cancelled()
+    assert names(target) == {"users.csv.part", "users.csv.part.json"}
+    pretender.ranges.clear()
+    async with Client(pretender.url) as client:
+        saved = await client.get(pretender.id).save(target, decode=True)
+    assert (read(target), saved.already_there) == (CONTENT, len(GZIP))
+    assert pretender.ranges == [f"bytes={len(GZIP)}-"]
+
+
+async def test_a_part_that_was_left_beside_the_file_is_removed(pretender: Pretender, target: Path) -> None:
+    """A run was killed between the rename of the decoded file and the removal of the part."""
+    pretender.downloads = [breaks_after(pretender, HALF), *[says(503)] * 3]
+    async with Client(pretender.url, retry_policy=QUICK) as client:
+        with pytest.raises(GaveUp):
+            await client.get(pretender.id).save(target, decode=True)
+        pretender.downloads.clear()
+        write(target, CONTENT)
+        assert (await client.get(pretender.id).save(target, decode=True)).already_there == len(CONTENT)
+    assert names(target) == {"users.csv"}
+
+
+async def test_a_part_of_another_export_beside_the_file_stays(
+    client: Client, pretender: Pretender, target: Path
+) -> None:
+    write(target, CONTENT)
+    write(target.with_name("users.csv.part"), b"id\n")
+    await client.get(pretender.id).save(target, decode=True)
+    assert names(target) == {"users.csv", "users.csv.part"}
 
 
 async def test_an_unknown_coding_is_a_value_error_before_any_request(pretender: Pretender, target: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from streamer.client.representation import Transfer
 from streamer.client.status import ExportStatus
 from streamer.coding import Coding
 from streamer.commands.bar import ProgressBar
@@ -172,7 +171,7 @@ def made(state: str, size: int) -> RepresentationStatus:
 
 def test_the_size_of_a_compressed_file_is_drawn_once_the_server_has_made_it(drawn: Drawn) -> None:
     """The bytes of the CSV say nothing about it."""
-    drawn.bar = ProgressBar("users.csv.gz", Transfer(Coding.GZIP, decode=False), clock=lambda: drawn.now)
+    drawn.bar = ProgressBar("users.csv.gz", Coding.GZIP, clock=lambda: drawn.now)
     drawn.receive(0, 2 * MB)
     drawn.bar.status(status(rows=100, total=1000, size=10 * MB))
     assert drawn.lines == ["users.csv.gz 2.0 MB 1.0 MB/s", "processing, 100 of about 1,000 rows"]

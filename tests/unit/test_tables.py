@@ -8,7 +8,7 @@ import pytest
 
 from streamer.client.status import ExportStatus
 from streamer.commands.tables import export_table, status_table
-from streamer.schema import ExportProgress, Timestamp
+from streamer.schema import ExportProgress, RepresentationStatus, Timestamp
 
 ID = UUID("b42ef8e9-f053-4b3b-ac2a-212af6ebadc3")
 CREATED = Timestamp(2026, 11, 25, 12, 30, 15, tzinfo=UTC)
@@ -60,6 +60,12 @@ def test_a_removed_export_shows_when_it_was_completed_and_removed() -> None:
 def test_a_status_says_in_words_what_the_export_waits_for() -> None:
     table = status_table(status("pending", waiting_for="place"))
     assert "waits for  its turn" in table
+
+
+def test_the_compressed_files_are_shown_with_their_state_and_size() -> None:
+    made = RepresentationStatus(state="completed", etag='"x"', bytes=1234)
+    assert rows_of(status("completed", representations={"gzip": made}))["gzip"] == "completed, 1,234 bytes"
+    assert "gzip" not in rows_of(status("completed"))
 
 
 def test_an_export_is_listed_with_its_label_dataset_and_conditions() -> None:
