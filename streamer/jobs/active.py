@@ -75,9 +75,14 @@ class ActiveExport:
         self._begun.set()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a snapshot has been taken."""
+        return self._begun.is_set()
+
+    @property
     def waiting_for(self) -> str | None:
         """`source` if it is away, locked or being changed; `place` in the queue; None once there is a snapshot."""
-        if self._begun.is_set():
+        if self.has_begun:
             return None
         if self.snapshot_wait.runs or self._source_away():
             return "source"

@@ -25,9 +25,9 @@ from tests.unit.spools import published, soon
 CONTENT = b"id\n" + b"".join(b"%d\n" % number for number in range(100_000))
 
 
-async def whole(process: Process, name: SpoolName) -> bytes:
+async def whole(process: Process, name: SpoolName, *, patience: float = 0.0) -> bytes:
     """The file, once it is made."""
-    active = await process.representations.begin(name, None)
+    active = await process.representations.begin(name, None, patience=patience)
     await soon(active.spool.end())
     assert active.spool.sealed
     return process.directory.file_of(*name).read_bytes()
@@ -81,6 +81,23 @@ async def test_representation_of_a_completed_export_is_made_once(process: Proces
     await until(lambda: process.representations.active(name) is None, "it is not active")
     with await process.completed.acquire(*name) as opened:
         assert opened.length == len(made)
+
+
+async def test_exports_without_a_snapshot_take_no_place_until_they_are_read(process: Process) -> None:
+    waiting = [await process.claimed() for _ in range(COMPRESSIONS)]
+    followed = [await process.representations.begin(SpoolName(live.id, Coding.GZIP), live) for live in waiting]
+    completed = [SpoolName(await process.completed_export(CONTENT), Coding.GZIP) for _ in range(2)]
+    assert decoded(Coding.GZIP, await whole(process, completed[0])) == CONTENT
+    for live in waiting:
+        live.spool.open()
+        await published(live.spool, b"id\n1\n")
+        live._begun.set()
+    await asyncio.gather(*(soon(each.spool.moved_beyond(0)) for each in followed))
+    with pytest.raises(Unavailable, match="too many"):
+        await process.representations.begin(completed[1], None)
+    for live in waiting:
+        live.spool.fail("the test is over")
+    assert decoded(Coding.GZIP, await whole(process, completed[1], patience=10.0)) == CONTENT
 
 
 async def test_places_are_taken_by_what_is_made_and_given_back_at_its_end(process: Process) -> None:

@@ -52,6 +52,7 @@ class ActiveRepresentation:
         self.spool = spool
         self.content = content
         self.live = live
+        self.has_place = False  # among those that are made at once
         self.failing = False  # its end is being written to the table, and is not to be cancelled
         self.removed = False  # the export's files were removed meanwhile
         self.proven = asyncio.Event()

@@ -104,17 +104,19 @@ class Representations:
     ) -> ActiveRepresentation:
         """Returns the representation that this process makes, from now on if it did not yet.
 
-        `live` is the export if it is unfinished. `is_lost` says that the file is not there, whatever its row says.
+        `live` is the export if it is unfinished; one that has no snapshot yet takes a place when it has.
+        `is_lost` says that the file is not there, whatever its row says.
         Raises Unavailable if too many are made for `patience` seconds, or if another server makes it;
         InsufficientStorage; AlreadyMadeError; and as `CompletedCache.acquire` if the export has no file.
         """
-        while not self._may_begin(name):
+        needs_place = live is None or live.has_begun
+        while not self._may_begin(name, needs_place=needs_place):
             await self._wait_change(name, patience)
         if found := self.active(name):
             return found
         if name not in self._beginning:
-            self._places -= 1
-            work = self._begin(name, live, is_lost=is_lost)
+            self._places -= needs_place
+            work = self._begin(name, live, has_place=needs_place, is_lost=is_lost)
             self._beginning[name] = self._tasks.spawn(work, f"{name.coding} of {name.export_id}")
         return await asyncio.shield(self._beginning[name])
 
@@ -139,28 +141,32 @@ class Representations:
         for active in making.values():
             active.spool.fail(STOPPED)  # a task that had not begun has not done so
 
-    def _may_begin(self, name: SpoolName) -> bool:
-        return self._places > 0 or name in self._beginning or self.active(name) is not None
+    def _may_begin(self, name: SpoolName, *, needs_place: bool) -> bool:
+        has_place = self._places > 0 or not needs_place
+        return has_place or name in self._beginning or self.active(name) is not None
 
     async def _wait_change(self, name: SpoolName, patience: float) -> None:
         """Raises Unavailable."""
         try:
             async with asyncio.timeout(patience), self._changed:
-                await self._changed.wait_for(lambda: self._may_begin(name))
+                await self._changed.wait_for(lambda: self._may_begin(name, needs_place=True))
         except TimeoutError as error:
             raise Unavailable(TOO_MANY) from error
 
-    async def _begin(self, name: SpoolName, live: ActiveExport | None, *, is_lost: bool) -> ActiveRepresentation:
-        """Has a place, which the making gives back."""
+    async def _begin(
+        self, name: SpoolName, live: ActiveExport | None, *, has_place: bool, is_lost: bool
+    ) -> ActiveRepresentation:
+        """Gives the place back if it fails; otherwise that is for the making."""
         try:
             self._ensure_running()
             with ExitStack() as stack:
                 await self._retention.make_room_for_representation()
                 source = await self._source(name.export_id, live, stack)
                 active = await self._claim(name, live, source, is_lost=is_lost)
+                active.has_place = has_place
                 self._start(active, source, stack.pop_all())
         except BaseException:
-            await self._give_back_place()
+            await self._give_back(place=has_place)
             raise
         else:
             return active
@@ -216,17 +222,28 @@ class Representations:
         del self._making[making]
         if self._active.get(active.name) is active:
             del self._active[active.name]
-        await self._give_back_place()
+        await self._give_back(place=active.has_place)
 
-    async def _give_back_place(self) -> None:
-        self._places += 1
+    async def _give_back(self, *, place: bool) -> None:
+        self._places += place
         async with self._changed:
             self._changed.notify_all()
+
+    async def _take_place(self, active: ActiveRepresentation) -> None:
+        """Waits until the export is read, and for a place: one in the queue keeps no other from being compressed."""
+        if active.has_place or active.live is None:
+            return
+        await active.live.begun()
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._places > 0)
+        self._places -= 1
+        active.has_place = True
 
     async def _make(self, active: ActiveRepresentation, source: _Source) -> None:
         """Makes the representation, or fails it."""
         try:
             async with self._leased(active):
+                await self._take_place(active)
                 await self._fill(active, source)
                 await self._complete(active)
         except asyncio.CancelledError:
