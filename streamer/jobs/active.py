@@ -27,6 +27,7 @@ class ActiveExport:
     def __init__(
         self,
         export_id: UUID,
+        principal: str,
         spool: Spool,
         *,
         note_served: Callable[[], Coroutine[Any, Any, bool]],
@@ -34,6 +35,7 @@ class ActiveExport:
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.id = export_id
+        self.principal = principal  # its name
         self.spool = spool
         self.meter = ProgressMeter(spool)
         self.abandonment = Abandonment(spool)

@@ -20,9 +20,9 @@ from typing import BinaryIO, Self
 from uuid import UUID
 
 from streamer.errors import ClientError, ExportFailed, ExportGone, Unavailable, WrittenByNewer
-from streamer.jobs.store import Store
+from streamer.jobs.store import Store, not_found
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, State
+from streamer.model import EVERYBODY, Export, State, Viewer, may_see
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory, Stamp
 from streamer.spool.pagecache import read_if_cached
@@ -114,14 +114,23 @@ class CompletedCache:
         self._verifying: dict[UUID, asyncio.Task[None]] = {}
         self._looking_up: dict[UUID, asyncio.Task[CompletedExport]] = {}
 
-    async def acquire(self, export_id: UUID) -> CompletedExport:
+    async def acquire(self, export_id: UUID, viewer: Viewer) -> CompletedExport:
         """Returns a completed export, which the caller must release. Raises NotFound, and `refusal` of any other."""
         while True:
             kept = self._kept.get(export_id)
             if kept is None or not kept.fresh:
-                kept = await self._look_up_once(export_id)
+                kept = await self._look_up_for(export_id, viewer)
+            if not may_see(viewer, kept.export.principal):
+                raise not_found(export_id)
             if kept.open:  # it may have been evicted meanwhile
                 return kept.retain()
+
+    async def _look_up_for(self, export_id: UUID, viewer: Viewer) -> CompletedExport:
+        """Raises NotFound instead of any other refusal for an export that the viewer may not see."""
+        try:
+            return await self._look_up_once(export_id)
+        except _RefusedError as refused:
+            raise refused.reason if may_see(viewer, refused.principal) else not_found(export_id) from refused
 
     def mark_verified(self, export_id: UUID) -> None:
         """Trusts the file without hashing, because this process has sealed it."""
@@ -155,7 +164,7 @@ class CompletedCache:
             intact = await self._directory.sha256(export.id) == export.sha256
             intact &= self._directory.stamp(export.id) == before
         except OSError as error:
-            raise self._missing(export) from error
+            raise _RefusedError(self._missing(export), export.principal) from error
         if not intact:
             log.error("the file of export %s has changed since it was completed: its SHA-256 differs", export.id)
             self.drop(export.id)
@@ -223,13 +232,13 @@ class CompletedCache:
         return self._keep(found)
 
     async def _look_up(self, export_id: UUID) -> CompletedExport:
-        export = await self._store.get(export_id)
+        export = await self._store.get(export_id, EVERYBODY)
         if export.state is not State.COMPLETED or export.removed_at is not None:
-            raise refusal(export)
+            raise _RefusedError(refusal(export), export.principal)
         try:
             file = self._directory.open(export_id, export.progress.bytes)
         except FileNotFoundError as error:
-            raise self._missing(export) from error
+            raise _RefusedError(self._missing(export), export.principal) from error
         found = CompletedExport(
             *(export, file, self._readers, self._directory.close_reader), lifetime=self._times.cache_lifetime
         )
@@ -253,6 +262,15 @@ class CompletedCache:
         while len(self._kept) > MAX_CACHED:
             self.evict(next(iter(self._kept)))
         return found
+
+
+class _RefusedError(Exception):
+    """A look-up has failed that several callers may share. Not all of them may see the reason."""
+
+    def __init__(self, reason: ClientError, principal: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.principal = principal
 
 
 def refusal(export: Export) -> ClientError:

@@ -17,7 +17,7 @@ from streamer.jobs.registry import ActiveExports
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, State
+from streamer.model import EVERYBODY, Export, State
 from streamer.postgres.failures import with_causes
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
@@ -96,7 +96,8 @@ class Recovery:
     def _queue_again(self, export: Export) -> None:
         log.warning("export %s is run again: its server died", export.id)
         if export.id not in self._actives:
-            self._actives.register(export.id).content = ContentDescription.of(export.spec, export.created_at)
+            active = self._actives.register(export.id, export.principal)
+            active.content = ContentDescription.of(export.spec, export.created_at)
         self._permits.release()
 
     async def release_all(self) -> None:
@@ -118,7 +119,7 @@ class Recovery:
                 reason = STOPPED
                 with active.ending(STOPPED):
                     failed = await self._store.fail(active.id, STOPPED, active.meter.percentage)
-                if not failed and (await self._store.get(active.id)).state is State.COMPLETED:
+                if not failed and (await self._store.get(active.id, EVERYBODY)).state is State.COMPLETED:
                     return await active.finished()  # its run is about to seal the file
             ended = True
         except Exception:

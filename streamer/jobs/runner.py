@@ -23,7 +23,7 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, ExportSpec, State
+from streamer.model import EVERYBODY, Export, ExportSpec, State
 from streamer.postgres.failures import with_causes
 from streamer.postgres.pool import BACKOFF, log_waiting
 from streamer.source.cursors.cursor import Sink
@@ -204,7 +204,7 @@ class Runner:
 
     async def _is(self, export_id: UUID, as_wanted: Callable[[Export], bool]) -> bool:
         try:
-            return as_wanted(await self._store.get(export_id))
+            return as_wanted(await self._store.get(export_id, EVERYBODY))
         except NotFound:
             return False
 

@@ -28,10 +28,13 @@ from streamer.model import (
     ExportFilter,
     ExportRequest,
     Place,
+    Principal,
     Progress,
+    Viewer,
     dataset_in_json,
     folded,
     read_spec,
+    visible_name,
 )
 from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.failures import CONNECTION_LOST, one_line
@@ -110,28 +113,32 @@ class Store:
         rows = await self._rows("identity")
         return UUID(str(rows[0]["id"]))
 
-    async def insert(self, export_id: UUID, request: ExportRequest, key: str | None = None) -> datetime | None:
-        """Returns the time of creation; None if the idempotency key is known already."""
+    async def insert(
+        self, export_id: UUID, request: ExportRequest, principal: Principal, key: str | None = None
+    ) -> datetime | None:
+        """Returns the time of creation; None if the principal has used the idempotency key already."""
         label = request.label
         rows = await self._rows(
             *("insert", export_id, request.spec.to_json(), self._server_id, self._times.lease, key, SPEC_VERSION),
-            *(label, None if label is None else folded(label), request.ttl),
+            *(label, None if label is None else folded(label), request.ttl, principal.name),
         )
         return rows[0]["created_at"] if rows else None
 
-    async def by_key(self, key: str) -> Export | None:
-        """Returns the export that was submitted with this idempotency key."""
-        return await self._find("by_key", key)
+    async def by_key(self, principal: Principal, key: str) -> Export | None:
+        """Returns the export that the principal has submitted with this idempotency key."""
+        return await self._find("by_key", principal.name, key)
 
-    async def get(self, export_id: UUID) -> Export:
-        """Raises NotFound."""
-        export = await self._find("get", export_id)
+    async def get(self, export_id: UUID, viewer: Viewer) -> Export:
+        """Raises NotFound, also for an export that the viewer may not see."""
+        export = await self._find("get", export_id, visible_name(viewer))
         if export is None:
-            raise NotFound(f"there is no export {export_id}")
+            raise not_found(export_id)
         return export
 
-    async def page(self, wanted: ExportFilter, before: Place | None, limit: int) -> tuple[list[Export], bool]:
-        """Returns the newest exports that the filter selects, and whether there are more."""
+    async def page(
+        self, viewer: Viewer, wanted: ExportFilter, before: Place | None, limit: int
+    ) -> tuple[list[Export], bool]:
+        """Returns the newest exports that the filter selects and the viewer may see, and whether there are more."""
         created_at, export_id = before or (None, UUID(int=0))
         rows = await self._rows(
             "page",
@@ -142,6 +149,7 @@ class Store:
             MAX_PAGE_SPECS,
             None if wanted.label is None else folded(wanted.label),
             None if wanted.dataset is None else dataset_in_json(wanted.dataset),
+            visible_name(viewer),
         )
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
@@ -195,9 +203,9 @@ class Store:
         """processing → failed. Returns False if this server may not run the export any more."""
         return await self._changes("fail", export_id, self._server_id, reason, percentage)
 
-    async def cancel(self, export_id: UUID, percentage: float) -> Export | None:
-        """pending or processing → cancelled. Returns None if it has ended, or does not exist."""
-        return await self._find("cancel", export_id, percentage)
+    async def cancel(self, export_id: UUID, viewer: Viewer, percentage: float) -> Export | None:
+        """pending or processing → cancelled. Returns None if it has ended, or does not exist for the viewer."""
+        return await self._find("cancel", export_id, percentage, visible_name(viewer))
 
     async def note_removed(self, export_ids: Sequence[UUID]) -> list[UUID]:
         """Notes that files of finished exports are about to be removed. Returns those for which that is new."""
@@ -305,6 +313,10 @@ class Store:
         async with self._pool.acquire(timeout=timeout) as connection:
             rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=timeout)
             return rows
+
+
+def not_found(export_id: UUID) -> NotFound:
+    return NotFound(f"there is no export {export_id}")
 
 
 def _retrying_conflicts() -> tenacity.AsyncRetrying:

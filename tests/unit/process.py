@@ -19,7 +19,7 @@ from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
 from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import Workers
-from streamer.model import ExportRequest, ExportSpec
+from streamer.model import OPEN, ExportRequest, ExportSpec
 from streamer.postgres.driver import Pool
 from streamer.protocol.disposition import ContentDescription
 from streamer.source.cursors.cursor import Sink
@@ -135,8 +135,8 @@ class Process:
 
     async def queued(self, **request: Any) -> ActiveExport:
         """Inserts a row, and registers its export, for which no permit is released."""
-        active = self.actives.register(uuid4())
-        created_at = await self.store.insert(active.id, ExportRequest(spec=SPEC, **request))
+        active = self.actives.register(uuid4(), OPEN.name)
+        created_at = await self.store.insert(active.id, ExportRequest(spec=SPEC, **request), OPEN)
         assert created_at is not None
         active.content = ContentDescription.of(SPEC, created_at)
         return active
@@ -162,7 +162,7 @@ class Process:
     async def completed_export(self, content: bytes = b"id\n1\n", **columns: object) -> UUID:
         """A completed export with its file."""
         export_id = uuid4()
-        await self.store.insert(export_id, ExportRequest(spec=SPEC))
+        await self.store.insert(export_id, ExportRequest(spec=SPEC), OPEN)
         await self.change(
             export_id,
             **{

@@ -17,6 +17,7 @@ from streamer.http.download.negotiation import (
     validators,
 )
 from streamer.jobs.completed import CompletedCache, CompletedExport
+from streamer.model import Viewer
 from streamer.protocol.digest import repr_digest
 from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import Slice, Slices, Unsatisfiable, Whole, content_range
@@ -33,12 +34,14 @@ class CompletedDownloads:
         self._gzip = gzip
         self._copied = 0  # bytes of all bodies in memory
 
-    async def send(self, download: DownloadRequest, coding: Coding, export_id: UUID) -> web.StreamResponse:
+    async def send(
+        self, download: DownloadRequest, coding: Coding, export_id: UUID, viewer: Viewer
+    ) -> web.StreamResponse:
         """Sends the export, or as much of it as the request selects.
 
         Raises RangeNotSatisfiable and PreconditionFailed, and as `CompletedCache.acquire` if there is no such file.
         """
-        with await self._cache.acquire(export_id) as export:
+        with await self._cache.acquire(export_id, viewer) as export:
             tags = validators(export_id, coding, export.last_modified)
             headers = representation_headers(download, export_id, export.content, coding, tags)
             if not download.is_modified(tags):

@@ -21,7 +21,7 @@ from streamer.http.net.readiness import wait_drained
 from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
-from streamer.model import ExportRequest
+from streamer.model import OPEN, ExportRequest
 from streamer.protocol.encoding import Coding
 
 
@@ -54,9 +54,9 @@ class Downloads:
         follow = _parse_live(request)
         download = DownloadRequest.from_request(request)
         async with self._slot(download) as coding:
-            live = self._admission.active(export_id)
+            live = self._admission.active(export_id, OPEN)
             if live is None:
-                return await self._completed.send(download, coding, export_id)
+                return await self._completed.send(download, coding, export_id, OPEN)
             if not follow:
                 raise TooEarly("the export is not finished yet, and live=false")
             return await self._live.send(download, coding, live)
@@ -68,7 +68,7 @@ class Downloads:
         async with self._slot(download) as coding:
             if download.is_head:
                 return await _send_headers(request, export_request)
-            live = await self._admission.submit(export_request, abandon_after=self._abandon_after)
+            live = await self._admission.submit(export_request, OPEN, abandon_after=self._abandon_after)
             assert isinstance(live, ActiveExport)  # without a key, it is always a new one
             return await self._live.send(download, coding, live)
 

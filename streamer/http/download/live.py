@@ -25,6 +25,7 @@ from streamer.http.net.connection import close_at_eof
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
 from streamer.jobs.completed import refusal
+from streamer.model import EVERYBODY
 from streamer.protocol.encoding import Coding
 from streamer.protocol.ranges import Positions, Slice, live_content_range
 from streamer.spool.follower import Follower
@@ -60,7 +61,7 @@ class LiveDownloads:
             await self._wait_first_rows(download, live)
             if not download.allows_chunked:
                 await live.spool.end()
-                return await self._completed.send(download, coding, live.id)
+                return await self._completed.send(download, coding, live.id, EVERYBODY)
             return await self._send_live(download, coding, live)
 
     async def _send_live(self, download: DownloadRequest, coding: Coding, live: ActiveExport) -> web.StreamResponse:
@@ -83,7 +84,7 @@ class LiveDownloads:
         if selected.first >= len(await live.early()):
             await live.spool.moved_beyond(selected.first)
             if live.spool.ended:
-                return await self._completed.send(download, Coding.IDENTITY, live.id)
+                return await self._completed.send(download, Coding.IDENTITY, live.id, EVERYBODY)
             await self._mark_served(download, live)
         response = DownloadResponse(status=206, headers={**headers, "Content-Range": live_content_range(selected)})
         stop = None if selected.last is None else selected.last + 1
@@ -106,7 +107,7 @@ class LiveDownloads:
     async def _mark_served(self, download: DownloadRequest, live: ActiveExport) -> None:
         """Called before headers that a byte follows at once. Raises the error of the export if it has just failed."""
         if not download.is_head and not await live.try_mark_served():
-            raise refusal(await self._admission.get(live.id))
+            raise refusal(await self._admission.get(live.id, EVERYBODY))
 
     async def _wait_first_rows(self, download: DownloadRequest, live: ActiveExport) -> None:
         with suppress(TimeoutError):
@@ -115,7 +116,7 @@ class LiveDownloads:
         if live.waiting_for == "source":
             await self._wait_source(download, live)
         if live.spool.broken.done():
-            raise refusal(await self._admission.get(live.id))
+            raise refusal(await self._admission.get(live.id, EVERYBODY))
 
     async def _wait_source(self, download: DownloadRequest, live: ActiveExport) -> None:
         """Raises Unavailable if that takes too long; the export keeps waiting."""
