@@ -41,6 +41,7 @@ class ActiveExport:
         self.abandonment = Abandonment(spool)
         self.snapshot_wait = SnapshotWait()
         self.content: ContentDescription | None = None  # None until the row is inserted
+        self.epoch = 0  # of the last claim of this process
         self.attempts = 0  # runs that have begun, including the current one
         self.snapshot_at: datetime | None = None
         self._ending: str | None = None  # the reason for which this process is changing the row

@@ -118,7 +118,7 @@ class Recovery:
             if active.served or not await self._released(active, reason):
                 reason = STOPPED
                 with active.ending(STOPPED):
-                    failed = await self._store.fail(active.id, STOPPED, active.meter.percentage)
+                    failed = await self._store.fail(active.id, active.epoch, STOPPED, active.meter.percentage)
                 if not failed and (await self._store.get(active.id, EVERYBODY)).state is State.COMPLETED:
                     return await active.finished()  # its run is about to seal the file
             ended = True
@@ -128,4 +128,4 @@ class Recovery:
 
     async def _released(self, active: ActiveExport, reason: str) -> bool:
         with active.ending(reason):
-            return await self._store.release(active.id, active.meter.percentage)
+            return await self._store.release(active.id, active.epoch, active.meter.percentage)

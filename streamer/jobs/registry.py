@@ -40,7 +40,7 @@ class ActiveExports:
         active = ActiveExport(
             *(export_id, principal),
             self._directory.create(export_id, self._retention.keep_room),
-            note_served=lambda: self._store.note_served(export_id),
+            note_served=lambda: self._store.note_served(export_id, active.epoch),
             source_away=lambda: self._gate.away,
             reading=lambda: self._completed.reading(export_id),
         )

@@ -144,10 +144,14 @@ class Process:
     async def claimed(self, **request: Any) -> ActiveExport:
         """Queues an export, and claims it as a worker does."""
         active = await self.queued(**request)
+        await self.claim(active)
+        return active
+
+    async def claim(self, active: ActiveExport) -> None:
+        """Claims a queued export as a worker does."""
         export = await self.store.claim([active.id], self.directory.id)
         assert export is not None
-        active.attempts = export.attempts
-        return active
+        active.attempts, active.epoch = export.attempts, export.epoch
 
     async def row(self, export_id: UUID) -> Any:
         return await self.pool.fetchrow("SELECT * FROM streamer.exports WHERE id = $1", export_id)

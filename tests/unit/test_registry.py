@@ -26,7 +26,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.served: list[UUID] = []
 
-    async def note_served(self, export_id: UUID) -> bool:
+    async def note_served(self, export_id: UUID, _: int) -> bool:
         self.served.append(export_id)
         return True
 

@@ -125,7 +125,7 @@ async def test_a_sweep_finds_the_folder_of_exports_of_older_versions(process: Pr
 async def test_a_sweep_leaves_what_this_process_writes(process: Process) -> None:
     active = await process.claimed()
     active.spool.open()
-    await process.store.fail(active.id, "the reason", 0.0)
+    await process.store.fail(active.id, active.epoch, "the reason", 0.0)
     await process.retention.sweep()
     assert process.files() == {active.id}
     active.spool.fail("the reason")

@@ -224,7 +224,7 @@ async def test_a_busy_source_is_waited_for_without_an_attempt_counted(
             row = await process.row(active.id)
             assert (row["state"], row["attempts"], row["waiting_for"]) == ("pending", 0, "source")
             await process.change(active.id, not_before=None)
-            assert await process.store.claim([active.id], process.directory.id) is not None
+            await process.claim(active)
     assert not process.gate.away
     assert [record.message for record in caplog.records] == [
         f"export {active.id} waits for the source: a relation is locked"
@@ -239,7 +239,7 @@ async def test_a_source_that_is_away_closes_the_gate_and_an_answer_opens_it(proc
     assert await run(process, active) == timedelta(0)
     assert process.gate.away
     await process.change(active.id, not_before=None)
-    await process.store.claim([active.id], process.directory.id)
+    await process.claim(active)
     process.source.before.append(SourceBusy("a relation is locked"))
     await run(process, active)
     assert not process.gate.away

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from streamer.errors import NotFound, StartError, Unavailable
-from streamer.jobs.store import MAX_ATTEMPTS, MAX_PAGE_SPECS, MIGRATIONS, Store
+from streamer.jobs.store import MAX_ATTEMPTS, MAX_PAGE_SPECS, MIGRATIONS, STATEMENTS, Store
 from streamer.jobs.times import JobTimes
 from streamer.model import (
     EVERYBODY,
@@ -37,12 +37,12 @@ Call = Callable[[Store, UUID], Awaitable[object]]
 
 CALLS: dict[str, Call] = {
     "claim": lambda store, export_id: store.claim([export_id], FOLDER),
-    "wait_for_source": lambda store, export_id: store.wait_for_source(export_id, SECOND),
-    "requeue": lambda store, export_id: store.requeue(export_id, SECOND, 0.0),
-    "release": lambda store, export_id: store.release(export_id, 0.0),
+    "wait_for_source": lambda store, export_id: store.wait_for_source(export_id, 0, SECOND),
+    "requeue": lambda store, export_id: store.requeue(export_id, 0, SECOND, 0.0),
+    "release": lambda store, export_id: store.release(export_id, 0, 0.0),
     "reclaim": lambda store, export_id: store.reclaim([], []),
-    "complete": lambda store, export_id: store.complete(export_id, SEALED, 7, truncated=True, snapshot_at=NOW),
-    "fail": lambda store, export_id: store.fail(export_id, "the reason", 0.0),
+    "complete": lambda store, export_id: store.complete(export_id, 0, SEALED, 7, truncated=True, snapshot_at=NOW),
+    "fail": lambda store, export_id: store.fail(export_id, 0, "the reason", 0.0),
     "fail_orphans": lambda store, export_id: store.fail_orphans([], [], served="served", exhausted="exhausted"),
     "cancel": lambda store, export_id: store.cancel(export_id, EVERYBODY, 0.0),
 }
@@ -137,7 +137,7 @@ async def test_the_oldest_export_that_waits_here_is_claimed(store: Store) -> Non
 
 async def test_an_export_is_not_claimed_before_its_delay_is_over(store: Store) -> None:
     export_id = await inserted(store, state="processing")
-    assert await store.requeue(export_id, HOUR, 0.0)
+    assert await store.requeue(export_id, 0, HOUR, 0.0)
     assert await store.claim([export_id], FOLDER) is None
     await change(store, export_id, not_before=NOW)
     assert await store.claim([export_id], FOLDER) is not None
@@ -147,24 +147,24 @@ async def test_progress_is_noted_and_the_percentage_never_falls(store: Store) ->
     export_id = await inserted(store, state="processing", waiting_for="source")
     for percentage in (50.0, 40.0):
         progress = Progress(total_rows=10, processed_rows=4, bytes=99, percentage=percentage, rows_per_second=3)
-        assert await store.note_progress(export_id, NOW, progress)
+        assert await store.note_progress(export_id, 0, NOW, progress)
     export = await store.get(export_id, EVERYBODY)
     assert export.progress == Progress(total_rows=10, processed_rows=4, bytes=99, percentage=50.0, rows_per_second=3)
     assert (export.snapshot_at, export.waiting_for) == (NOW, None)
     await change(store, export_id, state="cancelled")
-    assert not await store.note_progress(export_id, NOW, Progress())
+    assert not await store.note_progress(export_id, 0, NOW, Progress())
 
 
 @pytest.mark.parametrize(("state", "noted"), [("processing", True), ("completed", True), ("pending", False)])
 async def test_served_is_noted_of_a_run_and_of_its_end(store: Store, state: str, noted: bool) -> None:
     export_id = await inserted(store, state=state)
-    assert await store.note_served(export_id) is noted
+    assert await store.note_served(export_id, 0) is noted
     assert (await store.get(export_id, EVERYBODY)).served is noted
 
 
 async def test_a_completed_row_has_the_figures_of_the_file(store: Store) -> None:
     export_id = await inserted(store, state="processing")
-    assert await store.complete(export_id, SEALED, 7, truncated=True, snapshot_at=NOW)
+    assert await store.complete(export_id, 0, SEALED, 7, truncated=True, snapshot_at=NOW)
     export = await store.get(export_id, EVERYBODY)
     assert export.progress == Progress(
         total_rows=1, estimated=False, processed_rows=1, bytes=5, percentage=100, rows_per_second=7
@@ -176,17 +176,17 @@ async def test_a_completed_row_has_the_figures_of_the_file(store: Store) -> None
 
 async def test_an_export_is_run_again_only_so_many_times(store: Store) -> None:
     export_id = await inserted(store, state="processing", attempts=MAX_ATTEMPTS - 1, bytes=9, snapshot_at=NOW)
-    assert await store.requeue(export_id, SECOND, 30.0)
+    assert await store.requeue(export_id, 0, SECOND, 30.0)
     export = await store.get(export_id, EVERYBODY)
     assert (export.progress.bytes, export.snapshot_at, export.progress.percentage) == (0, None, 30.0)
     await change(store, export_id, state="processing", attempts=MAX_ATTEMPTS)
-    assert not await store.requeue(export_id, SECOND, 30.0)
+    assert not await store.requeue(export_id, 0, SECOND, 30.0)
 
 
 async def test_waiting_for_the_source_counts_no_attempt(store: Store) -> None:
     export_id = await inserted(store)
     await store.claim([export_id], FOLDER)
-    assert await store.wait_for_source(export_id, timedelta())
+    assert await store.wait_for_source(export_id, 1, timedelta())
     export = await store.get(export_id, EVERYBODY)
     assert (export.attempts, export.started_at, export.waiting_for) == (0, None, "source")
 
@@ -196,7 +196,7 @@ async def test_a_released_export_is_at_once_an_orphan_without_an_attempt_lost(
     store: Store, other: Store, state: str, attempts: int
 ) -> None:
     export_id = await inserted(store, state=state, attempts=2)
-    assert await store.release(export_id, 30.0)
+    assert await store.release(export_id, 0, 30.0)
     export = await store.get(export_id, EVERYBODY)
     assert (export.state, export.attempts, export.progress.percentage) == (State.PENDING, attempts, 30.0)
     assert [each.id for each in await other.reclaim([], [])] == [export_id]
@@ -204,7 +204,7 @@ async def test_a_released_export_is_at_once_an_orphan_without_an_attempt_lost(
 
 async def test_a_failed_and_a_cancelled_row_keep_the_highest_percentage(store: Store) -> None:
     failed, cancelled = [await inserted(store, state="processing", percentage=20.0) for _ in range(2)]
-    assert await store.fail(failed, "the reason", 30.0)
+    assert await store.fail(failed, 0, "the reason", 30.0)
     assert await store.cancel(cancelled, EVERYBODY, 10.0) is not None
     export = await store.get(failed, EVERYBODY)
     assert (export.error, export.progress.percentage) == ("the reason", 30.0)
@@ -509,3 +509,35 @@ async def test_a_key_belongs_to_its_principal(store: Store) -> None:
         assert found is not None
         assert found.id == export_id
     assert await store.insert(uuid4(), ExportRequest(spec=SPEC), REPORTS, "key") is None
+
+
+RUN_CALLS: dict[str, Call] = {
+    **{name: CALLS[name] for name in ("wait_for_source", "requeue", "release", "complete", "fail")},
+    "note_progress": lambda store, export_id: store.note_progress(export_id, 0, NOW, Progress()),
+    "note_served": lambda store, export_id: store.note_served(export_id, 0),
+}
+"""The statements of a run, all of them with the first epoch."""
+
+
+@pytest.mark.parametrize("name", RUN_CALLS)
+async def test_a_statement_of_a_run_changes_nothing_once_the_export_was_claimed_again(store: Store, name: str) -> None:
+    export_id = await inserted(store, state="processing", epoch=1)
+    before = await row(store, export_id)
+    assert not await RUN_CALLS[name](store, export_id)
+    assert await row(store, export_id) == before
+    await change(store, export_id, epoch=0)
+    assert await RUN_CALLS[name](store, export_id)
+
+
+@pytest.mark.parametrize("name", RUN_CALLS)
+def test_every_statement_of_a_run_names_its_server_and_its_epoch(name: str) -> None:
+    assert "WHERE id = $1 AND server_id = $2 AND epoch = $3 AND state" in STATEMENTS[name]
+
+
+async def test_every_claim_raises_the_epoch(store: Store) -> None:
+    export_id = await inserted(store)
+    for epoch in (1, 2):
+        claimed = await store.claim([export_id], FOLDER)
+        assert claimed is not None
+        assert claimed.epoch == epoch
+        await change(store, export_id, state="pending")

@@ -1,6 +1,6 @@
 -- No row if this server may not run the export any more: it was cancelled through another server, or its lease was lost.
 UPDATE streamer.exports
-SET snapshot_at = $3, waiting_for = NULL, total_rows = $4, processed_rows = $5, bytes = $6,
-    percentage = greatest(percentage, $7), rows_per_second = $8
-WHERE id = $1 AND server_id = $2 AND state = 'processing'
+SET snapshot_at = $4, waiting_for = NULL, total_rows = $5, processed_rows = $6, bytes = $7,
+    percentage = greatest(percentage, $8), rows_per_second = $9
+WHERE id = $1 AND server_id = $2 AND epoch = $3 AND state = 'processing'
 RETURNING id
