@@ -12,10 +12,10 @@ read is None, and an unknown state stays a text; no rule about either is guessed
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any, Self
+from enum import Enum, StrEnum
+from typing import Any, Final, Self
 from uuid import UUID
 
 import msgspec
@@ -82,7 +82,7 @@ class Operator(StrEnum):
     ISNULL = "isnull"  # true or false
 
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """The version of ExportSpec. It must be raised with every change that servers of the previous version would refuse."""
 
 
@@ -121,6 +121,17 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     timestamps: Timestamps = Timestamps.POSTGRES
 
 
+class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a principal may read: applied to every export of it, and never shown to clients.
+
+    `role` is the role of the source, None for the server's DATASET_ROLE. `conditions` are forced. `limit` is in rows.
+    """
+
+    role: str | None = None
+    conditions: tuple[Condition, ...] = ()
+    limit: int | None = None
+
+
 class ExportSpec(
     msgspec.Struct,
     frozen=True,
@@ -132,7 +143,8 @@ class ExportSpec(
     """A validated request: every name is in the catalog, and every value is valid for the type of its column.
 
     `limit` is in rows. Forced filters and the row limit of the dataset are not included: they are added when the export
-    is run, from the configuration at that time.
+    is run, from the configuration at that time. The `bounds` of its principal are those of the time of its creation, so
+    that a second run, on any server, reads the same rows.
     """
 
     dataset: str
@@ -141,14 +153,64 @@ class ExportSpec(
     order: tuple[Order, ...] = ()
     limit: int | None = None
     dialect: Dialect = msgspec.field(default_factory=Dialect)
+    bounds: Bounds = Bounds()
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises msgspec.DecodeError for a text of another version, and for a damaged one."""
-        return msgspec.json.decode(text, type=cls)
+        """Reads this version and older ones. Raises msgspec.DecodeError for a newer version, and for a damaged text."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.ValidationError:
+            return msgspec.convert(msgspec.json.decode(text, type=_FirstSpec), cls, from_attributes=True)
+
+
+class _FirstSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="version", tag=1):
+    """Version 1 of ExportSpec, which had no bounds."""
+
+    dataset: str
+    columns: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
+    dialect: Dialect = msgspec.field(default_factory=Dialect)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A client, to which exports belong. `name` has the kind of its credential as a prefix; `open` has none."""
+
+    name: str
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+OPEN = Principal(name="open")
+"""Every client of a server without access control."""
+
+
+class Everybody(Enum):
+    """The type of EVERYBODY."""
+
+    EVERYBODY = "everybody"
+
+
+EVERYBODY: Final = Everybody.EVERYBODY
+"""In the place of a principal: the exports of all principals. For callers inside the server."""
+
+Viewer = Principal | Everybody
+"""Whose exports are visible."""
+
+
+def visible_name(viewer: Viewer) -> str | None:
+    """Returns the principal whose exports are visible; None if those of all are."""
+    return None if viewer is EVERYBODY else viewer.name
+
+
+def may_see(viewer: Viewer, principal: str) -> bool:
+    """Returns whether the exports of the principal with this name are visible."""
+    return visible_name(viewer) in (None, principal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +300,8 @@ class Export:
     """One row of the exports table."""
 
     id: UUID
+    principal: str
+    epoch: int  # of its last claim
     state: State | str  # a text if only a newer version knows it
     spec: ExportSpec | None  # None: this version cannot read it
     progress: Progress
@@ -309,6 +373,8 @@ NAME_BREAKS = re.compile(r"[^a-z0-9.]+")
 Place = tuple[datetime, UUID]  # in the list of exports: the time of creation of one, and its id
 PROGRESS_COLUMNS = ("total_rows", "estimated", "processed_rows", "bytes", "percentage", "rows_per_second")
 PLAIN_COLUMNS = (
+    "principal",
+    "epoch",
     "created_at",
     "started_at",
     "finished_at",

@@ -31,6 +31,7 @@ class ActiveExport:
     def __init__(
         self,
         export_id: UUID,
+        principal: str,
         spool: Spool,
         *,
         note_served: Callable[[], Coroutine[Any, Any, bool]],
@@ -38,11 +39,13 @@ class ActiveExport:
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.id = export_id
+        self.principal = principal  # its name
         self.spool = spool
         self.meter = ProgressMeter(spool)
         self.abandonment = Abandonment(spool)
         self.snapshot_wait = SnapshotWait()
         self.content: ContentDescription | None = None  # None until the row is inserted
+        self.epoch = 0  # of the last claim of this process
         self.attempts = 0  # runs that have begun, including the current one
         self.snapshot_at: datetime | None = None
         self._ending: str | None = None  # the reason for which this process is changing the row

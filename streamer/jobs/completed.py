@@ -23,9 +23,9 @@ from uuid import UUID
 from streamer.coding import Coding
 from streamer.errors import ClientError, ExportFailed, ExportGone, Unavailable, WrittenByNewer
 from streamer.jobs.representation_store import RepresentationStore
-from streamer.jobs.store import Store
+from streamer.jobs.store import Store, not_found
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, Representation, State
+from streamer.model import EVERYBODY, Export, Representation, State, Viewer, may_see
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory, Stamp
 from streamer.spool.names import SpoolName
@@ -150,7 +150,7 @@ class CompletedCache:
         self._verifying: dict[SpoolName, asyncio.Task[None]] = {}
         self._looking_up: dict[SpoolName, asyncio.Task[CompletedExport]] = {}
 
-    async def acquire(self, export_id: UUID, coding: Coding = Coding.IDENTITY) -> CompletedExport:
+    async def acquire(self, export_id: UUID, viewer: Viewer, coding: Coding = Coding.IDENTITY) -> CompletedExport:
         """Returns a completed export, which the caller must release.
 
         Raises NotFound, and `refusal` of any other; for a coding of a completed export that has no file, NotMadeError.
@@ -159,9 +159,19 @@ class CompletedCache:
         while True:
             kept = self._kept.get(name)
             if kept is None or not kept.fresh:
-                kept = await self._look_up_once(name)
+                kept = await self._look_up_for(name, viewer)
+            if not may_see(viewer, kept.export.principal):
+                raise not_found(export_id)
             if kept.open:  # it may have been evicted meanwhile
                 return kept.retain()
+
+    async def _look_up_for(self, name: SpoolName, viewer: Viewer) -> CompletedExport:
+        """Raises NotFound instead of any other refusal for an export that the viewer may not see."""
+        try:
+            return await self._look_up_once(name)
+        except _RefusedError as refused:
+            reason = refused.reason if may_see(viewer, refused.principal) else not_found(name.export_id)
+            raise reason from refused
 
     def is_kept(self, name: SpoolName) -> bool:
         """Whether the cache has the open file."""
@@ -275,17 +285,24 @@ class CompletedCache:
         return self._keep(found)
 
     async def _look_up(self, name: SpoolName) -> CompletedExport:
-        export = await self._store.get(name.export_id)
-        if export.state is not State.COMPLETED or export.removed_at is not None:
-            raise refusal(export)
-        representation = None if name.coding is Coding.IDENTITY else await self._made(name)
-        found = self._open(export, representation)
+        """Raises NotFound and _RefusedError."""
+        export = await self._store.get(name.export_id, EVERYBODY)
+        try:
+            found = await self._find(export, name)
+        except (ClientError, NotMadeError) as reason:
+            raise _RefusedError(reason, export.principal) from reason
         try:
             await self._note_used(found.name)
         except BaseException:
             found.release()
             raise
         return found
+
+    async def _find(self, export: Export, name: SpoolName) -> CompletedExport:
+        """Raises `refusal`, ExportGone, Unavailable and NotMadeError."""
+        if export.state is not State.COMPLETED or export.removed_at is not None:
+            raise refusal(export)
+        return self._open(export, None if name.coding is Coding.IDENTITY else await self._made(name))
 
     async def _made(self, name: SpoolName) -> Representation:
         """Raises NotMadeError."""
@@ -324,6 +341,15 @@ class CompletedCache:
         while len(self._kept) > MAX_CACHED:
             self.evict(next(iter(self._kept)))
         return found
+
+
+class _RefusedError(Exception):
+    """A look-up has failed that several callers may share. Not all of them may see the reason."""
+
+    def __init__(self, reason: Exception, principal: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.principal = principal
 
 
 def refusal(export: Export) -> ClientError:

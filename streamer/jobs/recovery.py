@@ -18,7 +18,7 @@ from streamer.jobs.representations.making import Representations
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, State
+from streamer.model import EVERYBODY, Export, State
 from streamer.postgres.failures import with_causes
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
@@ -100,7 +100,8 @@ class Recovery:
     def _queue_again(self, export: Export) -> None:
         log.warning("export %s is run again: its server died", export.id)
         if export.id not in self._actives:
-            self._actives.register(export.id).content = ContentDescription.of(export.spec, export.created_at)
+            active = self._actives.register(export.id, export.principal)
+            active.content = ContentDescription.of(export.spec, export.created_at)
         self._permits.release()
 
     async def release_all(self) -> None:
@@ -121,8 +122,8 @@ class Recovery:
             if active.served or not await self._released(active, reason):
                 reason = STOPPED
                 with active.ending(STOPPED):
-                    failed = await self._store.fail(active.id, STOPPED, active.meter.percentage)
-                if not failed and (await self._store.get(active.id)).state is State.COMPLETED:
+                    failed = await self._store.fail(active.id, active.epoch, STOPPED, active.meter.percentage)
+                if not failed and (await self._store.get(active.id, EVERYBODY)).state is State.COMPLETED:
                     return await active.finished()  # its run is about to seal the file
             ended = True
         except Exception:
@@ -131,4 +132,4 @@ class Recovery:
 
     async def _released(self, active: ActiveExport, reason: str) -> bool:
         with active.ending(reason):
-            return await self._store.release(active.id, active.meter.percentage)
+            return await self._store.release(active.id, active.epoch, active.meter.percentage)

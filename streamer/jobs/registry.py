@@ -35,12 +35,12 @@ class ActiveExports:
         self._by_id: dict[UUID, ActiveExport] = {}
         self.stopping = False
 
-    def register(self, export_id: UUID) -> ActiveExport:
+    def register(self, export_id: UUID, principal: str) -> ActiveExport:
         """Creates the export's spool, without a file yet. From now on it can be followed."""
         active = ActiveExport(
-            export_id,
+            *(export_id, principal),
             self._directory.create(export_id, self._retention.keep_room),
-            note_served=lambda: self._store.note_served(export_id),
+            note_served=lambda: self._store.note_served(export_id, active.epoch),
             source_away=lambda: self._gate.away,
             reading=lambda: self._completed.reading(export_id),
         )

@@ -14,6 +14,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import tenacity
@@ -23,7 +24,7 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, ExportSpec, State
+from streamer.model import EVERYBODY, Export, ExportSpec, State
 from streamer.postgres.failures import with_causes
 from streamer.postgres.pool import BACKOFF, log_waiting
 from streamer.source.cursors.cursor import Sink
@@ -125,7 +126,7 @@ class Runner:
         return await self._written(
             active,
             lambda: self._store.complete(
-                *(active.id, sealed, active.meter.rows_per_second()),
+                *(active.id, active.epoch, sealed, active.meter.rows_per_second()),
                 truncated=rows.truncated,
                 snapshot_at=rows.snapshot_at,
             ),
@@ -149,7 +150,8 @@ class Runner:
             await self._fail(active, failed)
             return None
         delay = timedelta() if self._gate.away else timedelta(seconds=_pause(active.snapshot_wait.runs))
-        if active.served or not await self._requeued(active, lambda: self._store.wait_for_source(active.id, delay)):
+        change = partial(self._store.wait_for_source, active.id, active.epoch, delay)
+        if active.served or not await self._requeued(active, change):
             await self._fail(active, failure)
             return None
         level = logging.DEBUG if active.snapshot_wait.runs else logging.INFO
@@ -178,7 +180,8 @@ class Runner:
         if active.served:
             return None
         delay = self._times.retry_delay * (1 << (active.attempts - 1))
-        if not await self._requeued(active, lambda: self._store.requeue(active.id, delay, active.meter.percentage)):
+        change = partial(self._store.requeue, active.id, active.epoch, delay, active.meter.percentage)
+        if not await self._requeued(active, change):
             return None
         log.warning("export %s is run again in %s: %s", active.id, delay, with_causes(failure))
         active.reset()
@@ -204,7 +207,7 @@ class Runner:
 
     async def _is(self, export_id: UUID, as_wanted: Callable[[Export], bool]) -> bool:
         try:
-            return as_wanted(await self._store.get(export_id))
+            return as_wanted(await self._store.get(export_id, EVERYBODY))
         except NotFound:
             return False
 
@@ -217,7 +220,7 @@ class Runner:
         try:
             async for attempt in _retrying_for_lease(active, self._times.lease):
                 with attempt:
-                    if await self._store.fail(active.id, str(failure), active.meter.percentage):
+                    if await self._store.fail(active.id, active.epoch, str(failure), active.meter.percentage):
                         active.spool.kept = False
         except Exception:
             log.exception(
@@ -237,7 +240,7 @@ class Runner:
     async def _report(self, active: ActiveExport, snapshot_at: datetime) -> None:
         while True:
             try:
-                if not await self._store.note_progress(active.id, snapshot_at, active.meter.progress()):
+                if not await self._store.note_progress(active.id, active.epoch, snapshot_at, active.meter.progress()):
                     active.abort(active.why_ended)
             except Unavailable as error:
                 log.warning("export %s: its progress could not be recorded: %s", active.id, with_causes(error))

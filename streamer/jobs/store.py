@@ -4,6 +4,9 @@ SQL lives in sql/, one statement in each file, named after the method that execu
 state names the states that it may leave, and returns a row only if it changed one: no row means that another server, or
 another request, was first.
 
+Every statement of a run names the server and the epoch of its claim. A claim raises the epoch, so a server that was
+paused until its export was run elsewhere changes nothing, even if it has claimed the export again meanwhile.
+
 The table is in a schema of its own, `streamer`, so that it cannot meet a table of the user. Changes to it are numbered
 files in sql/migrations/, each applied once, in order, under an advisory lock. A table that a newer version has changed
 is left alone, because the meaning of its columns is not known here.
@@ -27,10 +30,13 @@ from streamer.model import (
     ExportFilter,
     ExportRequest,
     Place,
+    Principal,
     Progress,
+    Viewer,
     dataset_in_json,
     folded,
     read_spec,
+    visible_name,
 )
 from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.failures import CONNECTION_LOST, one_line
@@ -96,28 +102,32 @@ class Store:
         rows = await self._rows("identity")
         return UUID(str(rows[0]["id"]))
 
-    async def insert(self, export_id: UUID, request: ExportRequest, key: str | None = None) -> datetime | None:
-        """Returns the time of creation; None if the idempotency key is known already."""
+    async def insert(
+        self, export_id: UUID, request: ExportRequest, principal: Principal, key: str | None = None
+    ) -> datetime | None:
+        """Returns the time of creation; None if the principal has used the idempotency key already."""
         label = request.label
         rows = await self._rows(
             *("insert", export_id, request.spec.to_json(), self._server_id, self._times.lease, key, SPEC_VERSION),
-            *(label, None if label is None else folded(label), request.ttl),
+            *(label, None if label is None else folded(label), request.ttl, principal.name),
         )
         return rows[0]["created_at"] if rows else None
 
-    async def by_key(self, key: str) -> Export | None:
-        """Returns the export that was submitted with this idempotency key."""
-        return await self._find("by_key", key)
+    async def by_key(self, principal: Principal, key: str) -> Export | None:
+        """Returns the export that the principal has submitted with this idempotency key."""
+        return await self._find("by_key", principal.name, key)
 
-    async def get(self, export_id: UUID) -> Export:
-        """Raises NotFound."""
-        export = await self._find("get", export_id)
+    async def get(self, export_id: UUID, viewer: Viewer) -> Export:
+        """Raises NotFound, also for an export that the viewer may not see."""
+        export = await self._find("get", export_id, visible_name(viewer))
         if export is None:
-            raise NotFound(f"there is no export {export_id}")
+            raise not_found(export_id)
         return export
 
-    async def page(self, wanted: ExportFilter, before: Place | None, limit: int) -> tuple[list[Export], bool]:
-        """Returns the newest exports that the filter selects, and whether there are more."""
+    async def page(
+        self, viewer: Viewer, wanted: ExportFilter, before: Place | None, limit: int
+    ) -> tuple[list[Export], bool]:
+        """Returns the newest exports that the filter selects and the viewer may see, and whether there are more."""
         created_at, export_id = before or (None, UUID(int=0))
         rows = await self._rows(
             "page",
@@ -128,6 +138,7 @@ class Store:
             MAX_PAGE_SPECS,
             None if wanted.label is None else folded(wanted.label),
             None if wanted.dataset is None else dataset_in_json(wanted.dataset),
+            visible_name(viewer),
         )
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
@@ -135,12 +146,13 @@ class Store:
         """Claims the oldest of the exports that wait here: pending → processing. Its file will be in `folder`."""
         return await self._find("claim", self._server_id, waiting, self._times.lease, folder)
 
-    async def note_progress(self, export_id: UUID, snapshot_at: datetime, progress: Progress) -> bool:
+    async def note_progress(self, export_id: UUID, epoch: int, snapshot_at: datetime, progress: Progress) -> bool:
         """Returns False if this server may not run the export any more."""
         return await self._changes(
             "note_progress",
             export_id,
             self._server_id,
+            epoch,
             snapshot_at,
             progress.total_rows,
             progress.processed_rows,
@@ -149,41 +161,48 @@ class Store:
             progress.rows_per_second,
         )
 
-    async def note_served(self, export_id: UUID) -> bool:
+    async def note_served(self, export_id: UUID, epoch: int) -> bool:
         """Notes that a byte is about to be sent. Returns False if this server may not run the export any more."""
-        return await self._changes("note_served", export_id, self._server_id)
+        return await self._changes("note_served", export_id, self._server_id, epoch)
 
-    async def requeue(self, export_id: UUID, delay: timedelta, percentage: float) -> bool:
+    async def requeue(self, export_id: UUID, epoch: int, delay: timedelta, percentage: float) -> bool:
         """processing → pending, after a delay. Returns False after the last attempt, or if a byte was served.
 
         `percentage`, here and below, is the highest that was shown.
         """
-        return await self._changes("requeue", export_id, self._server_id, delay, MAX_ATTEMPTS, percentage)
+        return await self._changes("requeue", export_id, self._server_id, epoch, delay, MAX_ATTEMPTS, percentage)
 
-    async def wait_for_source(self, export_id: UUID, delay: timedelta) -> bool:
+    async def wait_for_source(self, export_id: UUID, epoch: int, delay: timedelta) -> bool:
         """processing → pending, after a delay, without counting the attempt. Returns False if a byte was served."""
-        return await self._changes("wait_for_source", export_id, self._server_id, delay)
+        return await self._changes("wait_for_source", export_id, self._server_id, epoch, delay)
 
-    async def release(self, export_id: UUID, percentage: float) -> bool:
+    async def release(self, export_id: UUID, epoch: int, percentage: float) -> bool:
         """Leaves the export to the next server. Returns False if a byte was served."""
-        return await self._changes("release", export_id, self._server_id, percentage)
+        return await self._changes("release", export_id, self._server_id, epoch, percentage)
 
     async def complete(
-        self, export_id: UUID, sealed: Sealed, rows_per_second: int, *, truncated: bool, snapshot_at: datetime
+        self,
+        export_id: UUID,
+        epoch: int,
+        sealed: Sealed,
+        rows_per_second: int,
+        *,
+        truncated: bool,
+        snapshot_at: datetime,
     ) -> bool:
-        """processing → completed. Returns False if the export was cancelled meanwhile."""
+        """processing → completed. Returns False if the export was cancelled or taken over meanwhile."""
         return await self._changes(
-            *("complete", export_id, self._server_id, sealed.rows, sealed.length, sealed.sha256),
+            *("complete", export_id, self._server_id, epoch, sealed.rows, sealed.length, sealed.sha256),
             *(rows_per_second, truncated, snapshot_at),
         )
 
-    async def fail(self, export_id: UUID, reason: str, percentage: float) -> bool:
+    async def fail(self, export_id: UUID, epoch: int, reason: str, percentage: float) -> bool:
         """processing → failed. Returns False if this server may not run the export any more."""
-        return await self._changes("fail", export_id, self._server_id, reason, percentage)
+        return await self._changes("fail", export_id, self._server_id, epoch, reason, percentage)
 
-    async def cancel(self, export_id: UUID, percentage: float) -> Export | None:
-        """pending or processing → cancelled. Returns None if it has ended, or does not exist."""
-        return await self._find("cancel", export_id, percentage)
+    async def cancel(self, export_id: UUID, viewer: Viewer, percentage: float) -> Export | None:
+        """pending or processing → cancelled. Returns None if it has ended, or does not exist for the viewer."""
+        return await self._find("cancel", export_id, percentage, visible_name(viewer))
 
     async def note_removed(self, export_ids: Sequence[UUID]) -> list[UUID]:
         """Notes that files of finished exports are about to be removed. Returns those for which that is new."""
@@ -267,6 +286,10 @@ class Store:
 
     async def _rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         return await self._statements.rows(STATEMENTS[statement], *arguments)
+
+
+def not_found(export_id: UUID) -> NotFound:
+    return NotFound(f"there is no export {export_id}")
 
 
 async def _migrate(connection: Connection) -> None:

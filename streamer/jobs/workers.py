@@ -67,11 +67,11 @@ class Workers:
         active = self._actives.get(export.id) if export else None
         if export is None or active is None or active.spool.ended:  # cancelled since it was claimed
             return
+        active.attempts, active.epoch = export.attempts, export.epoch
         if export.spec is None:  # the row was changed by SQL since it was queued here
             await self._recovery.release_or_fail(active, UNREADABLE)
             self._actives.pop(active.id)
             return
-        active.attempts = export.attempts
         await self._run(active, export.spec)
 
     async def _run(self, active: ActiveExport, spec: ExportSpec) -> None:

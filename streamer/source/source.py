@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from streamer.errors import ExportFailure, SourceBusy, StartError
 from streamer.formats.dialect import prologue
-from streamer.model import Dialect, ExportSpec
+from streamer.model import ExportSpec
 from streamer.postgres.driver import Connection
 from streamer.postgres.failures import one_line
 from streamer.source.catalog.catalog import Catalog
@@ -97,7 +97,7 @@ class Source:
     async def _try_open(self, stack: AsyncExitStack, dataset: Dataset, spec: ExportSpec) -> Rows:
         """Opens the rows in one snapshot. Raises SourceChanged if it does not agree with its locks."""
         snapshot = await stack.enter_async_context(
-            self._connections.open_snapshot(dataset=dataset, lock_timeout=LOCK_TIMEOUT)
+            self._connections.open_snapshot(role=spec.bounds.role, dataset=dataset, lock_timeout=LOCK_TIMEOUT)
         )
         time_limit = TimeLimit(self._max_time)
         async with time_limit.enforced():
@@ -115,7 +115,7 @@ class Source:
         return Rows(
             snapshot_at=snapshot.taken_at,
             prologue=prologue(spec.dialect, spec.columns),
-            cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec.dialect, held=held),
+            cursor=await self._cursor(snapshot.connection, dataset, query, plan, spec, held=held),
             quote=spec.dialect.quote,
             limit=max_rows(dataset, spec),
             time_limit=time_limit,
@@ -144,7 +144,7 @@ class Source:
         dataset: Dataset,
         query: Query,
         plan: Plan,
-        dialect: Dialect,
+        spec: ExportSpec,
         *,
         held: Sequence[int],
     ) -> Cursor:
@@ -155,20 +155,21 @@ class Source:
         """
         guarded = query.guarded(guard(held))
         if self._choice is CursorChoice.FETCH:
-            return FetchCursor(connection, guarded, dialect, expected=plan.expected)
+            return FetchCursor(connection, guarded, spec.dialect, expected=plan.expected)
         if query.unordered and (self._choice is CursorChoice.BLOCKS or self._may_be_parallel(plan)):
             heaps = await heaps_of(connection, dataset, plan)
             if heaps is not None and (self._choice is CursorChoice.BLOCKS or self._is_large(heaps)):
                 return BlockCursor(
-                    *(connection, self._connections, query, dialect, heaps),
+                    *(connection, self._connections, query, spec.dialect, heaps),
                     planned=plan.expected,
                     reading=self._reading,
+                    role=spec.bounds.role,
                 )
             if self._choice is CursorChoice.BLOCKS:
                 raise ExportFailure(
                     f"EXPORT_METHOD=blocks reads tables and their partitions only, not {dataset.name!r}"
                 )
-        return CopyCursor(connection, guarded, dialect, expected=plan.expected)
+        return CopyCursor(connection, guarded, spec.dialect, expected=plan.expected)
 
     def _may_be_parallel(self, plan: Plan) -> bool:
         """Decides by the plan alone, so that the sizes of small tables are not queried."""

@@ -14,10 +14,12 @@ from urllib.parse import quote, urljoin
 from uuid import UUID
 
 import aiohttp
+import msgspec
 import pytest
 
 from streamer.config import Names
 from streamer.errors import ExportFailure, StartError
+from streamer.model import Bounds, Condition, Operator
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.introspection import read_catalog
 from streamer.source.source import CursorChoice
@@ -524,6 +526,30 @@ async def test_an_export_of_blocks_uses_the_role_on_every_connection(database: s
         sink = SinkAt(1, until_a_worker_reads)
         await source.drain(spec("guarded", ["n"]), sink.take)
         assert sink.received.body == b"n\n" + b"".join(b"%d\n" % n for n in range(2, 20_001, 2))
+
+
+@pytest.mark.parametrize("choice", CursorChoice)
+async def test_an_export_reads_within_its_bounds(database: str, plain: Plain, choice: CursorChoice) -> None:
+    """The role of the bounds sees even numbers; neither it nor their condition depends on the request."""
+    await plain.execute(POLICIES)
+    async with made_role(plain) as role, pooled(database) as pool:
+        await plain.execute(f"GRANT SELECT ON guarded TO {role}")
+        source = Opened(pool, await read_catalog(pool, ["guarded"]), choice, reading=SMALL_RANGES)
+        above = Condition(column="n", operator=Operator.GT, values=("10000",))
+        bounds = Bounds(role=role, conditions=(above,))
+        wanted = msgspec.structs.replace(spec("guarded", ["n"]), bounds=bounds)
+        received = await source.export(wanted)
+        assert received.body == b"n\n" + b"".join(b"%d\n" % n for n in range(10_002, 20_001, 2))
+        cut = msgspec.structs.replace(wanted, limit=5, bounds=msgspec.structs.replace(bounds, limit=3))
+        assert (await source.export(cut)).body.count(b"\n") == 4
+        for column in ("missing", "filling"):
+            forced = Condition(column=column, operator=Operator.EQ, values=("y",))
+            limited = msgspec.structs.replace(wanted, bounds=Bounds(conditions=(forced,)))
+            if column == "missing":
+                with pytest.raises(ExportFailure, match="cannot be limited"):
+                    await source.export(limited)
+            else:
+                assert (await source.export(limited)).body == b"n\n"
 
 
 @pytest.mark.parametrize("role", ["nobody_has_this_role", 'odd "name"', "Mixed; DROP TABLE users"])

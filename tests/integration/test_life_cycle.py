@@ -41,7 +41,7 @@ from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.times import JobTimes
-from streamer.model import ExportRequest, ExportSpec, State, successors
+from streamer.model import EVERYBODY, OPEN, ExportRequest, ExportSpec, State, successors
 from streamer.postgres.driver import Pool
 from streamer.postgres.pool import connect
 from streamer.source.cursors.cursor import Sink
@@ -293,7 +293,7 @@ class LifeCycle(RuleBasedStateMachine):
     async def _create(self, server: Server) -> None:
         with suppress(ClientError):
             spec = ExportSpec(dataset=f"export_{len(self.ids)}", columns=("run", "row"))
-            live = await server.jobs.admission.submit(ExportRequest(spec=spec))
+            live = await server.jobs.admission.submit(ExportRequest(spec=spec), OPEN)
             assert isinstance(live, ActiveExport)
             self.ids.append(live.id)
 
@@ -318,7 +318,7 @@ class LifeCycle(RuleBasedStateMachine):
 
     async def _read(self, server: Server, export_id: UUID) -> None:
         with suppress(ClientError, TruncatedError):
-            if live := server.jobs.admission.active(export_id):
+            if live := server.jobs.admission.active(export_id, EVERYBODY):
                 self._saw(export_id, await self._follow(live))
             else:
                 self._saw(export_id, await self._read_sealed(server, export_id), whole=True)
@@ -333,7 +333,7 @@ class LifeCycle(RuleBasedStateMachine):
             return read
 
     async def _read_sealed(self, server: Server, export_id: UUID) -> bytes:
-        with await server.sealed.acquire(export_id) as sealed:
+        with await server.sealed.acquire(export_id, EVERYBODY) as sealed:
             await server.sealed.ensure_verified(sealed)
             read = os.pread(sealed.file.fileno(), sealed.length + 1, 0)
             assert hashlib.sha256(read).digest() == sealed.export.sha256
@@ -354,10 +354,10 @@ class LifeCycle(RuleBasedStateMachine):
 
     async def _cancel(self, server: Server, export_id: UUID, at_once: int, removing: bool) -> None:
         act = server.jobs.admission.remove if removing else server.jobs.admission.cancel
-        found = await asyncio.gather(*(act(export_id) for _ in range(at_once)))
+        found = await asyncio.gather(*(act(export_id, EVERYBODY) for _ in range(at_once)))
         assert all(export.final for export in found)
         for other in self.alive:
-            if other is not server and (live := other.jobs.admission.active(export_id)) and not live.waiting:
+            if other is not server and (live := other.jobs.admission.active(export_id, EVERYBODY)) and not live.waiting:
                 live.abort("cancelled elsewhere")  # as its next report would
                 await live.finished()
         await self._look_after()

@@ -23,6 +23,7 @@ from streamer.jobs.times import JobTimes
 from streamer.model import SPEC_VERSION, ExportSpec
 from streamer.server import serving
 from streamer.server.tuning import Tuning
+from streamer.spool.servers import PREFIX
 from tests.conftest import Configure, Gated, Serve, Server, users_sha256
 from tests.exporting import RemoteExport, create, read_problem, sha256
 from tests.gates import Gates, gated_csv
@@ -322,24 +323,46 @@ async def test_a_table_with_a_missing_migration_ends_the_start_and_is_not_change
     assert await migrations(gates) == before
 
 
-async def test_an_unfinished_export_of_an_older_version_is_run_after_the_migration(
-    configure: Configure, gates: Gates, session: aiohttp.ClientSession
+FIRST_SPEC = (
+    '{"version":1,"dataset":"users","columns":["id"],"conditions":[],"order":[],"limit":null,"dialect":{"delimiter":",",'
+    '"quote":"\\"","header":true,"null":"","bom":false,"escape_formulas":false,"timestamps":"postgres"}}'
+)
+"""As versions before migration 011 wrote it."""
+
+
+async def table_of_version(gates: Gates, version: int) -> None:
+    """Makes the table of a version whose newest migration was this one."""
+    await gates.connection.execute("CREATE SCHEMA streamer; CREATE TABLE streamer.migrations (version integer)")
+    for number, statements in MIGRATIONS.items():
+        if number <= version:
+            await gates.connection.execute(statements)
+            await gates.connection.execute("INSERT INTO streamer.migrations VALUES ($1)", number)
+
+
+@pytest.mark.parametrize(("version", "server_id"), [(8, "owner"), (10, "server_id")])
+async def test_unfinished_exports_of_an_older_version_are_run_after_the_migration(
+    configure: Configure, gates: Gates, session: aiohttp.ClientSession, version: int, server_id: str
 ) -> None:
-    """Before migration 009 the column `server_id` had the name `owner`."""
-    async with serving(configure()):
-        pass
-    await gates.connection.execute("ALTER TABLE streamer.exports RENAME COLUMN server_id TO owner")
-    await gates.connection.execute("DROP INDEX streamer.exports_by_dataset")
-    await gates.connection.execute("DELETE FROM streamer.migrations WHERE version >= 9")
-    export_id = uuid4()
-    await gates.connection.execute(
-        "INSERT INTO streamer.exports (id, state, spec, owner, lease_until, attempts)"
-        " VALUES ($1, 'processing', $2, $3, '-infinity', 1)",
-        *(export_id, json.dumps(SPEC), uuid4()),
-    )
+    """One was running and one waiting when their server died; another server had stopped before one was finished."""
+    await table_of_version(gates, version)
+    dead = uuid4()
+    exports = {uuid4(): row for row in [("processing", 1, "30 s"), ("pending", 0, "30 s"), ("pending", 1, "0 s")]}
+    for export_id, (state, attempts, lease) in exports.items():
+        await gates.connection.execute(
+            f"INSERT INTO streamer.exports (id, state, spec, {server_id}, lease_until, attempts, idempotency_key)"
+            " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::text::interval, $6, $7)",
+            *(export_id, state, FIRST_SPEC, dead, lease, attempts, str(export_id)),
+        )
+    configure().export_storage_path.mkdir(parents=True, exist_ok=True)
+    (configure().export_storage_path / f"{PREFIX}{dead}").touch()
     async with serving(configure()) as url:
-        status = await RemoteExport(session, url, str(export_id)).until("completed")
-    assert (status["attempts"], status["sha256"]) == (2, users_sha256())
+        for export_id, (_, attempts, _) in exports.items():
+            status = await RemoteExport(session, url, str(export_id)).until("completed")
+            assert (status["attempts"], status["sha256"]) == (attempts + 1, users_sha256())
+            async with session.post(
+                f"{url}/exports/csv", params={"columns": "id"}, headers={"Idempotency-Key": str(export_id)}
+            ) as response:
+                assert (await response.json())["exportId"] == str(export_id)
     assert await migrations(gates) == list(range(1, KNOWN + 1))
 
 
@@ -361,6 +384,7 @@ async def test_a_migrated_table_needs_no_right_to_create(
         "USAGE ON SCHEMA streamer",
         "SELECT ON streamer.migrations",
         "SELECT, INSERT, UPDATE ON streamer.exports",
+        "SELECT, INSERT, UPDATE, DELETE ON streamer.representations, streamer.flushes",
     )
     async with (
         server_as_a_role(configure, gates, *grants) as url,

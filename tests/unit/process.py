@@ -23,7 +23,7 @@ from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
 from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import Workers
-from streamer.model import ExportRequest, ExportSpec
+from streamer.model import OPEN, ExportRequest, ExportSpec
 from streamer.postgres.driver import Pool
 from streamer.protocol.disposition import ContentDescription
 from streamer.source.cursors.cursor import Sink
@@ -158,8 +158,8 @@ class Process:
 
     async def queued(self, **request: Any) -> ActiveExport:
         """Inserts a row, and registers its export, for which no permit is released."""
-        active = self.actives.register(uuid4())
-        created_at = await self.store.insert(active.id, ExportRequest(spec=SPEC, **request))
+        active = self.actives.register(uuid4(), OPEN.name)
+        created_at = await self.store.insert(active.id, ExportRequest(spec=SPEC, **request), OPEN)
         assert created_at is not None
         active.content = ContentDescription.of(SPEC, created_at)
         return active
@@ -167,10 +167,14 @@ class Process:
     async def claimed(self, **request: Any) -> ActiveExport:
         """Queues an export, and claims it as a worker does."""
         active = await self.queued(**request)
+        await self.claim(active)
+        return active
+
+    async def claim(self, active: ActiveExport) -> None:
+        """Claims a queued export as a worker does."""
         export = await self.store.claim([active.id], self.directory.id)
         assert export is not None
-        active.attempts = export.attempts
-        return active
+        active.attempts, active.epoch = export.attempts, export.epoch
 
     async def row(self, export_id: UUID) -> Any:
         return await self.pool.fetchrow("SELECT * FROM streamer.exports WHERE id = $1", export_id)
@@ -185,7 +189,7 @@ class Process:
     async def completed_export(self, content: bytes = b"id\n1\n", **columns: object) -> UUID:
         """A completed export with its file."""
         export_id = uuid4()
-        await self.store.insert(export_id, ExportRequest(spec=SPEC))
+        await self.store.insert(export_id, ExportRequest(spec=SPEC), OPEN)
         await self.change(
             export_id,
             **{

@@ -11,6 +11,7 @@ import pytest
 
 from streamer.errors import ExportFailure, Unavailable
 from streamer.jobs.active import ActiveExport
+from streamer.model import OPEN
 from streamer.spool.follower import Follower, TruncatedError
 from streamer.spool.spool import Spool
 from streamer.spool.writer import Volume
@@ -29,7 +30,7 @@ async def note_served() -> bool:
 async def active(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[ActiveExport]:
     spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
     spool.open()
-    yield ActiveExport(UUID(int=1), spool, note_served=note_served)
+    yield ActiveExport(UUID(int=1), OPEN.name, spool, note_served=note_served)
     spool.fail("the test is over")
     await spool.discard()
 
@@ -140,7 +141,7 @@ class Table:
 
 
 def noting(table: Table, spool: Spool) -> ActiveExport:
-    return ActiveExport(UUID(int=1), spool, note_served=table.note)
+    return ActiveExport(UUID(int=1), OPEN.name, spool, note_served=table.note)
 
 
 async def test_served_is_noted_once_and_every_follower_waits_for_the_answer(active: ActiveExport) -> None:

@@ -18,7 +18,7 @@ from streamer.jobs.completed import MAX_CACHED, CompletedCache, CompletedExport
 from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
-from streamer.model import Export, ExportSpec, Progress, State
+from streamer.model import EVERYBODY, OPEN, Export, ExportSpec, Principal, Progress, State, Viewer
 from streamer.spool.directory import SpoolDirectory
 
 CONTENT = b"id\n1\n2\n"
@@ -48,7 +48,7 @@ class Table:
         self.reading = Step()
         self.noting = Step()
 
-    async def get(self, export_id: UUID) -> Export:
+    async def get(self, export_id: UUID, _: Viewer) -> Export:
         found = self.rows.get(export_id)
         await self.reading.take()
         if found is None:
@@ -104,6 +104,8 @@ def completed(table: Table, directory: Directory, **members: object) -> UUID:
     export_id = uuid4()
     fields: dict[str, object] = {
         "id": export_id,
+        "principal": "open",
+        "epoch": 1,
         "state": State.COMPLETED,
         "spec": ExportSpec(dataset="users", columns=("id",)),
         "progress": Progress(
@@ -148,7 +150,7 @@ async def test_a_row_is_read_once_for_concurrent_readers(
 ) -> None:
     export_id = completed(table, directory)
     table.reading.go_on.clear()
-    readers = [asyncio.create_task(cache.acquire(export_id)) for _ in range(8)]
+    readers = [asyncio.create_task(cache.acquire(export_id, EVERYBODY)) for _ in range(8)]
     await let_others_wait()
     table.reading.go_on.set()
     found = await asyncio.gather(*readers)
@@ -166,7 +168,7 @@ async def test_a_row_is_not_read_again_while_it_is_fresh(table: Table, directory
     export_id = completed(table, directory)
     with cache_of(table, directory, LASTING) as cache:
         for _ in range(3):
-            with await cache.acquire(export_id):
+            with await cache.acquire(export_id, EVERYBODY):
                 pass
     assert table.reading.count == 1
 
@@ -176,7 +178,7 @@ async def test_a_file_is_hashed_once_for_concurrent_readers(
 ) -> None:
     export_id = completed(table, directory)
     directory.hashing.go_on.clear()
-    with await cache.acquire(export_id) as found:
+    with await cache.acquire(export_id, EVERYBODY) as found:
         verifying = [asyncio.create_task(cache.ensure_verified(found)) for _ in range(8)]
         await let_others_wait()
         assert not any(each.done() for each in verifying)
@@ -191,7 +193,7 @@ async def test_a_file_that_this_process_has_sealed_is_not_hashed(
 ) -> None:
     export_id = completed(table, directory)
     cache.mark_verified(export_id)
-    with await cache.acquire(export_id) as found:
+    with await cache.acquire(export_id, EVERYBODY) as found:
         await cache.ensure_verified(found)
     assert directory.hashing.count == 0
 
@@ -201,7 +203,7 @@ async def test_a_damaged_file_is_gone_for_everyone_who_waits_for_its_hash(
 ) -> None:
     export_id = completed(table, directory)
     directory.file_of(export_id).write_bytes(CONTENT.upper())
-    with await cache.acquire(export_id) as found:
+    with await cache.acquire(export_id, EVERYBODY) as found:
         verifying = [asyncio.create_task(cache.ensure_verified(found)) for _ in range(3)]
         results = await asyncio.gather(*verifying, return_exceptions=True)
     assert [type(result) for result in results] == [ExportGone] * 3
@@ -212,7 +214,7 @@ async def test_a_look_up_that_began_before_a_removal_is_not_used_after_it(
 ) -> None:
     export_id = completed(table, directory)
     table.reading.go_on.clear()
-    early = asyncio.create_task(cache.acquire(export_id))
+    early = asyncio.create_task(cache.acquire(export_id, EVERYBODY))
     await table.reading.begun.wait()
     del table.rows[export_id]
     cache.drop(export_id)
@@ -220,14 +222,14 @@ async def test_a_look_up_that_began_before_a_removal_is_not_used_after_it(
     with pytest.raises(NotFound):
         await early
     with pytest.raises(NotFound):
-        await cache.acquire(export_id)
+        await cache.acquire(export_id, EVERYBODY)
 
 
 async def test_an_evicted_file_stays_open_until_its_last_reader_has_released_it(
     cache: CompletedCache, table: Table, directory: Directory
 ) -> None:
     export_id = completed(table, directory)
-    with await cache.acquire(export_id) as found:
+    with await cache.acquire(export_id, EVERYBODY) as found:
         cache.drop(export_id)
         directory.file_of(export_id).unlink()
         assert found.open
@@ -241,7 +243,7 @@ async def test_the_files_that_were_read_last_stay_open(table: Table, directory: 
     read = []
     with cache_of(table, directory, LASTING) as cache:
         for _ in range(MAX_CACHED + 1):
-            with await cache.acquire(completed(table, directory)) as found:
+            with await cache.acquire(completed(table, directory), EVERYBODY) as found:
                 read.append(found)
         assert [found.open for found in read] == [False] + [True] * MAX_CACHED
     assert not any(found.open for found in read)
@@ -250,7 +252,10 @@ async def test_the_files_that_were_read_last_stay_open(table: Table, directory: 
 async def test_a_use_that_cannot_be_noted_in_time_prevents_no_download(table: Table, directory: Directory) -> None:
     export_id = completed(table, directory)
     table.noting.go_on.clear()
-    with cache_of(table, directory, JobTimes(note_timeout=0.01)) as cache, await cache.acquire(export_id) as found:
+    with (
+        cache_of(table, directory, JobTimes(note_timeout=0.01)) as cache,
+        await cache.acquire(export_id, EVERYBODY) as found,
+    ):
         assert content_of(found) == CONTENT
     assert (table.noting.count, table.used) == (1, [])
 
@@ -270,7 +275,7 @@ async def test_an_export_without_a_download_is_refused_by_its_state(
     cache: CompletedCache, table: Table, directory: Directory, members: dict[str, object], refusal: type[Exception]
 ) -> None:
     with pytest.raises(refusal):
-        await cache.acquire(completed(table, directory, **members))
+        await cache.acquire(completed(table, directory, **members), EVERYBODY)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +287,7 @@ async def test_a_missing_file_is_gone_in_its_own_folder_and_unavailable_in_anoth
     export_id = completed(table, directory, folder=uuid4() if elsewhere else directory.id)
     directory.file_of(export_id).unlink()
     with pytest.raises(refusal):
-        await cache.acquire(export_id)
+        await cache.acquire(export_id, EVERYBODY)
 
 
 async def test_a_row_is_read_again_when_it_is_not_fresh(
@@ -290,7 +295,7 @@ async def test_a_row_is_read_again_when_it_is_not_fresh(
 ) -> None:
     export_id = completed(table, directory)
     for _ in range(2):
-        with await cache.acquire(export_id):
+        with await cache.acquire(export_id, EVERYBODY):
             pass
     assert table.reading.count == 2
 
@@ -312,7 +317,7 @@ async def test_a_file_that_is_gone_already_is_not_trusted(
     directory.file_of(export_id).unlink()
     cache.mark_verified(export_id)
     directory.file_of(export_id).write_bytes(CONTENT.upper())
-    with await cache.acquire(export_id) as found, pytest.raises(ExportGone):
+    with await cache.acquire(export_id, EVERYBODY) as found, pytest.raises(ExportGone):
         await cache.ensure_verified(found)
 
 
@@ -320,5 +325,18 @@ async def test_the_date_of_an_export_is_the_second_of_its_completion(
     cache: CompletedCache, table: Table, directory: Directory
 ) -> None:
     export_id = completed(table, directory, finished_at=NOW.replace(microsecond=999_999))
-    with await cache.acquire(export_id) as found:
+    with await cache.acquire(export_id, EVERYBODY) as found:
         assert found.last_modified == NOW
+
+
+@pytest.mark.parametrize("state", [State.COMPLETED, State.FAILED])
+async def test_an_export_of_another_principal_is_not_found_whatever_its_state(
+    table: Table, directory: Directory, state: State
+) -> None:
+    export_id = completed(table, directory, principal="key:reports", state=state, error="the reason")
+    with cache_of(table, directory, LASTING) as cache:
+        for _ in range(2):  # the second time it may be in the cache
+            with pytest.raises(NotFound):
+                await cache.acquire(export_id, OPEN)
+            if state is State.COMPLETED:
+                (await cache.acquire(export_id, Principal(name="key:reports"))).release()

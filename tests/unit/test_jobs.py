@@ -11,7 +11,7 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.recovery import RELEASED, STOPPED
 from streamer.jobs.times import JobTimes
-from streamer.model import ExportRequest
+from streamer.model import OPEN, ExportRequest
 from streamer.postgres.driver import Pool
 from tests.polling import until
 from tests.unit.process import SPEC, Process, until_locked_out
@@ -37,7 +37,7 @@ async def jobs(process: Process) -> AsyncIterator[Jobs]:
 
 
 async def submitted(jobs: Jobs) -> ActiveExport:
-    active = await jobs.admission.submit(ExportRequest(spec=SPEC))
+    active = await jobs.admission.submit(ExportRequest(spec=SPEC), OPEN)
     assert isinstance(active, ActiveExport)
     return active
 

@@ -12,6 +12,7 @@ from streamer.jobs.active import ENDED_ELSEWHERE
 from streamer.jobs.recovery import EXHAUSTED, RELEASED, SERVED, STOPPED
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
+from streamer.model import EVERYBODY
 from streamer.postgres.driver import Pool
 from streamer.spool.identity import NAME
 from tests.polling import until
@@ -45,7 +46,7 @@ async def test_leases_of_queued_and_running_exports_are_renewed(process: Process
 
 async def test_a_queued_export_that_another_server_has_ended_is_dropped(process: Process) -> None:
     lost, kept = await process.queued(), await process.queued()
-    await process.store.cancel(lost.id, 0.0)
+    await process.store.cancel(lost.id, EVERYBODY, 0.0)
     await process.recovery.renew()
     assert list(process.actives) == [kept]
     assert lost.spool.broken.result() == ENDED_ELSEWHERE
@@ -55,7 +56,7 @@ async def test_a_queued_export_that_another_server_has_ended_is_dropped(process:
 async def test_a_run_is_not_dropped_although_its_row_was_lost(process: Process, pool: Pool) -> None:
     """It began after the list of waiting exports was made, and notices with its next report."""
     active = await process.queued()
-    await process.store.cancel(active.id, 0.0)
+    await process.store.cancel(active.id, EVERYBODY, 0.0)
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("LOCK TABLE streamer.exports")
         renewing = asyncio.create_task(process.recovery.renew())

@@ -14,7 +14,7 @@ from streamer.errors import ExportGone, InsufficientStorage, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.representations.active import ActiveRepresentation
 from streamer.jobs.representations.making import MADE_ELSEWHERE, STOPPED
-from streamer.model import Representation
+from streamer.model import EVERYBODY, Representation
 from streamer.spool.names import SpoolName
 from tests.codings import decoded
 from tests.conftest import files_in
@@ -78,8 +78,8 @@ async def test_representation_of_a_completed_export_is_made_once(process: Proces
     assert decoded(coding, made) == CONTENT
     found = await row(process, name)
     assert (found.state, found.length, found.sha256) == ("completed", len(made), hashlib.sha256(made).digest())
-    await until(lambda: process.representations.active(name) is None, "it is not active")
-    with await process.completed.acquire(*name) as opened:
+    await until(lambda: process.representations.active(name, EVERYBODY) is None, "it is not active")
+    with await process.completed.acquire(name.export_id, EVERYBODY, name.coding) as opened:
         assert opened.length == len(made)
 
 
@@ -110,7 +110,9 @@ async def test_places_are_taken_by_what_is_made_and_given_back_at_its_end(proces
         assert not process.representations.has_place
         with pytest.raises(Unavailable, match="too many"):
             await process.representations.begin(names[2], third)
-        assert await process.representations.begin(names[0], first) is process.representations.active(names[0])
+        assert await process.representations.begin(names[0], first) is process.representations.active(
+            names[0], EVERYBODY
+        )
         waiting = asyncio.create_task(process.representations.begin(names[2], third, patience=10.0))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -179,7 +181,7 @@ async def test_representation_that_failed_before_its_first_byte_is_no_other_one_
     active = await process.representations.begin(name, None)
     assert "could not be written" in str(await ended(active))
     process.directory.file_of(*name).rmdir()
-    await until(lambda: process.representations.active(name) is None, "it has ended")
+    await until(lambda: process.representations.active(name, EVERYBODY) is None, "it has ended")
     assert decoded(Coding.GZIP, await whole(process, name)) == CONTENT
     assert (await row(process, name)).generation == 1
 
@@ -198,7 +200,7 @@ async def test_representation_that_was_taken_over_is_not_completed(process: Proc
 async def test_lost_file_is_made_again_and_a_damaged_row_begins_a_new_generation(process: Process) -> None:
     name = SpoolName(await process.completed_export(CONTENT), Coding.ZSTD)
     made = await whole(process, name)
-    await until(lambda: process.representations.active(name) is None, "it is not active")
+    await until(lambda: process.representations.active(name, EVERYBODY) is None, "it is not active")
     for generation in (1, 2):
         process.directory.file_of(*name).unlink()
         active = await process.representations.begin(name, None, is_lost=True)
@@ -206,7 +208,7 @@ async def test_lost_file_is_made_again_and_a_damaged_row_begins_a_new_generation
         assert await ended(active) is None
         assert process.directory.file_of(*name).read_bytes() == made
         assert (await row(process, name)).generation == generation
-        await until(lambda: process.representations.active(name) is None, "it is not active")
+        await until(lambda: process.representations.active(name, EVERYBODY) is None, "it is not active")
         await process.pool.execute("UPDATE streamer.representations SET sha256 = sha256('other')")
 
 
@@ -215,7 +217,7 @@ async def test_representation_of_a_removed_export_goes_on_for_its_followers_alon
         name = SpoolName(live.id, Coding.GZIP)
         active = await process.representations.begin(name, live)
         process.representations.forget(live.id)
-        assert process.representations.active(name) is None
+        assert process.representations.active(name, EVERYBODY) is None
         await live.spool.finish()
         live.spool.seal()
         assert await ended(active) is None

@@ -15,6 +15,7 @@ import pytest
 from streamer.errors import ExportFailure, InsufficientStorage, NotFound, TransientFailure, Unavailable
 from streamer.jobs.retention import BATCH, FULL
 from streamer.jobs.times import JobTimes
+from streamer.model import EVERYBODY
 from streamer.postgres.driver import Pool
 from streamer.spool.directory import SpoolDirectory
 from tests.polling import until
@@ -98,7 +99,7 @@ async def test_a_download_that_began_after_the_list_was_read_keeps_its_file(proc
 
 async def test_the_row_of_a_removed_file_is_not_served_from_memory(process: Process) -> None:
     export_id = await process.completed_export(CONTENT)
-    (await process.completed.acquire(export_id)).release()
+    (await process.completed.acquire(export_id, EVERYBODY)).release()
     await process.retention.remove(export_id)
     assert await removed(process, export_id)
     assert (process.files(), process.completed._kept, process.completed._verified) == (set(), {}, {})
@@ -124,7 +125,7 @@ async def test_a_sweep_finds_the_folder_of_exports_of_older_versions(process: Pr
 async def test_a_sweep_leaves_what_this_process_writes(process: Process) -> None:
     active = await process.claimed()
     active.spool.open()
-    await process.store.fail(active.id, "the reason", 0.0)
+    await process.store.fail(active.id, active.epoch, "the reason", 0.0)
     await process.retention.sweep()
     assert process.files() == {active.id}
     active.spool.fail("the reason")
@@ -155,7 +156,7 @@ async def test_old_rows_without_a_file_are_deleted(process: Process, caplog: pyt
         process.directory.file_of(export_id).unlink()
     await process.retention.delete_history()
     with pytest.raises(NotFound):
-        await process.store.get(old)
+        await process.store.get(old, EVERYBODY)
     assert await removed(process, young, with_file)
     assert [record.message.split()[1] for record in caplog.records] == ["1"]
     caplog.clear()

@@ -13,6 +13,7 @@ from streamer.jobs.active import ENDED_ELSEWHERE, ActiveExport
 from streamer.jobs.runner import FIRST_SOURCE_PAUSE, MAX_SOURCE_PAUSE, _pause
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
+from streamer.model import EVERYBODY
 from streamer.postgres.driver import Pool
 from tests.polling import until
 from tests.unit.process import HEADER, SPEC, Process, until_locked_out
@@ -110,7 +111,7 @@ async def test_a_run_is_stopped_by_its_report_when_the_row_has_ended(process: Pr
     task = asyncio.create_task(process.runner.run(active, SPEC))
     running = asyncio.create_task(active.run(task))
     await soon(process.source.reading.wait())
-    await process.store.cancel(active.id, 0.0)
+    await process.store.cancel(active.id, EVERYBODY, 0.0)
     await soon(running)
     assert task.cancelled()
     assert active.spool.broken.result() == ENDED_ELSEWHERE
@@ -125,7 +126,7 @@ async def test_a_run_that_finds_a_change_of_this_process_first_breaks_its_follow
     running = asyncio.create_task(active.run(asyncio.create_task(process.runner.run(active, SPEC))))
     await soon(process.source.reading.wait())
     with active.ending("the reason"):
-        await process.store.cancel(active.id, 0.0)
+        await process.store.cancel(active.id, EVERYBODY, 0.0)
         await soon(running)  # the answer of the statement is still on its way
     assert active.spool.broken.result() == "the reason"
 
@@ -135,14 +136,14 @@ async def test_a_run_that_completes_beside_a_change_of_this_process_fails_with_t
 ) -> None:
     active = await process.claimed()
     with active.ending("the reason"):
-        await process.store.cancel(active.id, 0.0)
+        await process.store.cancel(active.id, EVERYBODY, 0.0)
         await run(process, active)
     assert active.spool.broken.result() == "the reason"
 
 
 async def test_an_export_that_was_cancelled_at_its_last_row_fails(process: Process) -> None:
     active = await process.claimed()
-    await process.store.cancel(active.id, 0.0)
+    await process.store.cancel(active.id, EVERYBODY, 0.0)
     assert await run(process, active) is None
     assert active.spool.broken.result() == ENDED_ELSEWHERE
     assert process.files() == set()
@@ -223,7 +224,7 @@ async def test_a_busy_source_is_waited_for_without_an_attempt_counted(
             row = await process.row(active.id)
             assert (row["state"], row["attempts"], row["waiting_for"]) == ("pending", 0, "source")
             await process.change(active.id, not_before=None)
-            assert await process.store.claim([active.id], process.directory.id) is not None
+            await process.claim(active)
     assert not process.gate.away
     assert [record.message for record in caplog.records] == [
         f"export {active.id} waits for the source: a relation is locked"
@@ -238,7 +239,7 @@ async def test_a_source_that_is_away_closes_the_gate_and_an_answer_opens_it(proc
     assert await run(process, active) == timedelta(0)
     assert process.gate.away
     await process.change(active.id, not_before=None)
-    await process.store.claim([active.id], process.directory.id)
+    await process.claim(active)
     process.source.before.append(SourceBusy("a relation is locked"))
     await run(process, active)
     assert not process.gate.away

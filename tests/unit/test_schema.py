@@ -38,6 +38,8 @@ LINKS = Links("https://example.org/prefix")
 END = datetime(2024, 5, 1, 12, 0, 2, 999_999, tzinfo=UTC)
 RUNNING = Export(
     id=ID,
+    principal="open",
+    epoch=1,
     state=State.PROCESSING,
     spec=ExportSpec(
         dataset="users",

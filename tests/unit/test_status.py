@@ -13,7 +13,7 @@ import pytest
 from streamer.http.api.status import UNREADABLE, entity_tag, export_status
 from streamer.http.links import Links
 from streamer.jobs.active import ActiveExport
-from streamer.model import Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
+from streamer.model import OPEN, Condition, Dialect, Export, ExportSpec, Operator, Order, Progress, State, Timestamps
 from streamer.schema import ExportLinks, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.dataset import Column, Dataset
@@ -50,6 +50,8 @@ CATALOG = Catalog(
 TTL = timedelta(hours=24)
 EXPORT = Export(
     id=ID,
+    principal="open",
+    epoch=1,
     state=State.COMPLETED,
     spec=ExportSpec(dataset="users", columns=("id", "name")),
     progress=Progress(
@@ -261,7 +263,7 @@ async def test_an_export_of_this_process_shows_its_current_progress(
     tmp_path: Path, executor: ThreadPoolExecutor
 ) -> None:
     spool = Spool(tmp_path / "export.csv", Volume(executor, executor))
-    live = ActiveExport(ID, spool, note_served=must_not_be_called)
+    live = ActiveExport(ID, OPEN.name, spool, note_served=must_not_be_called)
     stale = replace(
         EXPORT, state=State.PROCESSING, progress=Progress(), snapshot_at=None, sha256=None, finished_at=None
     )

@@ -10,9 +10,20 @@ import asyncpg
 import pytest
 
 from streamer.errors import NotFound, StartError, Unavailable
-from streamer.jobs.store import MAX_ATTEMPTS, MAX_PAGE_SPECS, MIGRATIONS, Store
+from streamer.jobs.store import MAX_ATTEMPTS, MAX_PAGE_SPECS, MIGRATIONS, STATEMENTS, Store
 from streamer.jobs.times import JobTimes
-from streamer.model import SPEC_VERSION, TRANSITIONS, ExportFilter, ExportRequest, ExportSpec, Progress, State
+from streamer.model import (
+    EVERYBODY,
+    OPEN,
+    SPEC_VERSION,
+    TRANSITIONS,
+    ExportFilter,
+    ExportRequest,
+    ExportSpec,
+    Principal,
+    Progress,
+    State,
+)
 from streamer.postgres.driver import Pool
 from streamer.spool.spool import Sealed
 from tests.unit.process import HOUR, SPEC, until_locked_out
@@ -26,14 +37,14 @@ Call = Callable[[Store, UUID], Awaitable[object]]
 
 CALLS: dict[str, Call] = {
     "claim": lambda store, export_id: store.claim([export_id], FOLDER),
-    "wait_for_source": lambda store, export_id: store.wait_for_source(export_id, SECOND),
-    "requeue": lambda store, export_id: store.requeue(export_id, SECOND, 0.0),
-    "release": lambda store, export_id: store.release(export_id, 0.0),
+    "wait_for_source": lambda store, export_id: store.wait_for_source(export_id, 0, SECOND),
+    "requeue": lambda store, export_id: store.requeue(export_id, 0, SECOND, 0.0),
+    "release": lambda store, export_id: store.release(export_id, 0, 0.0),
     "reclaim": lambda store, export_id: store.reclaim([], []),
-    "complete": lambda store, export_id: store.complete(export_id, SEALED, 7, truncated=True, snapshot_at=NOW),
-    "fail": lambda store, export_id: store.fail(export_id, "the reason", 0.0),
+    "complete": lambda store, export_id: store.complete(export_id, 0, SEALED, 7, truncated=True, snapshot_at=NOW),
+    "fail": lambda store, export_id: store.fail(export_id, 0, "the reason", 0.0),
     "fail_orphans": lambda store, export_id: store.fail_orphans([], [], served="served", exhausted="exhausted"),
-    "cancel": lambda store, export_id: store.cancel(export_id, 0.0),
+    "cancel": lambda store, export_id: store.cancel(export_id, EVERYBODY, 0.0),
 }
 ORPHANS = ("reclaim", "fail_orphans")  # statements for the exports of dead servers
 
@@ -52,7 +63,7 @@ def other(pool: Pool) -> Store:
 async def inserted(store: Store, spec: ExportSpec = SPEC, **columns: object) -> UUID:
     """The id of a new row, of which some columns are set."""
     export_id = uuid4()
-    assert await store.insert(export_id, ExportRequest(spec=spec)) is not None
+    assert await store.insert(export_id, ExportRequest(spec=spec), OPEN) is not None
     await change(store, export_id, **columns)
     return export_id
 
@@ -95,22 +106,22 @@ async def test_an_export_that_was_served_is_not_run_again(store: Store, name: st
 async def test_a_row_has_what_was_asked_for(store: Store) -> None:
     export_id = uuid4()
     request = ExportRequest(spec=SPEC, label="Ünï", ttl=HOUR)
-    created_at = await store.insert(export_id, request, "key")
-    export = await store.get(export_id)
+    created_at = await store.insert(export_id, request, OPEN, "key")
+    export = await store.get(export_id, EVERYBODY)
     assert (export.spec, export.label, export.ttl, export.created_at) == (SPEC, "Ünï", HOUR, created_at)
     assert (export.state, export.attempts, export.served) == (State.PENDING, 0, False)
     assert (await row(store, export_id))["spec_version"] == SPEC_VERSION
     assert (await row(store, export_id))["lease_until"] - created_at > 20 * SECOND
-    assert await store.by_key("key") == export
-    assert await store.by_key("other") is None
+    assert await store.by_key(OPEN, "key") == export
+    assert await store.by_key(OPEN, "other") is None
 
 
 async def test_a_known_key_inserts_nothing(store: Store) -> None:
     first, second = uuid4(), uuid4()
-    assert await store.insert(first, ExportRequest(spec=SPEC), "key") is not None
-    assert await store.insert(second, ExportRequest(spec=SPEC), "key") is None
+    assert await store.insert(first, ExportRequest(spec=SPEC), OPEN, "key") is not None
+    assert await store.insert(second, ExportRequest(spec=SPEC), OPEN, "key") is None
     with pytest.raises(NotFound, match=str(second)):
-        await store.get(second)
+        await store.get(second, EVERYBODY)
 
 
 async def test_the_oldest_export_that_waits_here_is_claimed(store: Store) -> None:
@@ -126,7 +137,7 @@ async def test_the_oldest_export_that_waits_here_is_claimed(store: Store) -> Non
 
 async def test_an_export_is_not_claimed_before_its_delay_is_over(store: Store) -> None:
     export_id = await inserted(store, state="processing")
-    assert await store.requeue(export_id, HOUR, 0.0)
+    assert await store.requeue(export_id, 0, HOUR, 0.0)
     assert await store.claim([export_id], FOLDER) is None
     await change(store, export_id, not_before=NOW)
     assert await store.claim([export_id], FOLDER) is not None
@@ -136,25 +147,25 @@ async def test_progress_is_noted_and_the_percentage_never_falls(store: Store) ->
     export_id = await inserted(store, state="processing", waiting_for="source")
     for percentage in (50.0, 40.0):
         progress = Progress(total_rows=10, processed_rows=4, bytes=99, percentage=percentage, rows_per_second=3)
-        assert await store.note_progress(export_id, NOW, progress)
-    export = await store.get(export_id)
+        assert await store.note_progress(export_id, 0, NOW, progress)
+    export = await store.get(export_id, EVERYBODY)
     assert export.progress == Progress(total_rows=10, processed_rows=4, bytes=99, percentage=50.0, rows_per_second=3)
     assert (export.snapshot_at, export.waiting_for) == (NOW, None)
     await change(store, export_id, state="cancelled")
-    assert not await store.note_progress(export_id, NOW, Progress())
+    assert not await store.note_progress(export_id, 0, NOW, Progress())
 
 
 @pytest.mark.parametrize(("state", "noted"), [("processing", True), ("completed", True), ("pending", False)])
 async def test_served_is_noted_of_a_run_and_of_its_end(store: Store, state: str, noted: bool) -> None:
     export_id = await inserted(store, state=state)
-    assert await store.note_served(export_id) is noted
-    assert (await store.get(export_id)).served is noted
+    assert await store.note_served(export_id, 0) is noted
+    assert (await store.get(export_id, EVERYBODY)).served is noted
 
 
 async def test_a_completed_row_has_the_figures_of_the_file(store: Store) -> None:
     export_id = await inserted(store, state="processing")
-    assert await store.complete(export_id, SEALED, 7, truncated=True, snapshot_at=NOW)
-    export = await store.get(export_id)
+    assert await store.complete(export_id, 0, SEALED, 7, truncated=True, snapshot_at=NOW)
+    export = await store.get(export_id, EVERYBODY)
     assert export.progress == Progress(
         total_rows=1, estimated=False, processed_rows=1, bytes=5, percentage=100, rows_per_second=7
     )
@@ -165,18 +176,18 @@ async def test_a_completed_row_has_the_figures_of_the_file(store: Store) -> None
 
 async def test_an_export_is_run_again_only_so_many_times(store: Store) -> None:
     export_id = await inserted(store, state="processing", attempts=MAX_ATTEMPTS - 1, bytes=9, snapshot_at=NOW)
-    assert await store.requeue(export_id, SECOND, 30.0)
-    export = await store.get(export_id)
+    assert await store.requeue(export_id, 0, SECOND, 30.0)
+    export = await store.get(export_id, EVERYBODY)
     assert (export.progress.bytes, export.snapshot_at, export.progress.percentage) == (0, None, 30.0)
     await change(store, export_id, state="processing", attempts=MAX_ATTEMPTS)
-    assert not await store.requeue(export_id, SECOND, 30.0)
+    assert not await store.requeue(export_id, 0, SECOND, 30.0)
 
 
 async def test_waiting_for_the_source_counts_no_attempt(store: Store) -> None:
     export_id = await inserted(store)
     await store.claim([export_id], FOLDER)
-    assert await store.wait_for_source(export_id, timedelta())
-    export = await store.get(export_id)
+    assert await store.wait_for_source(export_id, 1, timedelta())
+    export = await store.get(export_id, EVERYBODY)
     assert (export.attempts, export.started_at, export.waiting_for) == (0, None, "source")
 
 
@@ -185,18 +196,19 @@ async def test_a_released_export_is_at_once_an_orphan_without_an_attempt_lost(
     store: Store, other: Store, state: str, attempts: int
 ) -> None:
     export_id = await inserted(store, state=state, attempts=2)
-    assert await store.release(export_id, 30.0)
-    export = await store.get(export_id)
+    assert await store.release(export_id, 0, 30.0)
+    export = await store.get(export_id, EVERYBODY)
     assert (export.state, export.attempts, export.progress.percentage) == (State.PENDING, attempts, 30.0)
     assert [each.id for each in await other.reclaim([], [])] == [export_id]
 
 
 async def test_a_failed_and_a_cancelled_row_keep_the_highest_percentage(store: Store) -> None:
     failed, cancelled = [await inserted(store, state="processing", percentage=20.0) for _ in range(2)]
-    assert await store.fail(failed, "the reason", 30.0)
-    assert await store.cancel(cancelled, 10.0) is not None
-    assert ((await store.get(failed)).error, (await store.get(failed)).progress.percentage) == ("the reason", 30.0)
-    export = await store.get(cancelled)
+    assert await store.fail(failed, 0, "the reason", 30.0)
+    assert await store.cancel(cancelled, EVERYBODY, 10.0) is not None
+    export = await store.get(failed, EVERYBODY)
+    assert (export.error, export.progress.percentage) == ("the reason", 30.0)
+    export = await store.get(cancelled, EVERYBODY)
     assert export.progress.percentage == 20.0
     assert export.removed_at is not None
 
@@ -205,7 +217,7 @@ async def test_a_removal_is_noted_once_and_only_of_an_export_that_has_ended(stor
     completed, running = await inserted(store, state="completed"), await inserted(store, state="processing")
     assert await store.note_removed([completed, running]) == [completed]
     assert await store.note_removed([completed, running]) == []
-    assert (await store.get(running)).removed_at is None
+    assert (await store.get(running, EVERYBODY)).removed_at is None
 
 
 async def test_leases_are_renewed_for_rows_in_the_state_that_this_server_knows(store: Store, other: Store) -> None:
@@ -288,14 +300,15 @@ async def test_rows_without_a_file_are_found_by_the_time_of_their_removal_and_de
     assert first == [(now - 3 * HOUR, failed)]
     assert await store.without_file(FOLDER, HOUR, first[-1], 10) == [(now - 2 * HOUR, removed)]
     assert await store.delete_rows([removed, failed, kept]) == 2
-    assert [each.id for each in (await store.page(ExportFilter(), None, 10))[0]] == [kept, young]
+    assert [each.id for each in (await store.page(EVERYBODY, ExportFilter(), None, 10))[0]] == [kept, young]
 
 
 async def test_only_completed_rows_without_a_folder_are_located(store: Store) -> None:
     unknown, known = await completed(store, folder=None), await completed(store, folder=OTHER_FOLDER)
     running = await inserted(store, state="processing")
     await store.locate(FOLDER, [unknown, known, running])
-    assert [(await store.get(each)).folder for each in (unknown, known, running)] == [FOLDER, OTHER_FOLDER, None]
+    folders = [(await store.get(each, EVERYBODY)).folder for each in (unknown, known, running)]
+    assert folders == [FOLDER, OTHER_FOLDER, None]
 
 
 async def test_garbage_are_files_that_no_download_can_need(store: Store) -> None:
@@ -312,33 +325,33 @@ async def test_unknown_files_have_no_row(store: Store) -> None:
 
 
 async def test_a_page_has_the_newest_exports_and_says_whether_there_are_more(store: Store) -> None:
-    exports = [await store.get(await inserted(store)) for _ in range(3)]
-    newest, more = await store.page(ExportFilter(), None, 2)
+    exports = [await store.get(await inserted(store), EVERYBODY) for _ in range(3)]
+    newest, more = await store.page(EVERYBODY, ExportFilter(), None, 2)
     assert (newest, more) == ([exports[2], exports[1]], True)
     place = (newest[-1].created_at, newest[-1].id)
-    assert await store.page(ExportFilter(), place, 2) == ([exports[0]], False)
-    assert await store.page(ExportFilter(), (exports[0].created_at, exports[0].id), 2) == ([], False)
+    assert await store.page(EVERYBODY, ExportFilter(), place, 2) == ([exports[0]], False)
+    assert await store.page(EVERYBODY, ExportFilter(), (exports[0].created_at, exports[0].id), 2) == ([], False)
 
 
 async def test_a_page_of_large_requests_is_short(store: Store) -> None:
     large = ExportSpec(dataset="users", columns=("x" * MAX_PAGE_SPECS,))
     for _ in range(3):
         await inserted(store, large)
-    page, more = await store.page(ExportFilter(), None, 3)
+    page, more = await store.page(EVERYBODY, ExportFilter(), None, 3)
     assert (len(page), more) == (1, True)
 
 
 async def test_a_page_is_selected_by_state_label_and_dataset(store: Store) -> None:
     request = ExportRequest(spec=ExportSpec(dataset="orders", columns=("id",)), label="STRASSE")
     wanted = uuid4()
-    await store.insert(wanted, request)
+    await store.insert(wanted, request, OPEN)
     await inserted(store, state="failed")
     for selection in (
         ExportFilter(states=(State.PENDING,)),
         ExportFilter(label="straß"),
         ExportFilter(dataset="orders"),
     ):
-        assert [each.id for each in (await store.page(selection, None, 9))[0]] == [wanted]
+        assert [each.id for each in (await store.page(EVERYBODY, selection, None, 9))[0]] == [wanted]
 
 
 async def test_each_table_has_one_identity(store: Store, other: Store) -> None:
@@ -348,7 +361,7 @@ async def test_each_table_has_one_identity(store: Store, other: Store) -> None:
 async def test_a_table_at_this_version_is_left_as_it_is(store: Store, pool: Pool) -> None:
     export_id = await inserted(store)
     await store.migrate()
-    assert (await store.get(export_id)).id == export_id
+    assert (await store.get(export_id, EVERYBODY)).id == export_id
     assert [
         each["version"] for each in await pool.fetch("SELECT version FROM streamer.migrations ORDER BY 1")
     ] == sorted(MIGRATIONS)
@@ -384,7 +397,7 @@ async def test_a_table_that_is_locked_is_unavailable(pool: Pool) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("LOCK TABLE streamer.exports")
         with pytest.raises(Unavailable, match="does not answer"):
-            await store.get(uuid4())
+            await store.get(uuid4(), EVERYBODY)
 
 
 @pytest.mark.parametrize("condition", ["serialization_failure", "deadlock_detected"], ids=["serialization", "deadlock"])
@@ -393,7 +406,7 @@ async def test_a_statement_that_lost_against_a_concurrent_one_is_tried_again(
 ) -> None:
     await failing(pool, condition, times=2)
     export_id = uuid4()
-    assert await store.insert(export_id, ExportRequest(spec=SPEC)) is not None
+    assert await store.insert(export_id, ExportRequest(spec=SPEC), OPEN) is not None
     assert await pool.fetchval("SELECT last_value FROM tries") == 3
 
 
@@ -418,7 +431,7 @@ async def test_a_table_that_cannot_be_written_is_unavailable_after_one_try(
 ) -> None:
     await failing(pool, condition, times=9)
     with pytest.raises(Unavailable, match="cannot be used") as error:
-        await store.insert(uuid4(), ExportRequest(spec=SPEC))
+        await store.insert(uuid4(), ExportRequest(spec=SPEC), OPEN)
     assert isinstance(error.value.__cause__, asyncpg.PostgresError)
     assert await pool.fetchval("SELECT last_value FROM tries") == 1
 
@@ -426,7 +439,7 @@ async def test_a_table_that_cannot_be_written_is_unavailable_after_one_try(
 async def test_an_error_that_will_not_pass_is_no_lack_of_the_database(store: Store, pool: Pool) -> None:
     await pool.execute("ALTER TABLE streamer.exports RENAME TO away")
     with pytest.raises(asyncpg.UndefinedTableError):
-        await store.get(uuid4())
+        await store.get(uuid4(), EVERYBODY)
 
 
 async def test_a_cancellation_is_raised_when_the_connection_breaks_at_the_same_time(store: Store, pool: Pool) -> None:
@@ -437,7 +450,7 @@ async def test_a_cancellation_is_raised_when_the_connection_breaks_at_the_same_t
             except asyncio.CancelledError:
                 raise ConnectionResetError from None
 
-    task = asyncio.create_task(Breaking(pool, uuid4(), JobTimes()).get(uuid4()))
+    task = asyncio.create_task(Breaking(pool, uuid4(), JobTimes()).get(uuid4(), EVERYBODY))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -470,3 +483,61 @@ async def test_a_role_without_rights_is_told_what_to_grant(store: Store, pool: P
     finally:
         async with pool.acquire() as connection:
             await connection.execute(f"SET ROLE NONE; ALTER DATABASE {name} RESET role; DROP ROLE {role}")
+
+
+REPORTS = Principal(name="key:reports")
+
+
+async def test_the_exports_of_a_principal_are_its_own(store: Store) -> None:
+    theirs, ours = await inserted(store), uuid4()
+    assert await store.insert(ours, ExportRequest(spec=SPEC), REPORTS) is not None
+    assert (await store.get(ours, REPORTS)).principal == "key:reports"
+    for viewer, other in ((REPORTS, theirs), (OPEN, ours)):
+        with pytest.raises(NotFound, match=str(other)):
+            await store.get(other, viewer)
+        assert await store.cancel(other, viewer, 0.0) is None
+    assert [each.id for each in (await store.page(REPORTS, ExportFilter(), None, 9))[0]] == [ours]
+    assert [each.id for each in (await store.page(EVERYBODY, ExportFilter(), None, 9))[0]] == [ours, theirs]
+    assert await store.cancel(ours, REPORTS, 0.0) is not None
+
+
+async def test_a_key_belongs_to_its_principal(store: Store) -> None:
+    first, second = uuid4(), uuid4()
+    for export_id, principal in ((first, OPEN), (second, REPORTS)):
+        assert await store.insert(export_id, ExportRequest(spec=SPEC), principal, "key") is not None
+        found = await store.by_key(principal, "key")
+        assert found is not None
+        assert found.id == export_id
+    assert await store.insert(uuid4(), ExportRequest(spec=SPEC), REPORTS, "key") is None
+
+
+RUN_CALLS: dict[str, Call] = {
+    **{name: CALLS[name] for name in ("wait_for_source", "requeue", "release", "complete", "fail")},
+    "note_progress": lambda store, export_id: store.note_progress(export_id, 0, NOW, Progress()),
+    "note_served": lambda store, export_id: store.note_served(export_id, 0),
+}
+"""The statements of a run, all of them with the first epoch."""
+
+
+@pytest.mark.parametrize("name", RUN_CALLS)
+async def test_a_statement_of_a_run_changes_nothing_once_the_export_was_claimed_again(store: Store, name: str) -> None:
+    export_id = await inserted(store, state="processing", epoch=1)
+    before = await row(store, export_id)
+    assert not await RUN_CALLS[name](store, export_id)
+    assert await row(store, export_id) == before
+    await change(store, export_id, epoch=0)
+    assert await RUN_CALLS[name](store, export_id)
+
+
+@pytest.mark.parametrize("name", RUN_CALLS)
+def test_every_statement_of_a_run_names_its_server_and_its_epoch(name: str) -> None:
+    assert "WHERE id = $1 AND server_id = $2 AND epoch = $3 AND state" in STATEMENTS[name]
+
+
+async def test_every_claim_raises_the_epoch(store: Store) -> None:
+    export_id = await inserted(store)
+    for epoch in (1, 2):
+        claimed = await store.claim([export_id], FOLDER)
+        assert claimed is not None
+        assert claimed.epoch == epoch
+        await change(store, export_id, state="pending")

@@ -9,7 +9,7 @@ from streamer.errors import SourceBusy, TransientFailure
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import UNREADABLE
-from streamer.model import SPEC_VERSION
+from streamer.model import EVERYBODY, SPEC_VERSION
 from streamer.postgres.driver import Pool
 from streamer.spool.names import SpoolName
 from tests.polling import until
@@ -65,7 +65,7 @@ async def test_as_many_exports_run_at_once_as_there_are_workers(process: Process
 
 async def test_a_permit_of_a_cancelled_export_claims_nothing(process: Process) -> None:
     cancelled, next_one = await process.queued(), await process.queued()
-    await process.store.cancel(cancelled.id, 0.0)
+    await process.store.cancel(cancelled.id, EVERYBODY, 0.0)
     process.actives.pop(cancelled.id)
     process.workers.start(1)
     process.permits.release()

@@ -19,7 +19,7 @@ from streamer.http.api.status import export_status, parameter_of
 from streamer.http.links import LINKS, status_path
 from streamer.http.target import read_query
 from streamer.jobs.admission import Admission
-from streamer.model import Export, ExportFilter, ExportRequest, ExportSpec, State
+from streamer.model import OPEN, Export, ExportFilter, ExportRequest, ExportSpec, State
 from streamer.schema import CancelledJob, Created, CreatedJob, ExportPage, ExportStatus, encode
 from streamer.source.catalog.catalog import Catalog
 from streamer.source.catalog.checking import ValueCheck, WrongNullError, WrongValueError
@@ -56,31 +56,31 @@ class Exports:
     async def status(self, request: web.Request) -> web.Response:
         """`GET /exports/{id}` and `GET /exports/{id}/status`."""
         export_id = requested_id(request)
-        export = await self._admission.get(export_id)
+        export = await self._admission.get(export_id, OPEN)
         return json_response(self._status(request, export))
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /exports`: newest first; `nextCursor` is null on the last page."""
-        exports, more = await self._admission.page(*read_page(request))
+        exports, more = await self._admission.page(OPEN, *read_page(request))
         found = tuple(self._status(request, export) for export in exports)
         return json_response(ExportPage(exports=found, next_cursor=cursor(exports[-1]) if more else None))
 
     async def newest(self, request: web.Request, count: int) -> Sequence[ExportStatus]:
         """Returns the newest exports, at most `count`. Raises Unavailable."""
-        exports, _ = await self._admission.page(ExportFilter(), None, count)
+        exports, _ = await self._admission.page(OPEN, ExportFilter(), None, count)
         return [self._status(request, export) for export in exports]
 
     def _status(self, request: web.Request, export: Export) -> ExportStatus:
-        return export_status(export, self._admission.active(export.id), ttl=self._ttl, links=request.app[LINKS])
+        return export_status(export, self._admission.active(export.id, OPEN), ttl=self._ttl, links=request.app[LINKS])
 
     async def delete(self, request: web.Request) -> web.Response:
         """`DELETE /exports/{id}`."""
-        await self._admission.remove(requested_id(request))
+        await self._admission.remove(requested_id(request), OPEN)
         return web.Response(status=204)
 
     async def cancel_job(self, request: web.Request) -> web.Response:
         """`POST /exports/{id}/cancel`."""
-        export = await self._admission.cancel(requested_id(request))
+        export = await self._admission.cancel(requested_id(request), OPEN)
         return json_response(CancelledJob(job_id=export.id, export_id=export.id, status=export.state))
 
     async def read_request(self, request: web.Request, *, ignored: str | None = None) -> ExportRequest:
@@ -114,7 +114,7 @@ class Exports:
 
     async def _submit(self, request: web.Request) -> tuple[UUID, str]:
         """Returns id and state of the new export, or of the one that was created with the same Idempotency-Key."""
-        submitted = await self._admission.submit(await self.read_request(request), key=_idempotency_key(request))
+        submitted = await self._admission.submit(await self.read_request(request), OPEN, key=_idempotency_key(request))
         return submitted.id, submitted.state if isinstance(submitted, Export) else State.PENDING
 
 

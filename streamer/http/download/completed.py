@@ -18,6 +18,7 @@ from streamer.http.download.negotiation import (
     validators,
 )
 from streamer.jobs.completed import CompletedCache, CompletedExport
+from streamer.model import Viewer
 from streamer.protocol.digest import repr_digest
 from streamer.protocol.ranges import Slice, Slices, Unsatisfiable, Whole, content_range
 
@@ -32,13 +33,15 @@ class CompletedDownloads:
         self._cache = cache
         self._copied = 0  # bytes of all bodies in memory
 
-    async def send(self, download: DownloadRequest, coding: Coding, export_id: UUID) -> web.StreamResponse:
+    async def send(
+        self, download: DownloadRequest, coding: Coding, export_id: UUID, viewer: Viewer
+    ) -> web.StreamResponse:
         """Sends the export, or as much of it as the request selects.
 
         Raises RangeNotSatisfiable, PreconditionFailed and ExportGone, and as `CompletedCache.acquire` if there is no
         such file.
         """
-        with await self._cache.acquire(export_id, coding) as export:
+        with await self._cache.acquire(export_id, viewer, coding) as export:
             ensure_same_bytes(download, export.representation)
             tags = validators(download, export_id, export.representation, export.last_modified)
             headers = representation_headers(download, export_id, export.content, coding, tags)

@@ -19,6 +19,7 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import CompletedCache, NotMadeError
 from streamer.jobs.representations.active import ActiveRepresentation
 from streamer.jobs.representations.making import AlreadyMadeError, Representations
+from streamer.model import EVERYBODY, Viewer
 from streamer.spool.names import SpoolName
 
 
@@ -46,13 +47,14 @@ class CompressedDownloads:
     def at_hand(self, export_id: UUID, coding: Coding) -> bool:
         """Whether a download needs no compression that would not be made without it."""
         name = SpoolName(export_id, coding)
-        return self._representations.active(name) is not None or self._cache.is_kept(name)
+        return self._representations.active(name, EVERYBODY) is not None or self._cache.is_kept(name)
 
     async def send(
         self,
         download: DownloadRequest,
         name: SpoolName,
         live: ActiveExport | None,
+        viewer: Viewer,
         *,
         is_choice: bool = False,
         follow: bool = True,
@@ -63,12 +65,12 @@ class CompressedDownloads:
         is False; and as LiveDownloads and CompletedDownloads. With `is_choice` the client accepts another coding, so it
         does not wait long.
         """
-        active = self._representations.active(name)
+        active = self._representations.active(name, viewer)
         if active is None and live is not None:
             active = await self._begin(download, name, live, is_choice=is_choice)
         while active is None:
             try:
-                return await self._completed.send(download, name.coding, name.export_id)
+                return await self._completed.send(download, name.coding, name.export_id, viewer)
             except NotMadeError as error:
                 with suppress(AlreadyMadeError):  # since it was looked up
                     active = await self._begin(download, name, None, is_choice=is_choice, is_lost=error.is_lost)
@@ -107,7 +109,7 @@ class CompressedDownloads:
             await self._wait_end(active)
         try:
             if active.spool.sealed:
-                return await self._completed.send(download, active.coding, active.id)
+                return await self._completed.send(download, active.coding, active.id, EVERYBODY)
             return await self._live.follow(download, active)
         except NotMadeError as error:
             raise Unavailable("the compressed file could not be finished; try again") from error

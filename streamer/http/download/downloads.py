@@ -26,7 +26,7 @@ from streamer.http.target import read_query, values_of
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
 from streamer.jobs.representations.making import TOO_MANY
-from streamer.model import ExportRequest
+from streamer.model import OPEN, ExportRequest
 from streamer.spool.names import SpoolName
 
 
@@ -71,7 +71,7 @@ class Downloads:
             self._ensure_possible(download)
             if download.is_head:
                 return await _send_headers(request, export_request)
-            live = await self._admission.submit(export_request, abandon_after=self._abandon_after)
+            live = await self._admission.submit(export_request, OPEN, abandon_after=self._abandon_after)
             assert isinstance(live, ActiveExport)  # without a key, it is always a new one
             return await self._send_live(download, live)
 
@@ -88,7 +88,7 @@ class Downloads:
         follow = _parse_live(request)
         download = DownloadRequest.from_request(request, file)
         async with self._slot(download):
-            live = self._admission.active(export_id)
+            live = self._admission.active(export_id, OPEN)
             if live is None:
                 return await self._send(download, export_id, follow=follow)
             if not follow:
@@ -106,7 +106,7 @@ class Downloads:
     ) -> web.StreamResponse:
         """Sends the file that the URL names, or the best of the codings that can be had now."""
         if download.file:
-            return await self._compressed.send(download, SpoolName(export_id, download.file), live, follow=follow)
+            return await self._compressed.send(download, SpoolName(export_id, download.file), live, OPEN, follow=follow)
         codings = download.codings_of(export_id, partial(self._compressed.at_hand, export_id))
         for place, coding in enumerate(codings, 1):
             try:
@@ -126,10 +126,10 @@ class Downloads:
         is_choice: bool,
     ) -> web.StreamResponse:
         if coding is not Coding.IDENTITY:
-            return await self._compressed.send(download, SpoolName(export_id, coding), live, is_choice=is_choice)
+            return await self._compressed.send(download, SpoolName(export_id, coding), live, OPEN, is_choice=is_choice)
         if live is not None:
             return await self._live.follow(download, live)
-        return await self._completed.send(download, coding, export_id)
+        return await self._completed.send(download, coding, export_id, OPEN)
 
     @asynccontextmanager
     async def _slot(self, download: DownloadRequest) -> AsyncIterator[None]:

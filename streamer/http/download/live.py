@@ -26,7 +26,7 @@ from streamer.http.download.negotiation import (
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
 from streamer.jobs.completed import refusal
-from streamer.model import Representation
+from streamer.model import EVERYBODY, Representation
 from streamer.protocol.disposition import ContentDescription
 from streamer.protocol.ranges import Positions, Slice, live_content_range
 from streamer.spool.follower import Follower
@@ -88,7 +88,7 @@ class LiveDownloads:
         """
         if not download.allows_chunked:
             await followed.spool.end()
-            return await self._completed.send(download, followed.coding, followed.id)
+            return await self._completed.send(download, followed.coding, followed.id, EVERYBODY)
         return await self._send_live(download, followed)
 
     async def _send_live(self, download: DownloadRequest, followed: Followed) -> web.StreamResponse:
@@ -111,7 +111,7 @@ class LiveDownloads:
         if selected.first >= len(await followed.early()):
             await followed.spool.moved_beyond(selected.first)
             if followed.spool.ended:
-                return await self._completed.send(download, followed.coding, followed.id)
+                return await self._completed.send(download, followed.coding, followed.id, EVERYBODY)
             await self._mark_served(download, followed)
         response = DownloadResponse(status=206, headers={**headers, "Content-Range": live_content_range(selected)})
         stop = None if selected.last is None else selected.last + 1
@@ -133,7 +133,7 @@ class LiveDownloads:
     async def _mark_served(self, download: DownloadRequest, followed: Followed) -> None:
         """Called before headers that a byte follows at once. Raises the error of the export if it has just failed."""
         if not download.is_head and not await followed.try_mark_served():
-            raise refusal(await self._admission.get(followed.id))
+            raise refusal(await self._admission.get(followed.id, EVERYBODY))
 
     async def wait_first_rows(self, download: DownloadRequest, live: ActiveExport) -> None:
         """Gives a new export some time to show rows or to fail.
@@ -146,7 +146,7 @@ class LiveDownloads:
         if live.waiting_for == "source":
             await self._wait_source(download, live)
         if live.spool.broken.done():
-            raise refusal(await self._admission.get(live.id))
+            raise refusal(await self._admission.get(live.id, EVERYBODY))
 
     async def _wait_source(self, download: DownloadRequest, live: ActiveExport) -> None:
         """Raises Unavailable if that takes too long; the export keeps waiting."""

@@ -44,13 +44,18 @@ class ActiveRepresentation:
         spool: Spool,
         content: ContentDescription,
         *,
+        principal: str,
         live: ActiveExport | None,
         reading: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """`live` is the export if it is unfinished; `reading` keeps its file from being removed."""
+        """`principal` is the name of the export's owner; `live` is the export if it is unfinished.
+
+        `reading` keeps its file from being removed.
+        """
         self.row = row
         self.spool = spool
         self.content = content
+        self.principal = principal
         self.live = live
         self.has_place = False  # among those that are made at once
         self.failing = False  # its end is being written to the table, and is not to be cancelled
@@ -77,6 +82,11 @@ class ActiveRepresentation:
     def export_is_complete(self) -> bool:
         """Whether its length will be known soon."""
         return self.live is None or self.live.spool.sealed
+
+    @property
+    def export_has_failed(self) -> bool:
+        """Whether nothing of it can be asked for any more."""
+        return self.live is not None and self.live.spool.broken.done()
 
     @property
     def flushes(self) -> bytes:

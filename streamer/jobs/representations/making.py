@@ -32,7 +32,7 @@ from streamer.jobs.representations.compressor import CompletedIdentity, Compress
 from streamer.jobs.retention import Retention
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
-from streamer.model import State
+from streamer.model import EVERYBODY, State, Viewer, may_see
 from streamer.postgres.failures import with_causes
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
@@ -58,6 +58,7 @@ class _Source:
     """The export that is compressed. `open` begins to read it."""
 
     content: ContentDescription
+    principal: str  # its name
     open: Callable[[], AbstractContextManager[Identity]]
 
 
@@ -94,10 +95,10 @@ class Representations:
         """Whether another one can be made now."""
         return self._places > 0
 
-    def active(self, name: SpoolName) -> ActiveRepresentation | None:
-        """Returns the representation if this process makes it."""
+    def active(self, name: SpoolName, viewer: Viewer) -> ActiveRepresentation | None:
+        """Returns the representation if this process makes it, of an export that the viewer may see."""
         found = self._active.get(name)
-        return None if found is None or found.spool.ended else found
+        return found if found and may_see(viewer, found.principal) and not found.spool.ended else None
 
     async def begin(
         self, name: SpoolName, live: ActiveExport | None, *, patience: float = 0.0, is_lost: bool = False
@@ -112,7 +113,7 @@ class Representations:
         needs_place = live is None or live.has_begun
         while not self._may_begin(name, needs_place=needs_place):
             await self._wait_change(name, patience)
-        if found := self.active(name):
+        if found := self.active(name, EVERYBODY):
             return found
         if name not in self._beginning:
             self._places -= needs_place
@@ -143,7 +144,7 @@ class Representations:
 
     def _may_begin(self, name: SpoolName, *, needs_place: bool) -> bool:
         has_place = self._places > 0 or not needs_place
-        return has_place or name in self._beginning or self.active(name) is not None
+        return has_place or name in self._beginning or self.active(name, EVERYBODY) is not None
 
     async def _wait_change(self, name: SpoolName, patience: float) -> None:
         """Raises Unavailable."""
@@ -190,7 +191,9 @@ class Representations:
             name.export_id, self._retention.keep_room_for_representation, name.coding, limits=WRITE_LIMITS
         )
         reading = partial(self._completed.reading, name.export_id)
-        active = ActiveRepresentation(row, spool, source.content, live=live, reading=reading)
+        active = ActiveRepresentation(
+            row, spool, source.content, principal=source.principal, live=live, reading=reading
+        )
         if row.is_new:
             active.proven.set()
         return active
@@ -206,10 +209,10 @@ class Representations:
         if live is not None:
             assert live.content is not None, "a client knows its id, so there is a row"
             stack.enter_context(self._completed.reading(export_id))
-            return _Source(live.content, partial(_follow, live))
-        export = stack.enter_context(await self._completed.acquire(export_id))
+            return _Source(live.content, live.principal, partial(_follow, live))
+        export = stack.enter_context(await self._completed.acquire(export_id, EVERYBODY))
         await self._completed.ensure_verified(export)
-        return _Source(export.content, partial(_read, export))
+        return _Source(export.content, export.export.principal, partial(_read, export))
 
     def _start(self, active: ActiveRepresentation, source: _Source, resources: ExitStack) -> None:
         self._active[active.name] = active
@@ -340,7 +343,7 @@ class Representations:
         """Breaks the followers. If what was served could not be noted, the file stays: it shows what it was."""
         active.failing = True
         await active.spool.stop_writing()
-        if not await self._noted(active, reason):
+        if not await self._noted(active, reason) and not active.export_has_failed:
             active.spool.kept = True
         active.spool.fail(reason)
         await active.spool.discard()

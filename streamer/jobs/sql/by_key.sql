@@ -1,1 +1,1 @@
-SELECT * FROM streamer.exports WHERE idempotency_key = $1
+SELECT * FROM streamer.exports WHERE principal = $1 AND idempotency_key = $2

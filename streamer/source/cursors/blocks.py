@@ -76,6 +76,7 @@ class BlockCursor:
         *,
         planned: int,
         reading: BlockReading,
+        role: str | None = None,
     ) -> None:
         self._leader = leader
         self._connections = connections
@@ -86,6 +87,7 @@ class BlockCursor:
         )
         self._idle: set[asyncio.Task[None]] = set()  # workers that have not taken a range yet
         self._reading = reading
+        self._role = role
 
     @property
     def expected(self) -> int:
@@ -132,6 +134,7 @@ class BlockCursor:
                     buffer=buffer,
                     take=self._take_for_worker,
                     reading=self._reading,
+                    role=self._role,
                 )
                 await worker.run()
 
@@ -185,6 +188,7 @@ class _Worker:
         buffer: ReorderBuffer,
         take: Callable[[], BlockRange | None],
         reading: BlockReading,
+        role: str | None,
     ) -> None:
         self._connections = connections
         self._exported = exported
@@ -193,6 +197,7 @@ class _Worker:
         self._buffer = buffer
         self._take = take
         self._reading = reading
+        self._role = role
         self._range: BlockRange | None = None  # which has been taken and not been read to its end
         self._losses = 0  # of connections, for this range
         self._first_loss: Exception | None = None  # for this range
@@ -217,7 +222,7 @@ class _Worker:
                 await self._back_off(error)
 
     async def _read_ranges(self) -> None:
-        async with self._connections.open_snapshot(self._exported) as snapshot:
+        async with self._connections.open_snapshot(self._exported, role=self._role) as snapshot:
             await self._lock(snapshot.connection)
             pacing = Pacing()
             while block_range := self._range or self._take():

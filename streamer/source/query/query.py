@@ -87,7 +87,7 @@ class Query:
 
 
 async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) -> Query:
-    """Returns the query of `spec`, with the conditions, the order and the limit of the dataset.
+    """Returns the query of `spec`, with the conditions, the order and the limit of the dataset, and within its bounds.
 
     Its limit is one row more than the limit of the export, to find out whether rows were cut off. Raises ExportFailure
     for a column that is not offered any more.
@@ -97,7 +97,7 @@ async def compose(connection: Connection, dataset: Dataset, spec: ExportSpec) ->
     return Query(
         columns=tuple(_output(dataset.columns[name], spec.dialect) for name in spec.columns),
         relation=_relation(dataset),
-        where=await _where(connection, dataset, (*dataset.conditions, *spec.conditions)),
+        where=await _where(connection, dataset, (*dataset.conditions, *spec.bounds.conditions, *spec.conditions)),
         order=_order(spec.order or dataset.order),
         limit="" if limit is None else f" LIMIT {limit + 1}",
     )
@@ -109,8 +109,9 @@ async def compose_condition(connection: Connection, dataset: Dataset, condition:
 
 
 def max_rows(dataset: Dataset, spec: ExportSpec) -> int | None:
-    """Returns the limit of the export, or that of the dataset if it is lower; None if there is neither."""
-    return min((limit for limit in (spec.limit, dataset.limit) if limit is not None), default=None)
+    """Returns the lowest limit of the export, its bounds and the dataset; None if there is none."""
+    limits = (spec.limit, spec.bounds.limit, dataset.limit)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _check_offered(dataset: Dataset, spec: ExportSpec) -> None:
@@ -118,6 +119,9 @@ def _check_offered(dataset: Dataset, spec: ExportSpec) -> None:
     for name in named:
         if name not in dataset.columns:
             raise ExportFailure(f"the column {name!r} of the dataset {dataset.name!r} is no longer offered")
+    for condition in spec.bounds.conditions:
+        if condition.column not in dataset.known:
+            raise ExportFailure(f"the dataset {dataset.name!r} cannot be limited to the rows that the client may read")
 
 
 def _relation(dataset: Dataset) -> str:

@@ -9,7 +9,7 @@ from streamer.source.session.snapshot import CLEAN_UP_TIMEOUT, ExportedSnapshot,
 
 
 class Connections:
-    """A budget of connections to the source, which all exports use as `role`.
+    """A budget of connections to the source, which exports without a role of their own use as `role`.
 
     Each of `leaders` concurrent exports has a connection of its own. The others of `pool` are spare: an export may use
     up to `workers` of them, first come, first served, and never waits for one. `beside` has connections to the same
@@ -35,12 +35,17 @@ class Connections:
         self._spare = pool.get_max_size() - leaders
 
     def open_snapshot(
-        self, exported: ExportedSnapshot | None = None, *, dataset: Dataset | None = None, lock_timeout: str = "0"
+        self,
+        exported: ExportedSnapshot | None = None,
+        *,
+        role: str | None = None,
+        dataset: Dataset | None = None,
+        lock_timeout: str = "0",
     ) -> AbstractAsyncContextManager[Snapshot]:
-        """Opens a session of an export: see `open_snapshot` in snapshot.py."""
+        """Opens a session of an export, as `role` if it has one of its own: see `open_snapshot` in snapshot.py."""
         return open_snapshot(
             *(self.pool, exported),
-            role=self.role,
+            role=role or self.role,
             dataset=dataset,
             lock_timeout=lock_timeout,
             clean_up_timeout=self._clean_up_timeout,

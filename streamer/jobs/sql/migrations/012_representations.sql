@@ -32,5 +32,22 @@ CREATE TABLE streamer.flushes (
     FOREIGN KEY (export_id, coding) REFERENCES streamer.representations ON DELETE CASCADE
 );
 
+-- A server may run as a role that has rights on the older tables alone.
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOR role IN
+        SELECT DISTINCT CASE grantee WHEN 'PUBLIC' THEN grantee ELSE quote_ident(grantee) END
+        FROM information_schema.table_privileges
+        WHERE table_schema = 'streamer' AND table_name = 'exports' AND privilege_type = 'UPDATE'
+    LOOP
+        EXECUTE format(
+            'GRANT SELECT, INSERT, UPDATE, DELETE ON streamer.representations, streamer.flushes TO %s', role
+        );
+    END LOOP;
+END
+$$;
+
 CREATE INDEX representations_least_used ON streamer.representations
     (folder, greatest(finished_at, used_at), export_id, coding) WHERE state = 'completed' AND removed_at IS NULL;
