@@ -21,6 +21,7 @@ import pytest
 
 from streamer.http.download.live import DownloadTimes
 from streamer.jobs.recovery import EXHAUSTED, SERVED
+from streamer.jobs.store import STATEMENTS
 from streamer.jobs.times import JobTimes
 from streamer.model import ExportSpec
 from streamer.server import serving
@@ -574,7 +575,7 @@ async def test_requests_get_503_until_the_database_answers(
         server = await serve(tuning=Tuning(jobs=JobTimes(statement_timeout=1.0)), database_url=proxy.url)
         export = await create(session, server.url, columns="id")
         await export.until("completed")
-        proxy.hold_answer_to("SELECT * FROM streamer.exports WHERE id = $1")
+        proxy.hold_answer_to(STATEMENTS["get"])
         async with session.get(f"{server.url}/exports/{export.id}") as response:
             assert "does not answer" in (await read_problem(response, 503))["detail"]
             assert int(response.headers["Retry-After"]) > 0
