@@ -9,6 +9,7 @@ from streamer.config import Settings
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.queue import Queue
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
@@ -26,7 +27,7 @@ class JobParts:
 
 @contextmanager
 def export_jobs(
-    settings: Settings, store: Store, directory: SpoolDirectory, source: Source, times: JobTimes
+    settings: Settings, store: Store, queue: Queue, *, directory: SpoolDirectory, source: Source, times: JobTimes
 ) -> Iterator[JobParts]:
     """Builds the parts; nothing runs yet. At the end the files of the cache are closed."""
     with closing(CompletedCache(store, directory, times)) as completed:
@@ -39,13 +40,13 @@ def export_jobs(
         )
         jobs = Jobs(
             store,
+            queue,
             runner,
-            directory,
-            completed,
-            retention,
+            directory=directory,
+            completed=completed,
+            retention=retention,
             gate=gate,
             concurrency=settings.max_concurrent_exports,
-            capacity=settings.max_queued_exports,
             times=times,
         )
         yield JobParts(jobs, completed, retention)

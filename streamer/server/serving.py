@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from streamer.config import Settings
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.queue import Queue
 from streamer.jobs.store import Store
 from streamer.server.database import claim, database_pools, export_source, start_errors
 from streamer.server.http import Http, accept, http_application, listening
@@ -42,7 +43,15 @@ async def serving(
         setting = settings.database().setting
         await claim(directory, store, setting)
         source = export_source(settings, tuning, pools, catalog)
-        parts = stack.enter_context(export_jobs(settings, store, directory, source, tuning.jobs))
+        queue = Queue(
+            *(pools.store, server_id, tuning.jobs),
+            folder=directory.id,
+            capacity=settings.max_queued_exports,
+            source_exports=settings.source_exports,
+        )
+        parts = stack.enter_context(
+            export_jobs(settings, store, queue, directory=directory, source=source, times=tuning.jobs)
+        )
         http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))
         stack.enter_context(directory.alive(server_id))
         stack.push_async_callback(parts.jobs.stop)

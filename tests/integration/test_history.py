@@ -14,9 +14,10 @@ import pytest
 
 from streamer.config import Duration, Timeout
 from streamer.jobs.retention import BATCH
-from streamer.jobs.store import MAX_PAGE_SPECS, STATEMENTS
+from streamer.jobs.store import MAX_PAGE_SPECS
+from streamer.jobs.table import STATEMENTS
 from streamer.jobs.times import JobTimes
-from streamer.model import dataset_in_json
+from streamer.model import SPEC_VERSION, dataset_in_json
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
@@ -306,16 +307,25 @@ async def test_no_query_of_a_large_table_reads_more_than_it_needs(
         "without_file, nothing": (0, (folder, 1000 * day, None, nobody, batch)),
         "delete_rows": (1, ([UUID(export.id)],)),
         "least_used": (batch, (folder, None, nobody, [], batch)),
-        "page": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None, None)),
-        "page, by state": (100, (["failed"], None, nobody, 20, MAX_PAGE_SPECS, None, None)),
-        "page, by label": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, "label", None)),
-        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, MAX_PAGE_SPECS, "label 77770", None)),
-        "page, by dataset": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None, dataset_in_json("dataset 7"))),
-        "by_key": (1, ("key 5",)),
-        "get": (1, (UUID(export.id),)),
+        "page": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None, None, None)),
+        "page, of a principal": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None, None, "open")),
+        "page, of another": (0, ([], None, nobody, 20, MAX_PAGE_SPECS, None, None, "key:other")),
+        "page, by state": (100, (["failed"], None, nobody, 20, MAX_PAGE_SPECS, None, None, None)),
+        "page, by label": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, "label", None, None)),
+        "page, by a rare label": (MANY // 10, ([], None, nobody, 20, MAX_PAGE_SPECS, "label 77770", None, None)),
+        "page, by dataset": (21, ([], None, nobody, 20, MAX_PAGE_SPECS, None, dataset_in_json("dataset 7"), None)),
+        "by_key": (1, ("open", "key 5")),
+        "get": (1, (UUID(export.id), None)),
         "orphans": (10, ([uuid4()], 3, [], 1)),
         "fail_orphans": (10, ("served", "exhausted", [uuid4()], 3, [])),
-        "claim": (10, (uuid4(), [uuid4()], JobTimes().lease, folder)),
+        "claim": (1, (UUID(export.id), uuid4(), JobTimes().lease, folder)),
+        "next": (20, (folder, SPEC_VERSION, [], 7)),
+        "claimable": (20, (folder, SPEC_VERSION, 7)),
+        "begin": (20, (uuid4(), "{}", 1, "open", None, None, None, None, folder, uuid4(), JobTimes().lease, 7)),
+        "insert": (10, (uuid4(), "{}", 1, "open", None, None, None, None, folder, 7)),
+        "full": (10, (7,)),
+        "adopt": (10, (uuid4(), JobTimes().lease, SPEC_VERSION)),
+        "lost": (1, (uuid4(), [UUID(export.id)])),
     }
     for name, (most, arguments) in statements.items():
         transaction = gates.connection.transaction()

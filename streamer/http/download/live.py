@@ -59,10 +59,17 @@ class LiveDownloads:
         close_at_eof(download.request)
         with live.followed():
             await self._wait_first_rows(download, live)
-            if not download.allows_chunked:
+            if live.spool.broken.done() or not download.allows_chunked:
                 await live.spool.end()
-                return await self._completed.send(download, coding, live.id, EVERYBODY)
+                return await self._send_ended(download, coding, live)
             return await self._send_live(download, coding, live)
+
+    async def _send_ended(self, download: DownloadRequest, coding: Coding, live: ActiveExport) -> web.StreamResponse:
+        """Sends the file, which another server may have written. A client that has just created it learns its id."""
+        try:
+            return await self._completed.send(download, coding, live.id, EVERYBODY)
+        except Unavailable as error:
+            raise Unavailable(error.sentence, headers=download.new_export_headers(live.id)) from error
 
     async def _send_live(self, download: DownloadRequest, coding: Coding, live: ActiveExport) -> web.StreamResponse:
         tags = validators(live.id, coding)
@@ -115,8 +122,6 @@ class LiveDownloads:
                 await live.spool.moved_beyond(0)
         if live.waiting_for == "source":
             await self._wait_source(download, live)
-        if live.spool.broken.done():
-            raise refusal(await self._admission.get(live.id, EVERYBODY))
 
     async def _wait_source(self, download: DownloadRequest, live: ActiveExport) -> None:
         """Raises Unavailable if that takes too long; the export keeps waiting."""
