@@ -198,11 +198,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper", forbid
         ),
     ] = AUTO
     max_concurrent_exports: Annotated[
-        AtLeastOne, _about(Group.EXPORTS, "The most exports that run at once, at least 1; others wait.", essential=True)
+        AtLeastOne,
+        _about(
+            Group.EXPORTS,
+            "The most exports that this server runs at once, at least 1; others wait.",
+            essential=True,
+        ),
     ] = 3
+    source_exports: Annotated[
+        AtLeastOne | None,
+        _about(
+            Group.EXPORTS,
+            "The most exports that all servers of one database run at once, at least 1; others wait. If it is not set,"
+            " there is no limit beside MAX_CONCURRENT_EXPORTS of each server.",
+        ),
+    ] = None
     max_queued_exports: Annotated[
         AtLeastOne,
-        _about(Group.EXPORTS, "The most exports that may wait, at least 1; further requests are answered with 429."),
+        _about(
+            Group.EXPORTS,
+            "The most exports that may wait, on all servers of one database together, at least 1; further requests are"
+            " answered with 429.",
+        ),
     ] = 100
     max_row_size: Annotated[
         RowSize,

@@ -50,14 +50,15 @@ def _from(*states: State, to: State) -> Transition:
 
 TRANSITIONS: Mapping[str, Transition] = {
     "insert": _from(to=State.PENDING),
+    "begin": _from(to=State.PROCESSING),
     "claim": _from(State.PENDING, to=State.PROCESSING),
     "wait_for_source": _from(State.PROCESSING, to=State.PENDING),
     "requeue": _from(State.PROCESSING, to=State.PENDING),
-    "release": _from(State.PENDING, State.PROCESSING, to=State.PENDING),
-    "reclaim": _from(State.PENDING, State.PROCESSING, to=State.PENDING),
+    "release": _from(State.PROCESSING, to=State.PENDING),
+    "reclaim": _from(State.PROCESSING, to=State.PENDING),
     "complete": _from(State.PROCESSING, to=State.COMPLETED),
     "fail": _from(State.PROCESSING, to=State.FAILED),
-    "fail_orphans": _from(State.PENDING, State.PROCESSING, to=State.FAILED),
+    "fail_orphans": _from(State.PROCESSING, to=State.FAILED),
     "cancel": _from(State.PENDING, State.PROCESSING, to=State.CANCELLED),
 }
 """By the name of the statement in `jobs/sql/`."""

@@ -24,6 +24,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._closed = False
         self._held_text: bytes | None = None
+        self._holds_commit = False
         self._released = asyncio.Event()
         self.holding = asyncio.Event()
 
@@ -46,9 +47,13 @@ class Proxy:
         self._socket.close()
         await self.cut_links()
 
-    def hold_answer_to(self, text: str) -> None:
-        """Once: the statement with this text is executed, and its answer waits for `release`; `holding` says so."""
+    def hold_answer_to(self, text: str, *, commit: bool = False) -> None:
+        """Once: the statement with this text is executed, and its answer waits for `release`; `holding` says so.
+
+        With `commit` it is the answer to the COMMIT of its transaction that waits.
+        """
         self._held_text = text.encode()
+        self._holds_commit = commit
 
     def release(self) -> None:
         self._released.set()
@@ -96,14 +101,14 @@ class Proxy:
     async def _requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
     ) -> None:
-        prepared = False
+        execution: bytes | None = None  # what the message contains that executes the statement, once it was prepared
         while request := await reader.read(PIECE):
-            if prepared:  # this is the statement's execution
-                prepared = False
+            if execution is not None and execution in request:
+                execution = None
                 flowing.clear()
                 self.holding.set()
             elif self._held_text is not None and self._held_text in request:
-                prepared, self._held_text = True, None
+                execution, self._held_text = b"COMMIT" if self._holds_commit else b"", None
             writer.write(request)
             await writer.drain()
 

@@ -16,6 +16,7 @@ from streamer.protocol.disposition import ContentDescription
 from streamer.spool.spool import Spool
 
 ENDED_ELSEWHERE = "the export was ended by another server"
+RUN_ELSEWHERE = "the export is run by another server"
 
 
 class ActiveExport:
@@ -45,7 +46,7 @@ class ActiveExport:
         self.abandonment = Abandonment(spool)
         self.snapshot_wait = SnapshotWait()
         self.content: ContentDescription | None = None  # None until the row is inserted
-        self.epoch = 0  # of the last claim of this process
+        self.epoch = 0  # of the claim of this process, 0 while the export waits
         self.attempts = 0  # runs that have begun, including the current one
         self.snapshot_at: datetime | None = None
         self._ending: str | None = None  # the reason for which this process is changing the row
@@ -59,8 +60,12 @@ class ActiveExport:
 
     @property
     def waiting(self) -> bool:
-        """Whether the export is queued and has not begun."""
-        return self._task is None
+        """Whether the export is queued: it belongs to no server."""
+        return self._task is None and not self.epoch
+
+    def begin_run(self, epoch: int, attempts: int) -> None:
+        """Notes that this process has claimed the export."""
+        self.epoch, self.attempts = epoch, attempts
 
     def begin(self, snapshot_at: datetime, prologue: bytes, expected: Callable[[], int]) -> None:
         """Notes that the query is open. `prologue` are the bytes before the rows; `expected` estimates all rows.
@@ -140,8 +145,9 @@ class ActiveExport:
             self._serving = None
 
     def reset(self) -> None:
-        """Makes the export wait for another run."""
+        """Makes the export wait for another run, by any server."""
         self._task = None
+        self.epoch = 0
         self.snapshot_at = None
         self.meter.reset()
         self._begun.clear()

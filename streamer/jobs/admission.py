@@ -10,6 +10,8 @@ import msgspec
 from streamer.errors import KeyReused, QueueFull, Unavailable
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import unknown_state
+from streamer.jobs.idle_workers import IdleWorkers
+from streamer.jobs.queue import Queue
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
@@ -22,26 +24,24 @@ CANCELLED = "the export was cancelled"
 
 
 class Admission:
-    """`capacity` is the number of exports that may wait. Each release of `permits` lets a worker claim one more row."""
-
     def __init__(
         self,
         store: Store,
+        queue: Queue,
         actives: ActiveExports,
         *,
         retention: Retention,
         representations: Representations,
         tasks: Tasks,
-        permits: asyncio.Semaphore,
-        capacity: int,
+        idle: IdleWorkers,
     ) -> None:
         self._store = store
+        self._queue = queue
         self._actives = actives
         self._retention = retention
         self._representations = representations
         self._tasks = tasks
-        self._permits = permits
-        self._capacity = capacity
+        self._idle = idle
         self._listing = asyncio.Lock()
 
     async def submit(
@@ -52,7 +52,7 @@ class Admission:
         key: str | None = None,
         abandon_after: float | None = None,
     ) -> ActiveExport | Export:
-        """Queues an export within the bounds of the principal.
+        """Accepts an export within the bounds of the principal. It begins at once, or waits in the queue.
 
         The row and its followers stay consistent if the caller is cancelled. With an idempotency `key` that is known,
         returns the export of the first request. With `abandon_after` (seconds), the export is cancelled when it has had
@@ -63,21 +63,19 @@ class Admission:
         request = replace(request, spec=msgspec.structs.replace(request.spec, bounds=principal.bounds))
         if key is not None and (known := await self._store.by_key(principal, key)):
             return _same_request(known, request)
-        self._check_capacity()  # before a completed export is removed to make room for this one
+        if not self._idle.free and await self._queue.is_full():
+            raise self._full()  # before a completed export is removed to make room for this one
         await self._retention.make_room()
-        self._check_capacity()
         active = self._actives.register(uuid4(), principal.name)
         insertion = self._insert(active, request, principal, key, abandon_after)
         if await asyncio.shield(self._tasks.spawn(insertion, "submit")):
             return active
-        assert key is not None
-        known = await self._store.by_key(principal, key)  # another request with the same key was faster
-        assert known is not None
-        return _same_request(known, request)
+        if key is not None and (known := await self._store.by_key(principal, key)):
+            return _same_request(known, request)  # another request with the same key was faster
+        raise self._full()
 
-    def _check_capacity(self) -> None:
-        if len(self._actives.waiting) >= self._capacity:
-            raise QueueFull(f"{self._capacity} exports are waiting already")
+    def _full(self) -> QueueFull:
+        return QueueFull(f"{self._queue.capacity} exports are waiting already")
 
     async def _insert(
         self,
@@ -87,21 +85,27 @@ class Admission:
         key: str | None,
         abandon_after: float | None,
     ) -> bool:
-        """Returns whether the row is new."""
-        try:
-            created_at = await self._store.insert(active.id, request, principal, key)
-        except BaseException:
-            self._actives.pop(active.id)
-            raise
-        if created_at is None:
-            self._actives.pop(active.id)
-            return False
-        active.content = ContentDescription.of(request.spec, created_at)
+        """Returns whether there is a row, which waits or has begun."""
+        with self._idle.reserved() as worker:
+            try:
+                accepted = await self._queue.accept(active.id, request, principal, key, begin=worker is not None)
+            except BaseException:
+                self._actives.pop(active.id)
+                raise
+            if accepted is None:
+                self._actives.pop(active.id)
+                return False
+            active.content = ContentDescription.of(request.spec, accepted.created_at)
+            if accepted.begun:
+                assert worker is not None
+                active.begin_run(epoch=1, attempts=1)
+                worker.fill(active, request.spec)
         if abandon_after is not None:
             active.abandonment.arm(
                 abandon_after, lambda: self._tasks.spawn(self._cancel(active.id, EVERYBODY), "abandoned")
             )
-        self._permits.release()
+        if worker is None:
+            self._idle.wake()  # a worker may have become idle before the row was there
         return True
 
     async def get(self, export_id: UUID, viewer: Viewer) -> Export:

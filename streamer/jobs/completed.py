@@ -356,6 +356,8 @@ def refusal(export: Export) -> ClientError:
     """Returns the error for a download of an export that is neither completed nor active in this process."""
     if export.state is State.FAILED:
         return ExportFailed(f"the export failed: {export.error}")
+    if export.state is State.COMPLETED and export.removed_at is None:
+        return Unavailable("the export was completed by another server a moment ago")
     if export.final:
         how = "was cancelled" if export.state is State.CANCELLED else "was deleted, or has expired"
         return ExportGone(f"the export {how}; start a new one")

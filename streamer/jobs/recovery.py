@@ -1,9 +1,9 @@
 """Leases, and the exports of servers that died or stop.
 
-Every unfinished row names the server that holds its lease. The server renews the lease, and holds a lock in the spool
-folder. A row whose server is dead is settled by one rule: an export of which no byte was served is run again under the
-same id, at most MAX_ATTEMPTS times; any other fails. The same rule holds for a run that meets a temporary failure, and
-for a server that stops.
+The row of every running export names the server that holds its lease. The server renews the lease, and holds a lock in
+the spool folder. A row whose server is dead is settled by one rule: an export of which no byte was served waits for
+another run under the same id, on any server, at most MAX_ATTEMPTS times; any other fails. The same rule holds for a run
+that meets a temporary failure, and for a server that stops.
 """
 
 import asyncio
@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from streamer.errors import Unavailable
-from streamer.jobs.active import ENDED_ELSEWHERE, ActiveExport
+from streamer.jobs.active import ActiveExport
+from streamer.jobs.idle_workers import IdleWorkers
+from streamer.jobs.queue import Queue
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
-from streamer.model import EVERYBODY, Export, State
+from streamer.model import EVERYBODY, State
 from streamer.postgres.failures import with_causes
-from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
 
 log = logging.getLogger(__name__)
@@ -28,29 +29,29 @@ log = logging.getLogger(__name__)
 STOPPED = "the server was stopped before the export was finished; start a new one"
 SERVED = "the server that ran this export died when a part of it had been downloaded already; start a new one"
 EXHAUSTED = f"the server that ran this export died {MAX_ATTEMPTS} times; start a new one"
-RELEASED = "the server is stopping; the export is run by the next one"
+RELEASED = "the server is stopping; the export is run by another one"
 
 
 class Recovery:
-    """Each release of `permits` lets a worker claim one more row."""
-
     def __init__(
         self,
         store: Store,
+        queue: Queue,
         directory: SpoolDirectory,
         actives: ActiveExports,
         *,
         representations: Representations,
         tasks: Tasks,
-        permits: asyncio.Semaphore,
+        idle: IdleWorkers,
         times: JobTimes,
     ) -> None:
         self._store = store
+        self._queue = queue
         self._directory = directory
         self._actives = actives
         self._representations = representations
         self._tasks = tasks
-        self._permits = permits
+        self._idle = idle
         self._times = times
 
     async def keep_leases(self) -> None:
@@ -66,30 +67,23 @@ class Recovery:
                 log.warning("the leases could not be renewed: %s", with_causes(error))
             except Exception:
                 log.exception("the leases could not be renewed")
-            if self._actives.waiting and self._permits.locked():
-                self._permits.release()  # the clocks of the table and of this process may differ
 
     async def renew(self) -> None:
-        """Renews the leases of this server's exports, and drops those that it has lost. Raises Unavailable."""
-        await self._store.renew_leases(self._actives.waiting, self._actives.running)
-        await self._drop_lost()
-
-    async def _drop_lost(self) -> None:
-        """Drops queued exports that another server has ended or taken over. A run notices that with its next report."""
-        for export_id in await self._store.lost(self._actives.waiting):
-            active = self._actives.get(export_id)
-            if active and active.waiting:
-                self._actives.pop(export_id)
-                active.abort(ENDED_ELSEWHERE)
+        """Renews the leases of the exports that run here, and shows that this server is alive. Raises Unavailable."""
+        await self._store.renew_leases(self._actives.running)
+        await self._queue.beat()
 
     async def recover_orphans(self) -> None:
-        """Settles the exports of dead servers: queues them here, or fails them. Raises Unavailable and OSError."""
+        """Settles the exports of dead servers: queues them, or fails them. Raises Unavailable and OSError."""
         with self._directory.dead_servers() as dead:
             await self._fail_orphans(dead)
             await self._representations.release_of(dead)
             reclaimed = await self._store.reclaim(dead, self._actives.running)
-        for export in reclaimed:
-            self._queue_again(export)
+        for export_id in reclaimed:
+            log.warning("export %s is run again: its server died", export_id)
+        for export_id in await self._queue.adopt():
+            log.warning("export %s is adopted: it waited for a server of another folder", export_id)
+        self._idle.wake()
 
     async def _fail_orphans(self, dead: Sequence[UUID]) -> None:
         failed = await self._store.fail_orphans(dead, self._actives.running, served=SERVED, exhausted=EXHAUSTED)
@@ -97,15 +91,8 @@ class Recovery:
             log.warning("export %s failed: %s", export.id, export.error)
             await self._directory.remove(export.id)
 
-    def _queue_again(self, export: Export) -> None:
-        log.warning("export %s is run again: its server died", export.id)
-        if export.id not in self._actives:
-            active = self._actives.register(export.id, export.principal)
-            active.content = ContentDescription.of(export.spec, export.created_at)
-        self._permits.release()
-
     async def release_all(self) -> None:
-        """Releases or fails every export of this stopping server. If it is cancelled, the releases go on."""
+        """Releases or fails what runs on this stopping server. If it is cancelled, the releases go on."""
         releases = [self._tasks.spawn(self.release_or_fail(active), f"release {active.id}") for active in self._actives]
         await all_ended(releases)
 
@@ -116,7 +103,12 @@ class Recovery:
         self._actives.clear()
 
     async def release_or_fail(self, active: ActiveExport, reason: str = RELEASED) -> None:
-        """Settles an export of this server by the rule for dead servers. Its followers break with `reason`."""
+        """Settles an export of this server by the rule for dead servers. Its followers break with `reason`.
+
+        An export that waits belongs to no server, and stays as it is.
+        """
+        if active.waiting:
+            return await active.stop(reason)
         ended = False
         try:
             if active.served or not await self._released(active, reason):

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from streamer.coding import Coding
-from streamer.jobs.statements import Statements
+from streamer.jobs.table import Table
 from streamer.jobs.times import JobTimes
 from streamer.model import Representation
 from streamer.postgres.driver import Pool
@@ -24,19 +24,21 @@ UsedAt = tuple[datetime, UUID, Coding]
 """A place in the order of use of completed representations: the last use of one, its export and its coding."""
 
 
-class RepresentationStore:
+class RepresentationStore(Table):
     """The representations that the server process `server_id` makes, and those of all others.
 
     Every method raises Unavailable.
     """
 
+    statements = STATEMENTS
+
     def __init__(self, pool: Pool, server_id: UUID, times: JobTimes) -> None:
-        self._statements = Statements(pool, times.statement_timeout)
+        super().__init__(pool, times)
         self._server_id = server_id
         self._lease = times.lease
 
     async def get(self, name: SpoolName) -> Representation | None:
-        return await self._find("get", name.export_id, name.coding)
+        return await self._one("get", name.export_id, name.coding)
 
     async def begin(self, name: SpoolName, coder: str, folder: UUID, *, is_lost: bool) -> Representation | None:
         """Gives this server the right to make the representation, with its file in `folder`.
@@ -44,11 +46,11 @@ class RepresentationStore:
         `is_lost` says that the file of a completed one is not there. Returns None if another server makes it, if it is
         completed, or if the export is gone. A row that was there before tells what may have been served.
         """
-        return await self._find("begin", *name, self._server_id, coder, self._lease, folder, is_lost)
+        return await self._one("begin", *name, self._server_id, coder, self._lease, folder, is_lost)
 
     async def restart(self, name: SpoolName, coder: str) -> Representation | None:
         """Begins the next generation. Returns None if another server has taken over."""
-        return await self._find("restart", *name, self._server_id, coder)
+        return await self._one("restart", *name, self._server_id, coder)
 
     async def note_flush(self, made: Representation, position: int) -> bool:
         """Notes that it is about to be flushed there. Returns False as `complete` None."""
@@ -65,7 +67,7 @@ class RepresentationStore:
 
     async def complete(self, made: Representation, length: int, sha256: bytes, flushes: bytes) -> Representation | None:
         """processing → completed. Returns None if another server has taken over."""
-        return await self._find("complete", *self._run(made), length, sha256, flushes)
+        return await self._one("complete", *self._run(made), length, sha256, flushes)
 
     async def fail(self, made: Representation, length: int, sha256: bytes, flushes: bytes, reason: str) -> bool:
         """processing → failed, with what proves the bytes that were served. Returns False as `complete` None."""
@@ -102,12 +104,9 @@ class RepresentationStore:
     def _run(self, made: Representation) -> tuple[object, ...]:
         return made.export_id, made.coding, self._server_id, made.generation
 
-    async def _find(self, statement: str, *arguments: object) -> Representation | None:
+    async def _one(self, statement: str, *arguments: object) -> Representation | None:
         rows = await self._rows(statement, *arguments)
         return Representation.from_row(rows[0]) if rows else None
-
-    async def _rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        return await self._statements.rows(STATEMENTS[statement], *arguments)
 
 
 def _columns(names: Sequence[SpoolName]) -> tuple[list[UUID], list[Coding]]:

@@ -1,6 +1,6 @@
 """The exports table: the truth about every export's state.
 
-SQL lives in sql/, one statement in each file, named after the method that executes it. Every statement that changes a
+Every statement that changes a
 state names the states that it may leave, and returns a row only if it changed one: no row means that another server, or
 another request, was first.
 
@@ -22,13 +22,12 @@ from uuid import UUID
 import asyncpg
 
 from streamer.errors import NotFound, StartError
-from streamer.jobs.statements import Statements
+from streamer.jobs.table import Table
 from streamer.jobs.times import JobTimes
 from streamer.model import (
     SPEC_VERSION,
     Export,
     ExportFilter,
-    ExportRequest,
     Place,
     Principal,
     Progress,
@@ -43,7 +42,6 @@ from streamer.postgres.failures import CONNECTION_LOST, one_line
 from streamer.postgres.statements import read_all_sql
 from streamer.spool.spool import Sealed
 
-STATEMENTS = read_all_sql("streamer.jobs")
 MIGRATIONS = {
     int(name.partition("_")[0]): statements
     for name, statements in read_all_sql("streamer.jobs", "sql/migrations").items()
@@ -53,7 +51,6 @@ MIGRATIONS = {
 MIGRATION_LOCK = 0x73747265616D  # "stream": a fixed number that no other program is likely to use
 MAX_PAGE_SPECS = 32 * 1024  # bytes of the requests in one page of the list; the last one may exceed it
 MAX_ATTEMPTS = 3  # to run an export of which no byte has been served
-
 ELSEWHERE = "keep the table in another database, and set SOURCE_DATABASE_URL to this one"
 
 UsedAt = tuple[datetime, UUID]
@@ -63,13 +60,11 @@ RemovedAt = tuple[datetime, UUID]
 """A place in the order in which files were removed: the time of one removal, and the id of the export."""
 
 
-class Store:
+class Store(Table):
     """The exports of the server process `server_id`, and a view of all others. Every method raises Unavailable."""
 
     def __init__(self, pool: Pool, server_id: UUID, times: JobTimes) -> None:
-        self._pool = pool
-        self._statements = Statements(pool, times.statement_timeout)
-        self._times = times
+        super().__init__(pool, times)
         self._server_id = server_id
 
     async def migrate(self) -> None:
@@ -102,17 +97,6 @@ class Store:
         rows = await self._rows("identity")
         return UUID(str(rows[0]["id"]))
 
-    async def insert(
-        self, export_id: UUID, request: ExportRequest, principal: Principal, key: str | None = None
-    ) -> datetime | None:
-        """Returns the time of creation; None if the principal has used the idempotency key already."""
-        label = request.label
-        rows = await self._rows(
-            *("insert", export_id, request.spec.to_json(), self._server_id, self._times.lease, key, SPEC_VERSION),
-            *(label, None if label is None else folded(label), request.ttl, principal.name),
-        )
-        return rows[0]["created_at"] if rows else None
-
     async def by_key(self, principal: Principal, key: str) -> Export | None:
         """Returns the export that the principal has submitted with this idempotency key."""
         return await self._find("by_key", principal.name, key)
@@ -141,10 +125,6 @@ class Store:
             visible_name(viewer),
         )
         return [Export.from_row(row) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
-
-    async def claim(self, waiting: Sequence[UUID], folder: UUID) -> Export | None:
-        """Claims the oldest of the exports that wait here: pending → processing. Its file will be in `folder`."""
-        return await self._find("claim", self._server_id, waiting, self._times.lease, folder)
 
     async def note_progress(self, export_id: UUID, epoch: int, snapshot_at: datetime, progress: Progress) -> bool:
         """Returns False if this server may not run the export any more."""
@@ -177,7 +157,7 @@ class Store:
         return await self._changes("wait_for_source", export_id, self._server_id, epoch, delay)
 
     async def release(self, export_id: UUID, epoch: int, percentage: float) -> bool:
-        """Leaves the export to the next server. Returns False if a byte was served."""
+        """processing → pending, without counting the attempt. Returns False if a byte was served."""
         return await self._changes("release", export_id, self._server_id, epoch, percentage)
 
     async def complete(
@@ -208,21 +188,20 @@ class Store:
         """Notes that files of finished exports are about to be removed. Returns those for which that is new."""
         return await self._ids("note_removed", export_ids)
 
-    async def renew_leases(self, waiting: Sequence[UUID], running: Sequence[UUID]) -> None:
-        await self._rows("renew_leases", self._server_id, self._times.lease, waiting, running)
+    async def renew_leases(self, running: Sequence[UUID]) -> None:
+        await self._rows("renew_leases", self._server_id, self._times.lease, running)
 
-    async def lost(self, waiting: Sequence[UUID]) -> list[UUID]:
-        """Returns those that another server has ended or taken over."""
-        return await self._ids("lost", self._server_id, waiting)
+    async def lost(self, waiting: Sequence[UUID]) -> dict[UUID, str]:
+        """Returns the states of those that have ended, or are run by another server."""
+        return {row["id"]: row["state"] for row in await self._rows("lost", self._server_id, waiting)}
 
-    async def reclaim(self, dead: Sequence[UUID], running: Sequence[UUID]) -> list[Export]:
-        """Takes over the exports of dead servers that may be run again, and that this version can read."""
+    async def reclaim(self, dead: Sequence[UUID], running: Sequence[UUID]) -> list[UUID]:
+        """Queues the exports of dead servers that may be run again, and that this version can read."""
         orphans = await self._rows("orphans", dead, MAX_ATTEMPTS, running, SPEC_VERSION)
         readable = [row["id"] for row in orphans if read_spec(row)]
         if not readable:
             return []
-        rows = await self._rows("reclaim", self._server_id, self._times.lease, dead, MAX_ATTEMPTS, readable)
-        return [Export.from_row(row) for row in rows]
+        return await self._ids("reclaim", dead, MAX_ATTEMPTS, readable)
 
     async def fail_orphans(
         self, dead: Sequence[UUID], running: Sequence[UUID], *, served: str, exhausted: str
@@ -272,20 +251,6 @@ class Store:
     async def unknown(self, found: Sequence[UUID]) -> list[UUID]:
         """Returns those that have no row."""
         return await self._ids("unknown", found)
-
-    async def _find(self, statement: str, *arguments: object) -> Export | None:
-        rows = await self._rows(statement, *arguments)
-        return Export.from_row(rows[0]) if rows else None
-
-    async def _ids(self, statement: str, *arguments: object) -> list[UUID]:
-        return [row["id"] for row in await self._rows(statement, *arguments)]
-
-    async def _changes(self, statement: str, *arguments: object) -> bool:
-        """Returns whether the statement has changed a row."""
-        return bool(await self._rows(statement, *arguments))
-
-    async def _rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        return await self._statements.rows(STATEMENTS[statement], *arguments)
 
 
 def not_found(export_id: UUID) -> NotFound:

@@ -18,4 +18,6 @@ class JobTimes:
     report_interval: float = 0.5  # between two writes of the progress
     sweep_interval: float = 60.0  # between two removals of what has expired or is not needed
     cache_lifetime: float = 1.0  # of a row in memory: how long a file may be served that another server has removed
+    poll_interval: float = 1.0  # between two looks at the queue, if nothing announces a change
+    server_lifetime: timedelta = timedelta(hours=1)  # of the row of a server that has died
     stop_timeout: float = 2.0  # for the database to answer when the server stops

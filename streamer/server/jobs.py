@@ -10,6 +10,7 @@ from streamer.config import Settings
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.queue import Queue
 from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
@@ -33,10 +34,11 @@ class JobParts:
 def export_jobs(
     settings: Settings,
     store: Store,
-    directory: SpoolDirectory,
-    source: Source,
+    queue: Queue,
     *,
     compressed: RepresentationStore,
+    directory: SpoolDirectory,
+    source: Source,
     times: JobTimes,
 ) -> Iterator[JobParts]:
     """Builds the parts; nothing runs yet. At the end the files of the cache are closed."""
@@ -62,14 +64,14 @@ def export_jobs(
         )
         jobs = Jobs(
             store,
+            queue,
             runner,
-            directory,
-            completed,
-            retention,
+            directory=directory,
+            completed=completed,
+            retention=retention,
             representations=representations,
             gate=gate,
             concurrency=settings.max_concurrent_exports,
-            capacity=settings.max_queued_exports,
             times=times,
         )
         yield JobParts(jobs, completed, retention, representations)

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from streamer.config import Settings
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.queue import Queue
 from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.store import Store
 from streamer.server.database import claim, database_pools, export_source, start_errors
@@ -44,8 +45,16 @@ async def serving(
         setting = settings.database().setting
         await claim(directory, store, setting)
         source = export_source(settings, tuning, pools, catalog)
+        queue = Queue(
+            *(pools.store, server_id, tuning.jobs),
+            folder=directory.id,
+            capacity=settings.max_queued_exports,
+            source_exports=settings.source_exports,
+        )
         parts = stack.enter_context(
-            export_jobs(settings, store, directory, source, compressed=compressed, times=tuning.jobs)
+            export_jobs(
+                *(settings, store, queue), compressed=compressed, directory=directory, source=source, times=tuning.jobs
+            )
         )
         http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))
         stack.enter_context(directory.alive(server_id))

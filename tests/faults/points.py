@@ -30,7 +30,8 @@ import asyncpg
 import pytest
 
 import streamer
-from streamer.jobs import representation_store, store
+from streamer.jobs import representation_store, store, table
+from streamer.jobs.queue import COMMIT
 from streamer.spool.directory import SpoolDirectory
 from streamer.spool.names import SpoolName
 from tests.faults.troubles import Trouble, session_of
@@ -86,7 +87,7 @@ HELD = 1.0  # seconds until an answer is no longer waited for
 LOCKED, FORBIDDEN = "the table is locked", "the store is read-only"
 FILLED, BUSY = "the disk is full", "the file is busy"
 STARTING = ("sql migrations", "sql identity")  # before them there may be no table that could be locked
-STATEMENTS = {text: ("jobs.store:Store", name) for name, text in store.STATEMENTS.items()} | {
+STATEMENTS = {text: ("jobs.store:Store", name) for name, text in (table.STATEMENTS | {"commit": COMMIT}).items()} | {
     text: ("jobs.representation_store:RepresentationStore", f"{name} of a representation")
     for name, text in representation_store.STATEMENTS.items()
 }
@@ -215,7 +216,8 @@ def armed(faults: Faults) -> Iterator[None]:
                 patch.setattr(os, name, _guarded(faults, name, getattr(os, name), target=name == "sendfile"))
         patch.setattr(Path, "open", _guarded(faults, "Path.open", Path.open))
         patch.setattr(fcntl, "flock", _guarded(faults, "flock", fcntl.flock))
-        patch.setattr(asyncpg.Connection, "fetch", _guarded_statement(faults, asyncpg.Connection.fetch))
+        for name in ("fetch", "execute"):
+            patch.setattr(asyncpg.Connection, name, _guarded_statement(faults, getattr(asyncpg.Connection, name)))
         patch.setattr(SpoolDirectory, "shortage", _observed(faults, SpoolDirectory.shortage))
         patch.setattr(store, "_migrate", _guarded_migration(faults, store._migrate))
         yield

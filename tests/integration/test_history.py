@@ -14,9 +14,10 @@ import pytest
 
 from streamer.config import Duration, Timeout
 from streamer.jobs.retention import BATCH
-from streamer.jobs.store import MAX_PAGE_SPECS, STATEMENTS
+from streamer.jobs.store import MAX_PAGE_SPECS
+from streamer.jobs.table import STATEMENTS
 from streamer.jobs.times import JobTimes
-from streamer.model import dataset_in_json
+from streamer.model import SPEC_VERSION, dataset_in_json
 from streamer.server.tuning import Tuning
 from streamer.spool.identity import NAME
 from tests.conftest import Serve, Server
@@ -317,7 +318,14 @@ async def test_no_query_of_a_large_table_reads_more_than_it_needs(
         "get": (1, (UUID(export.id), None)),
         "orphans": (10, ([uuid4()], 3, [], 1)),
         "fail_orphans": (10, ("served", "exhausted", [uuid4()], 3, [])),
-        "claim": (10, (uuid4(), [uuid4()], JobTimes().lease, folder)),
+        "claim": (1, (UUID(export.id), uuid4(), JobTimes().lease, folder)),
+        "next": (20, (folder, SPEC_VERSION, [], 7)),
+        "claimable": (20, (folder, SPEC_VERSION, 7)),
+        "begin": (20, (uuid4(), "{}", 1, "open", None, None, None, None, folder, uuid4(), JobTimes().lease, 7)),
+        "insert": (10, (uuid4(), "{}", 1, "open", None, None, None, None, folder, 7)),
+        "full": (10, (7,)),
+        "adopt": (10, (uuid4(), JobTimes().lease, SPEC_VERSION)),
+        "lost": (1, (uuid4(), [UUID(export.id)])),
     }
     for name, (most, arguments) in statements.items():
         transaction = gates.connection.transaction()

@@ -154,7 +154,7 @@ async def test_an_insert_whose_answer_was_lost_is_found_by_the_key_and_run(
 ) -> None:
     tuning = Tuning(jobs=JobTimes(lease=timedelta(seconds=0.5), renewal=timedelta(seconds=0.1)))
     async with proxied(database) as proxy, serving(configure(database_url=proxy.url), tuning=tuning) as url:
-        proxy.hold_answer_to("INSERT INTO streamer.exports")
+        proxy.hold_answer_to("INSERT INTO streamer.exports", commit=True)
         asking = asyncio.create_task(status_of_new(session, url))
         await asyncio.wait_for(proxy.holding.wait(), PATIENCE)
         await until_there_is_one(gates)
@@ -183,7 +183,7 @@ async def test_a_client_that_left_before_the_answer_finds_its_export_by_the_key(
     configure: Configure, gates: Gates, database: str, session: aiohttp.ClientSession
 ) -> None:
     async with proxied(database) as proxy, serving(configure(database_url=proxy.url)) as url:
-        proxy.hold_answer_to("INSERT INTO streamer.exports")
+        proxy.hold_answer_to("INSERT INTO streamer.exports", commit=True)
         async with connection(url) as hasty:
             await hasty.send("POST", "/exports/csv?columns=id", {"Idempotency-Key": KEY, "Content-Length": "0"})
             await asyncio.wait_for(proxy.holding.wait(), PATIENCE)

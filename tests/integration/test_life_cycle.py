@@ -35,11 +35,13 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.jobs import Jobs
+from streamer.jobs.queue import Queue
 from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
 from streamer.jobs.store import MAX_ATTEMPTS, Store
+from streamer.jobs.table import Table
 from streamer.jobs.times import JobTimes
 from streamer.model import EVERYBODY, OPEN, ExportRequest, ExportSpec, State, successors
 from streamer.postgres.driver import Pool
@@ -56,7 +58,13 @@ T = TypeVar("T")
 PATIENCE = 15.0  # seconds
 CONCURRENCY = 2
 CAPACITY = 3
-TIMES = JobTimes(retry_delay=timedelta(0), renewal=timedelta(hours=1), report_interval=3600.0, cache_lifetime=0.0)
+TIMES = JobTimes(
+    retry_delay=timedelta(0),
+    renewal=timedelta(hours=1),
+    poll_interval=3600.0,
+    report_interval=3600.0,
+    cache_lifetime=0.0,
+)
 HEADER = b"run,row\n"
 STORE = uuid4()  # the identity of the exports table
 SLOTS = st.integers(0, 1)  # the two places for a server
@@ -139,15 +147,23 @@ class _SourceOfServer:
         return self.source.open(self.server_id, spec)
 
 
-class MortalStore(Store):
-    """A store that is cut off when its server dies."""
+class Mortal(Table):
+    """Is cut off from the database when its server dies."""
 
     dead = False
 
-    async def _rows(self, statement: str, *arguments: object) -> Any:
+    async def _attempt(self, work: Any) -> Any:
         if self.dead:
             raise ConnectionResetError
-        return await super()._rows(statement, *arguments)
+        return await super()._attempt(work)
+
+
+class MortalStore(Mortal, Store):
+    pass
+
+
+class MortalQueue(Mortal, Queue):
+    pass
 
 
 class Server:
@@ -159,6 +175,7 @@ class Server:
         self.store = MortalStore(pool, self.server_id, TIMES)
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
+        self.queue = MortalQueue(pool, self.server_id, TIMES, folder=self.directory.id, capacity=CAPACITY)
         compressed = RepresentationStore(pool, self.server_id, TIMES)
         self.sealed = CompletedCache(self.store, compressed, self.directory, TIMES)
         self.retention = Retention(
@@ -170,14 +187,14 @@ class Server:
         gate = SourceGate()
         self.jobs = Jobs(
             self.store,
+            self.queue,
             Runner(self.store, source.of(self.server_id), gate, source_wait=60, times=TIMES),
-            self.directory,
-            self.sealed,
-            self.retention,
+            directory=self.directory,
+            completed=self.sealed,
+            retention=self.retention,
             representations=representations,
             gate=gate,
             concurrency=CONCURRENCY,
-            capacity=CAPACITY,
             times=TIMES,
         )
         self._lock = folder / f"{PREFIX}{self.server_id}"
@@ -194,7 +211,7 @@ class Server:
 
     async def die(self) -> None:
         """Simulates kill -9: nothing is written to the table, no file is removed, and the lock is released."""
-        self.store.dead = True
+        self.store.dead = self.queue.dead = True
         lives = list(self.jobs._actives)
         for live in lives:
             setattr(live.spool, "discard", _nothing)  # noqa: B010 - the type checker is right to forbid it
@@ -212,16 +229,17 @@ class Server:
         self._lock.touch()
 
     async def look_after(self) -> None:
-        """What happens at every renewal."""
+        """What happens at every renewal, and at every look at the queue."""
         await self.jobs.recovery.renew()
         await self.jobs.recovery.recover_orphans()
+        await self.jobs.watch.look()
 
     def at_rest(self) -> bool:
         """Whether nothing happens here without another request."""
         running = [live for live in self.jobs._actives if not live.waiting]
         if len(running) != sum(run.server_id == self.server_id for run in self.source.runs.values()):
             return False
-        idle = self.jobs.workers._permits.locked() and not self.jobs.workers._claiming.locked()
+        idle = not self.jobs.workers._idle.woken and not self.jobs.workers._claiming.locked()
         return len(running) == CONCURRENCY or idle
 
 

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from streamer.errors import Unavailable
-from streamer.jobs.store import Store
+from streamer.jobs.queue import Queue
 from streamer.jobs.times import JobTimes
 from streamer.server import serving
 from streamer.server.tuning import Tuning
@@ -157,14 +157,14 @@ async def test_an_insert_that_ends_after_the_server_has_stopped_logs_no_error(
 ) -> None:
     begun, stopped, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def late(*_: object) -> None:
+    async def late(*_: object, begin: bool) -> None:
         begun.set()
         await stopped.wait()
         told.set()
         if answer == "no answer":
             raise Unavailable("the database does not answer")
 
-    monkeypatch.setattr(Store, "insert", late)
+    monkeypatch.setattr(Queue, "accept", late)
     async with serving(configure()) as url:
         asking = asyncio.create_task(session.post(f"{url}/exports/csv", headers={"Idempotency-Key": "late"}))
         await begun.wait()

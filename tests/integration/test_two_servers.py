@@ -1,17 +1,19 @@
 """Two servers on one database with one folder of spools: no export runs twice, and either server answers for both.
 
-A running export can be downloaded only from the server that runs it, a sealed one from both. A cancel through either
-server stops the run, and a run that was taken over does not touch the file of the new run.
+An export that waits is run by any server of its folder; servers of other folders leave it alone, unless none of its own
+is alive. A running export can be downloaded only from the server that runs it, a sealed one from both. A cancel through
+either server stops the run, and a run that was taken over does not touch the file of the new run.
 """
 
 import asyncio
-from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
 import pytest
 
+from streamer.http.download.live import DownloadTimes
 from streamer.jobs.recovery import SERVED
 from streamer.jobs.times import JobTimes
 from streamer.model import ExportSpec
@@ -68,7 +70,7 @@ async def test_the_exports_of_a_dead_server_are_shared_and_none_runs_twice(
     assert servers[0].files() == {f"{export_id}.csv" for export_id in exports}
 
 
-async def test_every_server_runs_its_own_exports_once(
+async def test_the_exports_of_two_servers_are_run_once_by_any_of_them(
     serve: Serve, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
     servers = [await serve(max_concurrent_exports=2) for _ in range(2)]
@@ -76,8 +78,138 @@ async def test_every_server_runs_its_own_exports_once(
     for export in exports:
         status = await export.until("completed")
         assert (status["attempts"], status["sha256"]) == (1, users_sha256())
-    counts = Counter(row["server_id"] for row in await gates.connection.fetch("SELECT server_id FROM streamer.exports"))
-    assert sorted(counts.values()) == [6, 6]
+    rows = await gates.connection.fetch("SELECT server_id, epoch FROM streamer.exports")
+    assert {row["epoch"] for row in rows} == {1}
+    assert len({row["server_id"] for row in rows}) == 2
+
+
+async def test_a_free_server_runs_what_a_busy_one_of_its_folder_has_accepted(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.view("quick", rows=1000)
+    await gates.shut("gated", 50_000)
+    busy = await serve(max_concurrent_exports=1, **gates.settings)
+    running = await create(session, busy.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    waiting = await create(session, busy.url, dataset="quick")
+    assert (await waiting.status())["waitingFor"] == "place"
+    free = await serve(max_concurrent_exports=1, **gates.settings)
+    for server in (busy, free):
+        other = asked_of(server.url, waiting)
+        assert (await other.until("completed"))["sha256"] == sha256(gated_csv(1000))
+        assert sha256(await other.body()) == sha256(gated_csv(1000))
+    assert (await running.status())["status"] == "processing"
+    await gates.open("gated", 50_000)
+    await running.until("completed")
+
+
+async def test_a_follower_of_a_waiting_export_that_another_server_begins_gets_503(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    """Nothing was sent to it, so it may ask again, there or here."""
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    patient = Tuning(downloads=DownloadTimes(first_rows=60.0), jobs=JobTimes(poll_interval=0.1))
+    busy = await serve(max_concurrent_exports=1, tuning=patient, **gates.settings)
+    running = await create(session, busy.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    waiting = await create(session, busy.url, dataset="gated")
+    following = asyncio.create_task(refused(waiting, 503))
+    streaming = asyncio.create_task(session.get(f"{busy.url}/exports/csv", params={"dataset": "gated"}))
+    await until(lambda: waits(gates, 2), "two exports wait")
+    free = await serve(max_concurrent_exports=2, tuning=patient, **gates.settings)
+    problem = await following
+    assert "another server" in problem["detail"]
+    assert int(problem["Retry-After"]) > 0
+    async with await streaming as response:
+        await read_problem(response, 503)
+        streamed = RemoteExport(session, free.url, response.headers["X-Export-Id"])
+    await gates.open("gated", 50_000)
+    for export in (asked_of(free.url, waiting), streamed, running):
+        assert (await export.until("completed"))["sha256"] == gated_sha256()
+        assert sha256(await export.body()) == gated_sha256()
+
+
+async def test_a_follower_of_a_waiting_export_that_another_server_has_completed_gets_the_file(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.view("quick", rows=1000)
+    await gates.shut("gated", 50_000)
+    patient = Tuning(downloads=DownloadTimes(first_rows=60.0), jobs=JobTimes(poll_interval=2.0))
+    busy = await serve(max_concurrent_exports=1, tuning=patient, **gates.settings)
+    running = await create(session, busy.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    waiting = await create(session, busy.url, dataset="quick")
+    following = asyncio.create_task(waiting.body())
+    free = await serve(**gates.settings)
+    await asked_of(free.url, waiting).until("completed")
+    assert sha256(await following) == sha256(gated_csv(1000))
+    await gates.open("gated", 50_000)
+    await running.until("completed")
+
+
+async def waits(gates: Gates, count: int) -> bool:
+    """Whether so many exports wait."""
+    found = await gates.connection.fetchval("SELECT count(*) FROM streamer.exports WHERE state = 'pending'")
+    return bool(found == count)
+
+
+async def test_a_server_of_another_folder_leaves_what_waits_to_its_own_servers_while_one_is_alive(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    await gates.view("gated")
+    await gates.view("quick", rows=1000)
+    await gates.shut("gated", 50_000)
+    own = await serve(max_concurrent_exports=1, **gates.settings)
+    running = await create(session, own.url, dataset="gated")
+    await gates.reached("gated", 50_000)
+    waiting = await create(session, own.url, dataset="quick")
+    quick = JobTimes(renewal=timedelta(seconds=0.05), poll_interval=0.05)
+    other = await serve(export_storage_path=tmp_path / "other", tuning=Tuning(jobs=quick), **gates.settings)
+    theirs = await create(session, other.url, dataset="quick")
+    await theirs.until("completed")
+    assert (await waiting.status())["status"] == "pending"
+    await gates.open("gated", 50_000)
+    for export in (running, waiting):
+        await export.until("completed")
+    assert own.files() == {running.file_name, waiting.file_name}
+    assert other.files() == {theirs.file_name}
+
+
+@attentive
+async def test_a_server_of_another_folder_adopts_what_waits_when_no_other_is_alive(
+    configure: Configure, serve: Serve, gates: Gates, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    async with serving(configure(max_concurrent_exports=1, **gates.settings), tuning=ATTENTIVE) as leaving:
+        exports = [await create(session, leaving, dataset="gated") for _ in range(2)]
+        await gates.reached("gated", 50_000)
+    other = await serve(export_storage_path=tmp_path / "other", max_concurrent_exports=1, **gates.settings)
+    await gates.open("gated", 50_000)
+    for export in exports:
+        found = asked_of(other.url, export)
+        assert (await found.until("completed"))["sha256"] == gated_sha256()
+        assert sha256(await found.body()) == gated_sha256()
+    assert other.files() == {export.file_name for export in exports}
+
+
+async def test_no_more_exports_run_on_all_servers_than_the_source_may_serve(
+    serve: Serve, gates: Gates, session: aiohttp.ClientSession
+) -> None:
+    await gates.view("gated")
+    await gates.shut("gated", 50_000)
+    servers = [await serve(source_exports=1, **gates.settings) for _ in range(2)]
+    exports = [await create(session, server.url, dataset="gated") for server in servers]
+    await gates.reached("gated", 50_000)
+    assert [(await export.status())["waitingFor"] for export in exports] == [None, "place"]
+    await gates.open("gated", 50_000)
+    for export in exports:
+        assert (await export.until("completed"))["sha256"] == gated_sha256()
+    first, second = [await export.status() for export in exports]
+    assert second["startedAt"] >= first["completedAt"]
 
 
 async def test_a_download_from_the_other_server_is_refused_until_the_export_is_sealed(
@@ -133,8 +265,9 @@ async def test_a_cancel_through_the_other_server_frees_the_queue_and_breaks_foll
     await gates.view("gated")
     await gates.shut("gated", 90_000)
     first, second = [await serve(max_concurrent_exports=1, max_queued_exports=1, **gates.settings) for _ in range(2)]
-    running = await create(session, first.url, dataset="gated")
-    await gates.reached("gated", 90_000)
+    running = [await create(session, server.url, dataset="gated") for server in (first, second)]
+    for export in running:
+        await export.until("processing")
     queued = await create(session, first.url, dataset="gated")
     async with session.get(queued.download) as follower:
         assert follower.status == 200
@@ -144,7 +277,7 @@ async def test_a_cancel_through_the_other_server_frees_the_queue_and_breaks_foll
     assert "cancelled" in (await refused(queued, 410))["detail"]
     instead = await create(session, first.url, dataset="gated")  # there is a place for it
     await gates.open("gated", 90_000)
-    for export in (running, instead):
+    for export in (*running, instead):
         assert (await export.until("completed"))["sha256"] == gated_sha256()
     assert (await queued.status())["startedAt"] is None
 

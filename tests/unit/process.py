@@ -13,6 +13,8 @@ from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
+from streamer.jobs.idle_workers import IdleWorkers
+from streamer.jobs.queue import Queue
 from streamer.jobs.recovery import Recovery
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.representation_store import RepresentationStore
@@ -22,8 +24,9 @@ from streamer.jobs.runner import Runner
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
 from streamer.jobs.times import JobTimes
+from streamer.jobs.watch import Watch
 from streamer.jobs.workers import Workers
-from streamer.model import OPEN, ExportRequest, ExportSpec
+from streamer.model import OPEN, ExportRequest, ExportSpec, Principal
 from streamer.postgres.driver import Pool
 from streamer.protocol.disposition import ContentDescription
 from streamer.source.cursors.cursor import Sink
@@ -98,13 +101,20 @@ class Process:
 
     def __init__(self, pool: Pool, directory: SpoolDirectory, *, times: JobTimes = TIMES, **options: Any) -> None:
         self.server_id = uuid4()
+        self.times = times
         self.pool = pool
         self.directory = directory
         self.source = Script()
-        self.permits = asyncio.Semaphore(0)
         self.tasks = Tasks()
         self.gate = SourceGate(max_pause=0.01)
+        self.idle = IdleWorkers(self.gate)
         self.store = Store(pool, self.server_id, times)
+        self.queue = Queue(
+            *(pool, self.server_id, times),
+            folder=directory.id,
+            capacity=CAPACITY,
+            source_exports=options.get("source_exports"),
+        )
         self.representation_store = RepresentationStore(pool, self.server_id, times)
         self.completed = CompletedCache(self.store, self.representation_store, directory, times)
         self.retention = Retention(
@@ -132,36 +142,36 @@ class Process:
             max_bytes=options.get("max_bytes"),
         )
         self.recovery = Recovery(
-            *(self.store, directory, self.actives),
+            *(self.store, self.queue, directory, self.actives),
             representations=self.representations,
             tasks=self.tasks,
-            permits=self.permits,
+            idle=self.idle,
             times=times,
         )
+        self.watch = Watch(self.store, self.queue, self.actives, self.idle, times)
         self.admission = Admission(
-            *(self.store, self.actives),
+            *(self.store, self.queue, self.actives),
             retention=self.retention,
             representations=self.representations,
             tasks=self.tasks,
-            permits=self.permits,
-            capacity=CAPACITY,
+            idle=self.idle,
         )
         self.workers = Workers(
-            *(self.store, directory, self.actives),
+            *(self.queue, self.actives),
             runner=self.runner,
             completed=self.completed,
             gate=self.gate,
-            recovery=self.recovery,
             tasks=self.tasks,
-            permits=self.permits,
+            idle=self.idle,
         )
 
-    async def queued(self, **request: Any) -> ActiveExport:
-        """Inserts a row, and registers its export, for which no permit is released."""
-        active = self.actives.register(uuid4(), OPEN.name)
-        created_at = await self.store.insert(active.id, ExportRequest(spec=SPEC, **request), OPEN)
-        assert created_at is not None
-        active.content = ContentDescription.of(SPEC, created_at)
+    async def queued(self, principal: Principal = OPEN, **request: Any) -> ActiveExport:
+        """Inserts a row, however many wait, and registers its export, for which no worker is woken."""
+        active = self.actives.register(uuid4(), principal.name)
+        queue = Queue(self.pool, self.server_id, self.times, folder=self.directory.id, capacity=1_000_000)
+        accepted = await queue.accept(active.id, ExportRequest(spec=SPEC, **request), principal, begin=False)
+        assert accepted is not None
+        active.content = ContentDescription.of(SPEC, accepted.created_at)
         return active
 
     async def claimed(self, **request: Any) -> ActiveExport:
@@ -171,10 +181,11 @@ class Process:
         return active
 
     async def claim(self, active: ActiveExport) -> None:
-        """Claims a queued export as a worker does."""
-        export = await self.store.claim([active.id], self.directory.id)
+        """Claims a queued export as a worker does. Others that wait are passed over."""
+        others = await self.pool.fetch("SELECT id FROM streamer.exports WHERE id <> $1", active.id)
+        export = (await self.queue.claim([row["id"] for row in others])).export
         assert export is not None
-        active.attempts, active.epoch = export.attempts, export.epoch
+        active.begin_run(export.epoch, export.attempts)
 
     async def row(self, export_id: UUID) -> Any:
         return await self.pool.fetchrow("SELECT * FROM streamer.exports WHERE id = $1", export_id)
@@ -189,7 +200,7 @@ class Process:
     async def completed_export(self, content: bytes = b"id\n1\n", **columns: object) -> UUID:
         """A completed export with its file."""
         export_id = uuid4()
-        await self.store.insert(export_id, ExportRequest(spec=SPEC), OPEN)
+        await self.queue.accept(export_id, ExportRequest(spec=SPEC), OPEN, begin=False)
         await self.change(
             export_id,
             **{

@@ -13,10 +13,14 @@ from asyncpg import UndefinedTableError
 from streamer.errors import InsufficientStorage, KeyReused, NotFound, QueueFull, Unavailable, WrittenByNewer
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.admission import CANCELLED, Admission
+from streamer.jobs.gate import SourceGate
+from streamer.jobs.idle_workers import IdleWorkers
+from streamer.jobs.queue import Queue
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.store import Store
+from streamer.jobs.table import STATEMENTS
 from streamer.jobs.tasks import Tasks
 from streamer.model import EVERYBODY, OPEN, Bounds, Export, ExportFilter, ExportRequest, Principal, State
 from streamer.postgres.driver import Pool
@@ -47,12 +51,12 @@ async def test_pages_of_the_list_are_read_one_at_a_time() -> None:
     pages = Pages()
     admission = Admission(
         cast("Store", pages),
+        cast("Queue", None),
         cast("ActiveExports", None),
         retention=cast("Retention", None),
         representations=cast("Representations", None),
         tasks=Tasks(),
-        permits=asyncio.Semaphore(0),
-        capacity=1,
+        idle=IdleWorkers(SourceGate()),
     )
     await asyncio.gather(*(admission.page(EVERYBODY, ExportFilter(), None, 20) for _ in range(5)))
     assert pages.most == 1
@@ -67,13 +71,43 @@ async def submitted(process: Process, **options: Any) -> ActiveExport:
     return active
 
 
-async def test_a_submitted_export_has_a_row_a_name_and_a_permit(process: Process) -> None:
+async def test_a_submitted_export_has_a_row_and_a_name_and_wakes_a_worker(process: Process) -> None:
     active = await submitted(process)
     assert process.admission.active(active.id, EVERYBODY) is active
-    assert not process.permits.locked()
+    assert process.idle.woken
     row = await process.row(active.id)
-    assert (row["state"], row["server_id"]) == ("pending", process.server_id)
+    assert (row["state"], row["server_id"]) == ("pending", None)
     assert active.content == ContentDescription.of(SPEC, row["created_at"])
+    assert active.waiting
+
+
+async def test_a_submitted_export_begins_at_once_on_an_idle_worker(process: Process) -> None:
+    idle = asyncio.create_task(process.idle.next())
+    await asyncio.sleep(0)
+    active = await submitted(process)
+    assert await soon(idle) == (active, SPEC)
+    row = await process.row(active.id)
+    assert (row["state"], row["server_id"], row["epoch"]) == ("processing", process.server_id, 1)
+    assert (active.epoch, active.attempts, active.waiting) == (1, 1, False)
+    assert not process.idle.woken
+
+
+async def test_a_submitted_export_waits_behind_another_that_the_idle_worker_may_begin(process: Process) -> None:
+    await process.queued()
+    idle = asyncio.create_task(process.idle.next())
+    await asyncio.sleep(0)
+    active = await submitted(process)
+    assert await soon(idle) is None  # it claims
+    assert active.waiting
+
+
+async def test_an_export_waits_while_the_source_is_away(process: Process) -> None:
+    idle = asyncio.create_task(process.idle.next())
+    await asyncio.sleep(0)
+    process.gate.went_away("no connection")
+    active = await submitted(process)
+    assert active.waiting
+    assert await soon(idle) is None  # it waits at the gate, and claims then
 
 
 async def test_a_server_that_stops_takes_no_export(process: Process) -> None:
@@ -143,7 +177,6 @@ async def test_requests_with_one_key_at_once_are_one_export(process: Process, po
     results = await soon(asyncio.gather(*submitting))
     assert len({result.id for result in results}) == 1
     assert len(process.actives.waiting) == 1
-    assert process.permits._value == 1
 
 
 @pytest.mark.parametrize(
@@ -167,18 +200,19 @@ async def test_an_export_whose_row_cannot_be_written_is_forgotten(process: Proce
     with pytest.raises(UndefinedTableError):
         await process.admission.submit(REQUEST, OPEN)
     assert list(process.actives) == []
-    assert process.permits.locked()
+    assert not process.idle.woken
 
 
 async def test_a_client_that_leaves_while_its_export_is_inserted_changes_nothing(process: Process, pool: Pool) -> None:
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("LOCK TABLE streamer.exports")
+    async with pool.acquire() as connection:
+        await connection.execute(STATEMENTS["lock_queue"])
         submitting = asyncio.create_task(process.admission.submit(REQUEST, OPEN))
         await until_locked_out(pool)
         submitting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await submitting
-    await soon(process.permits.acquire())
+        await connection.execute("COMMIT")
+    await soon(process.idle.next())
     (export_id,) = process.actives.waiting
     assert (await process.row(export_id))["state"] == "pending"
 

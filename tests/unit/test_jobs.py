@@ -25,11 +25,13 @@ TIMES = JobTimes(renewal=timedelta(seconds=0.01), stop_timeout=STOP_TIMEOUT)
 async def jobs(process: Process) -> AsyncIterator[Jobs]:
     """Those of the process, not started; two exports run at once, and one may wait."""
     jobs = Jobs(
-        *(process.store, process.runner, process.directory, process.completed, process.retention),
+        *(process.store, process.queue, process.runner),
+        directory=process.directory,
+        completed=process.completed,
+        retention=process.retention,
         representations=process.representations,
         gate=process.gate,
         concurrency=2,
-        capacity=1,
         times=TIMES,
     )
     yield jobs
@@ -51,7 +53,7 @@ async def running(process: Process, jobs: Jobs) -> ActiveExport:
 
 
 async def test_an_export_of_a_dead_server_is_run_after_the_start(process: Process, jobs: Jobs) -> None:
-    orphan = await process.queued()
+    orphan = await process.claimed()
     await process.change(orphan.id, lease_until=datetime(2024, 5, 1, tzinfo=UTC))
     await jobs.start()
 
@@ -121,10 +123,9 @@ async def test_stop_releases_the_exports_of_which_nothing_was_served(process: Pr
 async def test_no_worker_is_left_after_a_stop(process: Process, jobs: Jobs) -> None:
     await jobs.start()
     await soon(jobs.stop())
-    await process.queued()
-    jobs.workers._permits.release()
+    jobs.workers._idle.wake()
     await let_the_loop_run()
-    assert not jobs.workers._permits.locked()
+    assert jobs.workers._idle.woken
 
 
 async def test_stop_does_not_wait_for_a_database_that_does_not_answer(process: Process, jobs: Jobs, pool: Pool) -> None:

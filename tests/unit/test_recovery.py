@@ -8,15 +8,13 @@ from uuid import uuid4
 
 import pytest
 
-from streamer.jobs.active import ENDED_ELSEWHERE
 from streamer.jobs.recovery import EXHAUSTED, RELEASED, SERVED, STOPPED
 from streamer.jobs.store import MAX_ATTEMPTS
 from streamer.jobs.times import JobTimes
-from streamer.model import EVERYBODY
 from streamer.postgres.driver import Pool
 from streamer.spool.identity import NAME
 from tests.polling import until
-from tests.unit.process import SPEC, Process, until_locked_out
+from tests.unit.process import SPEC, Process
 from tests.unit.spools import let_the_loop_run, soon
 
 PAST = datetime(2024, 5, 1, tzinfo=UTC)
@@ -25,49 +23,25 @@ PAST = datetime(2024, 5, 1, tzinfo=UTC)
 async def dead(process: Process) -> Process:
     """Another process of the same folder, which has died: the file of its lock is there, and the lock is free."""
     other = Process(process.pool, process.directory)
-    with pytest.raises(ZeroDivisionError), process.directory.alive(other.server_id):
-        1 / 0  # noqa: B018
+    die(other)
     return other
 
 
-async def test_leases_of_queued_and_running_exports_are_renewed(process: Process) -> None:
-    queued, running = await process.queued(), await process.claimed()
+def die(process: Process) -> None:
+    with pytest.raises(ZeroDivisionError), process.directory.alive(process.server_id):
+        1 / 0  # noqa: B018
+
+
+async def test_leases_of_running_exports_are_renewed(process: Process) -> None:
+    running = await process.claimed()
     process.source.go_on.clear()
     task = asyncio.create_task(running.run(asyncio.create_task(process.runner.run(running, SPEC))))
     await soon(process.source.reading.wait())
-    for active in (queued, running):
-        await process.change(active.id, lease_until=PAST)
+    await process.change(running.id, lease_until=PAST)
     await process.recovery.renew()
-    for active in (queued, running):
-        assert (await process.row(active.id))["lease_until"] > PAST
+    assert (await process.row(running.id))["lease_until"] > PAST
     process.source.go_on.set()
     await soon(task)
-
-
-async def test_a_queued_export_that_another_server_has_ended_is_dropped(process: Process) -> None:
-    lost, kept = await process.queued(), await process.queued()
-    await process.store.cancel(lost.id, EVERYBODY, 0.0)
-    await process.recovery.renew()
-    assert list(process.actives) == [kept]
-    assert lost.spool.broken.result() == ENDED_ELSEWHERE
-    assert not kept.spool.ended
-
-
-async def test_a_run_is_not_dropped_although_its_row_was_lost(process: Process, pool: Pool) -> None:
-    """It began after the list of waiting exports was made, and notices with its next report."""
-    active = await process.queued()
-    await process.store.cancel(active.id, EVERYBODY, 0.0)
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("LOCK TABLE streamer.exports")
-        renewing = asyncio.create_task(process.recovery.renew())
-        await until_locked_out(pool)
-        running = asyncio.create_task(active.run(asyncio.create_task(_until_cancelled())))
-        await asyncio.sleep(0)
-    await soon(renewing)
-    assert active.id in process.actives
-    assert not active.spool.ended
-    active.abort("the test is over")
-    await soon(running)
 
 
 async def _until_cancelled() -> timedelta | None:
@@ -75,23 +49,22 @@ async def _until_cancelled() -> timedelta | None:
     return None
 
 
-async def test_an_export_of_a_dead_server_is_queued_here_under_its_id(
+async def test_an_export_of_a_dead_server_waits_under_its_id_for_any_server(
     process: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = await dead(process)
     orphan = await other.claimed()
     await process.recovery.recover_orphans()
-    assert process.actives.waiting == [orphan.id]
-    recovered = process.actives.get(orphan.id)
-    assert recovered is not None
-    assert recovered.content == orphan.content
-    assert not process.permits.locked()
     row = await process.row(orphan.id)
-    assert (row["state"], row["server_id"], row["attempts"]) == ("pending", process.server_id, 1)
+    assert (row["state"], row["server_id"], row["attempts"], row["epoch"]) == ("pending", None, 1, 1)
+    assert process.idle.woken
     assert [record.message for record in caplog.records] == [f"export {orphan.id} is run again: its server died"]
     process.workers.start(1)
-    await soon(recovered.spool.end())
-    assert recovered.spool.sealed
+
+    async def completed() -> bool:
+        return bool((await process.row(orphan.id))["state"] == "completed")
+
+    await until(completed, "the export is run here")
     await other.close()
 
 
@@ -105,9 +78,9 @@ async def test_a_dead_server_is_forgotten_once_its_exports_are_settled(process: 
 async def test_an_export_of_a_server_that_is_alive_is_left_to_it(process: Process) -> None:
     other = Process(process.pool, process.directory)
     with process.directory.alive(other.server_id):
-        await other.queued()
+        held = await other.claimed()
         await process.recovery.recover_orphans()
-        assert list(process.actives) == []
+        assert (await process.row(held.id))["state"] == "processing"
     await other.close()
 
 
@@ -128,14 +101,6 @@ async def test_an_export_of_a_dead_server_that_may_not_run_fails_and_its_file_go
     assert (row["state"], row["error"]) == ("failed", reason)
     assert (process.files(), list(process.actives)) == (set(), [])
     await other.close()
-
-
-async def test_an_export_of_this_process_whose_lease_ran_out_keeps_its_followers(process: Process) -> None:
-    active = await process.queued()
-    await process.change(active.id, lease_until=PAST)
-    await process.recovery.recover_orphans()
-    assert process.actives.get(active.id) is active
-    assert not process.permits.locked()
 
 
 async def test_a_run_of_this_process_is_no_orphan(process: Process) -> None:
@@ -217,10 +182,12 @@ async def test_a_table_that_is_away_leaves_an_export_to_its_lease(
 
 async def test_all_exports_are_released_at_once(process: Process) -> None:
     queued, claimed = await process.queued(), await process.claimed()
+    before = await process.row(queued.id)
     await process.recovery.release_all()
     for active in (queued, claimed):
         assert active.spool.broken.result() == RELEASED
         assert (await process.row(active.id))["state"] == "pending"
+    assert await process.row(queued.id) == before  # it belongs to no server
 
 
 async def test_exports_that_cannot_be_released_are_aborted(process: Process) -> None:
@@ -255,12 +222,15 @@ async def test_leases_are_kept_and_orphans_found_after_an_error(
 
         await until(failed, "a renewal has failed")
         await pool.execute("ALTER TABLE streamer.away RENAME TO exports")
-        orphan = await (await dead(hasty)).queued()
+        other = Process(hasty.pool, hasty.directory)
+        orphan = await other.claimed()
+        die(other)
 
         async def found() -> bool:
-            return orphan.id in hasty.actives
+            return bool((await hasty.row(orphan.id))["state"] == "pending")
 
-        await until(found, "the orphan is queued here")
+        await until(found, "the orphan waits for another run")
+        await other.close()
     await hasty.close()
 
 
@@ -283,7 +253,7 @@ async def test_a_database_that_is_away_is_one_line_in_the_log(
 
 async def test_a_stopping_server_takes_over_no_export_and_still_keeps_its_leases(hasty: Process) -> None:
     hasty.actives.stopping = True
-    active, orphan = await hasty.claimed(), await (await dead(hasty)).queued()
+    active, orphan = await hasty.claimed(), await (await dead(hasty)).claimed()
     running = asyncio.create_task(active.run(asyncio.create_task(_until_cancelled())))
     await hasty.change(active.id, lease_until=PAST)
     with await kept_leases(hasty):
@@ -294,7 +264,7 @@ async def test_a_stopping_server_takes_over_no_export_and_still_keeps_its_leases
         await until(renewed, "the lease is renewed")
         await hasty.change(active.id, lease_until=PAST)
         await until(renewed, "the lease is renewed once more")
-    assert orphan.id not in hasty.actives
+    assert (await hasty.row(orphan.id))["state"] == "processing"
     active.abort("the test is over")
     await soon(running)
     await hasty.close()
@@ -309,26 +279,6 @@ async def test_a_deleted_folder_is_restored_with_the_next_renewal(hasty: Process
             return identity.exists()
 
         await until(restored, "the identity of the folder is there again")
-    await hasty.close()
-
-
-@pytest.mark.parametrize("exports", [0, 1])
-async def test_there_is_one_permit_after_any_number_of_renewals_if_an_export_waits(
-    hasty: Process, exports: int
-) -> None:
-    """The clocks of the table and of the process may differ."""
-    identity = hasty.directory.file_of(uuid4()).parent / NAME
-    for _ in range(exports):
-        await hasty.queued()
-    with await kept_leases(hasty):
-        for _ in range(3):
-            identity.unlink()
-
-            async def restored() -> bool:
-                return identity.exists()
-
-            await until(restored, "the leases are renewed, and the folder is restored after that")
-    assert hasty.permits._value == exports
     await hasty.close()
 
 

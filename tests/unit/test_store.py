@@ -10,7 +10,9 @@ import asyncpg
 import pytest
 
 from streamer.errors import NotFound, StartError, Unavailable
-from streamer.jobs.store import MAX_ATTEMPTS, MAX_PAGE_SPECS, MIGRATIONS, STATEMENTS, Store
+from streamer.jobs.queue import Queue
+from streamer.jobs.store import MAX_ATTEMPTS, MAX_PAGE_SPECS, MIGRATIONS, Store
+from streamer.jobs.table import STATEMENTS
 from streamer.jobs.times import JobTimes
 from streamer.model import (
     EVERYBODY,
@@ -36,7 +38,6 @@ SECOND = timedelta(seconds=1)
 Call = Callable[[Store, UUID], Awaitable[object]]
 
 CALLS: dict[str, Call] = {
-    "claim": lambda store, export_id: store.claim([export_id], FOLDER),
     "wait_for_source": lambda store, export_id: store.wait_for_source(export_id, 0, SECOND),
     "requeue": lambda store, export_id: store.requeue(export_id, 0, SECOND, 0.0),
     "release": lambda store, export_id: store.release(export_id, 0, 0.0),
@@ -60,10 +61,19 @@ def other(pool: Pool) -> Store:
     return Store(pool, uuid4(), JobTimes())
 
 
-async def inserted(store: Store, spec: ExportSpec = SPEC, **columns: object) -> UUID:
-    """The id of a new row, of which some columns are set."""
+async def insert(store: Store, request: ExportRequest, principal: Principal = OPEN, key: str | None = None) -> UUID:
+    """The id of a new row, which waits."""
+    queue = Queue(store._pool, store._server_id, JobTimes(), folder=FOLDER, capacity=1000)
     export_id = uuid4()
-    assert await store.insert(export_id, ExportRequest(spec=spec), OPEN) is not None
+    assert await queue.accept(export_id, request, principal, key, begin=False) is not None
+    return export_id
+
+
+async def inserted(store: Store, spec: ExportSpec = SPEC, **columns: object) -> UUID:
+    """The id of a new row, of which some columns are set. If it is processing, it is run by the server of the store."""
+    export_id = await insert(store, ExportRequest(spec=spec))
+    if columns.get("state") not in (None, "pending"):
+        columns = {"server_id": store._server_id, "lease_until": NOW + 100_000 * HOUR, **columns}
     await change(store, export_id, **columns)
     return export_id
 
@@ -104,43 +114,13 @@ async def test_an_export_that_was_served_is_not_run_again(store: Store, name: st
 
 
 async def test_a_row_has_what_was_asked_for(store: Store) -> None:
-    export_id = uuid4()
-    request = ExportRequest(spec=SPEC, label="Ünï", ttl=HOUR)
-    created_at = await store.insert(export_id, request, OPEN, "key")
+    export_id = await insert(store, ExportRequest(spec=SPEC, label="Ünï", ttl=HOUR), key="key")
     export = await store.get(export_id, EVERYBODY)
-    assert (export.spec, export.label, export.ttl, export.created_at) == (SPEC, "Ünï", HOUR, created_at)
-    assert (export.state, export.attempts, export.served) == (State.PENDING, 0, False)
+    assert (export.spec, export.label, export.ttl, export.folder) == (SPEC, "Ünï", HOUR, FOLDER)
+    assert (export.state, export.attempts, export.epoch, export.served) == (State.PENDING, 0, 0, False)
     assert (await row(store, export_id))["spec_version"] == SPEC_VERSION
-    assert (await row(store, export_id))["lease_until"] - created_at > 20 * SECOND
     assert await store.by_key(OPEN, "key") == export
     assert await store.by_key(OPEN, "other") is None
-
-
-async def test_a_known_key_inserts_nothing(store: Store) -> None:
-    first, second = uuid4(), uuid4()
-    assert await store.insert(first, ExportRequest(spec=SPEC), OPEN, "key") is not None
-    assert await store.insert(second, ExportRequest(spec=SPEC), OPEN, "key") is None
-    with pytest.raises(NotFound, match=str(second)):
-        await store.get(second, EVERYBODY)
-
-
-async def test_the_oldest_export_that_waits_here_is_claimed(store: Store) -> None:
-    first, second, third = [await inserted(store) for _ in range(3)]
-    claimed = await store.claim([third, second], FOLDER)
-    assert claimed is not None
-    assert (claimed.id, claimed.state, claimed.attempts, claimed.folder) == (second, State.PROCESSING, 1, FOLDER)
-    assert claimed.started_at is not None
-    assert claimed.snapshot_at is None
-    assert (await row(store, first))["state"] == "pending"
-    assert await store.claim([], FOLDER) is None
-
-
-async def test_an_export_is_not_claimed_before_its_delay_is_over(store: Store) -> None:
-    export_id = await inserted(store, state="processing")
-    assert await store.requeue(export_id, 0, HOUR, 0.0)
-    assert await store.claim([export_id], FOLDER) is None
-    await change(store, export_id, not_before=NOW)
-    assert await store.claim([export_id], FOLDER) is not None
 
 
 async def test_progress_is_noted_and_the_percentage_never_falls(store: Store) -> None:
@@ -184,22 +164,21 @@ async def test_an_export_is_run_again_only_so_many_times(store: Store) -> None:
 
 
 async def test_waiting_for_the_source_counts_no_attempt(store: Store) -> None:
-    export_id = await inserted(store)
-    await store.claim([export_id], FOLDER)
-    assert await store.wait_for_source(export_id, 1, timedelta())
+    export_id = await inserted(store, state="processing", attempts=1, started_at=NOW)
+    assert await store.wait_for_source(export_id, 0, timedelta())
     export = await store.get(export_id, EVERYBODY)
     assert (export.attempts, export.started_at, export.waiting_for) == (0, None, "source")
 
 
-@pytest.mark.parametrize(("state", "attempts"), [("processing", 1), ("pending", 2)])
-async def test_a_released_export_is_at_once_an_orphan_without_an_attempt_lost(
-    store: Store, other: Store, state: str, attempts: int
-) -> None:
-    export_id = await inserted(store, state=state, attempts=2)
-    assert await store.release(export_id, 0, 30.0)
-    export = await store.get(export_id, EVERYBODY)
-    assert (export.state, export.attempts, export.progress.percentage) == (State.PENDING, attempts, 30.0)
-    assert [each.id for each in await other.reclaim([], [])] == [export_id]
+@pytest.mark.parametrize(("name", "attempts"), [("release", 1), ("requeue", 2), ("wait_for_source", 1), ("reclaim", 2)])
+async def test_an_export_that_waits_again_belongs_to_no_server(store: Store, name: str, attempts: int) -> None:
+    export_id = await inserted(store, state="processing", attempts=2, percentage=30.0, bytes=9)
+    if name == "reclaim":
+        await change(store, export_id, lease_until=NOW)
+    assert await CALLS[name](store, export_id)
+    after = await row(store, export_id)
+    assert (after["state"], after["attempts"], after["percentage"], after["bytes"]) == ("pending", attempts, 30.0, 0)
+    assert (after["server_id"], after["lease_until"]) == (None, None)
 
 
 async def test_a_failed_and_a_cancelled_row_keep_the_highest_percentage(store: Store) -> None:
@@ -220,40 +199,37 @@ async def test_a_removal_is_noted_once_and_only_of_an_export_that_has_ended(stor
     assert (await store.get(running, EVERYBODY)).removed_at is None
 
 
-async def test_leases_are_renewed_for_rows_in_the_state_that_this_server_knows(store: Store, other: Store) -> None:
-    waiting, running = await inserted(store), await inserted(store, state="processing")
-    foreign, unknown = await inserted(other), await inserted(store)
-    for export_id in (waiting, running, foreign, unknown):
-        await change(store, export_id, lease_until=NOW)
-    await store.renew_leases([waiting, running, foreign], [running])
-    renewed = {each: (await row(store, each))["lease_until"] > NOW for each in (waiting, running, foreign, unknown)}
-    assert renewed == {waiting: True, running: True, foreign: False, unknown: False}
-    await change(store, running, lease_until=NOW)
-    await store.renew_leases([running], [])
-    assert (await row(store, running))["lease_until"] == NOW
+async def test_leases_are_renewed_for_the_runs_that_this_server_knows(store: Store, other: Store) -> None:
+    running, unknown = [await inserted(store, state="processing", lease_until=NOW) for _ in range(2)]
+    foreign = await inserted(other, state="processing", lease_until=NOW)
+    waiting = await inserted(store, lease_until=NOW)
+    await store.renew_leases([running, foreign, waiting])
+    renewed = {each for each in (running, unknown, foreign, waiting) if (await row(store, each))["lease_until"] > NOW}
+    assert renewed == {running}
 
 
-async def test_lost_exports_have_ended_or_belong_to_another_server(store: Store, other: Store) -> None:
-    mine, ended, taken = await inserted(store), await inserted(store, state="cancelled"), await inserted(other)
-    assert set(await store.lost([mine, ended, taken])) == {ended, taken}
+async def test_lost_exports_have_ended_or_are_run_by_another_server(store: Store, other: Store) -> None:
+    waiting, mine = await inserted(store), await inserted(store, state="processing")
+    ended, taken = await inserted(store, state="cancelled"), await inserted(other, state="processing")
+    assert await store.lost([waiting, mine, ended, taken]) == {ended: "cancelled", taken: "processing"}
 
 
-async def test_orphans_that_may_run_are_queued_here_and_the_others_fail(store: Store, other: Store) -> None:
-    held, expired = await inserted(other), await inserted(other, lease_until=NOW, bytes=9, state="processing")
-    served = await inserted(other, lease_until=NOW, served=True, state="processing")
-    exhausted = await inserted(other, lease_until=NOW, attempts=MAX_ATTEMPTS)
-    running = await inserted(other, lease_until=NOW)
-    newer = await inserted(other, lease_until=NOW, spec_version=SPEC_VERSION + 1)
-    damaged = await inserted(other, lease_until=NOW)
-    await change(other, damaged, spec="{}")
+async def test_orphans_that_may_run_wait_again_and_the_others_fail(store: Store, other: Store) -> None:
+    async def orphan(**columns: object) -> UUID:
+        export_id = await inserted(other, state="processing", lease_until=NOW)
+        await change(other, export_id, **columns)
+        return export_id
+
+    held, expired = await orphan(lease_until=NOW + 100_000 * HOUR), await orphan()
+    served, exhausted = await orphan(served=True), await orphan(attempts=MAX_ATTEMPTS)
+    running, newer, damaged = await orphan(), await orphan(spec_version=SPEC_VERSION + 1), await orphan(spec="{}")
     failed = await store.fail_orphans([], [running], served="served", exhausted="exhausted")
     assert {(each.id, each.error) for each in failed} == {(served, "served"), (exhausted, "exhausted")}
-    reclaimed = await store.reclaim([], [running])
-    assert [(each.id, each.state, each.progress.bytes) for each in reclaimed] == [(expired, State.PENDING, 0)]
-    assert (await row(store, expired))["server_id"] == store._server_id
+    assert await store.reclaim([], [running]) == [expired]
     assert await store.reclaim([], [running]) == []
-    assert {(await row(store, each))["server_id"] for each in (held, newer, damaged)} == {other._server_id}
-    assert [each.id for each in await store.reclaim([other._server_id], [running])] == [held]
+    for each in (held, running, newer, damaged):
+        assert (await row(store, each))["state"] == "processing"
+    assert await store.reclaim([other._server_id], [running]) == [held]
 
 
 async def test_a_use_is_noted_to_the_minute(store: Store) -> None:
@@ -305,7 +281,7 @@ async def test_rows_without_a_file_are_found_by_the_time_of_their_removal_and_de
 
 async def test_only_completed_rows_without_a_folder_are_located(store: Store) -> None:
     unknown, known = await completed(store, folder=None), await completed(store, folder=OTHER_FOLDER)
-    running = await inserted(store, state="processing")
+    running = await inserted(store, state="processing", folder=None)
     await store.locate(FOLDER, [unknown, known, running])
     folders = [(await store.get(each, EVERYBODY)).folder for each in (unknown, known, running)]
     assert folders == [FOLDER, OTHER_FOLDER, None]
@@ -343,8 +319,7 @@ async def test_a_page_of_large_requests_is_short(store: Store) -> None:
 
 async def test_a_page_is_selected_by_state_label_and_dataset(store: Store) -> None:
     request = ExportRequest(spec=ExportSpec(dataset="orders", columns=("id",)), label="STRASSE")
-    wanted = uuid4()
-    await store.insert(wanted, request, OPEN)
+    wanted = await insert(store, request)
     await inserted(store, state="failed")
     for selection in (
         ExportFilter(states=(State.PENDING,)),
@@ -405,8 +380,7 @@ async def test_a_statement_that_lost_against_a_concurrent_one_is_tried_again(
     store: Store, pool: Pool, condition: str
 ) -> None:
     await failing(pool, condition, times=2)
-    export_id = uuid4()
-    assert await store.insert(export_id, ExportRequest(spec=SPEC), OPEN) is not None
+    await insert(store, ExportRequest(spec=SPEC))
     assert await pool.fetchval("SELECT last_value FROM tries") == 3
 
 
@@ -431,7 +405,7 @@ async def test_a_table_that_cannot_be_written_is_unavailable_after_one_try(
 ) -> None:
     await failing(pool, condition, times=9)
     with pytest.raises(Unavailable, match="cannot be used") as error:
-        await store.insert(uuid4(), ExportRequest(spec=SPEC), OPEN)
+        await insert(store, ExportRequest(spec=SPEC))
     assert isinstance(error.value.__cause__, asyncpg.PostgresError)
     assert await pool.fetchval("SELECT last_value FROM tries") == 1
 
@@ -444,7 +418,7 @@ async def test_an_error_that_will_not_pass_is_no_lack_of_the_database(store: Sto
 
 async def test_a_cancellation_is_raised_when_the_connection_breaks_at_the_same_time(store: Store, pool: Pool) -> None:
     class Breaking(Store):
-        async def _fetch(self, sql: str, arguments: object) -> Any:
+        async def _fetch(self, connection: Any, statement: str, *arguments: object) -> Any:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -489,8 +463,7 @@ REPORTS = Principal(name="key:reports")
 
 
 async def test_the_exports_of_a_principal_are_its_own(store: Store) -> None:
-    theirs, ours = await inserted(store), uuid4()
-    assert await store.insert(ours, ExportRequest(spec=SPEC), REPORTS) is not None
+    theirs, ours = await inserted(store), await insert(store, ExportRequest(spec=SPEC), REPORTS)
     assert (await store.get(ours, REPORTS)).principal == "key:reports"
     for viewer, other in ((REPORTS, theirs), (OPEN, ours)):
         with pytest.raises(NotFound, match=str(other)):
@@ -502,13 +475,11 @@ async def test_the_exports_of_a_principal_are_its_own(store: Store) -> None:
 
 
 async def test_a_key_belongs_to_its_principal(store: Store) -> None:
-    first, second = uuid4(), uuid4()
-    for export_id, principal in ((first, OPEN), (second, REPORTS)):
-        assert await store.insert(export_id, ExportRequest(spec=SPEC), principal, "key") is not None
+    for principal in (OPEN, REPORTS):
+        export_id = await insert(store, ExportRequest(spec=SPEC), principal, "key")
         found = await store.by_key(principal, "key")
         assert found is not None
         assert found.id == export_id
-    assert await store.insert(uuid4(), ExportRequest(spec=SPEC), REPORTS, "key") is None
 
 
 RUN_CALLS: dict[str, Call] = {
@@ -532,12 +503,3 @@ async def test_a_statement_of_a_run_changes_nothing_once_the_export_was_claimed_
 @pytest.mark.parametrize("name", RUN_CALLS)
 def test_every_statement_of_a_run_names_its_server_and_its_epoch(name: str) -> None:
     assert "WHERE id = $1 AND server_id = $2 AND epoch = $3 AND state" in STATEMENTS[name]
-
-
-async def test_every_claim_raises_the_epoch(store: Store) -> None:
-    export_id = await inserted(store)
-    for epoch in (1, 2):
-        claimed = await store.claim([export_id], FOLDER)
-        assert claimed is not None
-        assert claimed.epoch == epoch
-        await change(store, export_id, state="pending")

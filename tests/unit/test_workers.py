@@ -9,11 +9,11 @@ from streamer.errors import SourceBusy, TransientFailure
 from streamer.jobs.active import ActiveExport
 from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import UNREADABLE
-from streamer.model import EVERYBODY, SPEC_VERSION
+from streamer.model import EVERYBODY, OPEN, ExportRequest, Principal
 from streamer.postgres.driver import Pool
 from streamer.spool.names import SpoolName
 from tests.polling import until
-from tests.unit.process import HEADER, Process, until_locked_out
+from tests.unit.process import HEADER, SPEC, Process, until_locked_out
 from tests.unit.spools import let_the_loop_run, soon
 
 
@@ -27,7 +27,7 @@ async def ended(process: Process, active: ActiveExport) -> None:
 async def test_a_permit_lets_the_oldest_export_run(process: Process) -> None:
     first, second = await process.queued(), await process.queued()
     process.workers.start(1)
-    process.permits.release()
+    process.idle.wake()
     await ended(process, first)
     assert first.spool.sealed
     assert process.actives.waiting == [second.id]
@@ -44,7 +44,7 @@ async def test_nothing_runs_without_a_permit(process: Process) -> None:
 async def test_as_many_exports_run_at_once_as_there_are_workers(process: Process) -> None:
     for _ in range(3):
         await process.queued()
-        process.permits.release()
+        process.idle.wake()
     process.source.go_on.clear()
     assert [task.get_name() for task in process.workers.start(2)] == ["worker 0", "worker 1"]
 
@@ -53,7 +53,6 @@ async def test_as_many_exports_run_at_once_as_there_are_workers(process: Process
 
     await until(two_run, "two exports run")
     await let_the_loop_run()
-    assert not process.permits.locked()  # nobody has taken the third
     assert (len(process.actives.running), len(process.actives.waiting)) == (2, 1)
     process.source.go_on.set()
 
@@ -68,8 +67,8 @@ async def test_a_permit_of_a_cancelled_export_claims_nothing(process: Process) -
     await process.store.cancel(cancelled.id, EVERYBODY, 0.0)
     process.actives.pop(cancelled.id)
     process.workers.start(1)
-    process.permits.release()
-    process.permits.release()
+    process.idle.wake()
+    process.idle.wake()
     await ended(process, next_one)
     assert process.source.opened == 1
 
@@ -79,7 +78,7 @@ async def test_an_export_that_ended_while_it_was_claimed_is_not_run(process: Pro
     process.workers.start(1)
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT FROM streamer.exports FOR UPDATE")
-        process.permits.release()
+        process.idle.wake()
         await until_locked_out(pool)
         active.spool.fail("the export was cancelled")
 
@@ -94,7 +93,7 @@ async def test_an_export_that_ended_while_it_was_claimed_is_not_run(process: Pro
 async def test_a_sealed_file_is_not_hashed_again_by_this_process(process: Process) -> None:
     active = await process.queued()
     process.workers.start(1)
-    process.permits.release()
+    process.idle.wake()
     await ended(process, active)
     assert process.completed._verified == {SpoolName(active.id): process.directory.stamp(active.id)}
 
@@ -103,7 +102,7 @@ async def test_the_file_of_a_failed_export_is_not_trusted(process: Process) -> N
     active = await process.queued()
     process.source.claimed = 2
     process.workers.start(1)
-    process.permits.release()
+    process.idle.wake()
     await ended(process, active)
     assert process.completed._verified == {}
 
@@ -112,7 +111,7 @@ async def test_an_export_that_failed_for_a_moment_runs_again_and_counts_its_atte
     active = await process.queued()
     process.source.after.append(TransientFailure("the connection was lost"))
     process.workers.start(1)
-    process.permits.release()
+    process.idle.wake()
     await ended(process, active)
     assert (process.source.opened, active.attempts, active.spool.sealed) == (2, 2, True)
     assert process.directory.file_of(active.id).read_bytes() == HEADER + b"1\n"
@@ -124,7 +123,7 @@ async def test_a_run_that_is_delayed_does_not_keep_its_worker(process: Process) 
     slow.source.after.append(TransientFailure("the connection was lost"))
     slow.workers.start(1)
     for _ in range(2):
-        slow.permits.release()
+        slow.idle.wake()
     await ended(slow, other)
     assert slow.actives.waiting == [delayed.id]
     await slow.close()
@@ -134,19 +133,21 @@ async def test_an_export_that_waited_for_the_source_is_claimed_after_its_delay(p
     active = await process.queued()
     process.source.before.append(SourceBusy("a relation is locked"))
     process.workers.start(1)
-    process.permits.release()
+    process.idle.wake()
     await ended(process, active)
     assert (process.source.opened, active.attempts) == (2, 1)
 
 
-async def test_a_request_that_this_version_cannot_read_is_left_to_another_server(process: Process) -> None:
-    active = await process.queued()
-    await process.change(active.id, spec_version=SPEC_VERSION + 1)
+async def test_a_request_that_became_unreadable_is_left_in_the_queue_and_others_run(process: Process) -> None:
+    damaged, other = await process.queued(), await process.queued()
+    await process.change(damaged.id, spec="{}")
+    before = await process.row(damaged.id)
     process.workers.start(1)
-    process.permits.release()
-    await ended(process, active)
-    assert active.spool.broken.result() == UNREADABLE
-    assert (await process.row(active.id))["state"] == "pending"
+    process.idle.wake()
+    await ended(process, other)
+    assert damaged.spool.broken.result() == UNREADABLE
+    assert damaged.id not in process.actives
+    assert await process.row(damaged.id) == before
 
 
 async def test_a_claim_is_repeated_until_the_table_answers(
@@ -155,7 +156,7 @@ async def test_a_claim_is_repeated_until_the_table_answers(
     active = await process.queued()
     await pool.execute("ALTER TABLE streamer.exports RENAME TO away")
     process.workers.start(1)
-    process.permits.release()
+    process.idle.wake()
 
     async def retried() -> bool:
         return "streamer.jobs.workers" in {record.name for record in caplog.records}
@@ -171,7 +172,7 @@ async def test_workers_begin_no_export_while_the_server_stops(process: Process) 
     process.source.go_on.clear()
     workers = process.workers.start(1)
     for _ in range(2):
-        process.permits.release()
+        process.idle.wake()
     await soon(process.source.reading.wait())
     waiting = await process.queued()
     process.actives.stopping = True
@@ -184,7 +185,7 @@ async def test_workers_begin_no_export_while_the_server_stops(process: Process) 
 async def test_one_export_at_a_time_tries_a_source_that_is_away(process: Process) -> None:
     for _ in range(3):
         await process.queued()
-        process.permits.release()
+        process.idle.wake()
     process.source.go_on.clear()
     process.gate.went_away("no connection")
     process.workers.start(3)
@@ -197,11 +198,61 @@ async def test_one_export_at_a_time_tries_a_source_that_is_away(process: Process
     process.source.go_on.set()
 
 
-async def test_the_row_of_another_process_is_never_claimed(process: Process) -> None:
+async def test_an_export_that_another_process_has_accepted_is_run_here(process: Process) -> None:
     neighbour = Process(process.pool, process.directory)
-    theirs, ours = await neighbour.queued(), await process.queued()
+    theirs = await neighbour.queued()
     process.workers.start(1)
-    process.permits.release()
-    await ended(process, ours)
-    assert (await process.row(theirs.id))["state"] == "pending"
+    process.idle.wake()
+
+    async def completed() -> bool:
+        return bool((await process.row(theirs.id))["state"] == "completed")
+
+    await until(completed, "the export is run here")
+    assert process.source.opened == 1
+    assert process.files() == {theirs.id}
     await neighbour.close()
+
+
+async def test_a_worker_that_becomes_free_runs_the_next_export_without_a_wake_up(process: Process) -> None:
+    process.source.go_on.clear()
+    process.workers.start(1)
+    await let_the_loop_run()
+    first = await process.admission.submit(ExportRequest(spec=SPEC), OPEN)
+    assert isinstance(first, ActiveExport)
+    await soon(process.source.reading.wait())
+    second = await process.queued()
+    process.source.go_on.set()
+    await ended(process, second)
+    assert second.spool.sealed
+
+
+async def test_one_wake_up_is_enough_for_several_workers(process: Process) -> None:
+    for _ in range(3):
+        await process.queued()
+    process.source.go_on.clear()
+    process.workers.start(3)
+    await let_the_loop_run()
+    process.idle.wake()
+
+    async def all_run() -> bool:
+        return process.source.opened == 3
+
+    await until(all_run, "three exports run")
+    process.source.go_on.set()
+
+
+async def test_a_hundred_exports_of_one_principal_do_not_keep_another_waiting(process: Process) -> None:
+    alice, bob = Principal(name="key:alice"), Principal(name="key:bob")
+    for _ in range(100):
+        await process.queued(alice)
+    process.source.go_on.clear()
+    process.workers.start(1)
+    process.idle.wake()
+    await soon(process.source.reading.wait())
+    small = await process.queued(bob)
+    process.source.reading.clear()
+    process.source.go_on.set()
+    await ended(process, small)
+    process.actives.stopping = True
+    started = (await process.row(small.id))["started_at"]
+    assert await process.pool.fetchval("SELECT count(*) FROM streamer.exports WHERE started_at < $1", started) == 1

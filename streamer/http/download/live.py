@@ -86,10 +86,17 @@ class LiveDownloads:
 
         Raises PreconditionFailed, and the error of the export if it has ended without a file.
         """
-        if not download.allows_chunked:
+        if followed.spool.broken.done() or not download.allows_chunked:
             await followed.spool.end()
-            return await self._completed.send(download, followed.coding, followed.id, EVERYBODY)
+            return await self._send_ended(download, followed)
         return await self._send_live(download, followed)
+
+    async def _send_ended(self, download: DownloadRequest, followed: Followed) -> web.StreamResponse:
+        """Sends the file, which another server may have written. A client that has just created it learns its id."""
+        try:
+            return await self._completed.send(download, followed.coding, followed.id, EVERYBODY)
+        except Unavailable as error:
+            raise Unavailable(error.sentence, headers=download.new_export_headers(followed.id)) from error
 
     async def _send_live(self, download: DownloadRequest, followed: Followed) -> web.StreamResponse:
         tags = validators(download, followed.id, followed.row)
@@ -145,8 +152,6 @@ class LiveDownloads:
                 await live.spool.moved_beyond(0)
         if live.waiting_for == "source":
             await self._wait_source(download, live)
-        if live.spool.broken.done():
-            raise refusal(await self._admission.get(live.id, EVERYBODY))
 
     async def _wait_source(self, download: DownloadRequest, live: ActiveExport) -> None:
         """Raises Unavailable if that takes too long; the export keeps waiting."""

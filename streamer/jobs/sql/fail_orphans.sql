@@ -2,6 +2,6 @@
 UPDATE streamer.exports
 SET state = 'failed', finished_at = clock_timestamp(),
     error = CASE WHEN served THEN $1 ELSE $2 END
-WHERE state IN ('pending', 'processing') AND (lease_until < clock_timestamp() OR server_id = ANY($3::uuid[]))
+WHERE state = 'processing' AND (lease_until < clock_timestamp() OR server_id = ANY($3::uuid[]))
   AND (served OR attempts >= $4) AND id <> ALL($5::uuid[])
 RETURNING *

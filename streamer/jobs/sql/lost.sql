@@ -1,3 +1,3 @@
--- Of the exports that wait here, those that have ended or belong to another server.
-SELECT id FROM streamer.exports
-WHERE id = ANY($2::uuid[]) AND (server_id <> $1 OR state NOT IN ('pending', 'processing'))
+-- Of the exports that wait here ($2), those that have ended, or are run by another server.
+SELECT id, state FROM streamer.exports
+WHERE id = ANY($2::uuid[]) AND (state = 'processing' AND server_id <> $1 OR state NOT IN ('pending', 'processing'))

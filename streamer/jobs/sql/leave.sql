@@ -1,0 +1,1 @@
+DELETE FROM streamer.servers WHERE id = $1
