@@ -9,11 +9,13 @@ from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.idle_workers import IdleWorkers
+from streamer.jobs.presence import Connect, Presence
 from streamer.jobs.queue import Queue
 from streamer.jobs.recovery import Recovery
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
@@ -23,7 +25,7 @@ from streamer.spool.directory import SpoolDirectory
 
 
 class Jobs:
-    """`concurrency` exports run at once on this server."""
+    """`concurrency` exports run at once on this server. `connect` opens a connection beside the pool of the store."""
 
     def __init__(
         self,
@@ -31,6 +33,8 @@ class Jobs:
         queue: Queue,
         runner: Runner,
         *,
+        servers: Servers,
+        connect: Connect,
         directory: SpoolDirectory,
         completed: CompletedCache,
         retention: Retention,
@@ -38,7 +42,7 @@ class Jobs:
         concurrency: int,
         times: JobTimes,
     ) -> None:
-        self._queue = queue
+        self._servers = servers
         self._retention = retention
         self._concurrency = concurrency
         self._stop_timeout = times.stop_timeout
@@ -47,8 +51,9 @@ class Jobs:
         self._idle = idle = IdleWorkers(gate)
         self._actives = actives = ActiveExports(store, directory, completed=completed, retention=retention, gate=gate)
         self.admission = Admission(store, queue, actives, retention=retention, tasks=tasks, idle=idle)
-        self.recovery = Recovery(store, queue, directory, actives, tasks=tasks, idle=idle, times=times)
+        self.recovery = Recovery(*(store, queue, servers, directory, actives), tasks=tasks, idle=idle, times=times)
         self.watch = Watch(store, queue, actives, idle, times)
+        self.presence = Presence(servers, connect, hear=self.watch.hear, bury=self.recovery.bury, times=times)
         self.workers = Workers(*(queue, actives), runner=runner, completed=completed, gate=gate, tasks=tasks, idle=idle)
 
     async def start(self) -> None:
@@ -56,13 +61,14 @@ class Jobs:
 
         Raises Unavailable and OSError.
         """
-        await self._queue.beat()
+        await self._servers.beat()
         await self.recovery.recover_orphans()
         await self._retention.sweep()
         await self._retention.name_unknown()
         self._services = self.workers.start(self._concurrency)
         self._services.append(self._tasks.spawn(self.recovery.keep_leases(), "leases"))
         self._services.append(self._tasks.spawn(self.watch.run(), "watch"))
+        self._services.append(self._tasks.spawn(self.presence.run(), "presence"))
         self._idle.wake()
 
     async def drain(self) -> None:
@@ -83,5 +89,5 @@ class Jobs:
             async with asyncio.timeout(self._stop_timeout):
                 await all_ended(services)
                 await self.recovery.release_all()
-                await self._queue.leave()
+                await self._servers.leave()
         self.recovery.abort_all()

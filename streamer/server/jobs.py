@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from streamer.config import Settings
 from streamer.jobs.completed import CompletedCache
@@ -12,8 +13,10 @@ from streamer.jobs.jobs import Jobs
 from streamer.jobs.queue import Queue
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
+from streamer.postgres.pool import connect_alone
 from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
 
@@ -27,7 +30,14 @@ class JobParts:
 
 @contextmanager
 def export_jobs(
-    settings: Settings, store: Store, queue: Queue, *, directory: SpoolDirectory, source: Source, times: JobTimes
+    settings: Settings,
+    store: Store,
+    queue: Queue,
+    *,
+    servers: Servers,
+    directory: SpoolDirectory,
+    source: Source,
+    times: JobTimes,
 ) -> Iterator[JobParts]:
     """Builds the parts; nothing runs yet. At the end the files of the cache are closed."""
     with closing(CompletedCache(store, directory, times)) as completed:
@@ -42,6 +52,8 @@ def export_jobs(
             store,
             queue,
             runner,
+            servers=servers,
+            connect=partial(connect_alone, settings.database()),
             directory=directory,
             completed=completed,
             retention=retention,

@@ -9,6 +9,7 @@ from uuid import uuid4
 from streamer.config import Settings
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.queue import Queue
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.server.database import claim, database_pools, export_source, start_errors
 from streamer.server.http import Http, accept, http_application, listening
@@ -49,8 +50,9 @@ async def serving(
             capacity=settings.max_queued_exports,
             source_exports=settings.source_exports,
         )
+        servers = Servers(pools.store, server_id, tuning.jobs, folder=directory.id)
         parts = stack.enter_context(
-            export_jobs(settings, store, queue, directory=directory, source=source, times=tuning.jobs)
+            export_jobs(settings, store, queue, servers=servers, directory=directory, source=source, times=tuning.jobs)
         )
         http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))
         stack.enter_context(directory.alive(server_id))

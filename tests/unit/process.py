@@ -17,6 +17,7 @@ from streamer.jobs.recovery import Recovery
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
 from streamer.jobs.times import JobTimes
@@ -123,8 +124,12 @@ class Process:
             source_wait=options.get("source_wait", 60.0),
             max_bytes=options.get("max_bytes"),
         )
+        self.servers = Servers(pool, self.server_id, times, folder=directory.id)
         self.recovery = Recovery(
-            *(self.store, self.queue, directory, self.actives), tasks=self.tasks, idle=self.idle, times=times
+            *(self.store, self.queue, self.servers, directory, self.actives),
+            tasks=self.tasks,
+            idle=self.idle,
+            times=times,
         )
         self.watch = Watch(self.store, self.queue, self.actives, self.idle, times)
         self.admission = Admission(
