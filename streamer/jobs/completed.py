@@ -130,7 +130,8 @@ class CompletedCache:
         try:
             return await self._look_up_once(export_id)
         except _RefusedError as refused:
-            raise refused.reason if may_see(viewer, refused.principal) else not_found(export_id) from refused
+            reason = refused.reason if may_see(viewer, refused.principal) else not_found(export_id)
+            raise reason from refused.__cause__
 
     def mark_verified(self, export_id: UUID) -> None:
         """Trusts the file without hashing, because this process has sealed it."""
