@@ -171,7 +171,7 @@ class CompletedCache:
             return await self._look_up_once(name)
         except _RefusedError as refused:
             reason = refused.reason if may_see(viewer, refused.principal) else not_found(name.export_id)
-            raise reason from refused
+            raise reason from refused.__cause__
 
     def is_kept(self, name: SpoolName) -> bool:
         """Whether the cache has the open file."""

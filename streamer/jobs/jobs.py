@@ -9,12 +9,14 @@ from streamer.jobs.admission import Admission
 from streamer.jobs.completed import CompletedCache
 from streamer.jobs.gate import SourceGate
 from streamer.jobs.idle_workers import IdleWorkers
+from streamer.jobs.presence import Connect, Presence
 from streamer.jobs.queue import Queue
 from streamer.jobs.recovery import Recovery
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
@@ -24,7 +26,7 @@ from streamer.spool.directory import SpoolDirectory
 
 
 class Jobs:
-    """`concurrency` exports run at once on this server."""
+    """`concurrency` exports run at once on this server. `connect` opens a connection beside the pool of the store."""
 
     def __init__(
         self,
@@ -32,6 +34,8 @@ class Jobs:
         queue: Queue,
         runner: Runner,
         *,
+        servers: Servers,
+        connect: Connect,
         directory: SpoolDirectory,
         completed: CompletedCache,
         retention: Retention,
@@ -40,7 +44,7 @@ class Jobs:
         concurrency: int,
         times: JobTimes,
     ) -> None:
-        self._queue = queue
+        self._servers = servers
         self._retention = retention
         self._representations = representations
         self._concurrency = concurrency
@@ -57,9 +61,14 @@ class Jobs:
             idle=idle,
         )
         self.recovery = Recovery(
-            *(store, queue, directory, actives), representations=representations, tasks=tasks, idle=idle, times=times
+            *(store, queue, servers, directory, actives),
+            representations=representations,
+            tasks=tasks,
+            idle=idle,
+            times=times,
         )
         self.watch = Watch(store, queue, actives, idle, times)
+        self.presence = Presence(servers, connect, hear=self.watch.hear, bury=self.recovery.bury, times=times)
         self.workers = Workers(*(queue, actives), runner=runner, completed=completed, gate=gate, tasks=tasks, idle=idle)
 
     async def start(self) -> None:
@@ -67,13 +76,14 @@ class Jobs:
 
         Raises Unavailable and OSError.
         """
-        await self._queue.beat()
+        await self._servers.beat()
         await self.recovery.recover_orphans()
         await self._retention.sweep()
         await self._retention.name_unknown()
         self._services = self.workers.start(self._concurrency)
         self._services.append(self._tasks.spawn(self.recovery.keep_leases(), "leases"))
         self._services.append(self._tasks.spawn(self.watch.run(), "watch"))
+        self._services.append(self._tasks.spawn(self.presence.run(), "presence"))
         self._idle.wake()
 
     async def drain(self) -> None:
@@ -95,5 +105,5 @@ class Jobs:
                 await all_ended(services)
                 await self.recovery.release_all()
                 await self._representations.stop()
-                await self._queue.leave()
+                await self._servers.leave()
         self.recovery.abort_all()

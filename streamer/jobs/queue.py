@@ -66,6 +66,11 @@ class Queue(Table):
         self.capacity = capacity
         self._source_exports = source_exports
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the end of a run on another server may let an export begin here."""
+        return self._source_exports is not None
+
     async def accept(
         self, export_id: UUID, request: ExportRequest, principal: Principal, key: str | None = None, *, begin: bool
     ) -> Accepted | None:
@@ -127,15 +132,6 @@ class Queue(Table):
     async def adopt(self) -> list[UUID]:
         """Takes exports over that wait in folders without a live server. Returns their ids."""
         return await self._ids("adopt", self._folder, self._times.lease, SPEC_VERSION)
-
-    async def beat(self) -> None:
-        """Notes that this server is alive."""
-        await self._rows("beat", self._server_id, self._folder)
-
-    async def leave(self) -> None:
-        """Notes that this server stops, and forgets those that have died long ago."""
-        await self._rows("leave", self._server_id)
-        await self._rows("forget", self._times.server_lifetime)
 
     def _locked(self, work: Work[T]) -> Work[T]:
         """Returns the work as one transaction that holds the lock of the queue.

@@ -17,6 +17,7 @@ from streamer.jobs.idle_workers import IdleWorkers
 from streamer.jobs.queue import Queue
 from streamer.jobs.registry import ActiveExports
 from streamer.jobs.representations.making import Representations
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
@@ -37,6 +38,7 @@ class Recovery:
         self,
         store: Store,
         queue: Queue,
+        servers: Servers,
         directory: SpoolDirectory,
         actives: ActiveExports,
         *,
@@ -47,6 +49,7 @@ class Recovery:
     ) -> None:
         self._store = store
         self._queue = queue
+        self._servers = servers
         self._directory = directory
         self._actives = actives
         self._representations = representations
@@ -71,19 +74,25 @@ class Recovery:
     async def renew(self) -> None:
         """Renews the leases of the exports that run here, and shows that this server is alive. Raises Unavailable."""
         await self._store.renew_leases(self._actives.running)
-        await self._queue.beat()
+        await self._servers.beat()
 
     async def recover_orphans(self) -> None:
         """Settles the exports of dead servers: queues them, or fails them. Raises Unavailable and OSError."""
         with self._directory.dead_servers() as dead:
-            await self._fail_orphans(dead)
-            await self._representations.release_of(dead)
-            reclaimed = await self._store.reclaim(dead, self._actives.running)
-        for export_id in reclaimed:
-            log.warning("export %s is run again: its server died", export_id)
+            await self.bury(dead)
         for export_id in await self._queue.adopt():
             log.warning("export %s is adopted: it waited for a server of another folder", export_id)
         self._idle.wake()
+
+    async def bury(self, dead: Sequence[UUID]) -> None:
+        """Settles the exports of servers that are known to be dead, and those with an expired lease.
+
+        Raises Unavailable.
+        """
+        await self._fail_orphans(dead)
+        await self._representations.release_of(dead)
+        for export_id in await self._store.reclaim(dead, self._actives.running):
+            log.warning("export %s is run again: its server died", export_id)
 
     async def _fail_orphans(self, dead: Sequence[UUID]) -> None:
         failed = await self._store.fail_orphans(dead, self._actives.running, served=SERVED, exhausted=EXHAUSTED)

@@ -5,6 +5,7 @@ The look is the truth. An announcement only makes it sooner.
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from streamer.errors import Unavailable
 from streamer.jobs.active import ENDED_ELSEWHERE, RUN_ELSEWHERE
@@ -14,6 +15,8 @@ from streamer.jobs.registry import ActiveExports
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
 from streamer.model import State
+
+FINAL = frozenset(state for state in State if state.final)
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +28,23 @@ class Watch:
         self._actives = actives
         self._idle = idle
         self._interval = times.poll_interval
+        self._taken = asyncio.Event()  # an export that waits here was announced
+
+    def hear(self, text: str) -> None:
+        """Takes an announcement: the id of an export, and its new state."""
+        export_id, _, state = text.partition(" ")
+        if self._idle.any and (state == State.PENDING or (state in FINAL and self._queue.is_limited)):
+            self._idle.wake()
+        if state != State.PENDING and any(str(each) == export_id for each in self._actives.waiting):
+            self._taken.set()
 
     async def run(self) -> None:
-        """Looks every `poll_interval` seconds, until it is cancelled."""
+        """Looks every `poll_interval` seconds, and when an export was taken, until it is cancelled."""
         while True:
-            await asyncio.sleep(self._interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._taken.wait()
+            self._taken.clear()
             try:
                 await self.look()
             except Unavailable:

@@ -60,6 +60,12 @@ async def connect(
         raise StartError(f"{name} is not understood by the driver; check each of its parameters") from error
 
 
+async def connect_alone(parameters: ConnectionParameters) -> Connection:
+    """Returns a connection that no pool has, which the caller must close. Raises what a pool's connections raise."""
+    connection: Connection = await _connector(parameters, CONNECT_TIMEOUT)()
+    return connection
+
+
 async def _open_pool(
     parameters: ConnectionParameters,
     name: str,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from streamer.config import Settings
 from streamer.jobs.completed import CompletedCache
@@ -15,8 +16,10 @@ from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.jobs.times import JobTimes
+from streamer.postgres.pool import connect_alone
 from streamer.process.cores import cores
 from streamer.source.source import Source
 from streamer.spool.directory import SpoolDirectory
@@ -37,6 +40,7 @@ def export_jobs(
     queue: Queue,
     *,
     compressed: RepresentationStore,
+    servers: Servers,
     directory: SpoolDirectory,
     source: Source,
     times: JobTimes,
@@ -66,6 +70,8 @@ def export_jobs(
             store,
             queue,
             runner,
+            servers=servers,
+            connect=partial(connect_alone, settings.database()),
             directory=directory,
             completed=completed,
             retention=retention,

@@ -10,6 +10,7 @@ from streamer.config import Settings
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.queue import Queue
 from streamer.jobs.representation_store import RepresentationStore
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.server.database import claim, database_pools, export_source, start_errors
 from streamer.server.http import Http, accept, http_application, listening
@@ -51,9 +52,15 @@ async def serving(
             capacity=settings.max_queued_exports,
             source_exports=settings.source_exports,
         )
+        servers = Servers(pools.store, server_id, tuning.jobs, folder=directory.id)
         parts = stack.enter_context(
             export_jobs(
-                *(settings, store, queue), compressed=compressed, directory=directory, source=source, times=tuning.jobs
+                *(settings, store, queue),
+                servers=servers,
+                compressed=compressed,
+                directory=directory,
+                source=source,
+                times=tuning.jobs,
             )
         )
         http = stack.enter_context(http_application(settings, tuning, parts, pools, catalog))

@@ -40,11 +40,12 @@ from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import MAX_ATTEMPTS, Store
 from streamer.jobs.table import Table
 from streamer.jobs.times import JobTimes
 from streamer.model import EVERYBODY, OPEN, ExportRequest, ExportSpec, State, successors
-from streamer.postgres.driver import Pool
+from streamer.postgres.driver import Connection, Pool
 from streamer.postgres.pool import connect
 from streamer.source.cursors.cursor import Sink
 from streamer.source.source import Source
@@ -150,10 +151,10 @@ class _SourceOfServer:
 class Mortal(Table):
     """Is cut off from the database when its server dies."""
 
-    dead = False
+    cut_off = False
 
     async def _attempt(self, work: Any) -> Any:
-        if self.dead:
+        if self.cut_off:
             raise ConnectionResetError
         return await super()._attempt(work)
 
@@ -166,6 +167,15 @@ class MortalQueue(Mortal, Queue):
     pass
 
 
+class MortalServers(Mortal, Servers):
+    pass
+
+
+async def refuse() -> Connection:
+    """No server has a session of its own: it would do things at moments that no rule decides."""
+    raise ConnectionRefusedError
+
+
 class Server:
     """The composition of `server.py`, without HTTP."""
 
@@ -176,6 +186,7 @@ class Server:
         self.directory = SpoolDirectory(folder, executor)
         self.directory.claim(STORE)
         self.queue = MortalQueue(pool, self.server_id, TIMES, folder=self.directory.id, capacity=CAPACITY)
+        self.servers = MortalServers(pool, self.server_id, TIMES, folder=self.directory.id)
         compressed = RepresentationStore(pool, self.server_id, TIMES)
         self.sealed = CompletedCache(self.store, compressed, self.directory, TIMES)
         self.retention = Retention(
@@ -189,6 +200,8 @@ class Server:
             self.store,
             self.queue,
             Runner(self.store, source.of(self.server_id), gate, source_wait=60, times=TIMES),
+            servers=self.servers,
+            connect=refuse,
             directory=self.directory,
             completed=self.sealed,
             retention=self.retention,
@@ -211,7 +224,7 @@ class Server:
 
     async def die(self) -> None:
         """Simulates kill -9: nothing is written to the table, no file is removed, and the lock is released."""
-        self.store.dead = self.queue.dead = True
+        self.store.cut_off = self.queue.cut_off = self.servers.cut_off = True
         lives = list(self.jobs._actives)
         for live in lives:
             setattr(live.spool, "discard", _nothing)  # noqa: B010 - the type checker is right to forbid it

@@ -137,7 +137,8 @@ async def test_a_follower_of_a_waiting_export_that_another_server_has_completed_
     await gates.view("gated")
     await gates.view("quick", rows=1000)
     await gates.shut("gated", 50_000)
-    patient = Tuning(downloads=DownloadTimes(first_rows=60.0), jobs=JobTimes(poll_interval=2.0))
+    deaf = JobTimes(poll_interval=2.0, session_timeout=0.0)  # it hears no announcement in time
+    patient = Tuning(downloads=DownloadTimes(first_rows=60.0), jobs=deaf)
     busy = await serve(max_concurrent_exports=1, tuning=patient, **gates.settings)
     running = await create(session, busy.url, dataset="gated")
     await gates.reached("gated", 50_000)
@@ -218,8 +219,11 @@ async def test_a_download_from_the_other_server_is_refused_until_the_export_is_s
     await gates.view("gated")
     await gates.shut("gated", 50_000)
     first, second = [await serve(max_concurrent_exports=1, **gates.settings) for _ in range(2)]
-    running, waiting = [await create(session, first.url, dataset="gated") for _ in range(2)]
+    running = await create(session, first.url, dataset="gated")
     await gates.reached("gated", 50_000)
+    others = await create(session, second.url, dataset="gated")
+    await others.until("processing")
+    waiting = await create(session, first.url, dataset="gated")
     for export, state in ((running, "processing"), (waiting, "pending")):
         other = asked_of(second.url, export)
         assert (await other.status())["status"] == state

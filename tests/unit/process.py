@@ -21,6 +21,7 @@ from streamer.jobs.representation_store import RepresentationStore
 from streamer.jobs.representations.making import Representations
 from streamer.jobs.retention import Retention
 from streamer.jobs.runner import Runner
+from streamer.jobs.servers import Servers
 from streamer.jobs.store import Store
 from streamer.jobs.tasks import Tasks
 from streamer.jobs.times import JobTimes
@@ -141,8 +142,9 @@ class Process:
             source_wait=options.get("source_wait", 60.0),
             max_bytes=options.get("max_bytes"),
         )
+        self.servers = Servers(pool, self.server_id, times, folder=directory.id)
         self.recovery = Recovery(
-            *(self.store, self.queue, directory, self.actives),
+            *(self.store, self.queue, self.servers, directory, self.actives),
             representations=self.representations,
             tasks=self.tasks,
             idle=self.idle,

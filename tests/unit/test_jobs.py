@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from streamer.jobs.active import ActiveExport
@@ -22,10 +24,12 @@ TIMES = JobTimes(renewal=timedelta(seconds=0.01), stop_timeout=STOP_TIMEOUT)
 
 
 @pytest.fixture
-async def jobs(process: Process) -> AsyncIterator[Jobs]:
+async def jobs(process: Process, database: str) -> AsyncIterator[Jobs]:
     """Those of the process, not started; two exports run at once, and one may wait."""
     jobs = Jobs(
         *(process.store, process.queue, process.runner),
+        servers=process.servers,
+        connect=partial(asyncpg.connect, database),
         directory=process.directory,
         completed=process.completed,
         retention=process.retention,

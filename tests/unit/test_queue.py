@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from streamer.jobs.queue import Queue
+from streamer.jobs.servers import Servers
 from streamer.jobs.table import STATEMENTS
 from streamer.jobs.times import JobTimes
 from streamer.model import OPEN, SPEC_VERSION, ExportRequest, Principal, State
@@ -322,9 +323,13 @@ async def test_a_transaction_that_fails_leaves_nothing_in_its_session(queue: Que
 # Servers of other folders
 
 
+def servers(queue: Queue) -> Servers:
+    return Servers(queue._pool, queue._server_id, JobTimes(), folder=queue._folder)
+
+
 async def test_the_exports_of_a_folder_without_a_live_server_are_adopted(make_queue: MakeQueue, pool: Pool) -> None:
     first, second = make_queue(), make_queue(OTHER_FOLDER)
-    await first.beat()
+    await servers(first).beat()
     export_id = await waiting(first)
     newer = await waiting(first, spec_version=SPEC_VERSION + 1)
     assert await second.adopt() == []
@@ -338,19 +343,10 @@ async def test_the_exports_of_a_folder_without_a_live_server_are_adopted(make_qu
 
 async def test_the_exports_of_a_server_that_has_left_are_adopted_at_once(make_queue: MakeQueue) -> None:
     first, second = make_queue(), make_queue(OTHER_FOLDER)
-    await first.beat()
+    await servers(first).beat()
     export_id = await waiting(first)
-    await first.leave()
+    await servers(first).leave()
     assert await second.adopt() == [export_id]
-
-
-async def test_servers_that_died_long_ago_are_forgotten(make_queue: MakeQueue, pool: Pool) -> None:
-    first, second = make_queue(), make_queue()
-    await first.beat()
-    await pool.execute("UPDATE streamer.servers SET beat_at = $1", PAST)
-    await second.beat()
-    await second.leave()
-    assert await pool.fetchval("SELECT count(*) FROM streamer.servers") == 0
 
 
 # Announcements

@@ -6,6 +6,7 @@ import re
 import pytest
 
 import streamer.jobs.queue
+import streamer.jobs.servers
 import streamer.jobs.store
 from streamer.jobs.table import STATEMENTS
 from streamer.model import TRANSITIONS, State, Transition
@@ -39,7 +40,9 @@ def test_statement_leaves_and_enters_the_states_of_the_table(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS))
 def test_every_statement_is_executed_in_one_place(name: str) -> None:
-    sources = [inspect.getsource(module) for module in (streamer.jobs.queue, streamer.jobs.store)]
+    sources = [
+        inspect.getsource(module) for module in (streamer.jobs.queue, streamer.jobs.servers, streamer.jobs.store)
+    ]
     assert sum(len(re.findall(rf'"{name}"', source)) for source in sources) == 1
 
 

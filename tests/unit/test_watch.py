@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -107,3 +108,45 @@ async def test_a_table_that_is_away_is_unavailable(process: Process, pool: Pool)
     await pool.close()
     with pytest.raises(Unavailable):
         await process.watch.look()
+
+
+async def test_an_announced_export_wakes_an_idle_worker_at_once(process: Process) -> None:
+    worker = await idle(process)
+    process.watch.hear(f"{uuid4()} pending")
+    assert await soon(worker) is None
+    process.watch.hear(f"{uuid4()} pending")
+    assert not process.idle.woken  # all are busy, and claim when they are not
+
+
+@pytest.mark.parametrize("limited", [True, False])
+async def test_an_end_elsewhere_wakes_a_worker_where_a_limit_of_all_servers_may_allow_one_more(
+    process: Process, limited: bool
+) -> None:
+    one = Process(process.pool, process.directory, source_exports=1 if limited else None)
+    worker = await idle(one)
+    one.watch.hear(f"{uuid4()} completed")
+    await let_the_loop_run()
+    assert worker.done() is limited
+    worker.cancel()
+    await one.close()
+
+
+async def test_an_announced_claim_of_another_server_breaks_the_followers_at_once(process: Process) -> None:
+    neighbour = Process(process.pool, process.directory)
+    patient = Process(process.pool, process.directory, times=JobTimes(poll_interval=3600.0))
+    taken = await patient.queued()
+    task = patient.tasks.spawn(patient.watch.run(), "watch")
+    await neighbour.queue.claim()
+    patient.watch.hear(f"{taken.id} processing")
+    await soon(taken.spool.end())
+    assert taken.spool.broken.result() == RUN_ELSEWHERE
+    task.cancel()
+    for each in (neighbour, patient):
+        await each.close()
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "probe 1", f"{UUID(int=7)} archived"])
+async def test_what_is_not_known_changes_nothing(process: Process, text: str) -> None:
+    await idle(process)
+    process.watch.hear(text)
+    assert process.idle.any

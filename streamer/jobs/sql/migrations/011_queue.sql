@@ -15,11 +15,12 @@ CREATE INDEX exports_started ON streamer.exports (principal, started_at); -- the
 ALTER TABLE streamer.exports ALTER COLUMN server_id DROP NOT NULL, ALTER COLUMN lease_until DROP NOT NULL;
 UPDATE streamer.exports SET server_id = NULL, lease_until = NULL WHERE state = 'pending';
 
--- The servers that are alive. Each holds the advisory lock `lock_key` on a connection of its own, and writes `beat_at`.
+-- The servers that are alive. Each writes `beat_at`, and holds the advisory lock `lock_key` on a session of its own, if it
+-- can have one.
 CREATE TABLE streamer.servers (
     id       uuid PRIMARY KEY,
     url      text, -- where other servers reach it
-    lock_key integer GENERATED ALWAYS AS IDENTITY,
+    lock_key integer,
     folder   uuid NOT NULL, -- of its spools
     beat_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
