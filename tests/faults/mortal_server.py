@@ -2,8 +2,8 @@
 
     DIES_AT="claim after SIGKILL 2" python -m tests.faults.mortal_server
 
-sends itself the signal after the second `claim` since it serves; without DIES_AT it lives on. `lock_queue` and `COMMIT` are statements,
-too. A paused process goes on when it gets SIGCONT.
+sends itself the signal after the second `claim` since it serves; without DIES_AT it lives on. `lock_queue` and `COMMIT`
+are statements, too. A paused process goes on when it gets SIGCONT.
 """
 
 import asyncio
