@@ -101,6 +101,8 @@ class Queue(Table):
 
     async def claim(self, running: Sequence[UUID] = ()) -> Claim:
         """Claims the next export: pending → processing. Those in `running`, which still run here, are passed over."""
+        if not await self.is_claimable():
+            return Claim()  # without the lock, which new exports wait for
 
         async def work(connection: Connection) -> Claim:
             claim = Claim()

@@ -1,8 +1,7 @@
 """The exports table: the truth about every export's state.
 
-Every statement that changes a
-state names the states that it may leave, and returns a row only if it changed one: no row means that another server, or
-another request, was first.
+Every statement that changes a state names the states that it may leave, and returns a row only if it changed one: no
+row means that another server, or another request, was first.
 
 Every statement of a run names the server and the epoch of its claim. A claim raises the epoch, so a server that was
 paused until its export was run elsewhere changes nothing, even if it has claimed the export again meanwhile.

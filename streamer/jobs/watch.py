@@ -6,6 +6,7 @@ The look is the truth. An announcement only makes it sooner.
 import asyncio
 import logging
 from contextlib import suppress
+from uuid import UUID
 
 from streamer.errors import Unavailable
 from streamer.jobs.active import ENDED_ELSEWHERE, RUN_ELSEWHERE
@@ -32,11 +33,13 @@ class Watch:
 
     def hear(self, text: str) -> None:
         """Takes an announcement: the id of an export, and its new state."""
-        export_id, _, state = text.partition(" ")
+        name, _, state = text.partition(" ")
         if self._idle.any and (state == State.PENDING or (state in FINAL and self._queue.is_limited)):
             self._idle.wake()
-        if state != State.PENDING and any(str(each) == export_id for each in self._actives.waiting):
-            self._taken.set()
+        with suppress(ValueError):  # another program may use the channel, too
+            active = self._actives.get(UUID(name))
+            if active and active.waiting and state != State.PENDING:
+                self._taken.set()
 
     async def run(self) -> None:
         """Looks every `poll_interval` seconds, and when an export was taken, until it is cancelled."""

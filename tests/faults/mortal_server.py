@@ -2,8 +2,8 @@
 
     DIES_AT="claim after SIGKILL 2" python -m tests.faults.mortal_server
 
-sends itself the signal after its second `claim`; without DIES_AT it lives on. `lock_queue` and `COMMIT` are statements,
-too. A paused process goes on when it gets SIGCONT.
+sends itself the signal after the second `claim` since it serves; without DIES_AT it lives on. `lock_queue` and `COMMIT`
+are statements, too. A paused process goes on when it gets SIGCONT.
 """
 
 import asyncio
@@ -67,10 +67,11 @@ def die_at(point: str) -> None:
 
 
 async def main() -> None:
-    if point := os.environ.pop("DIES_AT", ""):
-        die_at(point)
+    point = os.environ.pop("DIES_AT", "")
     async with serving(read_settings(os.environ), tuning=TUNING) as url:
         print(f"serving on {url}", flush=True)
+        if point:
+            die_at(point)
         await asyncio.Event().wait()
 
 

@@ -87,12 +87,18 @@ SETTLED_BY_NOW = "SELECT count(*) FROM streamer.exports WHERE state IN ('pending
 STATVFS, SCANDIR = os.statvfs, os.scandir  # as they are, while the points stand in their place
 GATED = Steps("gated", GATED_ROWS, gates=(GATE,))
 CUT_OFF = f"SELECT pg_terminate_backend(pid) FROM ({AT_A_GATE}) AS standing"
-LEASES = Point("sql lost", "jobs.store:Store")
-READING = ("by_key", "expired", "get", "identity", "least_used", "lost", "orphans", "page", "unknown")  # statements
-LATE = ("cancel", "claim", "complete", "fail", "insert", "note_removed", "note_served", "requeue")  # statements
+LEASES = Point("sql renew_leases", "jobs.store:Store")
+READING = (  # statements
+    *("by_key", "claimable", "expired", "full", "get", "identity", "least_used", "lost", "next"),
+    *("orphans", "page", "unknown"),
+)
+LATE = (  # statements
+    *("begin", "cancel", "claim", "commit", "complete", "fail", "insert"),
+    *("note_removed", "note_served", "requeue"),
+)
 LASTING = {
-    LOCKED: ("sql claim", "sql complete", "sql note_removed"),
-    FORBIDDEN: ("sql complete", "sql insert", "sql note_served"),
+    LOCKED: ("sql begin", "sql claim", "sql complete", "sql note_removed"),
+    FORBIDDEN: ("sql begin", "sql complete", "sql insert", "sql note_served"),
     FILLED: ("open in spool.file:SpoolFile.create", "write in spool.file:SpoolFile.write"),
     BUSY: ("unlink in spool.directory:SpoolDirectory._remove", "rename in spool.file:SpoolFile._rename_aside"),
 }

@@ -2,15 +2,17 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from streamer.errors import SourceBusy, TransientFailure
 from streamer.jobs.active import ActiveExport
+from streamer.jobs.table import Table
 from streamer.jobs.times import JobTimes
 from streamer.jobs.workers import UNREADABLE
 from streamer.model import EVERYBODY, OPEN, ExportRequest, Principal
-from streamer.postgres.driver import Pool
+from streamer.postgres.driver import Connection, Pool
 from streamer.spool.names import SpoolName
 from tests.polling import until
 from tests.unit.process import HEADER, SPEC, Process, until_locked_out
@@ -256,3 +258,39 @@ async def test_a_hundred_exports_of_one_principal_do_not_keep_another_waiting(pr
     process.actives.stopping = True
     started = (await process.row(small.id))["started_at"]
     assert await process.pool.fetchval("SELECT count(*) FROM streamer.exports WHERE started_at < $1", started) == 1
+
+
+@pytest.mark.parametrize(
+    ("idle", "statements"),
+    [
+        (True, ["begin", "complete", "claimable"]),
+        (False, ["full", "insert", "claimable", "next", "claim", "complete", "claimable"]),
+    ],
+    ids=["begins at once", "waits"],
+)
+async def test_an_export_costs_a_few_statements(
+    process: Process, monkeypatch: pytest.MonkeyPatch, idle: bool, statements: list[str]
+) -> None:
+    """Beside its progress; inserts and claims also take the lock of the queue, and commit."""
+    executed: list[str] = []
+    fetch = Table._fetch
+
+    async def fetching(self: Table, connection: Connection, statement: str, *arguments: object) -> Any:
+        executed.append(statement)
+        return await fetch(self, connection, statement, *arguments)
+
+    monkeypatch.setattr(Table, "_fetch", fetching)
+    if idle:
+        process.workers.start(1)
+        await let_the_loop_run()
+    active = await process.admission.submit(ExportRequest(spec=SPEC), OPEN)
+    assert isinstance(active, ActiveExport)
+    if not idle:
+        process.workers.start(1)
+    await ended(process, active)
+
+    async def looked() -> bool:
+        return executed[-1] == "claimable"
+
+    await until(looked, "the worker has looked for the next export")
+    assert [name for name in executed if name != "note_progress"] == statements
