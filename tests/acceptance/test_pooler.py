@@ -118,3 +118,7 @@ async def test_an_export_through_a_pooler_is_whole_and_uses_several_connections(
                 return at_once > 1
 
             await until(several, "two sessions copy at the same time")
+            if mode == "transaction":
+                await process.said("announcements do not come back")
+            else:
+                assert not [line for line in process.stderr if "announcements do not come back" in line]

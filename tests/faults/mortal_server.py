@@ -25,6 +25,7 @@ TUNING = Tuning(
         lease=timedelta(seconds=LEASE),
         renewal=timedelta(seconds=LEASE / 5),
         report_interval=0.05,
+        sweep_interval=1.0,  # a server that was paused may leave a file after its export has failed elsewhere
         poll_interval=0.2,
         beat_interval=0.1,
         dead_after=timedelta(seconds=0.5),

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -26,16 +27,18 @@ async def ended(process: Process, active: ActiveExport) -> None:
     await until(gone, "the worker is done with the export")
 
 
-async def test_a_permit_lets_the_oldest_export_run(process: Process) -> None:
+async def test_a_wake_up_lets_all_exports_run_the_oldest_first(process: Process) -> None:
     first, second = await process.queued(), await process.queued()
     process.workers.start(1)
     process.idle.wake()
-    await ended(process, first)
-    assert first.spool.sealed
-    assert process.actives.waiting == [second.id]
+    for active in (first, second):
+        await ended(process, active)
+        assert active.spool.sealed
+    started = [(await process.row(active.id))["started_at"] for active in (first, second)]
+    assert started == sorted(started)
 
 
-async def test_nothing_runs_without_a_permit(process: Process) -> None:
+async def test_nothing_runs_without_a_wake_up(process: Process) -> None:
     active = await process.queued()
     process.workers.start(2)
     await let_the_loop_run()
@@ -64,7 +67,7 @@ async def test_as_many_exports_run_at_once_as_there_are_workers(process: Process
     await until(none_left, "all exports have ended")
 
 
-async def test_a_permit_of_a_cancelled_export_claims_nothing(process: Process) -> None:
+async def test_a_cancelled_export_is_not_claimed(process: Process) -> None:
     cancelled, next_one = await process.queued(), await process.queued()
     await process.store.cancel(cancelled.id, EVERYBODY, 0.0)
     process.actives.pop(cancelled.id)
@@ -293,4 +296,5 @@ async def test_an_export_costs_a_few_statements(
         return executed[-1] == "claimable"
 
     await until(looked, "the worker has looked for the next export")
-    assert [name for name in executed if name != "note_progress"] == statements
+    named = [name for name in executed if name != "note_progress"]
+    assert [name for name, _ in groupby(named)] == statements  # it may look once more
