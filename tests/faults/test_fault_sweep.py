@@ -91,6 +91,7 @@ LEASES = Point("sql renew_leases", "jobs.store:Store")
 READING = (  # statements
     *("by_key", "claimable", "expired", "full", "get", "identity", "least_used", "lost", "next"),
     *("orphans", "page", "unknown"),
+    *(f"{name} of a representation" for name in ("flushes", "garbage", "get", "least_used")),
 )
 LATE = (  # statements
     *("begin", "cancel", "claim", "commit", "complete", "fail", "insert"),

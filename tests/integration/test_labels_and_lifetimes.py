@@ -282,10 +282,10 @@ async def test_an_export_that_is_run_again_keeps_label_and_ttl(
 async def test_a_row_without_label_and_ttl_is_shown_and_not_found_by_label(
     server: Server, gates: Gates, session: aiohttp.ClientSession
 ) -> None:
-    """As servers without these columns have inserted it."""
+    """As servers without these columns have inserted it, and not begun for an hour."""
     export_id = await gates.connection.fetchval(
-        "INSERT INTO streamer.exports (id, state, spec, server_id, lease_until, idempotency_key, spec_version)"
-        " SELECT gen_random_uuid(), 'pending', spec, gen_random_uuid(), now() + interval '1 hour', 'theirs', 1"
+        "INSERT INTO streamer.exports (id, state, spec, not_before, idempotency_key, spec_version)"
+        " SELECT gen_random_uuid(), 'pending', spec, now() + interval '1 hour', 'theirs', 1"
         ' FROM (VALUES (\'{"version":1,"dataset":"users","columns":["id"]}\')) AS asked (spec) RETURNING id'
     )
     theirs = RemoteExport(session, server.url, str(UUID(str(export_id))))

@@ -32,7 +32,7 @@ from streamer.jobs.representations.compressor import CompletedIdentity, Compress
 from streamer.jobs.retention import Retention
 from streamer.jobs.tasks import Tasks, all_ended
 from streamer.jobs.times import JobTimes
-from streamer.model import EVERYBODY, State, Viewer, may_see
+from streamer.model import EVERYBODY, Representation, State, Viewer, may_see
 from streamer.postgres.failures import with_causes
 from streamer.protocol.disposition import ContentDescription
 from streamer.spool.directory import SpoolDirectory
@@ -194,7 +194,7 @@ class Representations:
         active = ActiveRepresentation(
             row, spool, source.content, principal=source.principal, live=live, reading=reading
         )
-        if row.is_new:
+        if row.is_new or _served_nothing(row):
             active.proven.set()
         return active
 
@@ -378,6 +378,11 @@ class Representations:
                 await self._store.renew_lease(active.row)
             except Unavailable as error:
                 log.warning("the lease of a representation could not be renewed: %s", with_causes(error))
+
+
+def _served_nothing(row: Representation) -> bool:
+    """Whether an earlier making, which this one repeats, has ended before its first byte."""
+    return row.sha256 == NOTHING.sha256 and row.length == 0 and row.coder == coder_name(row.coding)
 
 
 def _follow(live: ActiveExport) -> Follower:
