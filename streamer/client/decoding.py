@@ -79,7 +79,7 @@ class _ZstdDecoder:
                 piece = self._decompressor.decompress(rest, MAX_PIECE)
             except self._zstd.ZstdError as error:
                 raise VerificationFailed(f"the zstd file cannot be decoded: {error}") from error
-            rest = self._decompressor.unused_data  # what is not decoded yet, the decompressor keeps
+            rest = self._decompressor.unused_data  # the decompressor keeps the input that it has not decoded
             if piece:
                 yield piece
 

@@ -3,7 +3,7 @@
 Beside it lies FILE.part.json (see metadata.py), and FILE.part.lock while a process writes the part: two pulls never
 write the same one. A part that is written from its beginning on shows its progress by its size. A part that is written
 in pieces has its full size from the start, and its metadata lists the pieces. A compressed part can be decoded: then
-FILE.part.decoded is what is renamed, and the part stays until that is done.
+FILE.part.decoded is renamed to FILE, and the part stays until then.
 
 Only calls that Windows and macOS have, too, are used, and no file is renamed or removed while it is open.
 """
@@ -207,7 +207,7 @@ class PartialFile:
             self.discard()
 
     def discard(self) -> None:
-        """Removes the part, what was decoded of it, and its metadata. Raises OSError."""
+        """Removes the part, its decoded file and its metadata. Raises OSError."""
         self._close()
         self.pieces = None
         self._decoded.unlink(missing_ok=True)

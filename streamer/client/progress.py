@@ -28,7 +28,7 @@ class ProgressListener:
         """The server has sent the status of the export."""
 
     def received(self, count: int) -> None:
-        """The client has `count` bytes of what is transferred, including those of earlier runs."""
+        """The client has received `count` bytes, including those of earlier runs."""
 
     def waiting(self, reason: str, seconds: float) -> None:
         """An attempt has failed for this `reason`, a sentence. The next one begins in `seconds`."""

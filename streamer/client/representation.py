@@ -1,7 +1,7 @@
 """The representations of an export: the CSV itself, and compressed files with bytes and digests of their own.
 
-What is transferred need not be what is saved: a compressed file can be decoded into the CSV. It is then verified twice,
-with its own SHA-256 and, decoded, with that of the export.
+The saved file may differ from the transferred one: a compressed file can be decoded into the CSV. It is then verified
+twice, with its own SHA-256 and, decoded, with that of the export.
 """
 
 from dataclasses import dataclass

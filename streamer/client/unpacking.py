@@ -1,4 +1,4 @@
-"""Decodes a compressed file that is complete and verified into a second file, and hashes what comes out.
+"""Decodes a compressed file that is complete and verified into a second file, and hashes the result.
 
 The compressed file stays until the decoded one is verified, so a run that ends here downloads nothing again: the next
 one decodes from the beginning.

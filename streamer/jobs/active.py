@@ -98,12 +98,7 @@ class ActiveExport:
 
     async def begun(self) -> None:
         """Returns when a snapshot has been taken, or the export has ended."""
-        begun, ended = asyncio.ensure_future(self._begun.wait()), asyncio.ensure_future(self.spool.end())
-        try:
-            await asyncio.wait({begun, ended}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            begun.cancel()
-            ended.cancel()
+        await self.spool.end_or(self._begun)
 
     async def early(self) -> bytes:
         """Returns the bytes before the rows as soon as the query runs; b"" if a row can be read, or the export ended.

@@ -129,6 +129,15 @@ class Spool:
         """Returns when the spool has been sealed or has failed."""
         await self.moved_beyond(sys.maxsize)
 
+    async def end_or(self, event: asyncio.Event) -> None:
+        """Returns when the event is set, or the spool has ended."""
+        happened, ended = asyncio.ensure_future(event.wait()), asyncio.ensure_future(self.end())
+        try:
+            await asyncio.wait({happened, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            happened.cancel()
+            ended.cancel()
+
     def _publish(self, written: int, rows: int) -> None:
         self.frontier += written
         self.rows += rows

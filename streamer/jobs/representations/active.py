@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from streamer.coding import Coding
-from streamer.formats.compression import Compression, pack_offsets
+from streamer.formats.compression import Compression
 from streamer.jobs.active import ActiveExport
 from streamer.model import Representation
 from streamer.protocol.disposition import ContentDescription
@@ -89,11 +89,6 @@ class ActiveRepresentation:
         return self.live is not None and self.live.spool.broken.done()
 
     @property
-    def flushes(self) -> bytes:
-        """Packed, as in the row."""
-        return pack_offsets(self.compression.flushes if self.compression else ())
-
-    @property
     def served(self) -> ServedBytes:
         """What clients may have of a representation whose spool is no longer written."""
         if self.compression is None or not self.proven.is_set():
@@ -102,12 +97,7 @@ class ActiveRepresentation:
 
     async def settled(self) -> None:
         """Returns when the representation may be followed, or has failed."""
-        proven, ended = asyncio.ensure_future(self.proven.wait()), asyncio.ensure_future(self.spool.end())
-        try:
-            await asyncio.wait({proven, ended}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            proven.cancel()
-            ended.cancel()
+        await self.spool.end_or(self.proven)
 
     async def early(self) -> bytes:
         """Nothing is known before it is in the spool."""

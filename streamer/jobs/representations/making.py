@@ -330,7 +330,7 @@ class Representations:
         if active.removed:
             return active.spool.seal()
         active.spool.kept = True
-        row = await self._store.complete(active.row, sealed.length, sealed.sha256, active.flushes)
+        row = await self._store.complete(active.row, sealed.length, sealed.sha256, pack_offsets(active.served.flushes))
         if row is None:
             active.spool.kept = False
             raise ExportFailure(MADE_ELSEWHERE)
